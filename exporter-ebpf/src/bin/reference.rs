@@ -1,0 +1,58 @@
+//! What `cargo xtask bench` measures the exporter's program against, on the same hook in the same
+//! run: a program that does nothing, and the least that splits a CPU's time into idle and busy.
+
+#![no_std]
+#![no_main]
+#![expect(missing_docs, unreachable_pub, reason = "the macro for programs adds a function of its own")]
+
+use core::ptr::{addr_of, read_volatile};
+
+use aya_ebpf::{
+    helpers::bpf_ktime_get_ns,
+    macros::{btf_tracepoint, map},
+    maps::PerCpuArray,
+    programs::BtfTracePointContext,
+};
+
+/// Start of the open interval, idle time, busy time.
+#[map]
+static TIMES: PerCpuArray<[u64; 3]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Offset of `task_struct.pid`.
+#[unsafe(no_mangle)]
+static TASK_PID: u32 = 0;
+
+/// Does nothing.
+#[btf_tracepoint(function = "sched_switch")]
+pub fn empty(_ctx: BtfTracePointContext) -> i32 {
+    0
+}
+
+/// Adds the interval that ends to idle or busy.
+#[btf_tracepoint(function = "sched_switch")]
+pub fn minimal(ctx: BtfTracePointContext) -> i32 {
+    let Some(times) = TIMES.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the map's own value for this CPU; the helper has no preconditions.
+    let (times, now) = unsafe { (&mut *times, bpf_ktime_get_ns()) };
+    let prev: *const u8 = ctx.arg(1);
+    // SAFETY: the verifier accepts the load only where a field of this size lies.
+    let pid: u32 = unsafe { read_volatile(prev.add(read_volatile(addr_of!(TASK_PID)) as usize).cast()) };
+    let elapsed = now - times[0];
+    if pid == 0 {
+        times[1] += elapsed;
+    } else {
+        times[2] += elapsed;
+    }
+    times[0] = now;
+    0
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// Unreachable.
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

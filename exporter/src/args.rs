@@ -1,0 +1,204 @@
+//! The command line: flags as node_exporter and Prometheus have them.
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use clap::{ArgAction, Parser};
+
+use crate::{
+    layout::Unwanted,
+    log::{LogFormat, LogLevel},
+};
+
+/// Exact per-CPU scheduler time and run-queue latency of this host, as OpenMetrics.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "sched_exporter", version = VERSION, long_version = LONG_VERSION)]
+pub struct Args {
+    /// Configuration file; SIGHUP, SIGUSR1 or a change of it reloads it.
+    #[arg(
+        long = "config.file",
+        value_name = "PATH",
+        default_value = "/etc/sched_exporter/exporter.yaml"
+    )]
+    pub config_file: PathBuf,
+
+    /// Check the configuration file and exit: 0 if it is good, 1 with all its mistakes if not.
+    #[arg(long = "config.check")]
+    pub config_check: bool,
+
+    /// How often to look whether the file changed, for filesystems that send no events; 0s never.
+    #[arg(
+        long = "config.auto-reload-interval",
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = humantime::parse_duration
+    )]
+    pub config_auto_reload_interval: Duration,
+
+    /// Address to listen on: `:PORT`, `HOST:PORT` or `[IPV6]:PORT`. Repeatable.
+    #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = ":10435")]
+    pub web_listen_address: Vec<ListenAddress>,
+
+    /// Path of the metrics.
+    #[arg(
+        long = "web.telemetry-path",
+        value_name = "PATH",
+        default_value = "/metrics",
+        value_parser = telemetry_path
+    )]
+    pub web_telemetry_path: String,
+
+    /// Allow reloads by POST or PUT to /-/reload.
+    #[arg(long = "web.enable-lifecycle")]
+    pub web_enable_lifecycle: bool,
+
+    /// Scrapes answered at a time; those beyond get 503. 0 is no limit.
+    #[arg(long = "web.max-requests", value_name = "N", default_value_t = 40)]
+    pub web_max_requests: usize,
+
+    /// Connections open at a time; those beyond wait to be accepted.
+    #[arg(
+        long = "web.max-connections",
+        value_name = "N",
+        default_value = "512",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub web_max_connections: u16,
+
+    /// Add `_created` samples to OpenMetrics; Prometheus stores each as a series of its own.
+    #[arg(long = "web.created-samples")]
+    pub web_created_samples: bool,
+
+    /// Do not count context switches.
+    #[arg(long = "no-collector.context-switches", action = ArgAction::SetTrue)]
+    pub no_context_switches: bool,
+
+    /// Do not measure run-queue latency.
+    #[arg(long = "no-collector.runqueue-latency", action = ArgAction::SetTrue)]
+    pub no_runqueue_latency: bool,
+
+    /// Least severe level that is logged.
+    #[arg(long = "log.level", value_name = "LEVEL", value_enum, default_value_t = LogLevel::Info)]
+    pub log_level: LogLevel,
+
+    /// Format of the log, on standard error.
+    #[arg(long = "log.format", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Logfmt)]
+    pub log_format: LogFormat,
+
+    /// Let the BPF program log its rare events too: CPUs that begin to be accounted or come online.
+    #[arg(long = "log.ebpf")]
+    pub log_ebpf: bool,
+
+    /// Print one exposition in OpenMetrics to standard output and exit.
+    #[arg(long)]
+    pub once: bool,
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (revision: ",
+    env!("REVISION"),
+    ")\n  target: ",
+    env!("TARGET")
+);
+
+impl Args {
+    /// The features that the flags leave out.
+    pub fn unwanted(&self) -> Unwanted {
+        Unwanted {
+            context_switches: self.no_context_switches,
+            runqueue_latency: self.no_runqueue_latency,
+        }
+    }
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenAddress {
+    text: String,
+    candidates: Vec<SocketAddr>,
+}
+
+impl ListenAddress {
+    /// What to bind: the first that works.
+    pub fn candidates(&self) -> &[SocketAddr] {
+        &self.candidates
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    /// Resolves host names. `:PORT` is all addresses, of IPv6 with IPv4 where there is IPv6.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let candidates = match text.strip_prefix(':') {
+            Some(port) => {
+                let port = port.parse().map_err(|error| format!("port `{port}`: {error}"))?;
+                vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()]
+            }
+            None => text
+                .to_socket_addrs()
+                .map_err(|error| format!("{error}; give HOST:PORT or :PORT"))?
+                .collect(),
+        };
+        Ok(Self { text: text.to_owned(), candidates })
+    }
+}
+
+/// A path that stands in a URL and in HTML as it is.
+fn telemetry_path(path: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
+    if !path.starts_with('/') || !path.chars().all(plain) {
+        return Err("a path begins with / and has letters, digits and /-._~ only".to_owned());
+    }
+    if path.starts_with("/-/") {
+        return Err("paths below /-/ are taken".to_owned());
+    }
+    Ok(path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_port_alone_is_all_addresses() {
+        let address: ListenAddress = ":10435".parse().unwrap();
+        let candidates: Vec<_> = address.candidates().iter().map(ToString::to_string).collect();
+        assert_eq!(candidates, ["[::]:10435", "0.0.0.0:10435"]);
+    }
+
+    #[test]
+    fn a_bad_address_is_refused_with_a_reason() {
+        assert!(":http".parse::<ListenAddress>().unwrap_err().contains("port `http`"));
+        assert!("10435".parse::<ListenAddress>().unwrap_err().contains("HOST:PORT"));
+    }
+
+    #[test]
+    fn telemetry_paths_are_plain_and_not_taken() {
+        assert!(telemetry_path("/metrics").is_ok());
+        assert!(telemetry_path("/").is_ok());
+        for bad in ["metrics", "", "/a b", "/<script>", "/-/ready"] {
+            assert!(telemetry_path(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,627 @@
+//! The configuration that each text gives, and the exact report of each mistake.
+
+use std::{
+    env,
+    os::unix::{fs::symlink, net::UnixListener},
+    process::{self, Command},
+    time::Instant,
+};
+
+use proptest::{collection, prelude::*};
+
+use super::*;
+
+/// The text has just the mistakes `expected`, a line for each.
+#[track_caller]
+fn check(text: &str, expected: &str) {
+    let mistakes = Config::parse(text).expect_err("the text has a mistake");
+    let mut lines: Vec<_> = mistakes.shown.iter().map(ToString::to_string).collect();
+    if mistakes.more > 0 {
+        lines.push(format!("and {} more", mistakes.more));
+    }
+    assert_eq!(lines.join("\n"), expected, "{text}");
+}
+
+#[track_caller]
+fn check_buckets(buckets: &str, expected: &[u32]) {
+    let text = format!("runqueue_latency:\n  buckets: {buckets}\n");
+    assert_eq!(parse(&text).runqueue_latency().bucket_exponents(), expected, "{buckets}");
+}
+
+#[track_caller]
+fn parse(text: &str) -> Config {
+    Config::parse(text).unwrap()
+}
+
+/// What `line` makes of each number.
+fn lines<T>(numbers: impl IntoIterator<Item = T>, line: impl FnMut(T) -> String) -> String {
+    numbers.into_iter().map(line).collect::<Vec<_>>().concat()
+}
+
+/// Calls `test` with an empty directory.
+fn with_directory(name: &str, test: impl FnOnce(&Path)) {
+    let directory = env::temp_dir().join(format!("sched_exporter-{}-{name}", process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    test(&directory);
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[track_caller]
+fn check_read(path: &Path, expected: &str) {
+    let error = read(path).expect_err("the path can't be read");
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn the_shipped_file_says_the_defaults() {
+    let config = parse(include_str!("../../../config/exporter.yaml"));
+    assert_eq!(config.runqueue_latency(), &RunqueueLatency::default());
+    let labels: Vec<_> = config.labels().iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    assert_eq!(labels, [("host", "example-host"), ("zone", "example-zone")]);
+}
+
+#[test]
+fn a_file_that_says_nothing_is_the_default() {
+    let nothing = [
+        "",
+        "# labels:\n",
+        "---\n",
+        "\u{feff}",
+        "{}\n",
+        "labels:\n  # host: a\n",
+        "labels: {}\nrunqueue_latency: {buckets: {}}\n",
+        "runqueue_latency:\n  buckets:\n",
+    ];
+    for text in nothing {
+        assert_eq!(parse(text), Config::default(), "{text}");
+    }
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = parse(
+        "labels: {zone: a, Host_2: 'b c', _x: !!str 1}\n\
+         runqueue_latency: {per_cpu: false, buckets: {min: 3ns, max: 100ms, factor: 1024}}\n",
+    );
+    let labels: Vec<_> = config.labels().iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    assert_eq!(labels, [("Host_2", "b c"), ("_x", "1"), ("zone", "a")]);
+    assert!(!config.runqueue_latency().per_cpu());
+    assert_eq!(config.runqueue_latency().bucket_exponents(), [2, 12, 22, 32]);
+}
+
+#[test]
+fn a_byte_order_mark_is_passed_over() {
+    check("\u{feff}foo: 1", "1:1: foo: unknown key; write one of labels, runqueue_latency");
+}
+
+#[test]
+fn aliases_are_followed() {
+    let config = parse("labels: {a: &a x, b: *a}\n");
+    assert_eq!(config.labels()["b"], "x");
+}
+
+#[test]
+fn bounds_are_rounded_up_to_powers_of_two() {
+    check_buckets("{min: 1024ns, max: 1025ns, factor: 2}", &[10, 11]);
+    check_buckets("{min: 1023ns, max: 1024ns, factor: 2}", &[10]);
+    check_buckets("{min: 1us, max: 1us}", &[10]);
+    check_buckets("{min: 1µs, max: 2us}", &[10, 12]);
+    check_buckets("{min: 1ns, max: 3600s, factor: 1024}", &[0, 10, 20, 30, 40, 50]);
+}
+
+#[test]
+fn the_last_bucket_reaches_max() {
+    check_buckets("{min: 1ns, max: 8ns, factor: 8}", &[0, 3]);
+    check_buckets("{min: 1ns, max: 9ns, factor: 8}", &[0, 3, 6]);
+}
+
+#[test]
+fn an_unknown_key_is_a_mistake() {
+    check("foo: {a: [1]}\n", "1:1: foo: unknown key; write one of labels, runqueue_latency");
+    check(
+        "runqueue_latency:\n  percpu: true",
+        "2:3: runqueue_latency.percpu: unknown key; did you mean per_cpu?",
+    );
+    check("lables: {}", "1:1: lables: unknown key; did you mean labels?");
+    check(
+        "runqueue_latency: {buckets: {maximum: 1s}}",
+        "1:30: runqueue_latency.buckets.maximum: unknown key; write one of min, max, factor",
+    );
+}
+
+#[test]
+fn a_merge_key_merges_nothing() {
+    check(
+        "labels: {<<: {a: b}}",
+        "1:10: labels.<<: \"<<\" is not a label name; write letters, digits and _, no digit first\n\
+         1:14: labels.<<: a map is not a string; write one in quotes",
+    );
+}
+
+#[test]
+fn a_key_given_twice_is_a_mistake_at_every_level() {
+    check(
+        "labels:\n  a: x\n  b: x\n  \"a\": y\nlabels:\n  a: 1\n",
+        "4:3: labels.a: this key is given twice; keep one\n\
+         5:1: labels: this key is given twice; keep one\n\
+         6:6: labels.a: 1 is not a string; write \"1\"",
+    );
+    check(
+        "runqueue_latency: {per_cpu: true, per_cpu: true}",
+        "1:35: runqueue_latency.per_cpu: this key is given twice; keep one",
+    );
+}
+
+#[test]
+fn a_key_is_a_string() {
+    check(
+        "labels:\n  12: x\n  ~: x\n  [a]: x\n  ? {a: b}\n  : x\n",
+        "2:3: labels: 12 can't be a key; write a string\n\
+         3:3: labels: ~ can't be a key; write a string\n\
+         4:3: labels: a list can't be a key; write a string\n\
+         5:5: labels: a map can't be a key; write a string",
+    );
+}
+
+#[test]
+fn a_label_value_is_a_string_and_is_shown_as_it_is_written() {
+    check(
+        "labels:\n  a: 12\n  b: true\n  c: null\n  d: 1.10\n  e: 0x1F\n  f:\n  g: -1e3\n  \
+         h: &x !!int 7\n",
+        "2:6: labels.a: 12 is not a string; write \"12\"\n\
+         3:6: labels.b: true is not a string; write \"true\"\n\
+         4:6: labels.c: null is not a string; write one in quotes\n\
+         5:6: labels.d: 1.10 is not a string; write \"1.10\"\n\
+         6:6: labels.e: 0x1F is not a string; write \"0x1F\"\n\
+         7:5: labels.f: an empty value is not a string; write one in quotes\n\
+         8:6: labels.g: -1e3 is not a string; write \"-1e3\"\n\
+         9:6: labels.h: 7 is not a string; write \"7\"",
+    );
+    check(
+        "labels:\n  a: [x]\n  b: {x: y}\n  c: !secret x\n  d: 123456789012345678901234567890\n",
+        "2:6: labels.a: a list is not a string; write one in quotes\n\
+         3:6: labels.b: a map is not a string; write one in quotes\n\
+         4:6: labels.c: a value with a tag is not a string; write one in quotes\n\
+         5:6: labels.d: 123456789012345678901234567890 is not a string; \
+         write \"123456789012345678901234567890\"",
+    );
+}
+
+#[test]
+fn a_label_name_is_valid_in_prometheus() {
+    check(
+        "labels: {a-b: x, 1a: x, é: x, \"\": x}",
+        "1:10: labels.a-b: \"a-b\" is not a label name; \
+         write letters, digits and _, no digit first\n\
+         1:18: labels.1a: \"1a\" is not a label name; write letters, digits and _, no digit first\n\
+         1:25: labels.é: \"é\" is not a label name; write letters, digits and _, no digit first\n\
+         1:31: labels.: \"\" is not a label name; write letters, digits and _, no digit first",
+    );
+}
+
+#[test]
+fn a_label_name_is_not_reserved() {
+    for name in ["cpu", "le", "mode", "reason"] {
+        let text = format!("labels: {{{name}: x}}");
+        let problem = "the series have this label already; choose another";
+        check(&text, &format!("1:10: labels.{name}: {problem}"));
+    }
+    check(
+        "labels: {__a: x}",
+        "1:10: labels.__a: names in __ are kept for Prometheus; choose another",
+    );
+}
+
+#[test]
+fn a_label_is_of_limited_length() {
+    let (name, value) = ("n".repeat(128), "v".repeat(1024));
+    assert_eq!(parse(&format!("labels: {{{name}: {value}}}")).labels()[&name], value);
+    let (name_40, value_40) = ("n".repeat(40), "v".repeat(40));
+    check(
+        &format!("labels:\n  {name}n: {value}v\n"),
+        &format!(
+            "2:3: labels.{name_40}…: the name has 129 bytes; keep it to 128\n\
+             2:134: labels.{name_40}…: \"{value_40}…\" has 1025 bytes; keep it to 1024"
+        ),
+    );
+}
+
+#[test]
+fn an_empty_label_is_no_label() {
+    check("labels:\n  a: ''\n", "2:6: labels.a: \"\" is the same as no label; remove it");
+}
+
+#[test]
+fn labels_are_not_too_many() {
+    let labels = |n| lines(0..n, |i| format!("  a{i}: x\n"));
+    assert_eq!(parse(&format!("labels:\n{}", labels(32))).labels().len(), 32);
+    check(&format!("labels:\n{}", labels(33)), "2:3: labels: there are 33 labels; keep at most 32");
+}
+
+#[test]
+fn a_section_is_a_map() {
+    check("labels: [a]", "1:9: labels: a list is not a map; write lines of `key: value`");
+    check(
+        "runqueue_latency:\n  buckets: 5",
+        "2:12: runqueue_latency.buckets: 5 is not a map; write lines of `key: value`",
+    );
+    check("just text", "1:1: \"just text\" is not a map; write lines of `key: value`");
+    check("- a\n", "1:1: a list is not a map; write lines of `key: value`");
+}
+
+#[test]
+fn per_cpu_is_a_boolean() {
+    let text = |value| format!("runqueue_latency:\n  per_cpu: {value}\n");
+    let problem = "is not a boolean; write true or false";
+    check(&text("yes"), &format!("2:12: runqueue_latency.per_cpu: \"yes\" {problem}"));
+    check(&text("1"), &format!("2:12: runqueue_latency.per_cpu: 1 {problem}"));
+    check(&text(""), &format!("2:11: runqueue_latency.per_cpu: an empty value {problem}"));
+}
+
+#[test]
+fn a_bound_is_a_duration() {
+    for value in ["1", "1.5", "null", "true"] {
+        check_bound(
+            value,
+            &format!("{value} is not a duration; write digits and ns, us, ms or s, like 10us"),
+        );
+    }
+    for value in ["1m", "us", "-1us", "+1us", "1.5us", "1 us", "1us ago", "１us"] {
+        check_bound(
+            value,
+            &format!("\"{value}\" is not a duration; write digits and ns, us, ms or s, like 10us"),
+        );
+    }
+    for value in ["0s", "3601s", "99999999999999999999s", "18446744074s"] {
+        check_bound(
+            value,
+            &format!("\"{value}\" is out of range; write a duration from 1ns to 3600s"),
+        );
+    }
+}
+
+#[track_caller]
+fn check_bound(value: &str, problem: &str) {
+    check(
+        &format!("runqueue_latency:\n  buckets:\n    max: {value}\n"),
+        &format!("3:10: runqueue_latency.buckets.max: {problem}"),
+    );
+}
+
+#[test]
+fn the_factor_is_a_power_of_two() {
+    let check_factor = |value: &str, problem: &str| {
+        check(
+            &format!("runqueue_latency: {{buckets: {{factor: {value}}}}}"),
+            &format!("1:38: runqueue_latency.buckets.factor: {value} {problem}"),
+        );
+    };
+    for value in ["0", "1", "3", "2048", "18446744073709551615"] {
+        check_factor(value, "is not a power of two from 2 to 1024; write 2, 4, 8 and so on");
+    }
+    for value in ["\"4\"", "4.0", "-4", "18446744073709551616", "1e1"] {
+        check_factor(value, "is not a positive integer; write digits without quotes");
+    }
+}
+
+#[test]
+fn min_is_not_above_max() {
+    check(
+        "runqueue_latency:\n  buckets: {min: 20s}\n",
+        "2:12: runqueue_latency.buckets: min 20s is above max 10s; lower min or raise max",
+    );
+}
+
+#[test]
+fn buckets_are_not_too_many() {
+    check_buckets("{min: 1ns, max: 549s, factor: 2}", &(0..40).collect::<Vec<_>>());
+    check(
+        "runqueue_latency:\n  buckets:\n    max: 550s\n    min: 1ns\n    factor: 2\n",
+        "3:5: runqueue_latency.buckets: there are 41 buckets, 40 at most; \
+         raise factor or lower max",
+    );
+}
+
+#[test]
+fn all_mistakes_are_in_one_report_in_the_order_of_the_file() {
+    check(
+        "# A comment.\n\
+         runqueue_latency:\n\
+         \x20 buckets: {min: 2s, max: 1s}\n\
+         \x20 per_cpu: maybe\n\
+         colour: red\n\
+         labels:\n\
+         \x20 rack: 12\n\
+         \x20 le: ''\n\
+         \x20 a-b: x\n\
+         \x20 rack: x\n",
+        "3:12: runqueue_latency.buckets: min 2s is above max 1s; lower min or raise max\n\
+         4:12: runqueue_latency.per_cpu: \"maybe\" is not a boolean; write true or false\n\
+         5:1: colour: unknown key; write one of labels, runqueue_latency\n\
+         7:9: labels.rack: 12 is not a string; write \"12\"\n\
+         8:3: labels.le: the series have this label already; choose another\n\
+         8:7: labels.le: \"\" is the same as no label; remove it\n\
+         9:3: labels.a-b: \"a-b\" is not a label name; \
+         write letters, digits and _, no digit first\n\
+         10:3: labels.rack: this key is given twice; keep one",
+    );
+}
+
+#[test]
+fn twenty_mistakes_are_shown_and_the_rest_is_counted() {
+    let text = lines(1..=25, |i| format!("a{i}: x\n"));
+    let expected = lines(1..=20, |i| {
+        format!("{i}:1: a{i}: unknown key; write one of labels, runqueue_latency\n")
+    });
+    check(&text, &format!("{expected}and 5 more"));
+}
+
+#[test]
+fn a_mistake_in_an_aliased_value_is_where_the_value_is_written() {
+    check(
+        "labels:\n  a: &x 1\n  b: *x\n",
+        "2:6: labels.a: 1 is not a string; write \"1\"\n\
+         2:6: labels.b: 1 is not a string; write \"1\"",
+    );
+}
+
+#[test]
+fn nothing_that_a_terminal_obeys_is_printed() {
+    check(
+        "\"a\\e[31m\\n\": \"\"\nlabels: \"\\u202Ex\\\\\"\n",
+        "1:1: a\\u{1b}[31m\\n: unknown key; write one of labels, runqueue_latency\n\
+         2:9: labels: \"\\u{202e}x\\\" is not a map; write lines of `key: value`",
+    );
+}
+
+#[test]
+fn a_syntax_error_is_reported_with_the_mistakes_before_it() {
+    check(
+        "labels: {cpu: x}\nfoo: 1\nlabels: [\n",
+        "1:10: labels.cpu: the series have this label already; choose another\n\
+         2:1: foo: unknown key; write one of labels, runqueue_latency\n\
+         4:1: can't be read as YAML: did not find expected node content, \
+         while parsing a flow node",
+    );
+    check(
+        "labels:\n\thost: a\n",
+        "2:1: can't be read as YAML: found character that cannot start any token, \
+         while scanning for the next token",
+    );
+    check("labels: *none\n", "1:9: can't be read as YAML: unknown anchor");
+    check(
+        "labels: {a: !!int x}\n",
+        "1:13: can't be read as YAML: labels.a: invalid value: string \"x\", expected an integer",
+    );
+}
+
+#[test]
+fn a_syntax_error_after_the_document_is_reported() {
+    check(
+        "labels: {}\n...\n}\n",
+        "3:1: can't be read as YAML: did not find expected <document start>",
+    );
+    check(
+        "labels: {}\n---\n]\n",
+        "3:1: can't be read as YAML: did not find expected node content, \
+         while parsing a block node",
+    );
+}
+
+#[test]
+fn a_second_document_is_a_mistake() {
+    check(
+        "labels: {}\n---\nlabels: {}\n---\nfoo: 1\n",
+        "3:1: a second document begins here; keep one document in the file",
+    );
+    check("{}\n---\n", "3:1: a second document begins here; keep one document in the file");
+}
+
+#[test]
+fn characters_that_are_not_yaml_are_mistakes() {
+    check("a: b\nc: \0", "2:4: U+0000 is not allowed in YAML; write \"\\u0000\", with the quotes");
+    check("é: \u{ffff}", "1:4: U+FFFF is not allowed in YAML; write \"\\uFFFF\", with the quotes");
+    check("a: \u{7f}", "1:4: U+007F is not allowed in YAML; write \"\\u007F\", with the quotes");
+}
+
+#[test]
+fn deep_nesting_ends_early() {
+    check(
+        &"{a: ".repeat(200),
+        "1:513: can't be read as YAML: more than 128 levels deep; write it flatter",
+    );
+    check(
+        &"{a: ".repeat(250_000),
+        "1:16385: more than 4096 brackets; write lists and maps as lines",
+    );
+    check(&"[".repeat(1 << 20), "1:4097: more than 4096 brackets; write lists and maps as lines");
+}
+
+#[test]
+fn directives_are_mistakes() {
+    check("%YAML 1.2\n---\n{}\n", "1:1: directives are not read; remove this line");
+}
+
+/// 30 keys, each of them a list or map of so many aliases of the key before.
+fn bomb(open: &str, aliases: &[&str], close: &str) -> String {
+    let line = |i| {
+        let aliases = lines(aliases, |key| format!("{key}*a{}, ", i - 1));
+        format!("a{i}: &a{i} {open}{aliases}{close}\n")
+    };
+    format!("a0: &a0 x\n{}", lines(1..30, line))
+}
+
+#[track_caller]
+fn check_bomb(text: &str, problem: &str) {
+    let start = Instant::now();
+    let mistakes = Config::parse(text).expect_err("no key is known").shown;
+    assert!(start.elapsed().as_secs() < 10);
+    assert!(mistakes.iter().any(|mistake| mistake.problem.contains(problem)), "{mistakes:?}");
+}
+
+#[test]
+fn an_alias_bomb_ends_early() {
+    check_bomb(&bomb("{", &["a: ", "b: ", "c: "], "}"), "the aliases repeat too much");
+    check_bomb(
+        &bomb("{", &["a: ", "b: ", "c: ", "d: ", "e: ", "f: ", "g: ", "h: ", "i: "], "}"),
+        "the keys and values, aliases followed, take more than 4 MiB",
+    );
+    let aliases = lines(0..1000, |i| format!("a{i}: *t\n"));
+    check_bomb(
+        &format!("t: &t \"\\x41{}\"\n{aliases}", "a".repeat(1 << 19)),
+        "the keys and values, aliases followed, take more than 4 MiB",
+    );
+    // Aliases in a list are not followed.
+    check_bomb(&bomb("[", &[""; 9], "]"), "unknown key");
+}
+
+#[test]
+fn a_file_is_read_hashed_and_parsed() {
+    with_directory("file", |directory| {
+        let file = directory.join("exporter.yaml");
+        fs::write(&file, "labels: {a: x}\n").unwrap();
+        let source = read(&file).unwrap();
+        let sha256 = "4b2a6d308d4a3b6fc497b57f03e707971ae3459c5718b32ce0c28bb01af4e708";
+        assert_eq!(source.sha256(), sha256);
+        assert_eq!(source.parse().unwrap().labels()["a"], "x");
+
+        let link = directory.join("link");
+        symlink(&file, &link).unwrap();
+        assert_eq!(read(&link).unwrap().sha256(), sha256);
+    });
+}
+
+#[test]
+fn only_a_regular_file_is_read() {
+    with_directory("kinds", |directory| {
+        let (fifo, socket) = (directory.join("fifo"), directory.join("socket"));
+        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let _listener = UnixListener::bind(&socket).unwrap();
+        for path in [directory, &fifo, &socket, Path::new("/dev/zero")] {
+            check_read(path, &format!("`{}` is not a regular file", path.display()));
+        }
+    });
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    check_read(
+        Path::new("/nowhere/a.yaml"),
+        "reading `/nowhere/a.yaml`: No such file or directory (os error 2)",
+    );
+}
+
+#[test]
+fn a_file_is_of_limited_size() {
+    with_directory("size", |directory| {
+        let path = directory.join("exporter.yaml");
+        fs::write(&path, "#".repeat(1 << 20)).unwrap();
+        assert_eq!(read(&path).unwrap().parse().unwrap(), Config::default());
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        check_read(&path, &format!("`{}` is larger than 1048576 bytes", path.display()));
+    });
+}
+
+#[track_caller]
+fn check_source(bytes: &[u8], expected: &str, expected_line: &str) {
+    let source = Source { path: "f.yaml".into(), bytes: bytes.into(), sha256: String::new() };
+    let error = source.parse().expect_err("the file has a mistake");
+    assert_eq!(error.to_string(), expected);
+    assert_eq!(error.one_line(), expected_line);
+}
+
+#[test]
+fn a_file_that_is_not_utf_8_tells_the_byte() {
+    let expected = "`f.yaml` is not UTF-8 at byte 3";
+    check_source(b"a: \xff", expected, expected);
+}
+
+#[test]
+fn each_mistake_names_the_file() {
+    let one = "f.yaml:1:13: labels.a: 1 is not a string; write \"1\"";
+    check_source(b"labels: {a: 1}", one, one);
+    let two = "f.yaml:2:1: foo: unknown key; write one of labels, runqueue_latency";
+    check_source(
+        b"labels: {a: 1}\nfoo: 1",
+        &format!("2 mistakes in `f.yaml`\n{one}\n{two}"),
+        &format!("{one}; {two}"),
+    );
+}
+
+/// Text that is nearly YAML.
+fn yaml_like() -> impl Strategy<Value = String> {
+    let word = prop_oneof![
+        Just("labels: "),
+        Just("runqueue_latency: "),
+        Just("buckets: "),
+        Just("per_cpu: "),
+        Just("min: "),
+        Just("a: "),
+        Just("1us"),
+        Just("12"),
+        Just("true"),
+        Just("~"),
+        Just("&a "),
+        Just("*a"),
+        Just("!t "),
+        Just("!!int "),
+        Just("!!str "),
+        Just("["),
+        Just("]"),
+        Just("{"),
+        Just("}"),
+        Just(", "),
+        Just("\n"),
+        Just("\n  "),
+        Just("\n    "),
+        Just("- "),
+        Just("? "),
+        Just(": "),
+        Just("'"),
+        Just("\""),
+        Just("|"),
+        Just(">-"),
+        Just("#"),
+        Just("---\n"),
+        Just("...\n"),
+        Just("%"),
+        Just("\t"),
+        Just("<<: "),
+        Just("\\x"),
+        Just("é"),
+        Just("\r"),
+    ];
+    collection::vec(word, 0..40).prop_map(|words| words.concat())
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text: String) {
+        let _ = Config::parse(&text);
+    }
+
+    #[test]
+    fn no_yaml_makes_it_panic(text in yaml_like()) {
+        if let Err(mistakes) = Config::parse(&text) {
+            prop_assert!(!mistakes.shown.is_empty());
+            for mistake in mistakes.shown {
+                prop_assert!(mistake.line >= 1 && mistake.column >= 1);
+                prop_assert!(mistake.to_string().len() < 2000);
+            }
+        }
+    }
+
+    #[test]
+    fn any_valid_labels_are_read_as_they_are_written(
+        labels in collection::btree_map("[a-zA-Z][a-zA-Z0-9_]{4,20}", "(?s).{1,200}", 0..=32)
+            .prop_filter("reserved", |labels| !labels.contains_key("reason"))
+    ) {
+        let mut text = String::from("labels:\n");
+        for (name, value) in &labels {
+            let value = lines(value.chars(), |c| format!("\\U{:08X}", u32::from(c)));
+            writeln!(text, "  {name}: \"{value}\"").unwrap();
+        }
+        let config = parse(&text);
+        prop_assert_eq!(config.labels(), &labels);
+    }
+}

@@ -1,0 +1,499 @@
+//! YAML as a tree whose every node can be found again in the text, and the report of what is wrong
+//! with it. No key is known here.
+//!
+//! `yaml_serde` tells where a node stands only in an error raised while that node is read. So the
+//! text is read once into a tree of numbered nodes, the tree is checked by plain code, and for each
+//! mistake the text is read again and stopped at the node with that number.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    fmt,
+};
+
+use serde::de::{
+    DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess,
+    VariantAccess, Visitor,
+};
+
+/// Mistakes that are told in full. Each costs another reading of the text.
+const MAX_SHOWN: usize = 20;
+
+/// Memory of the tree. Aliases are followed, so a small text can stand for a huge tree.
+const MAX_TREE_BYTES: usize = 4 << 20;
+
+/// Brackets opened in the whole text. The time to scan nested brackets grows with the square of
+/// their depth, and nothing but their number limits the depth.
+const MAX_BRACKETS: usize = 4096;
+
+/// Characters shown of a key or value.
+const MAX_PRINTED: usize = 40;
+
+/// Characters shown of a message of `yaml_serde`, which can hold a whole value.
+const MAX_MESSAGE: usize = 200;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// The line on which the key or the value begins, counted from 1.
+    pub line: usize,
+    /// Its first character in the line, counted from 1.
+    pub column: usize,
+    /// The key with those above it, like `runqueue_latency.per_cpu`; empty for the whole file.
+    pub key: String,
+    /// What is wrong, with which value, and what to write instead.
+    pub problem: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: ", self.line, self.column)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.problem)
+    }
+}
+
+/// All that is wrong with a file, which is one mistake at least.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistakes {
+    /// The first 20 that were found, in the order of the file.
+    pub shown: Vec<Mistake>,
+    /// How many there are besides.
+    pub more: usize,
+}
+
+/// A key or a value.
+pub(super) struct Node {
+    /// Its place in the order of reading.
+    number: usize,
+    content: Content,
+}
+
+enum Content {
+    Null,
+    Bool(bool),
+    /// None unless the number is whole and from 0 to 2^64 - 1.
+    Number(Option<u64>),
+    Text(String),
+    List,
+    Map(Vec<(Node, Node)>),
+    /// Anything with a tag of its own, like `!secret`.
+    Tagged,
+}
+
+/// A key with its value, or the whole file.
+pub(super) struct Entry<'n> {
+    /// The key; empty for the whole file.
+    pub(super) name: &'n str,
+    path: String,
+    key: &'n Node,
+    value: &'n Node,
+}
+
+impl<'n> Entry<'n> {
+    pub(super) const fn whole_file(root: &'n Node) -> Self {
+        Self { name: "", path: String::new(), key: root, value: root }
+    }
+
+    /// The value if it is a string.
+    pub(super) fn string(&self) -> Option<&'n str> {
+        match &self.value.content {
+            Content::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// Reads `text` as one document. If something ends the reading early, the report begins with it,
+/// and the tree holds the top-level entries that were complete by then.
+pub(super) fn read(text: &str) -> (Report<'_>, Node) {
+    // `yaml_serde` would take a byte order mark for a part of the first key.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut report = Report { text, mistakes: Vec::new(), more: 0 };
+    let mut root = Node { number: 0, content: Content::Null };
+    if let Some(obstacle) = obstacle(text) {
+        report.mistakes.push(obstacle);
+        return (report, root);
+    }
+    let mut documents = serde_yaml::Deserializer::from_str(text);
+    let walk = Walk::default();
+    match documents.next().map(|document| walk.deserialize(document)) {
+        Some(Ok(first)) => {
+            root = first;
+            match documents.next().map(|document| Walk::default().deserialize(document)) {
+                Some(Ok(second)) => report.add(1, "", &second, |_| {
+                    "a second document begins here; keep one document in the file".into()
+                }),
+                Some(Err(error)) => report.unreadable(&error),
+                None => {}
+            }
+        }
+        Some(Err(error)) => {
+            report.unreadable(&error);
+            root.content = Content::Map(walk.complete.take());
+        }
+        None => {}
+    }
+    (report, root)
+}
+
+/// What must not be handed to `yaml_serde`: characters that are no YAML, which it can't locate, and
+/// what it needs quadratic time for.
+fn obstacle(text: &str) -> Option<Mistake> {
+    let (mut line, mut column, mut brackets) = (1, 1, 0);
+    for c in text.chars() {
+        brackets += usize::from(matches!(c, '[' | '{'));
+        let problem = match c {
+            '\n' => {
+                (line, column) = (line + 1, 1);
+                continue;
+            }
+            '[' | '{' if brackets > MAX_BRACKETS => {
+                format!("more than {MAX_BRACKETS} brackets; write lists and maps as lines")
+            }
+            '%' if column == 1 => "directives are not read; remove this line".into(),
+            '\u{fffe}' | '\u{ffff}' => forbidden(c),
+            _ if c.is_control() && !matches!(c, '\t' | '\r' | '\u{85}') => forbidden(c),
+            _ => {
+                column += 1;
+                continue;
+            }
+        };
+        return Some(Mistake { line, column, key: String::new(), problem });
+    }
+    None
+}
+
+fn forbidden(c: char) -> String {
+    let code = u32::from(c);
+    format!("U+{code:04X} is not allowed in YAML; write \"\\u{code:04X}\", with the quotes")
+}
+
+/// Collects the mistakes of one text.
+///
+/// What its readers return after a mistake is a stand-in: [`Report::finish`] drops it.
+pub(super) struct Report<'t> {
+    text: &'t str,
+    mistakes: Vec<Mistake>,
+    more: usize,
+}
+
+impl Report<'_> {
+    /// The entries of a map. One that is there twice is a mistake, and returned twice. Nothing at
+    /// all is an empty map: so is a section of which every line is a comment.
+    pub(super) fn entries<'n>(&mut self, section: &Entry<'n>) -> Vec<Entry<'n>> {
+        let pairs = match &section.value.content {
+            Content::Map(pairs) => pairs,
+            Content::Null => return Vec::new(),
+            _ => {
+                self.mistake(section, |value| {
+                    format!("{value} is not a map; write lines of `key: value`")
+                });
+                return Vec::new();
+            }
+        };
+        let mut names = BTreeSet::new();
+        let mut entries = Vec::with_capacity(pairs.len());
+        for (key, value) in pairs {
+            let Content::Text(name) = &key.content else {
+                self.add(0, &section.path, key, |key| {
+                    format!("{key} can't be a key; write a string")
+                });
+                continue;
+            };
+            let mut path = section.path.clone();
+            if !path.is_empty() {
+                path.push('.');
+            }
+            path.push_str(&shorten(name, MAX_PRINTED));
+            let entry = Entry { name, path, key, value };
+            if !names.insert(name) {
+                self.key_mistake(&entry, |_| "this key is given twice; keep one".into());
+            }
+            entries.push(entry);
+        }
+        entries
+    }
+
+    /// The text of a string.
+    pub(super) fn string<'n>(&mut self, entry: &Entry<'n>) -> Option<&'n str> {
+        if let Some(text) = entry.string() {
+            return Some(text);
+        }
+        self.mistake(entry, |value| match entry.value.content {
+            Content::Bool(_) | Content::Number(_) => {
+                format!("{value} is not a string; write \"{value}\"")
+            }
+            _ => format!("{value} is not a string; write one in quotes"),
+        });
+        None
+    }
+
+    /// The truth of a boolean.
+    pub(super) fn boolean(&mut self, entry: &Entry<'_>) -> bool {
+        if let Content::Bool(truth) = entry.value.content {
+            return truth;
+        }
+        self.mistake(entry, |value| format!("{value} is not a boolean; write true or false"));
+        false
+    }
+
+    /// The number of an integer from 0 to 2^64 - 1.
+    pub(super) fn integer(&mut self, entry: &Entry<'_>) -> Option<u64> {
+        if let Content::Number(Some(number)) = entry.value.content {
+            return Some(number);
+        }
+        self.mistake(entry, |value| {
+            format!("{value} is not a positive integer; write digits without quotes")
+        });
+        None
+    }
+
+    /// The key is none of `known`.
+    pub(super) fn unknown_key(&mut self, entry: &Entry<'_>, known: &[&str]) {
+        self.key_mistake(entry, |_| {
+            let name = shorten(entry.name, MAX_PRINTED);
+            let nearest = known.iter().min_by_key(|known| distance(&name, known));
+            match nearest.filter(|known| distance(&name, known) <= 2) {
+                Some(nearest) => format!("unknown key; did you mean {nearest}?"),
+                None => format!("unknown key; write one of {}", known.join(", ")),
+            }
+        });
+    }
+
+    /// Adds a mistake in a key. `problem` is given the key as it can be printed.
+    pub(super) fn key_mistake(&mut self, entry: &Entry<'_>, problem: impl FnOnce(&str) -> String) {
+        self.add(0, &entry.path, entry.key, problem);
+    }
+
+    /// Adds a mistake in a value. `problem` is given the value as it can be printed.
+    pub(super) fn mistake(&mut self, entry: &Entry<'_>, problem: impl FnOnce(&str) -> String) {
+        self.add(0, &entry.path, entry.value, problem);
+    }
+
+    fn add(
+        &mut self,
+        document: usize,
+        path: &str,
+        node: &Node,
+        problem: impl FnOnce(&str) -> String,
+    ) {
+        if self.mistakes.len() == MAX_SHOWN {
+            self.more += 1;
+            return;
+        }
+        let (line, column, scalar) = locate(self.text, document, node.number);
+        let printed = match &node.content {
+            Content::Text(text) => format!("\"{}\"", shorten(text, MAX_PRINTED)),
+            Content::List => "a list".into(),
+            Content::Map(_) => "a map".into(),
+            Content::Tagged => "a value with a tag".into(),
+            Content::Null if scalar.is_empty() => "an empty value".into(),
+            _ => shorten(&scalar, MAX_PRINTED),
+        };
+        self.mistakes.push(Mistake { line, column, key: path.into(), problem: problem(&printed) });
+    }
+
+    /// Adds what ended the reading.
+    fn unreadable(&mut self, error: &serde_yaml::Error) {
+        let (line, column) = position(error);
+        let message = match &*error.to_string() {
+            "repetition limit exceeded" => "the aliases repeat too much; write it out".into(),
+            message if message.starts_with("recursion limit exceeded") => {
+                "more than 128 levels deep; write it flatter".into()
+            }
+            // The position is told already.
+            message => message.replacen(&format!(" at line {line} column {column}"), "", 1),
+        };
+        let message = shorten(&message, MAX_MESSAGE);
+        let problem = format!("can't be read as YAML: {message}");
+        self.mistakes.push(Mistake { line, column, key: String::new(), problem });
+    }
+
+    /// The `value` that was read, or the mistakes if there are any.
+    pub(super) fn finish<T>(mut self, value: T) -> Result<T, Mistakes> {
+        if self.mistakes.is_empty() {
+            return Ok(value);
+        }
+        self.mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
+        Err(Mistakes { shown: self.mistakes, more: self.more })
+    }
+}
+
+/// The beginning of a text, with nothing in it that a terminal obeys.
+fn shorten(text: &str, max: usize) -> String {
+    let mut short = String::new();
+    for c in text.chars().take(max) {
+        match c {
+            '"' | '\'' | '\\' => short.push(c),
+            _ => short.extend(c.escape_debug()),
+        }
+    }
+    if text.chars().nth(max).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+/// The least number of characters to insert, delete or replace to make `b` of `a`.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// Line, column and scalar of a node, the scalar as it is written in the text.
+fn locate(text: &str, document: usize, number: usize) -> (usize, usize, String) {
+    let walk = Walk { stop: Some(number), ..Walk::default() };
+    let result =
+        serde_yaml::Deserializer::from_str(text).nth(document).map(|node| walk.deserialize(node));
+    let (line, column) = match &result {
+        Some(Err(error)) => position(error),
+        _ => (1, 1),
+    };
+    (line, column, walk.scalar.take())
+}
+
+fn position(error: &serde_yaml::Error) -> (usize, usize) {
+    error.location().map_or((1, 1), |location| (location.line(), location.column()))
+}
+
+/// One reading of a document.
+#[derive(Default)]
+struct Walk {
+    /// The node at which to fail, so that the error tells its position.
+    stop: Option<usize>,
+    /// What is written at that node.
+    scalar: RefCell<String>,
+    /// Nodes so far.
+    nodes: Cell<usize>,
+    /// Bytes of the tree so far.
+    bytes: Cell<usize>,
+    /// After an error, the top-level entries that were complete.
+    complete: RefCell<Vec<(Node, Node)>>,
+}
+
+impl Walk {
+    fn allocate<E: Error>(&self, bytes: usize) -> Result<(), E> {
+        self.bytes.set(self.bytes.get() + bytes);
+        if self.bytes.get() <= MAX_TREE_BYTES {
+            return Ok(());
+        }
+        let max = MAX_TREE_BYTES >> 20;
+        Err(E::custom(format_args!(
+            "the keys and values, aliases followed, take more than {max} MiB; keep fewer"
+        )))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &Walk {
+    type Value = Node;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        self.allocate(size_of::<Node>())?;
+        let number = self.nodes.replace(self.nodes.get() + 1);
+        let content = if self.stop == Some(number) {
+            deserializer.deserialize_str(Stop(&self.scalar))?
+        } else {
+            deserializer.deserialize_any(self)?
+        };
+        Ok(Node { number, content })
+    }
+}
+
+impl<'de> Visitor<'de> for &Walk {
+    type Value = Content;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_none<E: Error>(self) -> Result<Content, E> {
+        Ok(Content::Null)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Content, E> {
+        Ok(Content::Null)
+    }
+
+    fn visit_bool<E: Error>(self, truth: bool) -> Result<Content, E> {
+        Ok(Content::Bool(truth))
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Content, E> {
+        Ok(Content::Number(Some(number)))
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Content, E> {
+        Ok(Content::Number(None))
+    }
+
+    fn visit_u128<E: Error>(self, _: u128) -> Result<Content, E> {
+        Ok(Content::Number(None))
+    }
+
+    fn visit_i128<E: Error>(self, _: i128) -> Result<Content, E> {
+        Ok(Content::Number(None))
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Content, E> {
+        Ok(Content::Number(None))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Content, E> {
+        self.allocate(text.len())?;
+        Ok(Content::Text(text.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Content, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Content::List)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Content, A::Error> {
+        let mut entries = Vec::new();
+        loop {
+            match map.next_entry_seed(self, self) {
+                Ok(Some(entry)) => entries.push(entry),
+                Ok(None) => return Ok(Content::Map(entries)),
+                Err(error) => {
+                    // The outermost map comes last.
+                    self.complete.replace(entries);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Content, A::Error> {
+        let (IgnoredAny, value) = tagged.variant()?;
+        let IgnoredAny = value.newtype_variant()?;
+        Ok(Content::Tagged)
+    }
+}
+
+/// Notes the scalar and fails. At anything else `yaml_serde` fails before it is asked.
+struct Stop<'w>(&'w RefCell<String>);
+
+impl Visitor<'_> for Stop<'_> {
+    type Value = Content;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a scalar")
+    }
+
+    fn visit_str<E: Error>(self, scalar: &str) -> Result<Content, E> {
+        self.0.replace(scalar.into());
+        Err(E::custom("found"))
+    }
+}

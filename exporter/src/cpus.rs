@@ -1,0 +1,103 @@
+//! The kernel's lists of CPUs in sysfs.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt as _,
+};
+
+/// <https://docs.kernel.org/admin-guide/cputopology.html>
+const POSSIBLE: &str = "/sys/devices/system/cpu/possible";
+const ONLINE: &str = "/sys/devices/system/cpu/online";
+
+/// A list of CPUs could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum CpuListError {
+    /// The file can't be read.
+    #[error("reading `{path}`: {source}")]
+    Read {
+        /// The file.
+        path: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The file is not a list of CPUs.
+    #[error("`{path}` is not a list of CPUs: `{text}`")]
+    Parse {
+        /// The file.
+        path: &'static str,
+        /// What it holds.
+        text: String,
+    },
+}
+
+/// The CPUs that the kernel was booted for: one slot each in a per-CPU map, in this order.
+pub fn possible() -> Result<Vec<u32>, CpuListError> {
+    let text = fs::read_to_string(POSSIBLE)
+        .map_err(|source| CpuListError::Read { path: POSSIBLE, source })?;
+    parse(&text).ok_or(CpuListError::Parse { path: POSSIBLE, text })
+}
+
+/// The list of CPUs that are online, kept open to be read again at every scrape.
+#[derive(Debug)]
+pub struct Online(File);
+
+impl Online {
+    /// Opens the list.
+    pub fn open() -> Result<Self, CpuListError> {
+        File::open(ONLINE).map(Self).map_err(|source| CpuListError::Read { path: ONLINE, source })
+    }
+
+    /// The CPUs that are online now.
+    pub fn read(&self) -> Result<Vec<u32>, CpuListError> {
+        // sysfs files fit a page.
+        let mut page = [0; 4096];
+        let length = self
+            .0
+            .read_at(&mut page, 0)
+            .map_err(|source| CpuListError::Read { path: ONLINE, source })?;
+        let text = String::from_utf8_lossy(&page[..length]);
+        parse(&text).ok_or_else(|| CpuListError::Parse { path: ONLINE, text: text.into_owned() })
+    }
+}
+
+/// Parses `0-3,8`. No number is believed that would make the list unreasonably long.
+fn parse(list: &str) -> Option<Vec<u32>> {
+    const MAX_CPU: u32 = 1 << 16;
+    let mut cpus = Vec::new();
+    for range in list.trim_end().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+        if first > last || last > MAX_CPU || cpus.last().is_some_and(|cpu| *cpu >= first) {
+            return None;
+        }
+        cpus.extend(first..=last);
+    }
+    Some(cpus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(list: &str, expected: Option<&[u32]>) {
+        assert_eq!(parse(list).as_deref(), expected, "{list:?}");
+    }
+
+    #[test]
+    fn ranges_and_single_cpus_are_listed() {
+        check("0\n", Some(&[0]));
+        check("0-3,8,10-11\n", Some(&[0, 1, 2, 3, 8, 10, 11]));
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        check("", None);
+        check("0-", None);
+        check("3-1", None);
+        check("1,1", None);
+        check("0-4294967295", None);
+        check("zero", None);
+    }
+}

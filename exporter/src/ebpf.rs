@@ -1,0 +1,320 @@
+//! The kernel program at work: loading, attaching, seeding and reading it. The only file that names
+//! aya.
+
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader, Pod,
+    maps::{MapData, MapError, PerCpuArray, PerCpuValues},
+    programs::{BtfTracePoint, ProgramError},
+};
+use aya_log::EbpfLogger;
+use log::{Log, Metadata, Record as LogRecord};
+use nix::time::{ClockId, clock_gettime};
+use sched_exporter_ebpf::{CpuRecord, HOOK, MAP, global};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use crate::{
+    cpus::{self, CpuListError, Online},
+    layout::{Feature, Layout},
+    seed,
+    snapshot::{self, Snapshot},
+};
+
+/// The kernel program, as `cargo xtask ebpf` builds it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../exporter-ebpf/sched.bpf.o"
+));
+
+/// A snapshot describes the instant this long before its map read. The kernel program's clock may
+/// run this far behind the one that user space reads, while the kernel adjusts it; without the
+/// margin such a moment could show as a counter that goes back.
+/// <https://elixir.bootlin.com/linux/v6.12.107/source/kernel/time/timekeeping.c#L359>
+const CLOCK_MARGIN_NS: u64 = 1_000;
+
+/// How often a record is read that a switch tears each time. At a switch every 500 ns a read has a
+/// chance of some percent to be torn.
+const READ_ATTEMPTS: u32 = 1_000;
+
+/// How long the start waits for CPUs that won't switch.
+const SEED_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The smallest ring buffer: a page, on any architecture.
+const LOG_BUFFER_BYTES_OFF: u32 = 4_096;
+
+/// The kernel program could not be brought to work.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// aya can't read the kernel's BTF.
+    #[error("reading the kernel's BTF")]
+    Btf(#[source] aya::BtfError),
+    /// The object or its maps were refused.
+    #[error("loading the BPF object")]
+    Object(#[source] aya::EbpfError),
+    /// The kernel did not take the program.
+    #[error("loading program `{HOOK}` for hook `tp_btf/{HOOK}`: bpf(BPF_PROG_LOAD)")]
+    Refused(#[source] io::Error),
+    /// aya could not load the program.
+    #[error("loading program `{HOOK}` for hook `tp_btf/{HOOK}`")]
+    Load(#[source] ProgramError),
+    /// The program could not be attached.
+    #[error("attaching program `{HOOK}` to hook `tp_btf/{HOOK}`")]
+    Attach(#[source] ProgramError),
+    /// The object lacks a part: it isn't the one that this binary was written for.
+    #[error("the BPF object has no {0}")]
+    Incomplete(&'static str),
+    /// The map can't be used.
+    #[error("opening map `{MAP}`")]
+    Map(#[source] MapError),
+    /// The CPUs of this machine can't be listed.
+    #[error(transparent)]
+    Cpus(#[from] CpuListError),
+    /// The clock can't be read.
+    #[error("clock_gettime: {0}")]
+    Clock(#[source] nix::Error),
+}
+
+impl LoadError {
+    /// Whether the kernel refused for want of privileges.
+    pub fn is_permission(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if let Some(io) = error.downcast_ref::<io::Error>() {
+                return io.kind() == io::ErrorKind::PermissionDenied;
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
+/// The map could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The kernel refused the read.
+    #[error("reading map `{MAP}`: {0}")]
+    Map(#[from] MapError),
+    /// The record of one CPU was torn at every attempt.
+    #[error("record of CPU {cpu} in map `{MAP}` was torn {READ_ATTEMPTS} times in a row")]
+    Torn {
+        /// The CPU.
+        cpu: u32,
+    },
+    /// The online CPUs can't be listed.
+    #[error(transparent)]
+    Cpus(#[from] CpuListError),
+    /// The clock can't be read.
+    #[error("clock_gettime: {0}")]
+    Clock(#[from] nix::Error),
+}
+
+/// The attached kernel program. Dropping it detaches it.
+pub struct Scheduler {
+    /// Keeps the programs attached.
+    ebpf: Ebpf,
+    records: PerCpuArray<MapData, Record>,
+    /// The CPU of each slot of `records`.
+    possible: Vec<u32>,
+    online: Online,
+    /// On `CLOCK_MONOTONIC`, in nanoseconds.
+    attached_at: u64,
+    torn_reads: AtomicU64,
+    features: Vec<Feature>,
+}
+
+impl Scheduler {
+    /// Loads the program as `layout` says, attaches it, and begins the accounting of every online
+    /// CPU. A CPU that does not switch within a second begins at its first switch.
+    pub fn attach(layout: Layout, log: bool) -> Result<Self, LoadError> {
+        let mut ebpf = load(&layout, log)?;
+        let records = ebpf.take_map(MAP).ok_or(LoadError::Incomplete("map"))?;
+        let records = PerCpuArray::try_from(records).map_err(LoadError::Map)?;
+        let program = program(&mut ebpf)?;
+        let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
+        program.load(HOOK, &btf).map_err(refused)?;
+        drop(btf);
+        let attached_at = monotonic_ns().map_err(LoadError::Clock)?;
+        program.attach().map_err(LoadError::Attach)?;
+        let scheduler = Self {
+            ebpf,
+            records,
+            possible: cpus::possible()?,
+            online: Online::open()?,
+            attached_at,
+            torn_reads: AtomicU64::new(0),
+            features: layout.features,
+        };
+        scheduler.seed()?;
+        trim_heap();
+        Ok(scheduler)
+    }
+
+    /// The time of every online CPU at one instant.
+    ///
+    /// The order is what makes it exact: the clock, then which CPUs are online, then the records.
+    /// A switch in between belongs to a later instant, and [`snapshot::settle`] knows it by its
+    /// time; a CPU that is listed as online had not gone offline at that instant.
+    pub fn snapshot(&self) -> Result<Snapshot, ReadError> {
+        let taken_at = monotonic_ns()? - CLOCK_MARGIN_NS;
+        let online = self.online.read()?;
+        let mut pending: Vec<_> = online
+            .into_iter()
+            .filter_map(|cpu| self.possible.binary_search(&cpu).ok().map(|slot| (cpu, slot)))
+            .collect();
+        let mut cpus = Vec::with_capacity(pending.len());
+        for _ in 0..READ_ATTEMPTS {
+            let records = self.read()?;
+            pending.retain(|&(cpu, slot)| {
+                let record = &records[slot].0;
+                let whole = snapshot::is_whole(record);
+                if whole {
+                    cpus.push(snapshot::settle(cpu, record, taken_at, self.attached_at));
+                }
+                !whole
+            });
+            if pending.is_empty() {
+                cpus.sort_unstable_by_key(|cpu| cpu.id);
+                return Ok(Snapshot { taken_at, cpus });
+            }
+            self.torn_reads.fetch_add(pending.len() as u64, Ordering::Relaxed);
+        }
+        Err(ReadError::Torn { cpu: pending[0].0 })
+    }
+
+    /// Records that were read again because a switch on their CPU tore them.
+    pub fn torn_reads(&self) -> u64 {
+        self.torn_reads.load(Ordering::Relaxed)
+    }
+
+    /// Every feature, on or off.
+    pub fn features(&self) -> &[Feature] {
+        &self.features
+    }
+
+    /// When accounting was attached, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub fn attached_at(&self) -> u64 {
+        self.attached_at
+    }
+
+    /// Passes what the kernel program logs on to this process's logger, for as long as the future
+    /// is polled. To be called inside a tokio runtime, once.
+    pub fn forward_log(&mut self) -> io::Result<impl Future<Output = io::Result<()>> + use<>> {
+        let logger =
+            EbpfLogger::init_with_logger(&mut self.ebpf, EbpfLog).map_err(io::Error::other)?;
+        // SAFETY: the logger owns its ring buffer's descriptor for as long as it lives, and the
+        // `AsyncFd` owns the logger.
+        let ready = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+        let mut ready = ready.map_err(io::Error::from)?;
+        Ok(async move {
+            loop {
+                let mut guard = ready.readable_mut().await?;
+                guard.get_inner_mut().flush();
+                guard.clear_ready();
+            }
+        })
+    }
+
+    /// One slot for each possible CPU.
+    fn read(&self) -> Result<PerCpuValues<Record>, MapError> {
+        self.records.get(&0, 0)
+    }
+
+    fn seed(&self) -> Result<(), LoadError> {
+        let deadline = Instant::now() + SEED_TIMEOUT;
+        let unseeded = || -> Result<Vec<u32>, LoadError> {
+            let records = self.read().map_err(LoadError::Map)?;
+            let seeded = |cpu: &u32| {
+                let slot = self.possible.binary_search(cpu);
+                slot.is_ok_and(|slot| records[slot].0.open != 0)
+            };
+            Ok(self.online.read()?.into_iter().filter(|cpu| !seeded(cpu)).collect())
+        };
+        seed::visit(&unseeded()?);
+        let late = loop {
+            let unseeded = unseeded()?;
+            if unseeded.is_empty() || Instant::now() >= deadline {
+                break unseeded;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        if !late.is_empty() {
+            tracing::warn!(
+                cpus = ?late,
+                "no switch within {SEED_TIMEOUT:?}; accounting of these CPUs begins with their first"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What the kernel program logs, a line each.
+struct EbpfLog;
+
+impl Log for EbpfLog {
+    fn enabled(&self, _metadata: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &LogRecord<'_>) {
+        tracing::info!(program = HOOK, "{}", record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+/// [`CpuRecord`] as aya wants it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Record(CpuRecord);
+
+// SAFETY: `repr(C)`, made of `u64` alone, so that any bytes are a value.
+unsafe impl Pod for Record {}
+
+fn load(layout: &Layout, log: bool) -> Result<Ebpf, LoadError> {
+    let mut loader = EbpfLoader::new();
+    for (name, value) in &layout.globals {
+        loader.override_global(name, value, true);
+    }
+    let log_level: u8 = if log { u8::MAX } else { 0 };
+    loader.override_global(global::LOG_LEVEL, &log_level, true);
+    if !log {
+        loader.map_max_entries("AYA_LOGS", LOG_BUFFER_BYTES_OFF);
+    }
+    loader.load(OBJECT).map_err(LoadError::Object)
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut BtfTracePoint, LoadError> {
+    let program = ebpf.program_mut(HOOK).and_then(|program| program.try_into().ok());
+    program.ok_or(LoadError::Incomplete("program"))
+}
+
+/// The verifier's log is of use to few, and long: it goes to the log.
+fn refused(error: ProgramError) -> LoadError {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            tracing::debug!(%verifier_log, "the kernel did not take the program");
+            LoadError::Refused(io_error)
+        }
+        error => LoadError::Load(error),
+    }
+}
+
+/// `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`.
+pub fn monotonic_ns() -> Result<u64, nix::Error> {
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?);
+    Ok(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Gives back what parsing BTF left on the heap, some 20 MB.
+fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: glibc's own function; it takes its locks itself.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

@@ -1,0 +1,66 @@
+//! A scrape, from the kernel's map to text.
+
+use std::time::{Instant, SystemTime};
+
+use crate::{
+    ebpf::{ReadError, Scheduler, monotonic_ns},
+    exposition::Encoder,
+    families::{self, Condition},
+    log::LogCounts,
+    negotiate::Format,
+    reload::Live,
+    telemetry::{self, Telemetry},
+};
+
+/// All that a scrape reads.
+pub struct Exporter {
+    scheduler: Scheduler,
+    live: Live,
+    telemetry: Telemetry,
+    log_counts: LogCounts,
+    /// When the counters began, in seconds of the epoch; none to leave `_created` out.
+    created: Option<f64>,
+}
+
+impl Exporter {
+    /// Puts the parts together. `created` asks for `_created` samples.
+    pub fn new(
+        scheduler: Scheduler,
+        live: Live,
+        telemetry: Telemetry,
+        log_counts: LogCounts,
+        created: bool,
+    ) -> Self {
+        let created = created.then(|| wall_clock_of(scheduler.attached_at()));
+        Self { scheduler, live, telemetry, log_counts, created }
+    }
+
+    /// Reads the kernel's map once and renders it under one generation of the configuration.
+    pub fn scrape(&self, format: Format) -> Result<String, ReadError> {
+        let started = Instant::now();
+        let generation = self.live.load_full();
+        let snapshot = self.scheduler.snapshot()?;
+        let condition = Condition {
+            features: self.scheduler.features(),
+            torn_reads: self.scheduler.torn_reads(),
+            log_messages: self.log_counts.read(),
+        };
+        let gathered = self.telemetry.gather();
+
+        let capacity = families::capacity(snapshot.cpus.len(), &generation.config);
+        let mut encoder = Encoder::new(format, capacity, self.created);
+        families::write_scheduler(&mut encoder, &snapshot, &generation, condition.features);
+        families::write_own(&mut encoder, &snapshot, &generation, condition);
+        telemetry::write(&mut encoder, &gathered);
+        let text = encoder.finish();
+        self.telemetry.scrape(started.elapsed());
+        Ok(text)
+    }
+}
+
+/// A time of `CLOCK_MONOTONIC` in seconds of the epoch, as the clocks stand to each other now.
+fn wall_clock_of(monotonic: u64) -> f64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let ago = monotonic_ns().unwrap_or(monotonic).saturating_sub(monotonic);
+    now.saturating_sub(std::time::Duration::from_nanos(ago)).as_secs_f64()
+}

@@ -1,0 +1,436 @@
+//! The text that Prometheus reads: OpenMetrics 1.0 and Prometheus text 0.0.4, written straight into
+//! one buffer. Pure; it neither measures nor decides what is shown.
+//!
+//! <https://prometheus.io/docs/specs/om/open_metrics_spec/>,
+//! <https://prometheus.io/docs/instrumenting/exposition_formats/>
+
+use crate::negotiate::Format;
+
+/// Name, type, unit and help of a metric family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Family<'a> {
+    /// The name without `_total`, `_info` or `_bucket`; it ends in the unit.
+    pub name: &'a str,
+    /// What kind of metric.
+    pub kind: Kind,
+    /// One sentence or more on what is counted.
+    pub help: &'a str,
+}
+
+/// Kind of a metric family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only goes up; its samples end in `_total`.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Cumulative buckets with sum and count.
+    Histogram,
+    /// Text in labels; its samples end in `_info`.
+    Info,
+}
+
+/// The units that a family name may end in.
+const UNITS: [&str; 2] = ["seconds", "bytes"];
+
+impl<'a> Family<'a> {
+    /// The family's unit, which its name ends in.
+    pub fn unit(&self) -> Option<&'static str> {
+        let (_, last) = self.name.rsplit_once('_')?;
+        UNITS.into_iter().find(|unit| *unit == last)
+    }
+
+    /// Suffix of the family's only sample; none for histograms, which have several.
+    fn suffix(&self) -> &'static str {
+        match self.kind {
+            Kind::Counter => "_total",
+            Kind::Info => "_info",
+            Kind::Gauge | Kind::Histogram => "",
+        }
+    }
+
+    /// The name by which users ask for the family.
+    pub fn sample_name(&self) -> String {
+        format!("{}{}", self.name, self.suffix())
+    }
+}
+
+/// Label pairs as they stand between the braces: escaped, joined by commas.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels(String);
+
+impl Labels {
+    /// Adds a pair. The name must be valid and not there yet.
+    pub fn push(&mut self, name: &str, value: &str) {
+        if !self.0.is_empty() {
+            self.0.push(',');
+        }
+        self.0.push_str(name);
+        self.0.push_str("=\"");
+        escape(&mut self.0, value, true);
+        self.0.push('"');
+    }
+
+    /// Bytes of text, for [`Labels::truncate`].
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no pair.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes back the pairs that were added since the text had this length.
+    pub fn truncate(&mut self, len: usize) {
+        self.0.truncate(len);
+    }
+}
+
+impl<'a> FromIterator<(&'a str, &'a str)> for Labels {
+    fn from_iter<T: IntoIterator<Item = (&'a str, &'a str)>>(pairs: T) -> Self {
+        let mut labels = Self::default();
+        for (name, value) in pairs {
+            labels.push(name, value);
+        }
+        labels
+    }
+}
+
+/// A sample's value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value {
+    /// A whole number.
+    Integer(u64),
+    /// Nanoseconds, written as seconds without loss.
+    Nanoseconds(u64),
+    /// Any other number.
+    Float(f64),
+}
+
+/// Writes one exposition.
+#[derive(Debug)]
+pub struct Encoder<'a> {
+    text: String,
+    format: Format,
+    /// The family being written.
+    family: Option<Family<'a>>,
+    /// When all counters began, in seconds of the epoch; none to leave `_created` out.
+    created: Option<f64>,
+}
+
+impl<'a> Encoder<'a> {
+    /// Begins an exposition. `capacity` is what the text is expected to need, in bytes. `created` is
+    /// when its counters began, in seconds of the epoch, for `_created` samples.
+    pub fn new(format: Format, capacity: usize, created: Option<f64>) -> Self {
+        let created = created.filter(|_| format == Format::OpenMetrics);
+        Self { text: String::with_capacity(capacity), format, family: None, created }
+    }
+
+    /// Begins a family. Each may be begun once.
+    pub fn family(&mut self, family: Family<'a>) {
+        let open_metrics = self.format == Format::OpenMetrics;
+        let suffix = if open_metrics { "" } else { family.suffix() };
+        let kind = match family.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+            Kind::Info if open_metrics => "info",
+            Kind::Info => "gauge",
+        };
+        let unit = family.unit().filter(|_| open_metrics);
+        for (keyword, value) in [("TYPE", Some(kind)), ("UNIT", unit)] {
+            let Some(value) = value else { continue };
+            self.extend(&["# ", keyword, " ", family.name, suffix, " ", value, "\n"]);
+        }
+        self.extend(&["# HELP ", family.name, suffix, " "]);
+        escape(&mut self.text, family.help, open_metrics);
+        self.text.push('\n');
+        self.family = Some(family);
+    }
+
+    /// Writes a sample of a counter, gauge or info of the family begun last. `extra` is label pairs
+    /// as they stand between the braces, after `labels`; it may be empty.
+    pub fn sample(&mut self, labels: &Labels, extra: &str, value: Value) {
+        let Some(family) = self.family else { return };
+        self.line(family.name, family.suffix(), &labels.0, extra, value);
+        if family.kind == Kind::Counter {
+            self.created(family.name, &labels.0, extra);
+        }
+    }
+
+    /// Writes a histogram of the family begun last. `buckets` are `le` and the number of
+    /// observations up to it, ascending; the one for `+Inf` is added from `count`.
+    pub fn histogram<'b>(
+        &mut self,
+        labels: &Labels,
+        buckets: impl IntoIterator<Item = (&'b str, u64)>,
+        sum: Value,
+        count: u64,
+    ) {
+        let Some(family) = self.family else { return };
+        for (le, cumulative) in buckets.into_iter().chain([("+Inf", count)]) {
+            self.extend(&[family.name, "_bucket{", &labels.0]);
+            self.text.push_str(if labels.0.is_empty() { "le=\"" } else { ",le=\"" });
+            self.extend(&[le, "\"} "]);
+            self.value(Value::Integer(cumulative));
+        }
+        self.line(family.name, "_count", &labels.0, "", Value::Integer(count));
+        self.line(family.name, "_sum", &labels.0, "", sum);
+        self.created(family.name, &labels.0, "");
+    }
+
+    /// Ends the exposition.
+    pub fn finish(mut self) -> String {
+        if self.format == Format::OpenMetrics {
+            self.text.push_str("# EOF\n");
+        }
+        self.text
+    }
+
+    fn created(&mut self, name: &str, labels: &str, extra: &str) {
+        if let Some(created) = self.created {
+            self.line(name, "_created", labels, extra, Value::Float(created));
+        }
+    }
+
+    fn line(&mut self, name: &str, suffix: &str, labels: &str, extra: &str, value: Value) {
+        self.extend(&[name, suffix]);
+        match (labels.is_empty(), extra.is_empty()) {
+            (true, true) => self.text.push(' '),
+            (false, false) => self.extend(&["{", labels, ",", extra, "} "]),
+            _ => self.extend(&["{", labels, extra, "} "]),
+        }
+        self.value(value);
+    }
+
+    fn value(&mut self, value: Value) {
+        match value {
+            Value::Integer(integer) => {
+                self.text.push_str(itoa::Buffer::new().format(integer));
+            }
+            Value::Nanoseconds(ns) => write_seconds(&mut self.text, ns),
+            Value::Float(float) => write_float(&mut self.text, float),
+        }
+        self.text.push('\n');
+    }
+
+    fn extend(&mut self, parts: &[&str]) {
+        for part in parts {
+            self.text.push_str(part);
+        }
+    }
+}
+
+/// Escapes a label value, or a help text; only OpenMetrics escapes quotes in the latter.
+fn escape(text: &mut String, value: &str, quotes: bool) {
+    let mut rest = value;
+    while let Some(at) = rest.find(['\\', '\n', '"']) {
+        text.push_str(&rest[..at]);
+        text.push_str(match rest.as_bytes()[at] {
+            b'\\' => "\\\\",
+            b'\n' => "\\n",
+            _ if quotes => "\\\"",
+            _ => "\"",
+        });
+        rest = &rest[at + 1..];
+    }
+    text.push_str(rest);
+}
+
+/// Writes nanoseconds as a decimal of seconds, exactly. An `f64` of seconds would lose nanoseconds
+/// after 104 days.
+fn write_seconds(text: &mut String, ns: u64) {
+    const NS_PER_SECOND: u64 = 1_000_000_000;
+    text.push_str(itoa::Buffer::new().format(ns / NS_PER_SECOND));
+    let fraction = ns % NS_PER_SECOND;
+    if fraction == 0 {
+        return;
+    }
+    // A leading 1 keeps the zeros behind the point.
+    let mut digits = itoa::Buffer::new();
+    let digits = digits.format(NS_PER_SECOND + fraction);
+    text.push('.');
+    text.push_str(digits[1..].trim_end_matches('0'));
+}
+
+fn write_float(text: &mut String, float: f64) {
+    use std::fmt::Write as _;
+    if float.is_infinite() {
+        text.push_str(if float > 0.0 { "+Inf" } else { "-Inf" });
+    } else {
+        // Writing to a string can't fail. NaN is spelled the same in both formats.
+        let _ = write!(text, "{float}");
+    }
+}
+
+/// `2^exponent` nanoseconds as `le` has it: seconds, as Go's `%g` writes them.
+/// <https://prometheus.io/docs/specs/om/open_metrics_spec/#considerations-canonical-numbers>
+pub fn le(exponent: u32) -> String {
+    // Exact: a power of two, and the quotient is the nearest `f64`.
+    canonical(2_f64.powi(exponent.cast_signed()) / 1e9)
+}
+
+/// A bound of a histogram as OpenMetrics wants it: `%g` of Go, with `.0` where it would be an
+/// integer.
+pub fn canonical(bound: f64) -> String {
+    if bound.is_infinite() {
+        return (if bound > 0.0 { "+Inf" } else { "-Inf" }).to_owned();
+    }
+    let scientific = format!("{bound:e}");
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    if !(-4..6).contains(&exponent) {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{mantissa}e{sign}{:02}", exponent.abs());
+    }
+    if bound.fract() == 0.0 { format!("{bound:.1}") } else { format!("{bound}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COUNTER: Family<'_> = Family {
+        name: "sched_cpu_seconds",
+        kind: Kind::Counter,
+        help: "A \"quoted\" \\ help\nof two lines.",
+    };
+
+    #[track_caller]
+    fn check(format: Format, write: impl FnOnce(&mut Encoder<'_>), expected: &str) {
+        let mut encoder = Encoder::new(format, 0, None);
+        write(&mut encoder);
+        assert_eq!(encoder.finish(), expected);
+    }
+
+    fn counter(encoder: &mut Encoder<'_>) {
+        encoder.family(COUNTER);
+        let labels = Labels::from_iter([("host", "a\\b\"c\nd")]);
+        encoder.sample(&labels, "cpu=\"0\"", Value::Nanoseconds(1_500_000_001));
+        encoder.sample(&labels, "", Value::Integer(7));
+        encoder.sample(&Labels::default(), "cpu=\"1\"", Value::Nanoseconds(0));
+        encoder.sample(&Labels::default(), "", Value::Float(f64::INFINITY));
+    }
+
+    #[test]
+    fn a_counter_in_openmetrics() {
+        check(
+            Format::OpenMetrics,
+            counter,
+            r#"# TYPE sched_cpu_seconds counter
+# UNIT sched_cpu_seconds seconds
+# HELP sched_cpu_seconds A \"quoted\" \\ help\nof two lines.
+sched_cpu_seconds_total{host="a\\b\"c\nd",cpu="0"} 1.500000001
+sched_cpu_seconds_total{host="a\\b\"c\nd"} 7
+sched_cpu_seconds_total{cpu="1"} 0
+sched_cpu_seconds_total +Inf
+# EOF
+"#,
+        );
+    }
+
+    #[test]
+    fn a_counter_in_text_keeps_its_suffix_in_the_metadata() {
+        check(
+            Format::Text,
+            counter,
+            r#"# TYPE sched_cpu_seconds_total counter
+# HELP sched_cpu_seconds_total A "quoted" \\ help\nof two lines.
+sched_cpu_seconds_total{host="a\\b\"c\nd",cpu="0"} 1.500000001
+sched_cpu_seconds_total{host="a\\b\"c\nd"} 7
+sched_cpu_seconds_total{cpu="1"} 0
+sched_cpu_seconds_total +Inf
+"#,
+        );
+    }
+
+    #[test]
+    fn an_info_is_a_gauge_in_text() {
+        let family = Family { name: "sched_exporter_build", kind: Kind::Info, help: "Build." };
+        let write = |encoder: &mut Encoder<'_>| {
+            encoder.family(family);
+            encoder.sample(&Labels::default(), "version=\"1\"", Value::Integer(1));
+        };
+        let open_metrics = "# TYPE sched_exporter_build info\n# HELP sched_exporter_build Build.\n\
+                            sched_exporter_build_info{version=\"1\"} 1\n# EOF\n";
+        check(Format::OpenMetrics, write, open_metrics);
+        let text = "# TYPE sched_exporter_build_info gauge\n\
+                    # HELP sched_exporter_build_info Build.\n\
+                    sched_exporter_build_info{version=\"1\"} 1\n";
+        check(Format::Text, write, text);
+    }
+
+    #[test]
+    fn a_histogram_ends_with_the_bucket_of_all() {
+        let family = Family { name: "wait_seconds", kind: Kind::Histogram, help: "Wait." };
+        let labels = Labels::from_iter([("cpu", "0")]);
+        let mut encoder = Encoder::new(Format::OpenMetrics, 0, Some(1.5));
+        encoder.family(family);
+        encoder.histogram(&labels, [("0.5", 1), ("1.0", 3)], Value::Nanoseconds(2_000_000_000), 4);
+        encoder.histogram(&Labels::default(), [("0.5", 0)], Value::Nanoseconds(1), 0);
+        assert_eq!(
+            encoder.finish(),
+            r#"# TYPE wait_seconds histogram
+# UNIT wait_seconds seconds
+# HELP wait_seconds Wait.
+wait_seconds_bucket{cpu="0",le="0.5"} 1
+wait_seconds_bucket{cpu="0",le="1.0"} 3
+wait_seconds_bucket{cpu="0",le="+Inf"} 4
+wait_seconds_count{cpu="0"} 4
+wait_seconds_sum{cpu="0"} 2
+wait_seconds_created{cpu="0"} 1.5
+wait_seconds_bucket{le="0.5"} 0
+wait_seconds_bucket{le="+Inf"} 0
+wait_seconds_count 0
+wait_seconds_sum 0.000000001
+wait_seconds_created 1.5
+# EOF
+"#
+        );
+    }
+
+    #[test]
+    fn created_is_left_out_of_text() {
+        let mut encoder = Encoder::new(Format::Text, 0, Some(1.5));
+        encoder.family(COUNTER);
+        encoder.sample(&Labels::default(), "", Value::Integer(1));
+        assert!(!encoder.finish().contains("_created"));
+    }
+
+    #[test]
+    fn seconds_are_exact_to_the_nanosecond() {
+        let seconds = |ns| {
+            let mut text = String::new();
+            write_seconds(&mut text, ns);
+            text
+        };
+        assert_eq!(seconds(0), "0");
+        assert_eq!(seconds(1), "0.000000001");
+        assert_eq!(seconds(1_000_000_000), "1");
+        assert_eq!(seconds(90_000_000_000_000_001), "90000000.000000001");
+        assert_eq!(seconds(u64::MAX), "18446744073.709551615");
+    }
+
+    #[test]
+    fn bounds_are_canonical() {
+        for (bound, expected) in [
+            (0.0, "0.0"),
+            (1.0, "1.0"),
+            (10.0, "10.0"),
+            (100_000.0, "100000.0"),
+            (1e6, "1e+06"),
+            (1e-5, "1e-05"),
+            (0.001, "0.001"),
+            (1e-10, "1e-10"),
+            (1.024e-6, "1.024e-06"),
+            (8.589_934_592, "8.589934592"),
+            (8_589_934.592, "8.589934592e+06"),
+            (f64::INFINITY, "+Inf"),
+        ] {
+            assert_eq!(canonical(bound), expected);
+        }
+        assert_eq!(le(10), "1.024e-06");
+        assert_eq!(le(20), "0.001048576");
+    }
+}

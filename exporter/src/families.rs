@@ -1,0 +1,268 @@
+//! What is shown: the name, help and kind of every family that this exporter writes itself, and how
+//! a snapshot under one generation of the configuration fills them. Pure.
+
+use sched_exporter_ebpf::{HOOK, Mode, Reason, WAIT_BUCKETS};
+
+use crate::{
+    config::Config,
+    exposition::{self, Encoder, Family, Kind, Labels, Value},
+    layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
+    reload::Generation,
+    snapshot::Snapshot,
+};
+
+const CPU_SECONDS: Family<'_> = Family {
+    name: "sched_cpu_seconds",
+    kind: Kind::Counter,
+    help: "Time each CPU spent in each mode, to the nanosecond, the interval still open included. \
+           A CPU is in the mode of the task that is current on it: idle (the idle task), kthread \
+           (kernel threads), or a user task by class: fair, batch, idle_policy, realtime, \
+           deadline, ext. The modes add up to the time the CPU was online.",
+};
+
+const SWITCHES: Family<'_> = Family {
+    name: "sched_context_switches",
+    kind: Kind::Counter,
+    help: "Context switches of each CPU: voluntary (the task blocked), preempted (it was still \
+           runnable), idle (the CPU left its idle task).",
+};
+
+const LATENCY: Family<'_> = Family {
+    name: "sched_runqueue_latency_seconds",
+    kind: Kind::Histogram,
+    help: "Time tasks waited on a CPU's run queue until that CPU ran them: what the kernel adds to \
+           their run_delay at that switch.",
+};
+
+const UNATTRIBUTED: Family<'_> = Family {
+    name: "sched_exporter_unattributed_seconds",
+    kind: Kind::Counter,
+    help: "Time of each CPU since attach that is charged to no mode: before its first switch, and \
+           while it was offline.",
+};
+
+const BUILD: Family<'_> = Family {
+    name: "sched_exporter_build",
+    kind: Kind::Info,
+    help: "Version and target that this exporter was built for.",
+};
+
+const CONFIG: Family<'_> = Family {
+    name: "sched_exporter_config",
+    kind: Kind::Info,
+    help: "SHA-256 of the configuration file that this exposition was rendered from.",
+};
+
+const GENERATION: Family<'_> = Family {
+    name: "sched_exporter_config_generation",
+    kind: Kind::Gauge,
+    help: "Number of the configuration that this exposition was rendered from; 1 at start, one \
+           more with each reload that changed it.",
+};
+
+const ATTACHED: Family<'_> = Family {
+    name: "sched_exporter_program_attached",
+    kind: Kind::Gauge,
+    help: "1 for each hook that a BPF program is attached to; the exporter does not run without.",
+};
+
+const FEATURE: Family<'_> = Family {
+    name: "sched_exporter_feature_enabled",
+    kind: Kind::Gauge,
+    help: "Whether each feature of the kernel program is on (1) or off (0), and why it is off.",
+};
+
+const TORN_READS: Family<'_> = Family {
+    name: "sched_exporter_torn_reads",
+    kind: Kind::Counter,
+    help: "Records read again because the CPU switched tasks during the read.",
+};
+
+const LOG_MESSAGES: Family<'_> = Family {
+    name: "sched_exporter_log_messages",
+    kind: Kind::Counter,
+    help: "Lines of the levels error and warn that were logged.",
+};
+
+/// Every family that this module writes, with its labels, in the order of the exposition.
+pub const ALL: [(Family<'_>, &[&str]); 11] = [
+    (CPU_SECONDS, &["cpu", "mode"]),
+    (SWITCHES, &["cpu", "reason"]),
+    (LATENCY, &["cpu", "le"]),
+    (UNATTRIBUTED, &["cpu"]),
+    (BUILD, &["version", "revision", "target"]),
+    (CONFIG, &["sha256"]),
+    (GENERATION, &[]),
+    (ATTACHED, &["hook"]),
+    (FEATURE, &["feature", "reason"]),
+    (TORN_READS, &[]),
+    (LOG_MESSAGES, &["level"]),
+];
+
+/// What the exporter says of itself beside the snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct Condition<'a> {
+    /// Every feature, on or off.
+    pub features: &'a [Feature],
+    /// See [`crate::ebpf::Scheduler::torn_reads`].
+    pub torn_reads: u64,
+    /// See [`crate::log::LogCounts::read`].
+    pub log_messages: [(&'static str, u64); 2],
+}
+
+/// The label pair of each mode, in the order of [`Mode::ALL`].
+const MODES: [&str; Mode::ALL.len()] = [
+    "mode=\"idle\"",
+    "mode=\"kthread\"",
+    "mode=\"fair\"",
+    "mode=\"batch\"",
+    "mode=\"idle_policy\"",
+    "mode=\"realtime\"",
+    "mode=\"deadline\"",
+    "mode=\"ext\"",
+];
+
+/// The label pair of each reason, in the order of [`Reason::ALL`].
+const REASONS: [&str; Reason::ALL.len()] =
+    ["reason=\"voluntary\"", "reason=\"preempted\"", "reason=\"idle\""];
+
+/// Bytes that the text of `cpus` CPUs needs at most under `config`, or little more.
+pub fn capacity(cpus: usize, config: &Config) -> usize {
+    const LINE: usize = 80;
+    const FIXED: usize = 16 * 1024;
+    let labels: usize =
+        config.labels().iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+    let lines =
+        MODES.len() + REASONS.len() + config.runqueue_latency().bucket_exponents().len() + 4;
+    FIXED + cpus * lines * (LINE + labels)
+}
+
+/// Writes the scheduler's families, each series with the labels of `generation`.
+pub fn write_scheduler<'a>(
+    encoder: &mut Encoder<'a>,
+    snapshot: &Snapshot,
+    generation: &Generation,
+    features: &[Feature],
+) {
+    let config = &generation.config;
+    let mut labels: Labels =
+        config.labels().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let on = |name| features.iter().any(|feature| feature.name == name && feature.off.is_none());
+    let cpus = || snapshot.cpus.iter().filter_map(|cpu| Some((cpu.id, cpu.times.as_ref()?)));
+
+    encoder.family(CPU_SECONDS);
+    for (cpu, times) in cpus() {
+        with_cpu(&mut labels, cpu, |labels| {
+            for (mode, ns) in MODES.iter().zip(times.mode_ns) {
+                encoder.sample(labels, mode, Value::Nanoseconds(ns));
+            }
+        });
+    }
+    if on(CONTEXT_SWITCHES) {
+        encoder.family(SWITCHES);
+        for (cpu, times) in cpus() {
+            with_cpu(&mut labels, cpu, |labels| {
+                for (reason, switches) in REASONS.iter().zip(times.switches) {
+                    encoder.sample(labels, reason, Value::Integer(switches));
+                }
+            });
+        }
+    }
+    if on(RUNQUEUE_LATENCY) {
+        encoder.family(LATENCY);
+        let bounds: Vec<(u32, String)> = config
+            .runqueue_latency()
+            .bucket_exponents()
+            .iter()
+            .map(|e| (*e, exposition::le(*e)))
+            .collect();
+        if config.runqueue_latency().per_cpu() {
+            for (cpu, times) in cpus() {
+                with_cpu(&mut labels, cpu, |labels| {
+                    write_waits(encoder, labels, &bounds, &times.wait_buckets, times.wait_ns);
+                });
+            }
+        } else {
+            let mut buckets = [0; WAIT_BUCKETS];
+            let mut sum = 0;
+            for (_, times) in cpus() {
+                sum += times.wait_ns;
+                for (total, count) in buckets.iter_mut().zip(times.wait_buckets) {
+                    *total += count;
+                }
+            }
+            write_waits(encoder, &labels, &bounds, &buckets, sum);
+        }
+    }
+}
+
+/// Lends `labels` with the pair for a CPU added. No copy: the work of a scrape allocates as often
+/// on 512 CPUs as on two.
+fn with_cpu(labels: &mut Labels, cpu: u32, write: impl FnOnce(&Labels)) {
+    let len = labels.len();
+    labels.push("cpu", itoa::Buffer::new().format(cpu));
+    write(labels);
+    labels.truncate(len);
+}
+
+/// Kernel bucket `i` holds the waits above `2^(i-1)` ns and up to `2^i` ns, so that those up to
+/// `2^e` ns are the buckets up to and with `e`.
+fn write_waits(
+    encoder: &mut Encoder<'_>,
+    labels: &Labels,
+    bounds: &[(u32, String)],
+    buckets: &[u64; WAIT_BUCKETS],
+    sum_ns: u64,
+) {
+    let mut cumulative = 0;
+    let mut next = 0;
+    let up_to = bounds.iter().map(|(exponent, le)| {
+        while next < WAIT_BUCKETS && next <= *exponent as usize {
+            cumulative += buckets[next];
+            next += 1;
+        }
+        (le.as_str(), cumulative)
+    });
+    encoder.histogram(labels, up_to, Value::Nanoseconds(sum_ns), buckets.iter().sum());
+}
+
+/// Writes the families that the exporter has of itself beside those of [`crate::telemetry`].
+pub fn write_own<'a>(
+    encoder: &mut Encoder<'a>,
+    snapshot: &Snapshot,
+    generation: &Generation,
+    condition: Condition<'_>,
+) {
+    let mut labels = Labels::default();
+    encoder.family(UNATTRIBUTED);
+    for cpu in &snapshot.cpus {
+        with_cpu(&mut labels, cpu.id, |labels| {
+            encoder.sample(labels, "", Value::Nanoseconds(cpu.unattributed_ns));
+        });
+    }
+    let of = |pairs: &[(&'static str, &str)]| pairs.iter().copied().collect::<Labels>();
+    encoder.family(BUILD);
+    let build = [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("revision", env!("REVISION")),
+        ("target", env!("TARGET")),
+    ];
+    encoder.sample(&of(&build), "", Value::Integer(1));
+    encoder.family(CONFIG);
+    encoder.sample(&of(&[("sha256", &generation.sha256)]), "", Value::Integer(1));
+    encoder.family(GENERATION);
+    encoder.sample(&labels, "", Value::Integer(generation.number));
+    encoder.family(ATTACHED);
+    encoder.sample(&of(&[("hook", HOOK)]), "", Value::Integer(1));
+    encoder.family(FEATURE);
+    for Feature { name, off } in condition.features {
+        let pairs = of(&[("feature", name), ("reason", off.as_deref().unwrap_or(""))]);
+        encoder.sample(&pairs, "", Value::Integer(u64::from(off.is_none())));
+    }
+    encoder.family(TORN_READS);
+    encoder.sample(&labels, "", Value::Integer(condition.torn_reads));
+    encoder.family(LOG_MESSAGES);
+    for (level, lines) in condition.log_messages {
+        encoder.sample(&of(&[("level", level)]), "", Value::Integer(lines));
+    }
+}

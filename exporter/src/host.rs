@@ -1,0 +1,188 @@
+//! What to tell a user whose kernel refuses the program: facts of this host, and the advice that
+//! follows from them.
+
+use std::{fmt::Write as _, fs};
+
+use nix::sys::utsname::uname;
+
+/// Where the kernel's BTF is.
+pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+
+/// Facts that decide whether the program can be loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Release of the kernel, as `uname -r` says it.
+    pub kernel: String,
+    /// Whether [`BTF_PATH`] exists.
+    pub has_btf: bool,
+    /// Effective capabilities of this process, a bit each.
+    pub capabilities: u64,
+    /// The lockdown mode; none where the kernel has no lockdown.
+    pub lockdown: Option<String>,
+}
+
+/// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/capability.h>
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+/// `tp_btf` came with Linux 5.5, the two capabilities with 5.8.
+const FIRST_KERNEL: (u32, u32) = (5, 5);
+const FIRST_KERNEL_WITH_CAP_BPF: (u32, u32) = (5, 8);
+
+impl Facts {
+    /// Looks them up. What can't be read counts as absent.
+    pub fn gather() -> Self {
+        let kernel = uname()
+            .map_or_else(|_| "unknown".to_owned(), |name| name.release().display().to_string());
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let capabilities = status
+            .lines()
+            .find_map(|line| line.strip_prefix("CapEff:"))
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .unwrap_or_default();
+        let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").ok();
+        Self {
+            kernel,
+            has_btf: fs::exists(BTF_PATH).unwrap_or(false),
+            capabilities,
+            lockdown: lockdown.as_deref().and_then(chosen).map(str::to_owned),
+        }
+    }
+
+    /// What is missing here and what to do about it, a line each. `permission` says whether the
+    /// kernel refused for want of privileges.
+    pub fn advice(&self, permission: bool) -> String {
+        let mut advice = String::new();
+        let version = version(&self.kernel);
+        if version.is_some_and(|version| version < FIRST_KERNEL) {
+            let _ = write!(
+                advice,
+                "\n  kernel {}: too old; Linux 5.5 or later is needed, for BPF programs on BTF \
+                 tracepoints",
+                self.kernel
+            );
+        }
+        if !self.has_btf {
+            let _ = write!(
+                advice,
+                "\n  {BTF_PATH}: missing; run a kernel built with CONFIG_DEBUG_INFO_BTF=y (this \
+                 one is {}), and in a container see that /sys is mounted",
+                self.kernel
+            );
+        }
+        if permission {
+            let missing = self.missing_capabilities(version);
+            if missing.is_empty() {
+                let _ = write!(
+                    advice,
+                    "\n  capabilities: enough; a seccomp profile or security module may forbid \
+                     bpf(2): allow it"
+                );
+            } else {
+                let _ = write!(
+                    advice,
+                    "\n  capabilities: {} missing; run as root, or grant them (systemd: \
+                     AmbientCapabilities=, container: --cap-add)",
+                    missing.join(" and ")
+                );
+            }
+        }
+        if self.lockdown.as_deref() == Some("confidentiality") {
+            advice.push_str(
+                "\n  kernel lockdown: `confidentiality` forbids BPF programs to read kernel \
+                 memory; boot with lockdown=integrity or none",
+            );
+        }
+        advice
+    }
+
+    fn missing_capabilities(&self, version: Option<(u32, u32)>) -> Vec<&'static str> {
+        let has = |capability: u32| self.capabilities >> capability & 1 == 1;
+        if has(CAP_SYS_ADMIN) {
+            return Vec::new();
+        }
+        if version.is_some_and(|version| version < FIRST_KERNEL_WITH_CAP_BPF) {
+            return vec!["CAP_SYS_ADMIN"];
+        }
+        let wanted = [(CAP_BPF, "CAP_BPF"), (CAP_PERFMON, "CAP_PERFMON")];
+        wanted.iter().filter(|(capability, _)| !has(*capability)).map(|(_, name)| *name).collect()
+    }
+}
+
+/// The word in brackets of `none [integrity] confidentiality`.
+fn chosen(modes: &str) -> Option<&str> {
+    let (_, rest) = modes.split_once('[')?;
+    rest.split_once(']').map(|(mode, _)| mode)
+}
+
+/// Major and minor of `6.12.107+deb13-cloud-amd64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts {
+            kernel: "6.1.0-56-cloud-amd64".to_owned(),
+            has_btf: true,
+            capabilities: 0,
+            lockdown: None,
+        }
+    }
+
+    #[track_caller]
+    fn check(facts: &Facts, permission: bool, expected: &[&str]) {
+        let advice = facts.advice(permission);
+        let lines: Vec<_> = advice.lines().skip(1).collect();
+        assert_eq!(lines.len(), expected.len(), "{advice}");
+        for (line, expected) in lines.iter().zip(expected) {
+            assert!(line.contains(expected), "{line:?} lacks {expected:?}");
+        }
+    }
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        check(&facts(), true, &["CAP_BPF and CAP_PERFMON missing"]);
+        let bpf = Facts { capabilities: 1 << CAP_BPF, ..facts() };
+        check(&bpf, true, &["capabilities: CAP_PERFMON missing"]);
+        let old = Facts { kernel: "5.7.1".to_owned(), ..facts() };
+        check(&old, true, &["CAP_SYS_ADMIN missing"]);
+    }
+
+    #[test]
+    fn a_refusal_in_spite_of_all_capabilities_points_at_seccomp() {
+        let admin = Facts { capabilities: 1 << CAP_SYS_ADMIN, ..facts() };
+        check(&admin, true, &["seccomp"]);
+    }
+
+    #[test]
+    fn an_old_kernel_and_missing_btf_are_both_named() {
+        let old = Facts { kernel: "4.19.0-27-amd64".to_owned(), has_btf: false, ..facts() };
+        check(&old, false, &["Linux 5.5 or later", "CONFIG_DEBUG_INFO_BTF"]);
+    }
+
+    #[test]
+    fn lockdown_is_named_only_where_it_forbids_reading() {
+        let locked = |mode: &str| Facts { lockdown: Some(mode.to_owned()), ..facts() };
+        check(&locked("integrity"), false, &[]);
+        check(&locked("confidentiality"), false, &["lockdown=integrity"]);
+    }
+
+    #[test]
+    fn the_chosen_lockdown_mode_is_in_brackets() {
+        assert_eq!(chosen("none [integrity] confidentiality\n"), Some("integrity"));
+        assert_eq!(chosen("none"), None);
+    }
+
+    #[test]
+    fn releases_of_distributions_have_a_version() {
+        assert_eq!(version("6.12.107+deb13-cloud-amd64"), Some((6, 12)));
+        assert_eq!(version("5.10"), Some((5, 10)));
+        assert_eq!(version("unknown"), None);
+    }
+}

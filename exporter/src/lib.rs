@@ -1,0 +1,31 @@
+//! Exact per-CPU scheduler time and run-queue latency of a Linux host, as OpenMetrics.
+//!
+//! ```text
+//! sched_switch ─> CPU: PerCpuArray<CpuRecord> ─> Snapshot ─> families ─> text ─> HTTP
+//!    kernel          sched_exporter-ebpf        snapshot.rs  families.rs  │   server.rs
+//!                                                   ▲            ▲   exposition.rs
+//!                                              clock first   one Generation
+//! ```
+//!
+//! The modules below stand in the order of that line. Only `ebpf` names aya; `btf`, `layout`,
+//! `snapshot`, `families`, `exposition` and `negotiate` are pure.
+
+pub mod args;
+pub mod btf;
+pub mod config;
+pub mod cpus;
+pub mod ebpf;
+pub mod exporter;
+pub mod exposition;
+pub mod families;
+pub mod host;
+pub mod layout;
+pub mod log;
+pub mod negotiate;
+pub mod reload;
+pub mod seed;
+pub mod server;
+pub mod signals;
+pub mod snapshot;
+pub mod telemetry;
+pub mod watch;

@@ -1,0 +1,99 @@
+//! The daemon: flags, log, configuration, kernel program, server, in this order.
+
+use std::{fs, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use sched_exporter::{
+    args::Args,
+    btf::Btf,
+    ebpf::{LoadError, Scheduler},
+    exporter::Exporter,
+    host::{BTF_PATH, Facts},
+    layout::Layout,
+    log,
+    negotiate::Format,
+    reload::Reloader,
+    server::{self, Server},
+    signals,
+    telemetry::Telemetry,
+};
+use sched_exporter_ebpf::HOOK;
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        #[expect(clippy::print_stderr, reason = "the last word goes to whoever started us")]
+        Err(error) => {
+            eprintln!("sched_exporter: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run(args: &Args) -> anyhow::Result<()> {
+    let (reload_signals, shutdown_signals) = signals::install().context("installing signals")?;
+    let log_counts = log::init(args.log_level, args.log_format).context("starting the log")?;
+    let telemetry = Telemetry::new()?;
+    let reloader = Reloader::load(&args.config_file, telemetry.clone())?;
+    if args.config_check {
+        return print(&format!("{}: good\n", args.config_file.display()));
+    }
+    let listeners = if args.once { vec![] } else { server::bind(&args.web_listen_address).await? };
+
+    let mut scheduler = attach(args)?;
+    if args.log_ebpf {
+        tokio::spawn(scheduler.forward_log().context("opening the BPF program's log")?);
+    }
+    let created = args.web_created_samples;
+    let exporter =
+        Exporter::new(scheduler, reloader.live(), telemetry.clone(), log_counts, created);
+    if args.once {
+        return print(&exporter.scrape(Format::OpenMetrics)?);
+    }
+    for listener in &listeners {
+        tracing::info!(address = %listener.local_addr()?, path = args.web_telemetry_path, "listening");
+    }
+    let server = Server {
+        exporter,
+        telemetry,
+        reload: reloader.start(reload_signals, args.config_auto_reload_interval),
+        telemetry_path: args.web_telemetry_path.clone(),
+        lifecycle: args.web_enable_lifecycle,
+        max_requests: args.web_max_requests,
+        max_connections: args.web_max_connections.into(),
+    };
+    let shutdown = async {
+        let signal = shutdown_signals.first().await;
+        tracing::info!(signal, "shutting down");
+    };
+    server.run(listeners, shutdown).await;
+    Ok(())
+}
+
+/// Attaches the kernel program as this kernel allows, or says what is missing here.
+fn attach(args: &Args) -> anyhow::Result<Scheduler> {
+    let layout = || -> anyhow::Result<Layout> {
+        let bytes = fs::read(BTF_PATH).with_context(|| format!("reading `{BTF_PATH}`"))?;
+        Ok(Layout::from_btf(&Btf::parse(&bytes)?, args.unwanted())?)
+    };
+    let scheduler = layout().and_then(|layout| Ok(Scheduler::attach(layout, args.log_ebpf)?));
+    let scheduler = scheduler.map_err(|error| {
+        let permission = error.downcast_ref().is_some_and(LoadError::is_permission);
+        anyhow::anyhow!("{error:#}{}", Facts::gather().advice(permission))
+    })?;
+    for feature in scheduler.features() {
+        if let Some(reason) = &feature.off {
+            tracing::warn!(feature = feature.name, reason, "feature is off");
+        }
+    }
+    tracing::info!(hook = HOOK, "attached");
+    Ok(scheduler)
+}
+
+/// Writes to standard output; a closed pipe is an error like any other.
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    std::io::stdout().write_all(text.as_bytes()).context("writing to standard output")
+}

@@ -1,0 +1,54 @@
+//! The signals that the daemon acts on.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Reload: SIGHUP, and SIGUSR1 as another name for it.
+#[derive(Debug)]
+pub struct ReloadSignals {
+    hangup: Signal,
+    user: Signal,
+}
+
+/// Shut down: SIGTERM and SIGINT.
+#[derive(Debug)]
+pub struct ShutdownSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// Installs all handlers. Each of these signals ends a process that has none, so this comes before
+/// anything slow. To be called inside a tokio runtime. A signal that arrives before anyone waits
+/// for it is kept.
+pub fn install() -> io::Result<(ReloadSignals, ShutdownSignals)> {
+    let reload = ReloadSignals {
+        hangup: signal(SignalKind::hangup())?,
+        user: signal(SignalKind::user_defined1())?,
+    };
+    let shutdown = ShutdownSignals {
+        terminate: signal(SignalKind::terminate())?,
+        interrupt: signal(SignalKind::interrupt())?,
+    };
+    Ok((reload, shutdown))
+}
+
+impl ReloadSignals {
+    /// Waits for the next, and names it.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.hangup.recv() => "SIGHUP",
+            _ = self.user.recv() => "SIGUSR1",
+        }
+    }
+}
+
+impl ShutdownSignals {
+    /// Waits for the first, and names it.
+    pub async fn first(mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! One reading of every CPU's record, with the interval that is still open added: plain data, and
+//! the pure rule that makes it. Nothing here touches the kernel.
+
+use sched_exporter_ebpf::{CpuRecord, Mode, Reason, WAIT_BUCKETS};
+
+/// The scheduler's time on the online CPUs, at one instant.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The instant described, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub taken_at: u64,
+    /// The online CPUs, ascending.
+    pub cpus: Vec<Cpu>,
+}
+
+/// One CPU at the instant of its snapshot. Times are nanoseconds.
+#[derive(Clone, Debug)]
+pub struct Cpu {
+    /// The kernel's number of the CPU.
+    pub id: u32,
+    /// What accounting has found; none before the CPU's first switch.
+    pub times: Option<Times>,
+    /// Time since attach that is charged to no mode: before the CPU's first switch, and while it
+    /// was offline. With the sum of the modes it makes the time since attach.
+    pub unattributed_ns: u64,
+}
+
+/// Time, switches and waits of a CPU since its first switch.
+#[derive(Clone, Debug)]
+pub struct Times {
+    /// Time by [`Mode`], the open interval included.
+    pub mode_ns: [u64; Mode::ALL.len()],
+    /// Switches by [`Reason`].
+    pub switches: [u64; Reason::ALL.len()],
+    /// Sum of run-queue waits.
+    pub wait_ns: u64,
+    /// Run-queue waits by length, as in [`CpuRecord::wait_buckets`].
+    pub wait_buckets: [u64; WAIT_BUCKETS],
+}
+
+/// Whether a copy of a record is whole: no write was under way, and its parts agree. The second
+/// half catches what the first can't on a machine that reorders stores.
+pub fn is_whole(record: &CpuRecord) -> bool {
+    let (since, _) = CpuRecord::open(record.open);
+    let accounted = record.mode_ns.iter().fold(record.offline_ns, |sum, ns| sum.wrapping_add(*ns));
+    record.done == record.started && accounted == since.wrapping_sub(record.seeded_at)
+}
+
+/// A CPU at the instant `now`, from a record that was copied after `now` was taken.
+///
+/// The open interval is charged to its mode up to `now`. An interval that began later adds nothing:
+/// then the record already holds all time up to its start. Nor does one in which the CPU may have
+/// gone offline, until it is closed. So no later snapshot can show less in any mode, and no scrape
+/// sees a counter go back.
+pub fn settle(id: u32, record: &CpuRecord, now: u64, attached_at: u64) -> Cpu {
+    if record.open == 0 {
+        return Cpu { id, times: None, unattributed_ns: now.saturating_sub(attached_at) };
+    }
+    let (since, mode) = CpuRecord::open(record.open);
+    let may_be_offline = record.open & CpuRecord::MAY_GO_OFFLINE != 0;
+    let open_ns = if may_be_offline { 0 } else { now.saturating_sub(since) };
+    let mut mode_ns = record.mode_ns;
+    if let Some(ns) = usize::try_from(mode).ok().and_then(|mode| mode_ns.get_mut(mode)) {
+        *ns += open_ns;
+    }
+    Cpu {
+        id,
+        times: Some(Times {
+            mode_ns,
+            switches: record.switches,
+            wait_ns: record.wait_ns,
+            wait_buckets: record.wait_buckets,
+        }),
+        unattributed_ns: record.seeded_at.saturating_sub(attached_at) + record.offline_ns,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(seeded_at: u64, since: u64, mode: Mode, idle_ns: u64, fair_ns: u64) -> CpuRecord {
+        let mut record = CpuRecord {
+            seeded_at,
+            open: CpuRecord::pack_open(since, mode as u64),
+            done: 7,
+            started: 7,
+            ..CpuRecord::ZERO
+        };
+        record.mode_ns[Mode::Idle as usize] = idle_ns;
+        record.mode_ns[Mode::Fair as usize] = fair_ns;
+        record
+    }
+
+    #[test]
+    fn the_open_interval_is_charged_to_its_mode() {
+        let cpu = settle(3, &record(100, 150, Mode::Fair, 30, 20), 175, 90);
+        let times = cpu.times.unwrap();
+        assert_eq!(times.mode_ns[Mode::Idle as usize], 30);
+        assert_eq!(times.mode_ns[Mode::Fair as usize], 45);
+        assert_eq!(cpu.unattributed_ns, 10);
+        assert_eq!(times.mode_ns.iter().sum::<u64>() + cpu.unattributed_ns, 175 - 90);
+    }
+
+    #[test]
+    fn an_interval_that_began_after_the_clock_was_read_adds_nothing() {
+        let times = settle(0, &record(100, 150, Mode::Fair, 30, 20), 149, 90).times.unwrap();
+        assert_eq!(times.mode_ns.iter().sum::<u64>(), 50);
+    }
+
+    #[test]
+    fn an_interval_in_which_the_cpu_may_have_gone_offline_is_not_charged_yet() {
+        let mut record = record(100, 150, Mode::Kthread, 30, 20);
+        record.open |= CpuRecord::MAY_GO_OFFLINE;
+        assert!(is_whole(&record));
+        let times = settle(0, &record, 175, 100).times.unwrap();
+        assert_eq!(times.mode_ns.iter().sum::<u64>(), 50);
+    }
+
+    #[test]
+    fn a_cpu_without_a_switch_has_no_times_and_all_of_it_is_unattributed() {
+        let cpu = settle(0, &CpuRecord::ZERO, 500, 90);
+        assert!(cpu.times.is_none());
+        assert_eq!(cpu.unattributed_ns, 410);
+    }
+
+    #[test]
+    fn offline_time_is_unattributed() {
+        let mut record = record(100, 200, Mode::Idle, 60, 0);
+        record.offline_ns = 40;
+        assert!(is_whole(&record));
+        assert_eq!(settle(0, &record, 200, 100).unattributed_ns, 40);
+    }
+
+    #[test]
+    fn a_record_under_write_is_not_whole() {
+        let whole = record(100, 150, Mode::Fair, 30, 20);
+        assert!(is_whole(&whole));
+        assert!(is_whole(&CpuRecord::ZERO));
+        assert!(!is_whole(&CpuRecord { started: 8, ..whole }));
+    }
+
+    #[test]
+    fn a_record_whose_parts_disagree_is_not_whole() {
+        let whole = record(100, 150, Mode::Fair, 30, 20);
+        assert!(!is_whole(&CpuRecord { open: CpuRecord::pack_open(151, 2), ..whole }));
+    }
+}

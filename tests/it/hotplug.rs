@@ -1,0 +1,73 @@
+//! CPUs that go offline and come back: needs a machine that allows it.
+
+use std::{fs, thread, time::Duration};
+
+use sched_exporter_ebpf::Mode;
+use sched_exporter_tests::workload::{monotonic_ns, pin};
+
+use crate::kernel::accounting::{attach, times};
+
+const ONLINE: &str = "/sys/devices/system/cpu/cpu1/online";
+
+/// CPU 1, put back online however the test ends.
+struct Cpu1;
+
+impl Cpu1 {
+    fn set(online: bool) {
+        fs::write(ONLINE, if online { "1" } else { "0" }).unwrap();
+    }
+}
+
+impl Drop for Cpu1 {
+    fn drop(&mut self) {
+        let _ = fs::write(ONLINE, "1");
+    }
+}
+
+#[test]
+fn offline_time_is_charged_to_no_mode_and_an_offline_cpu_is_not_shown() {
+    pin(0);
+    let scheduler = attach();
+    let _cpu1 = Cpu1;
+    let before = scheduler.snapshot().unwrap();
+    for round in 1..=3_u64 {
+        let earliest = monotonic_ns();
+        Cpu1::set(false);
+        let down = monotonic_ns();
+        let offline = scheduler.snapshot().unwrap();
+        assert!(offline.cpus.iter().all(|cpu| cpu.id != 1), "CPU 1 is shown offline");
+        thread::sleep(Duration::from_millis(500));
+        let up = monotonic_ns();
+        Cpu1::set(true);
+        let latest = monotonic_ns();
+        let online = scheduler.snapshot().unwrap();
+        let cpu = online.cpus.iter().find(|cpu| cpu.id == 1).unwrap();
+        let unattributed = cpu.unattributed_ns - before.cpus[1].unattributed_ns;
+        let (least, most) = ((up - down) * round, (latest - earliest) * round + 500_000_000);
+        assert!((least..most).contains(&unattributed), "{unattributed} not in {least}..{most}");
+
+        let new = times(&online, 1);
+        let modes: u64 = new.mode_ns.iter().sum();
+        let accounted = scheduler.attached_at() + modes + cpu.unattributed_ns;
+        assert!(accounted.abs_diff(online.taken_at) < 100_000);
+        let old = times(&before, 1);
+        for mode in Mode::ALL {
+            assert!(old.mode_ns[mode as usize] <= new.mode_ns[mode as usize], "{mode:?}");
+        }
+    }
+}
+
+#[test]
+fn a_cpu_that_was_offline_at_the_start_is_accounted_from_its_first_switch() {
+    pin(0);
+    let _cpu1 = Cpu1;
+    Cpu1::set(false);
+    let scheduler = attach();
+    assert_eq!(scheduler.snapshot().unwrap().cpus.len(), 1);
+    Cpu1::set(true);
+    thread::sleep(Duration::from_millis(50));
+    let snapshot = scheduler.snapshot().unwrap();
+    let modes: u64 = times(&snapshot, 1).mode_ns.iter().sum();
+    let accounted = scheduler.attached_at() + modes + snapshot.cpus[1].unattributed_ns;
+    assert!(accounted.abs_diff(snapshot.taken_at) < 100_000);
+}

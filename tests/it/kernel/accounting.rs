@@ -1,0 +1,342 @@
+//! What must hold of the numbers, on the real scheduler.
+
+use std::{fs, thread, time::Duration};
+
+use sched_exporter::{
+    btf::Btf,
+    ebpf::Scheduler,
+    host::BTF_PATH,
+    layout::{Layout, Unwanted},
+    snapshot::{Snapshot, Times},
+};
+use sched_exporter_ebpf::{Mode, Reason};
+use sched_exporter_tests::{
+    process::Exporter,
+    workload::{Load, monotonic_ns, online, pin, realtime, sleep_until, spin_until, thread_cpu_ns},
+};
+
+/// The kernel program in this process, with all its features.
+pub(crate) fn attach() -> Scheduler {
+    let bytes = fs::read(BTF_PATH).unwrap();
+    let layout = Layout::from_btf(&Btf::parse(&bytes).unwrap(), Unwanted::default()).unwrap();
+    assert!(layout.features.iter().all(|feature| feature.off.is_none()), "{:?}", layout.features);
+    Scheduler::attach(layout, false).unwrap()
+}
+
+pub(crate) fn times(snapshot: &Snapshot, cpu: u32) -> &Times {
+    let cpu = snapshot.cpus.iter().find(|found| found.id == cpu).unwrap();
+    cpu.times.as_ref().unwrap()
+}
+
+/// The CPU that workloads are pinned to; the test itself runs on another.
+const CPU: u32 = 1;
+
+fn on_the_other_cpu() {
+    pin(0);
+}
+
+#[test]
+fn the_modes_add_up_to_the_time_since_attach_under_any_load() {
+    on_the_other_cpu();
+    let scheduler = attach();
+    let check = |load: &str| {
+        for _ in 0..300 {
+            let before = monotonic_ns();
+            let snapshot = scheduler.snapshot().unwrap();
+            assert!(before - 1_000 <= snapshot.taken_at && snapshot.taken_at <= monotonic_ns());
+            assert_eq!(snapshot.cpus.len(), online().len());
+            for cpu in &snapshot.cpus {
+                let modes: u64 = cpu.times.as_ref().unwrap().mode_ns.iter().sum();
+                let accounted = scheduler.attached_at() + modes + cpu.unattributed_ns;
+                let error = accounted.abs_diff(snapshot.taken_at);
+                assert!(error <= 100_000, "{load}: CPU {} is {error} ns off", cpu.id);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    check("nothing");
+    let spinner = Load::spinner(CPU as usize);
+    check("a spinner");
+    drop(spinner);
+    let storm = Load::storm(&online());
+    check("a storm");
+    drop(storm);
+}
+
+#[test]
+fn a_cpu_that_never_switches_is_as_exact_as_any() {
+    on_the_other_cpu();
+    let scheduler = attach();
+    let exact_while = |mode: Mode| {
+        let mut found = 0;
+        for _ in 0..200 {
+            let before = scheduler.snapshot().unwrap();
+            thread::sleep(Duration::from_millis(5));
+            let after = scheduler.snapshot().unwrap();
+            let (old, new) = (times(&before, CPU), times(&after, CPU));
+            if old.switches != new.switches {
+                continue;
+            }
+            let grown = new.mode_ns[mode as usize] - old.mode_ns[mode as usize];
+            if grown == 0 {
+                continue;
+            }
+            found += 1;
+            assert_eq!(grown, after.taken_at - before.taken_at, "{mode:?}");
+        }
+        assert!(found >= 20, "only {found} intervals without a switch in mode {mode:?}");
+    };
+    exact_while(Mode::Idle);
+    let spinner = Load::spinner(CPU as usize);
+    thread::sleep(Duration::from_millis(20));
+    exact_while(Mode::Fair);
+    drop(spinner);
+}
+
+#[test]
+fn no_counter_goes_back_at_a_thousand_snapshots_a_second_in_a_storm() {
+    let scheduler = attach();
+    let storm = Load::storm(&online());
+    let mut last = scheduler.snapshot().unwrap();
+    for _ in 0..3_000 {
+        thread::sleep(Duration::from_micros(700));
+        let next = scheduler.snapshot().unwrap();
+        for cpu in &next.cpus {
+            let (old, new) = (times(&last, cpu.id), times(&next, cpu.id));
+            let pairs = old.mode_ns.iter().zip(&new.mode_ns);
+            let pairs = pairs.chain(old.switches.iter().zip(&new.switches));
+            let mut pairs = pairs.chain(old.wait_buckets.iter().zip(&new.wait_buckets));
+            assert!(pairs.all(|(old, new)| old <= new), "{old:?}\n{new:?}");
+            assert!(old.wait_ns <= new.wait_ns);
+        }
+        last = next;
+    }
+    let waits: u64 = times(&last, CPU).wait_buckets.iter().sum();
+    assert!(waits > 10_000, "the storm was none: {waits} waits");
+    drop(storm);
+}
+
+#[test]
+fn no_counter_goes_back_over_http_in_a_storm() {
+    let exporter = Exporter::start(&[]);
+    let mut client = exporter.connect();
+    let storm = Load::storm(&online());
+    let mut last = exporter.scrape();
+    for _ in 0..1_000 {
+        let text = client.get("/metrics").text();
+        let next = sched_exporter_tests::exposition::Exposition::parse(&text);
+        for (series, value) in next
+            .iter()
+            .filter(|(series, _)| series.starts_with("sched_") && !series.contains("in_flight"))
+        {
+            let Some((_, old)) = last.iter().find(|(old, _)| *old == series) else { continue };
+            let (old, new): (f64, f64) = (old.parse().unwrap(), value.parse().unwrap());
+            assert!(old <= new, "{series} went from {old} to {new}");
+        }
+        last = next;
+    }
+    drop(storm);
+}
+
+#[test]
+fn work_that_wakes_rarely_is_its_own_cpu_time() {
+    on_the_other_cpu();
+    let scheduler = attach();
+    let before = scheduler.snapshot().unwrap();
+    let own = thread::spawn(|| {
+        pin(CPU as usize);
+        realtime();
+        let start = thread_cpu_ns();
+        for _ in 0..10 {
+            spin_until(monotonic_ns() + 80_000_000);
+            thread::sleep(Duration::from_millis(20));
+        }
+        thread_cpu_ns() - start
+    });
+    let own = own.join().unwrap();
+    let after = scheduler.snapshot().unwrap();
+    let realtime = Mode::Realtime as usize;
+    let ours = times(&after, CPU).mode_ns[realtime] - times(&before, CPU).mode_ns[realtime];
+    let error = ours.abs_diff(own);
+    assert!(error * 1_000 <= own * 5, "{ours} ns, by the task's own clock {own} ns");
+}
+
+/// Bursts at a phase of a 4 ms tick. What is charged must lie between the time the burst knows it
+/// ran and the task's own clock, which starts earlier, at the wakeup.
+#[track_caller]
+fn check_bursts(offset_ns: u64, burst_ns: u64) {
+    const TICK_NS: u64 = 4_000_000;
+    on_the_other_cpu();
+    let scheduler = attach();
+    let before = scheduler.snapshot().unwrap();
+    let burst = thread::spawn(move || {
+        pin(CPU as usize);
+        realtime();
+        let own = thread_cpu_ns();
+        let mut spun = 0;
+        let mut tick = (monotonic_ns() / TICK_NS + 2) * TICK_NS;
+        for _ in 0..250 {
+            sleep_until(tick + offset_ns);
+            let start = monotonic_ns();
+            spin_until(start + burst_ns);
+            spun += monotonic_ns() - start;
+            tick += TICK_NS;
+        }
+        (spun, thread_cpu_ns() - own)
+    });
+    let (spun, own) = burst.join().unwrap();
+    let after = scheduler.snapshot().unwrap();
+    let realtime = Mode::Realtime as usize;
+    let ours = times(&after, CPU).mode_ns[realtime] - times(&before, CPU).mode_ns[realtime];
+    assert!(spun <= ours, "charged {ours} ns of {spun} ns that were spun");
+    // The thread's first moments and its end are not in its own reading.
+    let own = own + own / 200 + 500_000;
+    assert!(ours <= own, "charged {ours} ns, by the task's own clock {own} ns");
+}
+
+#[test]
+fn bursts_that_dodge_the_tick_are_charged_in_full() {
+    check_bursts(150_000, 1_600_000);
+}
+
+#[test]
+fn bursts_that_meet_the_tick_are_charged_once() {
+    check_bursts(3_800_000, 400_000);
+}
+
+/// `run_delay` of every task on the machine, added up.
+fn run_delay_of_all_ns() -> u64 {
+    let mut sum = 0;
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(tasks) = fs::read_dir(process.path().join("task")) else { continue };
+        for task in tasks.flatten() {
+            let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };
+            sum += text.split(' ').nth(1).unwrap().parse::<u64>().unwrap();
+        }
+    }
+    sum
+}
+
+fn waits(snapshot: &Snapshot) -> (u64, u64) {
+    let times = || snapshot.cpus.iter().filter_map(|cpu| cpu.times.as_ref());
+    (times().map(|times| times.wait_ns).sum(), times().flat_map(|times| times.wait_buckets).sum())
+}
+
+/// Both readings of the kernel's figure lie between two of ours. So the kernel's difference lies
+/// between our smallest and our largest; and where nobody waited during the readings it is ours.
+#[test]
+fn run_queue_waits_are_the_kernels_run_delay_to_the_nanosecond() {
+    on_the_other_cpu();
+    let scheduler = attach();
+    let mut exact = 0;
+    for _ in 0..40 {
+        let (early, _) = waits(&scheduler.snapshot().unwrap());
+        let kernel_before = run_delay_of_all_ns();
+        let (before, count_before) = waits(&scheduler.snapshot().unwrap());
+        let pair = (Load::spinner(CPU as usize), Load::spinner(CPU as usize));
+        thread::sleep(Duration::from_millis(100));
+        // The spinners stay, asleep, since a task that ends takes its `run_delay` along.
+        let (first, second) = pair;
+        let threads = [first.park(), second.park()];
+        thread::sleep(Duration::from_millis(20));
+        let (after, count_after) = waits(&scheduler.snapshot().unwrap());
+        let kernel_after = run_delay_of_all_ns();
+        let (late, _) = waits(&scheduler.snapshot().unwrap());
+        drop(threads);
+        let Some(kernel) = kernel_after.checked_sub(kernel_before) else { continue };
+        if kernel < after - before || kernel > late - early {
+            // A task that was there before has ended.
+            continue;
+        }
+        assert!(count_after - count_before > 10, "the spinners did not share the CPU");
+        if before == early && after == late {
+            assert_eq!(kernel, after - before);
+            exact += 1;
+        }
+        if exact == 3 {
+            return;
+        }
+    }
+    panic!("only {exact} of 40 rounds had quiet readings that agree");
+}
+
+#[test]
+fn switches_are_those_of_proc_stat() {
+    let scheduler = attach();
+    let count = || {
+        let snapshot = scheduler.snapshot().unwrap();
+        snapshot
+            .cpus
+            .iter()
+            .filter_map(|cpu| cpu.times.as_ref())
+            .flat_map(|times| times.switches)
+            .sum::<u64>()
+    };
+    let ctxt = || {
+        let stat = fs::read_to_string("/proc/stat").unwrap();
+        let line = stat.lines().find_map(|line| line.strip_prefix("ctxt ")).unwrap();
+        line.parse::<u64>().unwrap()
+    };
+    let (early, kernel_before, before) = (count(), ctxt(), count());
+    let storm = Load::storm(&online());
+    thread::sleep(Duration::from_millis(500));
+    drop(storm);
+    let (after, kernel_after, late) = (count(), ctxt(), count());
+    let kernel = kernel_after - kernel_before;
+    assert!(kernel > 10_000);
+    assert!((after - before..=late - early).contains(&kernel), "{kernel} {before} {after}");
+}
+
+#[test]
+fn each_kind_of_switch_has_its_reason() {
+    on_the_other_cpu();
+    let scheduler = attach();
+    let grown = |work: &dyn Fn()| {
+        let before = scheduler.snapshot().unwrap();
+        work();
+        let after = scheduler.snapshot().unwrap();
+        let (old, new) = (times(&before, CPU), times(&after, CPU));
+        Reason::ALL.map(|reason| new.switches[reason as usize] - old.switches[reason as usize])
+    };
+    let [voluntary, _, idle] = grown(&|| {
+        let sleeper = Load::on(&[CPU as usize], || thread::sleep(Duration::from_micros(200)));
+        thread::sleep(Duration::from_millis(200));
+        drop(sleeper);
+    });
+    assert!(voluntary > 200 && idle > 200, "sleeping: {voluntary} voluntary, {idle} idle");
+    let [voluntary, preempted, _] = grown(&|| {
+        let spinners = (Load::spinner(CPU as usize), Load::spinner(CPU as usize));
+        thread::sleep(Duration::from_millis(400));
+        drop(spinners);
+    });
+    assert!(preempted > 2 * voluntary, "sharing: {preempted} preempted, {voluntary} voluntary");
+}
+
+/// Each scheduling policy has its mode. A child of `chrt` spins in it.
+#[test]
+fn each_policy_has_its_mode() {
+    on_the_other_cpu();
+    let scheduler = attach();
+    for (policy, mode) in [
+        (libc::SCHED_OTHER, Mode::Fair),
+        (libc::SCHED_BATCH, Mode::Batch),
+        (libc::SCHED_IDLE, Mode::IdlePolicy),
+        (libc::SCHED_FIFO, Mode::Realtime),
+        (libc::SCHED_RR, Mode::Realtime),
+    ] {
+        let before = scheduler.snapshot().unwrap();
+        let spin = move || {
+            pin(CPU as usize);
+            let priority = i32::from(mode == Mode::Realtime);
+            sched_exporter_tests::workload::set_policy(policy, priority);
+            // The mode is that of the switch in.
+            thread::sleep(Duration::from_millis(1));
+            spin_until(monotonic_ns() + 50_000_000);
+        };
+        thread::spawn(spin).join().unwrap();
+        let after = scheduler.snapshot().unwrap();
+        let grown =
+            times(&after, CPU).mode_ns[mode as usize] - times(&before, CPU).mode_ns[mode as usize];
+        assert!((45_000_000..70_000_000).contains(&grown), "{mode:?} grew by {grown} ns");
+    }
+}

@@ -1,0 +1,238 @@
+//! The server, with clients good and bad.
+
+use std::{
+    fmt::Write as _,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use flate2::read::GzDecoder;
+use nix::sys::signal::Signal;
+use sched_exporter_tests::{client::Client, process::Exporter};
+
+const OPEN_METRICS: &str =
+    "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores";
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+#[test]
+fn the_format_is_negotiated() {
+    let exporter = Exporter::start(&[]);
+    let mut client = exporter.connect();
+    for (accept, content_type) in [
+        ("*/*", OPEN_METRICS),
+        ("text/plain", TEXT),
+        ("application/json", TEXT),
+        // What Prometheus 2.42 sends.
+        (
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;\
+             q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            OPEN_METRICS,
+        ),
+        // What Prometheus 3 sends.
+        (
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+             application/openmetrics-text;version=0.0.1;q=0.5,\
+             text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,\
+             */*;q=0.2",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=allow-utf-8",
+        ),
+    ] {
+        let answer = client.request("GET", "/metrics", &[("Accept", accept)]);
+        assert_eq!((answer.status, answer.header("content-type")), (200, content_type), "{accept}");
+        assert_eq!(answer.header("vary"), "Accept, Accept-Encoding");
+        assert_eq!(answer.text().ends_with("# EOF\n"), content_type != TEXT, "{accept}");
+    }
+    assert_eq!(client.get("/metrics").header("content-type"), OPEN_METRICS);
+}
+
+#[test]
+fn gzip_is_used_where_it_is_asked_for() {
+    let exporter = Exporter::start(&[]);
+    let mut client = exporter.connect();
+    let answer = client.request("GET", "/metrics", &[("Accept-Encoding", "gzip")]);
+    assert_eq!(answer.header("content-encoding"), "gzip");
+    let mut text = String::new();
+    GzDecoder::new(answer.body.as_slice()).read_to_string(&mut text).unwrap();
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    let answer = client.request("GET", "/metrics", &[("Accept-Encoding", "gzip;q=0")]);
+    assert_eq!(answer.header("content-encoding"), "");
+}
+
+#[test]
+fn each_path_answers_its_methods_and_no_other() {
+    let exporter = Exporter::start(&["--web.telemetry-path=/scheduler"]);
+    let mut client = exporter.connect();
+    for (method, path, status, allow, body) in [
+        ("GET", "/scheduler", 200, "", "sched_cpu_seconds_total{"),
+        ("POST", "/scheduler", 405, "GET, HEAD", "Method not allowed"),
+        ("GET", "/metrics", 404, "", "Not found"),
+        ("GET", "/-/healthy", 200, "", "healthy"),
+        ("GET", "/-/ready", 200, "", "ready"),
+        ("DELETE", "/-/ready", 405, "GET, HEAD", "Method not allowed"),
+        ("GET", "/-/reload", 405, "POST, PUT", "Method not allowed"),
+        ("POST", "/-/reload", 403, "", "--web.enable-lifecycle"),
+        ("GET", "/", 200, "", "<a href=\"/scheduler\">"),
+        ("GET", "/-/", 404, "", "Not found"),
+    ] {
+        let answer = client.request(method, path, &[]);
+        let found = (answer.status, answer.header("allow"));
+        assert_eq!(found, (status, allow), "{method} {path}");
+        assert!(answer.text().contains(body), "{method} {path}: {}", answer.text());
+        if method == "GET" && status == 200 {
+            let head = client.request("HEAD", path, &[]);
+            assert_eq!((head.status, head.body.len()), (200, 0), "HEAD {path}");
+            assert_eq!(head.header("content-type"), answer.header("content-type"));
+        }
+    }
+    let exposition =
+        sched_exporter_tests::exposition::Exposition::parse(&client.get("/scheduler").text());
+    let requests = "sched_exporter_http_requests_total";
+    assert!(exposition.value(requests, &["path=\"/-/reload\"", "code=\"403\""]) >= 1.0);
+    assert!(exposition.value(requests, &["path=\"other\"", "code=\"404\""]) >= 2.0);
+}
+
+#[test]
+fn every_listen_address_is_served() {
+    let exporter = Exporter::start(&["--web.listen-address=127.0.0.2:0"]);
+    let log = exporter.wait_until("logged both", |_| true);
+    drop(log);
+    let addresses: Vec<SocketAddr> = exporter
+        .log()
+        .lines()
+        .filter_map(|line| line.split("address=").nth(1)?.split(' ').next()?.parse().ok())
+        .collect();
+    assert_eq!(addresses.len(), 2, "{}", exporter.log());
+    for address in addresses {
+        assert_eq!(Client::connect(address).get("/-/ready").status, 200, "{address}");
+    }
+}
+
+/// A configuration whose exposition is megabytes long, more than socket buffers hold.
+fn large_config() -> String {
+    let mut config = String::from("labels:\n");
+    for label in 0..32 {
+        let _ = writeln!(config, "  label_{label}: \"{}\"", "x".repeat(1_000));
+    }
+    config
+}
+
+fn ask_and_do_not_read(exporter: &Exporter) -> Client {
+    let mut client = exporter.connect();
+    client.stream().write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    client
+}
+
+#[test]
+fn clients_that_do_not_read_hold_up_nobody_and_are_cut_off() {
+    let exporter = Exporter::start_with(&large_config(), &["--web.max-requests=2"]);
+    let (mut first, _second) = (ask_and_do_not_read(&exporter), ask_and_do_not_read(&exporter));
+    thread::sleep(Duration::from_millis(300));
+    let mut client = exporter.connect();
+    let refused = client.get("/metrics");
+    assert_eq!(refused.status, 503);
+    assert!(refused.text().contains("Limit of concurrent requests reached (2)"));
+    assert_eq!(client.get("/-/healthy").status, 200);
+
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while client.get("/metrics").status != 200 {
+        assert!(Instant::now() < deadline, "the places are never free again");
+        thread::sleep(Duration::from_millis(200));
+    }
+    let mut taken = Vec::new();
+    let cut_off = first.stream().read_to_end(&mut taken);
+    assert!(cut_off.is_err() || taken.len() < 2_000_000, "{} bytes", taken.len());
+}
+
+#[test]
+fn half_open_requests_hold_up_no_scrape_and_are_closed() {
+    let exporter = Exporter::start(&[]);
+    let mut half_open: Vec<TcpStream> = (0..200)
+        .map(|i| {
+            let mut stream = TcpStream::connect(exporter.address).unwrap();
+            if i % 2 == 0 {
+                stream.write_all(b"GET /metrics HT").unwrap();
+            }
+            stream
+        })
+        .collect();
+    let started = Instant::now();
+    exporter.scrape();
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    for stream in &mut half_open[..4] {
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut rest = Vec::new();
+        // Closed, or reset for what was not read.
+        if let Err(error) = stream.read_to_end(&mut rest) {
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        }
+    }
+}
+
+#[test]
+fn connections_beyond_the_limit_wait_for_a_place() {
+    let exporter = Exporter::start(&["--web.max-connections=3"]);
+    let mut held: Vec<_> = (0..3)
+        .map(|_| {
+            let mut client = exporter.connect();
+            assert_eq!(client.get("/-/ready").status, 200);
+            client
+        })
+        .collect();
+    let mut flood: Vec<_> = (0..200).map(|_| exporter.connect()).collect();
+    let waiting = flood.first_mut().unwrap();
+    waiting.stream().write_all(b"GET /-/ready HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    waiting.stream().set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(waiting.answer(false).is_none(), "accepted beyond the limit");
+    assert_eq!(held[0].get("/-/ready").status, 200);
+    held.pop();
+    waiting.stream().set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    assert_eq!(waiting.answer(false).unwrap().status, 200);
+}
+
+#[test]
+fn a_shutdown_finishes_the_scrapes_under_way() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut exporter = Exporter::start_with(&large_config(), &[]);
+        let mut idle = exporter.connect();
+        assert_eq!(idle.get("/-/ready").status, 200);
+        let mut slow = ask_and_do_not_read(&exporter);
+        thread::sleep(Duration::from_millis(300));
+        exporter.signal(signal);
+        thread::sleep(Duration::from_millis(300));
+        let refused = TcpStream::connect(exporter.address);
+        assert!(refused.is_err(), "accepted after {signal}");
+        let answer = slow.answer(false).unwrap();
+        assert_eq!(answer.status, 200);
+        assert!(answer.body.ends_with(b"# EOF\n"));
+        assert!(exporter.wait().success());
+        assert!(idle.answer(false).is_none());
+        assert!(exporter.log().contains(signal.as_str()), "{}", exporter.log());
+    }
+}
+
+#[test]
+fn garbage_is_answered_or_closed_and_nothing_else() {
+    let exporter = Exporter::start(&[]);
+    for garbage in [
+        &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
+        b"GET /metrics HTTP/9.9\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: banana\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ] {
+        let mut client = exporter.connect();
+        client.stream().write_all(garbage).unwrap();
+        if let Some(answer) = client.answer(false) {
+            assert_eq!(answer.status, 400, "{garbage:?}");
+        }
+    }
+    let header = "x".repeat(1 << 20);
+    let mut client = exporter.connect();
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: a\r\nX: {header}\r\n\r\n");
+    let _ = client.stream().write_all(request.as_bytes());
+    if let Some(answer) = client.answer(false) {
+        assert_eq!(answer.status, 431);
+    }
+    exporter.scrape();
+}

@@ -1,0 +1,255 @@
+//! Every way in which a configuration changes, under scrapes that go on.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use sched_exporter_tests::{
+    exposition::Exposition,
+    process::{CONFIG, Exporter},
+};
+
+/// Keeps polling out of the tests of everything else.
+const NO_POLL: &str = "--config.auto-reload-interval=0s";
+
+fn config(host: &str) -> String {
+    format!("labels:\n  host: {host}\n  zone: zone-of-{host}\n")
+}
+
+/// The value of `host` on the series of an exposition; all scheduler series must agree.
+#[track_caller]
+fn host(exposition: &Exposition) -> String {
+    let label = |series: &str, name: &str| {
+        let (_, rest) = series.split_once(&format!("{name}=\"")).expect(series);
+        rest.split('"').next().unwrap().to_owned()
+    };
+    let mut hosts: Vec<_> = exposition
+        .iter()
+        .filter(|(series, _)| series.starts_with("sched_") && !series.starts_with("sched_exporter"))
+        .map(|(series, _)| (label(series, "host"), label(series, "zone")))
+        .collect();
+    hosts.dedup();
+    let [(host, zone)] = hosts.as_slice() else { panic!("several generations: {hosts:?}") };
+    assert!(*zone == format!("zone-of-{host}") || host == "test-host", "{host} in {zone}");
+    host.clone()
+}
+
+fn successful(exposition: &Exposition) -> bool {
+    exposition.value("sched_exporter_config_last_reload_successful", &[]) > 0.0
+}
+
+fn generation(exposition: &Exposition) -> u64 {
+    exposition.sum("sched_exporter_config_generation", &[])
+}
+
+#[track_caller]
+fn wait_for_host(exporter: &Exporter, expected: &str) -> Exposition {
+    let what = format!("served host {expected}");
+    exporter.wait_until(&what, |exposition| host(exposition) == expected)
+}
+
+fn replace_by_rename(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(new, path).unwrap();
+}
+
+#[test]
+fn a_signal_reloads() {
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1] {
+        // Nothing but the signal tells of this file: its directory is behind a link that moves.
+        let (exporter, moved) = behind_a_moving_link(NO_POLL);
+        moved("b");
+        thread::sleep(Duration::from_millis(500));
+        assert_eq!(host(&exporter.scrape()), "a");
+        exporter.signal(signal);
+        let exposition = wait_for_host(&exporter, "b");
+        assert_eq!(generation(&exposition), 2);
+        assert!(exporter.log().contains(&format!("cause={signal}")), "{}", exporter.log());
+    }
+}
+
+/// An exporter whose configuration changes without an event: the link to its directory moves.
+fn behind_a_moving_link(flag: &str) -> (Exporter, impl Fn(&str) + use<>) {
+    let directory = tempfile::tempdir().unwrap();
+    let top = directory.path().to_owned();
+    let moved = move |host: &str| {
+        fs::create_dir_all(top.join(host)).unwrap();
+        fs::write(top.join(host).join("exporter.yaml"), config(host)).unwrap();
+        symlink(host, top.join("new")).unwrap();
+        fs::rename(top.join("new"), top.join("current")).unwrap();
+    };
+    moved("a");
+    let path = directory.path().join("current/exporter.yaml");
+    (Exporter::start_at(directory, path, &[flag]), moved)
+}
+
+#[test]
+fn a_change_without_an_event_is_found_by_polling() {
+    let (exporter, moved) = behind_a_moving_link("--config.auto-reload-interval=500ms");
+    moved("b");
+    wait_for_host(&exporter, "b");
+    assert!(exporter.log().contains("cause=poll"), "{}", exporter.log());
+}
+
+#[test]
+fn a_file_that_is_written_in_place_is_reloaded() {
+    let exporter = Exporter::start(&[NO_POLL]);
+    fs::write(exporter.config(), config("b")).unwrap();
+    wait_for_host(&exporter, "b");
+    fs::write(exporter.config(), config("c")).unwrap();
+    wait_for_host(&exporter, "c");
+}
+
+#[test]
+fn a_file_that_is_replaced_by_rename_is_reloaded() {
+    let exporter = Exporter::start(&[NO_POLL]);
+    replace_by_rename(exporter.config(), &config("b"));
+    wait_for_host(&exporter, "b");
+    replace_by_rename(exporter.config(), &config("c"));
+    wait_for_host(&exporter, "c");
+}
+
+#[test]
+fn a_file_that_is_deleted_is_kept_in_use_and_reloaded_when_it_is_back() {
+    let exporter = Exporter::start(&[NO_POLL]);
+    fs::remove_file(exporter.config()).unwrap();
+    let gone = exporter.wait_until("noticed the loss", |exposition| !successful(exposition));
+    assert_eq!(host(&gone), "test-host");
+    fs::write(exporter.config(), config("b")).unwrap();
+    let back = wait_for_host(&exporter, "b");
+    assert!(successful(&back));
+}
+
+#[test]
+fn a_configmap_swap_is_reloaded_each_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let mount = directory.path().to_owned();
+    // As kubelet's atomic writer does it.
+    let swap = |host: &str| {
+        let version = format!("..2026_{host}");
+        fs::create_dir(mount.join(&version)).unwrap();
+        fs::write(mount.join(&version).join("exporter.yaml"), config(host)).unwrap();
+        let old = fs::read_link(mount.join("..data")).ok();
+        symlink(&version, mount.join("..data_tmp")).unwrap();
+        fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
+        if let Some(old) = old {
+            fs::remove_dir_all(mount.join(old)).unwrap();
+        }
+    };
+    swap("a");
+    symlink("..data/exporter.yaml", mount.join("exporter.yaml")).unwrap();
+    let path = mount.join("exporter.yaml");
+    let exporter = Exporter::start_at(directory, path, &[NO_POLL]);
+    for host in ["b", "c", "d"] {
+        swap(host);
+        wait_for_host(&exporter, host);
+    }
+}
+
+#[test]
+fn a_post_reloads_and_answers_with_the_outcome() {
+    let exporter = Exporter::start(&["--web.enable-lifecycle", NO_POLL]);
+    let mut client = exporter.connect();
+    let answer = client.request("POST", "/-/reload", &[]);
+    assert_eq!((answer.status, answer.text().as_str()), (200, "unchanged\n"));
+    fs::write(exporter.config(), config("b")).unwrap();
+    let answer = client.request("PUT", "/-/reload", &[]);
+    assert_eq!((answer.status, answer.text().as_str()), (200, "applied\n"));
+    assert_eq!(host(&exporter.scrape()), "b");
+    fs::write(exporter.config(), "labels:\n  cpu: x\n").unwrap();
+    let answer = client.request("POST", "/-/reload", &[]);
+    assert_eq!(answer.status, 500);
+    assert!(answer.text().starts_with("failed to reload config: "), "{}", answer.text());
+    assert!(answer.text().contains("exporter.yaml:2:3"), "{}", answer.text());
+    let exposition = exporter.scrape();
+    let reloads = |outcome: &str| {
+        let outcome = format!("outcome=\"{outcome}\"");
+        exposition.value("sched_exporter_config_reloads_total", &[&outcome])
+    };
+    assert!(reloads("applied") >= 1.0 && reloads("unchanged") >= 1.0 && reloads("failed") >= 1.0);
+}
+
+#[test]
+fn a_bad_file_changes_nothing_but_the_reload_metrics_and_says_why_once() {
+    let exporter = Exporter::start(&["--config.auto-reload-interval=200ms"]);
+    let good = exporter.scrape();
+    assert!(successful(&good));
+    fs::write(exporter.config(), "labels:\n  host: a\n  zone: 7\nlabel: {}\n").unwrap();
+    let bad = exporter.wait_until("refused the file", |exposition| !successful(exposition));
+    assert_eq!((host(&bad).as_str(), generation(&bad)), ("test-host", 1));
+    thread::sleep(Duration::from_secs(1));
+    let log = exporter.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("configuration refused")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    assert!(lines[0].contains(":3:") && lines[0].contains(":4:"), "{}", lines[0]);
+
+    // Back to what is served: a success, but not a new generation.
+    fs::write(exporter.config(), CONFIG).unwrap();
+    let back = exporter.wait_until("recovered", successful);
+    assert_eq!(generation(&back), 1);
+}
+
+#[test]
+fn counters_go_on_across_reloads() {
+    let exporter = Exporter::start(&[NO_POLL]);
+    let before = exporter.scrape();
+    fs::write(exporter.config(), config("b")).unwrap();
+    let after = wait_for_host(&exporter, "b");
+    for (series, value) in after.select("sched_cpu_seconds_total", &[]) {
+        let old =
+            series.replace("host=\"b\"", "host=\"test-host\"").replace("zone-of-b", "test-zone");
+        let (_, old) = before.iter().find(|(series, _)| *series == old).expect(&old);
+        assert!(old.parse::<f64>().unwrap() <= value.parse().unwrap(), "{series}");
+    }
+}
+
+#[test]
+fn every_scrape_shows_one_generation_under_a_storm_of_reloads() {
+    let exporter = Exporter::start(&["--web.enable-lifecycle"]);
+    let done = AtomicBool::new(false);
+    let scrapes: usize = thread::scope(|scope| {
+        let scrapers: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut client = exporter.connect();
+                    let mut scrapes = 0;
+                    let mut last = 0;
+                    while !done.load(Ordering::Relaxed) {
+                        let exposition = Exposition::parse(&client.get("/metrics").text());
+                        host(&exposition);
+                        let generation = generation(&exposition);
+                        assert!(last <= generation, "generation {generation} after {last}");
+                        last = generation;
+                        scrapes += 1;
+                    }
+                    scrapes
+                })
+            })
+            .collect();
+        let mut client = exporter.connect();
+        let end = Instant::now() + Duration::from_secs(3);
+        let mut round = 0;
+        while Instant::now() < end {
+            round += 1;
+            let bad = round % 5 == 0;
+            let text = if bad { "labels: [".to_owned() } else { config(&format!("h{round}")) };
+            replace_by_rename(exporter.config(), &text);
+            if round % 3 == 0 {
+                exporter.signal(Signal::SIGHUP);
+            }
+            let status = client.request("POST", "/-/reload", &[]).status;
+            assert_eq!(status, if bad { 500 } else { 200 });
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(round > 50, "{round} reloads");
+        scrapers.into_iter().map(|scraper| scraper.join().unwrap()).sum()
+    });
+    assert!(scrapes > 300, "{scrapes} scrapes");
+}

@@ -1,0 +1,217 @@
+//! Starting, refusing to start, and the modes that do not serve.
+
+use std::{
+    fs,
+    process::{Command, Output},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::{self, Signal};
+use sched_exporter_tests::{
+    exposition::Exposition,
+    process::{CONFIG, Exporter, PATIENCE, binary, run},
+};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A configuration file in a directory of its own.
+fn config_file(yaml: &str) -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("exporter.yaml");
+    fs::write(&path, yaml).unwrap();
+    let flag = format!("--config.file={}", path.display());
+    (directory, flag)
+}
+
+#[track_caller]
+fn check_refusal(output: &Output, expected: &[&str]) {
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(output.stdout.is_empty());
+    for expected in expected {
+        assert!(stderr.contains(expected), "{stderr:?} lacks {expected:?}");
+    }
+    assert!(!stderr.contains("panicked") && !stderr.contains("backtrace"), "{stderr}");
+}
+
+#[test]
+fn once_prints_one_exposition() {
+    let (_directory, config) = config_file(CONFIG);
+    let output = run(&[&config, "--once"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    assert!(stdout.ends_with("# EOF\n"), "{stdout}");
+    let exposition = Exposition::parse(&stdout);
+    assert!(exposition.sum_ns("sched_cpu_seconds_total", &["host=\"test-host\""]) > 0);
+    assert!(!stdout.contains("_created"));
+    let output = run(&[&config, "--once", "--web.created-samples"]);
+    assert!(text(&output.stdout).contains("sched_cpu_seconds_created{"));
+}
+
+#[test]
+fn the_version_names_revision_and_target() {
+    let output = run(&["--version"]);
+    let stdout = text(&output.stdout);
+    assert!(stdout.starts_with("sched_exporter 0."), "{stdout}");
+    assert!(stdout.contains("revision: ") && stdout.contains("target: "), "{stdout}");
+}
+
+#[test]
+fn a_good_configuration_passes_the_check_and_a_bad_one_is_reported_whole() {
+    let (_directory, config) = config_file(CONFIG);
+    let output = run(&[&config, "--config.check"]);
+    assert!(output.status.success() && text(&output.stdout).contains("good"));
+    let (_directory, config) = config_file("labels:\n  le: a\n  zone: 7\n");
+    check_refusal(&run(&[&config, "--config.check"]), &[":2:3", "`le`", ":3:9", "7"]);
+}
+
+#[test]
+fn a_first_configuration_that_is_bad_ends_the_start_before_anything_is_attached() {
+    let (_directory, config) = config_file("label: {}\n");
+    let output = run(&[&config, "--web.listen-address=127.0.0.1:0"]);
+    check_refusal(&output, &[":1:1", "label"]);
+    assert!(!text(&output.stderr).contains("attached"));
+    let output = run(&["--config.file=/no/such/file.yaml", "--once"]);
+    check_refusal(&output, &["/no/such/file.yaml", "No such file"]);
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    let exporter = Exporter::start(&[]);
+    let (_directory, config) = config_file(CONFIG);
+    let address = format!("--web.listen-address={}", exporter.address);
+    let output = run(&[&config, &address]);
+    check_refusal(&output, &[&exporter.address.to_string(), "in use"]);
+}
+
+fn as_nobody(capabilities: &str, args: &[&str]) -> Output {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    command.args([
+        format!("--inh-caps={capabilities}"),
+        format!("--ambient-caps={capabilities}"),
+        format!("--bounding-set={capabilities}"),
+    ]);
+    command.arg(binary()).args(args).output().unwrap()
+}
+
+/// A copy of the binary and a configuration where everybody may read them.
+fn config_for_nobody() -> (tempfile::TempDir, String) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (directory, config) = config_file(CONFIG);
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    (directory, config)
+}
+
+#[test]
+fn two_capabilities_are_enough() {
+    let (_directory, config) = config_for_nobody();
+    let output = as_nobody("-all,+bpf,+perfmon", &[&config, "--once"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("sched_runqueue_latency_seconds_count"));
+}
+
+#[test]
+fn missing_capabilities_are_named() {
+    let (_directory, config) = config_for_nobody();
+    let none = as_nobody("-all", &[&config, "--once"]);
+    check_refusal(&none, &["CAP_BPF and CAP_PERFMON missing", "run as root"]);
+    let one = as_nobody("-all,+bpf", &[&config, "--once"]);
+    check_refusal(&one, &["capabilities: CAP_PERFMON missing", "sched_switch"]);
+}
+
+#[test]
+fn missing_btf_is_named() {
+    let (_directory, config) = config_file(CONFIG);
+    let script = "mount -t tmpfs none /sys/kernel/btf && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, "sh"]).arg(binary()).args([&config, "--once"]);
+    check_refusal(
+        &command.output().unwrap(),
+        &["/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF=y"],
+    );
+}
+
+#[test]
+fn a_signal_to_reload_that_comes_during_the_start_is_not_lost() {
+    let (_directory, config) = config_file(CONFIG);
+    let child = Command::new(binary())
+        .args([&config, "--web.listen-address=127.0.0.1:0"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    let handled = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(mask.trim(), 16).unwrap() & 1 << (Signal::SIGUSR1 as u32 - 1) != 0
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !handled() {
+        assert!(Instant::now() < deadline);
+        thread::yield_now();
+    }
+    signal::kill(pid, Signal::SIGHUP).unwrap();
+    thread::sleep(Duration::from_millis(1_500));
+    signal::kill(pid, Signal::SIGTERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let log = text(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    assert!(log.contains("cause=SIGHUP"), "{log}");
+}
+
+#[test]
+fn the_kernel_program_logs_through_the_same_logger() {
+    let exporter = Exporter::start(&["--log.ebpf"]);
+    exporter.wait_until("logged a seed", |_| exporter.log().contains("is seeded by pid"));
+    let quiet = Exporter::start(&[]);
+    thread::sleep(Duration::from_millis(200));
+    assert!(!quiet.log().contains("is seeded by pid"));
+}
+
+#[test]
+fn the_log_is_json_where_it_is_asked_for() {
+    let (_directory, config) = config_file(CONFIG);
+    let output = run(&[&config, "--once", "--log.format=json"]);
+    let stderr = text(&output.stderr);
+    assert!(!stderr.is_empty());
+    for line in stderr.lines() {
+        assert!(line.starts_with('{') && line.ends_with('}'), "{line}");
+        assert!(line.contains("\"level\":") && line.contains("\"message\":"), "{line}");
+    }
+}
+
+#[test]
+fn a_feature_that_is_left_out_is_left_out_of_the_exposition_and_says_why() {
+    let exporter = Exporter::start(&["--no-collector.runqueue-latency"]);
+    let exposition = exporter.scrape();
+    assert_eq!(exposition.select("sched_runqueue_latency_seconds_count", &[]).count(), 0);
+    let enabled = "sched_exporter_feature_enabled";
+    let reason = "reason=\"--no-collector.runqueue-latency\"";
+    assert!(exposition.value(enabled, &["feature=\"runqueue_latency\"", reason]) < 0.5);
+    assert!(exposition.value(enabled, &["feature=\"context_switches\""]) > 0.5);
+    assert!(exposition.sum("sched_context_switches_total", &[]) > 0);
+}
+
+#[test]
+fn the_exposition_accounts_for_all_time_of_each_cpu() {
+    let exporter = Exporter::start(&[]);
+    let first = exporter.scrape();
+    thread::sleep(Duration::from_secs(1));
+    let second = exporter.scrape();
+    let mut grown = Vec::new();
+    for cpu in sched_exporter_tests::workload::online() {
+        let cpu = format!("cpu=\"{cpu}\"");
+        let total = |exposition: &Exposition| {
+            exposition.sum_ns("sched_cpu_seconds_total", &[&cpu])
+                + exposition.sum_ns("sched_exporter_unattributed_seconds_total", &[&cpu])
+        };
+        grown.push(total(&second) - total(&first));
+    }
+    let spread = grown.iter().max().unwrap() - grown.iter().min().unwrap();
+    assert!(spread < 100_000, "{grown:?}");
+    assert!((1_000_000_000..1_500_000_000).contains(&grown[0]), "{grown:?}");
+}

@@ -1,0 +1,9 @@
+//! The whole exporter on a real kernel over real HTTP. A module is named for what its tests need;
+//! `cargo xtask test` says which of them a machine can't run.
+
+mod docs;
+mod hotplug;
+mod kernel;
+mod promtool;
+mod python;
+mod trace;

@@ -1,0 +1,29 @@
+//! What Prometheus' own linter says of the text format. It doesn't know OpenMetrics.
+
+use std::{
+    env,
+    io::Write as _,
+    process::{Command, Stdio},
+};
+
+use sched_exporter_tests::process::Exporter;
+
+#[test]
+fn promtool_finds_nothing_in_the_text_format() {
+    let promtool = env::var_os("SCHED_EXPORTER_PROMTOOL").expect("run by `cargo xtask test`");
+    let exporter = Exporter::start_with("labels:\n  host: \"a\\\"b\\\\c\\nd\"\n", &[]);
+    let mut client = exporter.connect();
+    client.get("/metrics");
+    let text = client.request("GET", "/metrics", &[("Accept", "text/plain")]).text();
+    let mut child = Command::new(promtool)
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}\n{text}");
+}

@@ -1,0 +1,187 @@
+//! The real exporter, started as a user starts it.
+
+use std::{
+    env, fs,
+    io::{BufRead as _, BufReader, Read as _},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+use crate::{client::Client, exposition::Exposition};
+
+/// The configuration that tests begin with.
+pub const CONFIG: &str = "labels:\n  host: test-host\n  zone: test-zone\n";
+
+/// How long anything may take that should take milliseconds.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Path of the binary: as `cargo xtask test` gives it, or beside this test's own.
+pub fn binary() -> PathBuf {
+    if let Some(path) = env::var_os("SCHED_EXPORTER_BIN") {
+        return path.into();
+    }
+    let tests = env::current_exe().unwrap();
+    let binary = tests.ancestors().nth(2).unwrap().join("sched_exporter");
+    assert!(binary.exists(), "no {}: run the tests by `cargo xtask test`", binary.display());
+    binary
+}
+
+/// The binary with arguments, run to its end.
+pub fn run(args: &[&str]) -> Output {
+    Command::new(binary()).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// A running exporter; killed when dropped.
+pub struct Exporter {
+    child: Child,
+    /// Where it listens.
+    pub address: SocketAddr,
+    log: Arc<Mutex<String>>,
+    directory: TempDir,
+    config: PathBuf,
+}
+
+impl Exporter {
+    /// Starts it with [`CONFIG`] and waits until it listens.
+    pub fn start(args: &[&str]) -> Self {
+        Self::start_with(CONFIG, args)
+    }
+
+    /// Starts it with the given configuration and waits until it listens.
+    pub fn start_with(config: &str, args: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("exporter.yaml");
+        fs::write(&path, config).unwrap();
+        Self::start_at(directory, path, args)
+    }
+
+    /// Starts it with a configuration that is in place already.
+    pub fn start_at(directory: TempDir, config: PathBuf, args: &[&str]) -> Self {
+        let mut child = Command::new(binary())
+            .arg(format!("--config.file={}", config.display()))
+            .args(["--web.listen-address=127.0.0.1:0", "--log.level=debug"])
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let sink = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let mut log = sink.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let mut exporter =
+            Self { child, address: ([127, 0, 0, 1], 0).into(), log, directory, config };
+        exporter.address = exporter.wait_for_address();
+        exporter
+    }
+
+    fn wait_for_address(&mut self) -> SocketAddr {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let log = self.log();
+            let address = log
+                .split("address=")
+                .nth(1)
+                .and_then(|rest| rest.split([' ', '\n']).next()?.trim_matches('"').parse().ok());
+            if let Some(address) = address {
+                return address;
+            }
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < deadline, "{ended:?}\n{log}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// Path of its configuration.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// A directory for this test alone; it holds the configuration.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        signal::kill(self.pid(), signal).unwrap();
+    }
+
+    /// A new connection to it.
+    pub fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// Scrapes once, on a connection of its own.
+    pub fn scrape(&self) -> Exposition {
+        Exposition::parse(&self.connect().get("/metrics").text())
+    }
+
+    /// Scrapes until `done`, or fails with the log.
+    #[track_caller]
+    pub fn wait_until(&self, what: &str, mut done: impl FnMut(&Exposition) -> bool) -> Exposition {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let exposition = self.scrape();
+            if done(&exposition) {
+                return exposition;
+            }
+            assert!(Instant::now() < deadline, "never {what}\n{}", self.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "still running\n{}", self.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            let mut rest = String::new();
+            if let Some(stderr) = &mut self.child.stderr {
+                let _ = stderr.read_to_string(&mut rest);
+            }
+            println!("log of the exporter:\n{}{rest}", self.log());
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Everything a developer of `sched_exporter` runs, as `cargo xtask <command>`.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for the terminal: results on one stream, what is being done on the other"
+)]
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::Parser;
+
+mod bench;
+mod docs;
+mod ebpf;
+mod needs;
+mod object;
+mod run;
+mod test;
+mod tools;
+mod workspace;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Everything a developer of sched_exporter runs")]
+enum Command {
+    /// Build the exporter and run it with the shipped configuration, as root
+    Run {
+        /// Arguments for the exporter
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Run every test, those that need a kernel included, and say which could not run and why
+    Test {
+        /// Run only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Measure the exporter, as root
+    Bench {
+        /// Arguments for the benchmark
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Build the kernel programs and write the objects that are committed
+    Ebpf {
+        /// Only compare the committed objects with what the source gives
+        #[arg(long)]
+        check: bool,
+    },
+    /// Write the documents that are generated from the code
+    Docs {
+        /// Only compare the committed documents with what the code gives
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Command::parse() {
+        Command::Run { args } => run::run(&args),
+        Command::Test { filter } => test::test(filter.as_deref()),
+        Command::Bench { args } => bench::bench(&args),
+        Command::Ebpf { check } => ebpf::ebpf(check),
+        Command::Docs { check } => docs::docs(check),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,145 @@
+//! What tests need of the machine. A test that needs something is in a module that is named for it,
+//! so that it can be left out where that is missing.
+
+use std::{
+    fs,
+    io::{IsTerminal, stdin},
+    path::{Path, PathBuf},
+    thread::available_parallelism,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    tools,
+    workspace::{command, is_root, probe, root_command, run},
+};
+
+/// Something that tests need.
+pub(crate) struct Need {
+    /// What it is, as in "tests that need …".
+    pub what: &'static str,
+    /// The modules of tests that need it.
+    pub modules: &'static [&'static str],
+    /// What to do where it is missing.
+    pub remedy: &'static str,
+    /// The environment variable that tells tests where it is.
+    pub variable: Option<&'static str>,
+    /// Finds it, or makes it; the error says why it is missing.
+    pub find: fn() -> Result<PathBuf>,
+}
+
+/// The need that decides whether tests run as root.
+pub(crate) const ROOT: &str = "root";
+/// The modules of tests that attach to the kernel.
+const ON_KERNEL: &[&str] = &["kernel", "trace", "hotplug", "python", "promtool"];
+
+/// Everything that tests need, what others build on first.
+pub(crate) const NEEDS: [Need; 8] = [
+    Need {
+        what: ROOT,
+        modules: ON_KERNEL,
+        remedy: "run `sudo -v` first, or run this as root",
+        variable: None,
+        find: root,
+    },
+    Need {
+        what: "a kernel with BTF",
+        modules: ON_KERNEL,
+        remedy: "boot a kernel built with CONFIG_DEBUG_INFO_BTF",
+        variable: None,
+        find: || existing("/sys/kernel/btf/vmlinux"),
+    },
+    Need {
+        what: "two CPUs",
+        modules: ON_KERNEL,
+        remedy: "give this machine another",
+        variable: None,
+        find: two_cpus,
+    },
+    Need {
+        what: "tracefs",
+        modules: &["trace"],
+        remedy: "mount it at /sys/kernel/tracing",
+        variable: Some("SCHED_EXPORTER_TRACEFS"),
+        find: tracefs,
+    },
+    Need {
+        what: "perf",
+        modules: &["trace"],
+        remedy: "install it (Debian's package is linux-perf)",
+        variable: None,
+        find: perf,
+    },
+    Need {
+        what: "a CPU that can be taken offline",
+        modules: &["hotplug"],
+        remedy: "run them on a kernel built with CONFIG_HOTPLUG_CPU, outside of containers",
+        variable: None,
+        find: hotplug,
+    },
+    Need {
+        what: "Python's prometheus_client",
+        modules: &["python"],
+        remedy: "install python3 with venv (Debian's package is python3-venv)",
+        variable: Some("SCHED_EXPORTER_PYTHON"),
+        find: tools::python,
+    },
+    Need {
+        what: "promtool",
+        modules: &["promtool"],
+        remedy: "install Prometheus, and put promtool on PATH",
+        variable: Some("SCHED_EXPORTER_PROMTOOL"),
+        find: tools::promtool,
+    },
+];
+
+fn root() -> Result<PathBuf> {
+    let sudo = || probe(command("sudo").args(["-n", "true"])).is_some();
+    let ask = || stdin().is_terminal() && run(command("sudo").arg("-v")).is_ok();
+    if is_root() || sudo() || ask() {
+        return Ok(PathBuf::new());
+    }
+    bail!("this is not root, and sudo doesn't work without a password");
+}
+
+fn existing(path: &str) -> Result<PathBuf> {
+    fs::metadata(path).with_context(|| path.to_owned())?;
+    Ok(path.into())
+}
+
+fn two_cpus() -> Result<PathBuf> {
+    match available_parallelism()?.get() {
+        1 => bail!("this machine has one"),
+        _ => Ok(PathBuf::new()),
+    }
+}
+
+fn tracefs() -> Result<PathBuf> {
+    if let Some(mounted) = mounted_tracefs()? {
+        return Ok(mounted);
+    }
+    let place = "/sys/kernel/tracing";
+    run(root_command("mount".as_ref(), &[]).args(["-t", "tracefs", "tracefs", place]))?;
+    eprintln!("mounted tracefs at {place}");
+    Ok(place.into())
+}
+
+fn mounted_tracefs() -> Result<Option<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("/proc/self/mounts")?;
+    let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    Ok(mounts.find(|fields| fields[2] == "tracefs").map(|fields| fields[1].into()))
+}
+
+fn perf() -> Result<PathBuf> {
+    // Some distributions put a script there that looks for the perf of the running kernel.
+    probe(command("perf").arg("--version")).context("`perf --version` doesn't work")?;
+    tools::on_path("perf").context("`perf` is not on PATH")
+}
+
+fn hotplug() -> Result<PathBuf> {
+    let switch = Path::new("/sys/devices/system/cpu/cpu1/online");
+    let writable = probe(root_command("test".as_ref(), &[]).arg("-w").arg(switch));
+    writable.with_context(|| format!("{} can't be written", switch.display()))?;
+    Ok(switch.into())
+}

@@ -1,0 +1,53 @@
+//! What is committed of a BPF object: the linker's output without its debug sections, checked for
+//! code that the kernel would refuse. A function of bytes, without IO.
+
+use anyhow::{Result, bail};
+use object::{
+    build::elf::{Builder, SectionData},
+    elf::{SHT_STRTAB, STT_FUNC},
+};
+
+/// The only functions that may be called in `.text`: what LLVM makes of copies.
+const MEMORY_FUNCTIONS: [&[u8]; 3] = [b"memcpy", b"memmove", b"memset"];
+
+/// Strips a linked object. Programs, maps, symbols, relocations and BTF with its line numbers stay.
+///
+/// Fails where a panic can be reached, or where a function was not inlined into its program.
+pub(crate) fn finish(linked: &[u8]) -> Result<Vec<u8>> {
+    let mut elf = Builder::read(linked)?;
+    check_calls(&elf)?;
+
+    for section in &mut elf.sections {
+        section.delete =
+            section.name.starts_with(b".debug") || section.name.starts_with(b".rel.debug");
+    }
+    // LLVM keeps the names of sections and symbols in one table, `object` in two.
+    let names = elf.sections.add();
+    names.name = ".shstrtab".into();
+    names.sh_type = SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = SectionData::SectionString;
+
+    let mut stripped = Vec::new();
+    elf.write(&mut stripped)?;
+    Ok(stripped)
+}
+
+fn check_calls(elf: &Builder<'_>) -> Result<()> {
+    for section in &elf.sections {
+        if section.name.starts_with(b".text.unlikely") {
+            bail!("section `{}` holds code for the unlikely, which is a panic", section.name);
+        }
+    }
+    for symbol in &elf.symbols {
+        let name: &[u8] = &symbol.name;
+        if name.windows(5).any(|part| part == b"panic") {
+            bail!("a panic can be reached: symbol `{}`", symbol.name);
+        }
+        let in_text = symbol.section.is_some_and(|id| &*elf.sections.get(id).name == b".text");
+        if in_text && symbol.st_type() == STT_FUNC && !MEMORY_FUNCTIONS.contains(&name) {
+            bail!("function `{}` was not inlined into its program", symbol.name);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! `cargo xtask test`: every test of the workspace. Those of package `sched_exporter-tests` run the
+//! exporter on this machine's kernel, as root; what can't run here is counted and said.
+
+use std::{
+    env,
+    io::{Read, Write, stdout},
+    path::PathBuf,
+    process::{Command, ExitCode, Stdio},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    needs::{NEEDS, Need, ROOT},
+    workspace::{Executable, build, build_exporter, command, output, root, root_command, spell},
+};
+
+/// Runs all tests, or those whose name contains `filter`.
+pub(crate) fn test(filter: Option<&str>) -> Result<ExitCode> {
+    let mut machine = Machine::find()?;
+    let mut tally = Tally::default();
+    for tests in build(&["test", "--workspace", "--no-run"])?.iter().filter(|built| built.test) {
+        if tests.package == root().join("tests") {
+            machine.count_skipped(tests, filter)?;
+            tally.run(&tests.name, machine.command(tests).args(filter))?;
+        } else {
+            tally.run(&tests.name, own_command(tests).args(filter))?;
+        }
+    }
+    let mut examples = command("cargo");
+    examples.args(["test", "--workspace", "--doc", "--quiet", "--"]);
+    tally.run("examples in the documentation", examples.args(filter))?;
+    Ok(report(&tally, &machine.missing))
+}
+
+/// The command for tests that need nothing, as `cargo test` would run them.
+fn own_command(tests: &Executable) -> Command {
+    let mut command = Command::new(&tests.path);
+    command.current_dir(&tests.package).env("CARGO_MANIFEST_DIR", &tests.package);
+    command
+}
+
+/// What this machine has, of what tests need.
+struct Machine {
+    /// What tells tests where things are.
+    variables: Vec<(&'static str, PathBuf)>,
+    missing: Vec<Missing>,
+}
+
+/// A need that isn't met here.
+struct Missing {
+    need: &'static Need,
+    why: anyhow::Error,
+    /// The modules left out for it: those that no earlier need leaves out.
+    modules: Vec<&'static str>,
+    /// The tests left out.
+    tests: usize,
+}
+
+impl Machine {
+    fn find() -> Result<Self> {
+        let variables = vec![("SCHED_EXPORTER_BIN", build_exporter()?)];
+        let mut machine = Self { variables, missing: Vec::new() };
+        for need in &NEEDS {
+            let mut modules = need.modules.to_vec();
+            modules.retain(|module| !machine.left_out().any(|left_out| left_out == *module));
+            if modules.is_empty() {
+                continue;
+            }
+            match (need.find)() {
+                Ok(path) => machine.variables.extend(need.variable.map(|name| (name, path))),
+                Err(why) => machine.missing.push(Missing { need, why, modules, tests: 0 }),
+            }
+        }
+        Ok(machine)
+    }
+
+    fn left_out(&self) -> impl Iterator<Item = &'static str> {
+        self.missing.iter().flat_map(|missing| missing.modules.iter().copied())
+    }
+
+    /// Counts the tests that are left out.
+    fn count_skipped(&mut self, tests: &Executable, filter: Option<&str>) -> Result<()> {
+        let list = output(Command::new(&tests.path).arg("--list").args(filter))?;
+        let list = String::from_utf8(list).context("list of tests")?;
+        for name in list.lines().filter_map(|line| line.strip_suffix(": test")) {
+            let in_module = |module: &&str| name.contains(&format!("{module}::"));
+            let missing = self.missing.iter_mut();
+            if let Some(missing) = missing.into_iter().find(|it| it.modules.iter().any(in_module)) {
+                missing.tests += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The command for tests of the whole exporter: one at a time, since they share a kernel.
+    fn command(&self, tests: &Executable) -> Command {
+        let mut command = if self.missing.iter().any(|missing| missing.need.what == ROOT) {
+            let mut command = Command::new(&tests.path);
+            command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+            command
+        } else {
+            root_command(&tests.path, &self.variables)
+        };
+        command.current_dir(&tests.package).arg("--test-threads=1");
+        for module in self.left_out() {
+            command.arg(format!("--skip={module}::"));
+        }
+        command
+    }
+}
+
+/// What came of the tests, by libtest's own count.
+#[derive(Debug, Default, PartialEq)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+    ignored: usize,
+    /// What ended without saying that a test had failed.
+    died: Vec<String>,
+}
+
+impl Tally {
+    /// Runs a harness, showing what it writes while it writes it.
+    fn run(&mut self, name: &str, command: &mut Command) -> Result<()> {
+        println!("\n{name}");
+        let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| spell(command))?;
+        let mut pipe = child.stdout.take().context("standard output was asked for")?;
+        let (mut written, mut chunk) = (Vec::new(), [0; 4096]);
+        loop {
+            let length = pipe.read(&mut chunk)?;
+            if length == 0 {
+                break;
+            }
+            stdout().write_all(&chunk[..length])?;
+            stdout().flush()?;
+            written.extend_from_slice(&chunk[..length]);
+        }
+        let status = child.wait()?;
+        let failed_before = self.failed;
+        self.add(&String::from_utf8_lossy(&written));
+        if !status.success() && self.failed == failed_before {
+            self.failed += 1;
+            self.died.push(format!("{name}: {status}"));
+        }
+        Ok(())
+    }
+
+    /// Adds each line such as `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+    fn add(&mut self, written: &str) {
+        for result in written.lines().filter_map(|line| line.strip_prefix("test result: ")) {
+            let words: Vec<_> = result.split([' ', ';']).collect();
+            let count = |what| {
+                let found = words.windows(2).find(|pair| pair[1] == what);
+                found.and_then(|pair| pair[0].parse().ok()).unwrap_or(0)
+            };
+            self.passed += count("passed");
+            self.failed += count("failed");
+            self.ignored += count("ignored");
+        }
+    }
+}
+
+/// Says what was not run, and ends with the counts on a line of their own.
+fn report(tally: &Tally, missing: &[Missing]) -> ExitCode {
+    println!();
+    for died in &tally.died {
+        println!("failed: {died}");
+    }
+    for Missing { need, why, tests, .. } in missing.iter().filter(|missing| missing.tests > 0) {
+        println!("not run: {tests} tests that need {}: {why:#}; {}", need.what, need.remedy);
+    }
+    if tally.ignored > 0 {
+        println!("not run: {} tests that are marked `#[ignore]`", tally.ignored);
+    }
+    let Tally { passed, failed, ignored, .. } = tally;
+    let skipped = ignored + missing.iter().map(|missing| missing.tests).sum::<usize>();
+    let on_ci = env::var_os("CI").is_some_and(|value| !value.is_empty());
+    if skipped > 0 && on_ci {
+        println!("failed: CI is set, and there every test has to run");
+    }
+    match skipped {
+        0 => println!("{passed} passed, {failed} failed"),
+        _ => println!("{passed} passed, {failed} failed, {skipped} skipped"),
+    }
+    if *failed > 0 || skipped > 0 && on_ci { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tally;
+
+    #[test]
+    fn counts_are_summed_over_harnesses() {
+        let mut tally = Tally::default();
+        tally.add(
+            "test a::b ... ok\n\ntest result: ok. 3 passed; 0 failed; 1 ignored; 0 measured\n",
+        );
+        tally.add(
+            "test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured; finished in 1s\n",
+        );
+        assert_eq!(tally, Tally { passed: 7, failed: 2, ignored: 1, died: vec![] });
+    }
+}

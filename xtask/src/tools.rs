@@ -1,0 +1,182 @@
+//! The tools that xtask needs beside stable Rust: found where they are, installed where they are
+//! missing, with a line for each.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace::{command, is_root, probe, root, run, tools};
+
+/// The compiler that the committed objects are built with: their bytes depend on it.
+const RUST: &str = "1.95.0";
+/// The newest that takes the bitcode of that compiler.
+const BPF_LINKER: &str = "0.10.3";
+/// What checks our exposition in the tests.
+const PROMETHEUS_CLIENT: &str = "0.26.0";
+
+/// Rust in the version that the objects are built with, and the standard library's source.
+pub(crate) struct PinnedRust {
+    /// What rustup is asked for; nothing where the version is the current one.
+    toolchain: Option<&'static str>,
+    sysroot: PathBuf,
+}
+
+impl PinnedRust {
+    /// Finds it, or installs it through rustup.
+    pub(crate) fn find() -> Result<Self> {
+        let version = probe(command("rustc").arg("--version")).context("`rustc` is not on PATH")?;
+        let toolchain = if is_pinned(&version) { None } else { Some(RUST) };
+        if toolchain.is_some() && !has_toolchain() {
+            let install = ["toolchain", "install", RUST, "--profile", "minimal"];
+            run(command("rustup").args(install)).with_context(|| {
+                format!("the objects are built with Rust {RUST}, and this is {version}; install it")
+            })?;
+            eprintln!("installed Rust {RUST}");
+        }
+        let mut rust = Self { toolchain, sysroot: PathBuf::new() };
+        let sysroot = probe(rust.command("rustc").args(["--print", "sysroot"]));
+        rust.sysroot = sysroot.context("`rustc --print sysroot` failed")?.into();
+        rust.ensure_library()?;
+        Ok(rust)
+    }
+
+    /// A command that runs at the root of the workspace, with this Rust.
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = command(program);
+        command.envs(self.toolchain.map(|toolchain| ("RUSTUP_TOOLCHAIN", toolchain)));
+        command
+    }
+
+    /// The standard library's source.
+    pub(crate) fn library(&self) -> PathBuf {
+        self.sysroot.join("lib/rustlib/src/rust/library")
+    }
+
+    fn ensure_library(&self) -> Result<()> {
+        let present = || self.library().join("core/src/lib.rs").exists();
+        if present() {
+            return Ok(());
+        }
+        // The second is for machines that can't reach rustup's server.
+        let script = root().join("../shared/tools/rust-src.sh");
+        let mut rustup = self.command("rustup");
+        let mut bash = self.command("bash");
+        for attempt in [rustup.args(["component", "add", "rust-src"]), bash.arg(script)] {
+            if probe(attempt).is_some() && present() {
+                eprintln!("installed the source of Rust's standard library ({RUST})");
+                return Ok(());
+            }
+        }
+        bail!(
+            "the source of Rust's standard library is missing from {}; \
+             run `rustup component add rust-src`",
+            self.library().display()
+        );
+    }
+}
+
+fn is_pinned(version: &str) -> bool {
+    version.split_whitespace().nth(1) == Some(RUST)
+}
+
+fn has_toolchain() -> bool {
+    probe(command("rustup").args(["run", RUST, "rustc", "--version"]))
+        .as_deref()
+        .is_some_and(is_pinned)
+}
+
+/// The linker of BPF objects, as the directory that has it; none where it is on `PATH`.
+pub(crate) struct BpfLinker(Option<PathBuf>);
+
+impl BpfLinker {
+    /// Finds it on `PATH` or among our tools, or installs it there.
+    pub(crate) fn find(rust: &PinnedRust) -> Result<Self> {
+        let fits = |program: &Path| {
+            probe(rust.command(program).arg("--version"))
+                .is_some_and(|version| version == format!("bpf-linker {BPF_LINKER}"))
+        };
+        if fits("bpf-linker".as_ref()) {
+            return Ok(Self(None));
+        }
+        let directory = tools().join("bin");
+        if !fits(&directory.join("bpf-linker")) {
+            run(rust
+                .command("cargo")
+                .args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--quiet"])
+                .arg("--root")
+                .arg(tools()))?;
+            eprintln!("installed bpf-linker {BPF_LINKER} in {}", directory.display());
+        }
+        Ok(Self(Some(directory)))
+    }
+
+    /// `PATH` with the linker on it.
+    pub(crate) fn search_path(&self) -> Result<OsString> {
+        let path = env::var_os("PATH").unwrap_or_default();
+        Ok(env::join_paths(self.0.iter().cloned().chain(env::split_paths(&path)))?)
+    }
+}
+
+/// A Python with `prometheus_client`.
+pub(crate) fn python() -> Result<PathBuf> {
+    let venv = tools().join("venv");
+    let python = venv.join("bin/python");
+    let version = "import importlib.metadata as m; print(m.version('prometheus_client'))";
+    let fits = || {
+        probe(command(&python).args(["-c", version]))
+            .is_some_and(|found| found == PROMETHEUS_CLIENT)
+    };
+    if !fits() {
+        run(command("python3").args(["-m", "venv", "--clear"]).arg(&venv).stdout(Stdio::null()))?;
+        let package = format!("prometheus_client=={PROMETHEUS_CLIENT}");
+        let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", &package];
+        run(command(&python).args(install))?;
+        eprintln!("installed {package} in {}", venv.display());
+    }
+    Ok(python)
+}
+
+/// Prometheus's own checker: the one on `PATH`, or Debian's unpacked among our tools.
+pub(crate) fn promtool() -> Result<PathBuf> {
+    if let Some(found) = on_path("promtool") {
+        return Ok(found);
+    }
+    let unpacked = tools().join("prometheus");
+    let promtool = unpacked.join("usr/bin/promtool");
+    if !promtool.exists() {
+        let package = download_debian("prometheus")?;
+        run(command("dpkg-deb").arg("--extract").arg(package).arg(&unpacked))?;
+        eprintln!("installed promtool in {}", unpacked.display());
+    }
+    Ok(promtool)
+}
+
+/// Where a program is on `PATH`.
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
+    probe(command("sh").args(["-c", "command -v \"$0\"", program])).map(PathBuf::from)
+}
+
+/// Downloads a package of Debian or its kin, which needs no root, and returns the file.
+fn download_debian(package: &str) -> Result<PathBuf> {
+    let directory = tools().join(package);
+    fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+    let mut download = command("apt-get");
+    download.args(["-qq", "-o", "APT::Sandbox::User=root", "download", package]);
+    download.current_dir(&directory);
+    // Without the lists of packages, as on a new machine, the first attempt fails.
+    if probe(&mut download).is_none() {
+        if is_root() {
+            run(command("apt-get").args(["-qq", "update"]))?;
+        }
+        run(&mut download)?;
+    }
+    let mut files = fs::read_dir(&directory)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let file = files.find(|path| path.extension().is_some_and(|extension| extension == "deb"));
+    file.with_context(|| format!("`apt-get download {package}` left no package"))
+}

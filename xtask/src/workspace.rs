@@ -1,0 +1,133 @@
+//! The workspace on disk, and the commands that are run in it.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// The directory of the workspace's `Cargo.toml`.
+pub(crate) fn root() -> PathBuf {
+    // Cargo says where the package is now; the path compiled in is for a binary started by hand.
+    let xtask = env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    xtask.parent().map_or(xtask.clone(), Path::to_path_buf)
+}
+
+/// Where the tools are kept that xtask installs.
+pub(crate) fn tools() -> PathBuf {
+    root().join("target/tools")
+}
+
+/// A command that runs at the root of the workspace.
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(root());
+    command
+}
+
+/// A command that runs as root, where the user is. Variables are spelled out, since `sudo` may drop
+/// those it inherits.
+pub(crate) fn root_command(program: &Path, variables: &[(&str, PathBuf)]) -> Command {
+    if is_root() {
+        let mut command = Command::new(program);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        return command;
+    }
+    let mut command = Command::new("sudo");
+    command.arg("env");
+    for (name, value) in variables {
+        let mut variable = OsStr::new(name).to_owned();
+        variable.push("=");
+        variable.push(value);
+        command.arg(variable);
+    }
+    command.arg(program);
+    command
+}
+
+/// Whether this process is root.
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+/// Runs a command to its end; it writes where we write.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| spell(command))?;
+    if !status.success() {
+        bail!("{}: {status}", spell(command));
+    }
+    Ok(())
+}
+
+/// Runs a command and returns what it wrote to standard output.
+pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
+    let output = command.stderr(Stdio::inherit()).output().with_context(|| spell(command))?;
+    if !output.status.success() {
+        bail!("{}: {}", spell(command), output.status);
+    }
+    Ok(output.stdout)
+}
+
+/// What a command writes to standard output, or nothing where it can't be run or fails. Silent.
+pub(crate) fn probe(command: &mut Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
+}
+
+/// A command as one would type it.
+pub(crate) fn spell(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
+
+/// An executable that cargo has built.
+pub(crate) struct Executable {
+    /// The directory of its package.
+    pub package: PathBuf,
+    /// The target's name.
+    pub name: String,
+    /// The target's kind: `bin`, `lib`, `test`, `bench`.
+    pub kind: String,
+    /// Whether it is a harness with the tests of its target.
+    pub test: bool,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// Runs `cargo` with these arguments and returns the executables that it names.
+pub(crate) fn build(args: &[&str]) -> Result<Vec<Executable>> {
+    let messages =
+        output(command("cargo").args(args).arg("--message-format=json-render-diagnostics"))?;
+    let messages = String::from_utf8(messages).context("cargo's messages")?;
+    let mut executables = Vec::new();
+    for line in messages.lines() {
+        let message: Value = serde_json::from_str(line).context("cargo's messages")?;
+        let text = |pointer| message.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        if text("/executable").is_empty() {
+            continue;
+        }
+        executables.push(Executable {
+            package: Path::new(text("/manifest_path")).with_file_name(""),
+            name: text("/target/name").to_owned(),
+            kind: text("/target/kind/0").to_owned(),
+            test: message.pointer("/profile/test") == Some(&Value::Bool(true)),
+            path: text("/executable").into(),
+        });
+    }
+    Ok(executables)
+}
+
+/// Builds the exporter as it is shipped.
+pub(crate) fn build_exporter() -> Result<PathBuf> {
+    let args = ["build", "--release", "--package", "sched_exporter", "--bin", "sched_exporter"];
+    let built = build(&args)?.into_iter().find(|executable| executable.kind == "bin");
+    Ok(built.context("cargo built no `sched_exporter`")?.path)
+}
