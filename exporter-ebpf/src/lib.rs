@@ -5,6 +5,7 @@
 //! is `src/bin/sched.rs`.
 
 #![no_std]
+#![expect(clippy::inline_always, reason = "BPF has no calls worth the name")]
 
 /// What a CPU is doing. A CPU is in the mode of the task that is current on it, as that task was
 /// when it was switched in.
@@ -77,6 +78,10 @@ pub struct CpuRecord {
     /// The open interval: when it began, and its mode, in one word so that no reader can see one
     /// without the other. See [`CpuRecord::open`]. Zero until the CPU is seeded.
     pub open: u64,
+    /// Address of the task that was switched in last. The next switch must be away from it.
+    pub current: u64,
+    /// Switches that the hook did not report, as the next one showed.
+    pub missed: u64,
     /// When accounting began on this CPU: its first switch.
     pub seeded_at: u64,
     /// Time during which the CPU was offline, charged to no mode.
@@ -95,7 +100,7 @@ pub struct CpuRecord {
 }
 
 const _: () = assert!(Mode::ALL.len() as u64 == CpuRecord::MAY_GO_OFFLINE);
-const _: () = assert!(size_of::<CpuRecord>() == 8 * (4 + 8 + 3 + 1 + WAIT_BUCKETS + 1));
+const _: () = assert!(size_of::<CpuRecord>() == 8 * (6 + 8 + 3 + 1 + WAIT_BUCKETS + 1));
 
 /// Low bits of the word [`CpuRecord::open`] that hold the mode and [`CpuRecord::MAY_GO_OFFLINE`]; the
 /// other 60 bits hold nanoseconds, for 36 years of uptime.
@@ -106,6 +111,8 @@ impl CpuRecord {
     pub const ZERO: Self = Self {
         done: 0,
         open: 0,
+        current: 0,
+        missed: 0,
         seeded_at: 0,
         offline_ns: 0,
         mode_ns: [0; Mode::ALL.len()],
@@ -116,8 +123,13 @@ impl CpuRecord {
     };
 
     /// Bit of an open interval in which the CPU may turn out to have gone offline: that of the
-    /// stopper thread, which is short otherwise. It belongs to no mode until it is closed.
+    /// stopper thread.
     pub const MAY_GO_OFFLINE: u64 = 1 << (MODE_BITS - 1);
+
+    /// How much of an interval in which the CPU goes offline is the stopper's own work; the rest is
+    /// time offline. While the interval is open, no more of it is charged: so what readers have
+    /// seen never has to be taken back.
+    pub const STOPPER_NS: u64 = 1_000_000;
 
     /// The word for an interval that began at `since`, of the given mode and bit.
     #[inline(always)]

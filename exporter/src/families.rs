@@ -41,6 +41,13 @@ const UNATTRIBUTED: Family<'_> = Family {
            while it was offline.",
 };
 
+const MISSED: Family<'_> = Family {
+    name: "sched_exporter_missed_switches",
+    kind: Kind::Counter,
+    help: "Switches of each CPU that the kernel's hook did not report, found when the next one was \
+           away from another task than expected. Their time is charged to the mode before them.",
+};
+
 const BUILD: Family<'_> = Family {
     name: "sched_exporter_build",
     kind: Kind::Info,
@@ -85,11 +92,12 @@ const LOG_MESSAGES: Family<'_> = Family {
 };
 
 /// Every family that this module writes, with its labels, in the order of the exposition.
-pub const ALL: [(Family<'_>, &[&str]); 11] = [
+pub const ALL: [(Family<'_>, &[&str]); 12] = [
     (CPU_SECONDS, &["cpu", "mode"]),
     (SWITCHES, &["cpu", "reason"]),
     (LATENCY, &["cpu", "le"]),
     (UNATTRIBUTED, &["cpu"]),
+    (MISSED, &["cpu"]),
     (BUILD, &["version", "revision", "target"]),
     (CONFIG, &["sha256"]),
     (GENERATION, &[]),
@@ -238,6 +246,13 @@ pub fn write_own<'a>(
     for cpu in &snapshot.cpus {
         with_cpu(&mut labels, cpu.id, |labels| {
             encoder.sample(labels, "", Value::Nanoseconds(cpu.unattributed_ns));
+        });
+    }
+    encoder.family(MISSED);
+    for cpu in &snapshot.cpus {
+        let Some(times) = &cpu.times else { continue };
+        with_cpu(&mut labels, cpu.id, |labels| {
+            encoder.sample(labels, "", Value::Integer(times.missed_switches));
         });
     }
     let of = |pairs: &[(&'static str, &str)]| pairs.iter().copied().collect::<Labels>();

@@ -31,6 +31,8 @@ pub struct Times {
     pub mode_ns: [u64; Mode::ALL.len()],
     /// Switches by [`Reason`].
     pub switches: [u64; Reason::ALL.len()],
+    /// Switches that the kernel's hook did not report.
+    pub missed_switches: u64,
     /// Sum of run-queue waits.
     pub wait_ns: u64,
     /// Run-queue waits by length, as in [`CpuRecord::wait_buckets`].
@@ -48,16 +50,17 @@ pub fn is_whole(record: &CpuRecord) -> bool {
 /// A CPU at the instant `now`, from a record that was copied after `now` was taken.
 ///
 /// The open interval is charged to its mode up to `now`. An interval that began later adds nothing:
-/// then the record already holds all time up to its start. Nor does one in which the CPU may have
-/// gone offline, until it is closed. So no later snapshot can show less in any mode, and no scrape
-/// sees a counter go back.
+/// then the record already holds all time up to its start. One in which the CPU may have gone
+/// offline adds only what is the stopper's in either case. So no later snapshot can show less in
+/// any mode, and no scrape sees a counter go back.
 pub fn settle(id: u32, record: &CpuRecord, now: u64, attached_at: u64) -> Cpu {
     if record.open == 0 {
         return Cpu { id, times: None, unattributed_ns: now.saturating_sub(attached_at) };
     }
     let (since, mode) = CpuRecord::open(record.open);
     let may_be_offline = record.open & CpuRecord::MAY_GO_OFFLINE != 0;
-    let open_ns = if may_be_offline { 0 } else { now.saturating_sub(since) };
+    let most_ns = if may_be_offline { CpuRecord::STOPPER_NS } else { u64::MAX };
+    let open_ns = now.saturating_sub(since).min(most_ns);
     let mut mode_ns = record.mode_ns;
     if let Some(ns) = usize::try_from(mode).ok().and_then(|mode| mode_ns.get_mut(mode)) {
         *ns += open_ns;
@@ -67,6 +70,7 @@ pub fn settle(id: u32, record: &CpuRecord, now: u64, attached_at: u64) -> Cpu {
         times: Some(Times {
             mode_ns,
             switches: record.switches,
+            missed_switches: record.missed,
             wait_ns: record.wait_ns,
             wait_buckets: record.wait_buckets,
         }),
@@ -108,12 +112,15 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_in_which_the_cpu_may_have_gone_offline_is_not_charged_yet() {
+    fn an_interval_in_which_the_cpu_may_have_gone_offline_is_charged_as_far_as_it_is_certain() {
         let mut record = record(100, 150, Mode::Kthread, 30, 20);
         record.open |= CpuRecord::MAY_GO_OFFLINE;
         assert!(is_whole(&record));
-        let times = settle(0, &record, 175, 100).times.unwrap();
-        assert_eq!(times.mode_ns.iter().sum::<u64>(), 50);
+        let kthread =
+            |now| settle(0, &record, now, 100).times.unwrap().mode_ns[Mode::Kthread as usize];
+        assert_eq!(kthread(175), 25);
+        assert_eq!(kthread(150 + CpuRecord::STOPPER_NS), CpuRecord::STOPPER_NS);
+        assert_eq!(kthread(900_000_000_000), CpuRecord::STOPPER_NS);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     fs, hint,
     sync::{
-        Arc,
+        Arc, Condvar, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -62,31 +62,46 @@ pub fn sleep_until(deadline: u64) {
 /// Threads that work until dropped.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    end: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Threads that no longer work, but have not ended; they end when this is dropped.
-pub struct Parked(#[expect(dead_code, reason = "held for its drop")] Load);
+/// Lets threads spin while it is open, and sleep while it is not.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    /// Opens or closes it.
+    pub fn open(&self, open: bool) {
+        *self.0.0.lock().unwrap() = open;
+        self.0.1.notify_all();
+    }
+
+    /// Spins a while where it is open; else waits for it to open, or half a second.
+    pub fn pass(&self) {
+        let open = self.0.0.lock().unwrap();
+        if *open {
+            drop(open);
+            spin_until(monotonic_ns() + 1_000_000);
+        } else {
+            drop(self.0.1.wait_timeout(open, Duration::from_millis(500)));
+        }
+    }
+}
 
 impl Load {
     /// Runs `step` over and over on each of `cpus`.
     pub fn on(cpus: &[usize], step: impl Fn() + Clone + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let end = Arc::new(AtomicBool::new(false));
         let threads = cpus.iter().map(|&cpu| {
-            let (stop, end, step) = (Arc::clone(&stop), Arc::clone(&end), step.clone());
+            let (stop, step) = (Arc::clone(&stop), step.clone());
             thread::spawn(move || {
                 pin(cpu);
                 while !stop.load(Ordering::Relaxed) {
                     step();
                 }
-                while !end.load(Ordering::Relaxed) {
-                    thread::park();
-                }
             })
         });
-        Self { threads: threads.collect(), stop, end }
+        Self { threads: threads.collect(), stop }
     }
 
     /// Never gives the CPU up of its own will.
@@ -110,21 +125,9 @@ impl Load {
     }
 }
 
-impl Load {
-    /// Stops the work, and keeps the threads.
-    pub fn park(self) -> Parked {
-        self.stop.store(true, Ordering::Relaxed);
-        Parked(self)
-    }
-}
-
 impl Drop for Load {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.end.store(true, Ordering::Relaxed);
-        for thread in &self.threads {
-            thread.thread().unpark();
-        }
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     object,
-    tools::{BpfLinker, PinnedRust},
+    tools::{PinnedRust, path_with_bpf_linker},
     workspace::{root, run},
 };
 
@@ -21,8 +21,7 @@ const TARGET: &str = "bpfel-unknown-none";
 /// Builds the objects and writes them, or with `check` compares them with the committed ones.
 pub(crate) fn ebpf(check: bool) -> Result<ExitCode> {
     let rust = PinnedRust::find()?;
-    let linker = BpfLinker::find(&rust)?;
-    build(&rust, &linker)?;
+    build(&rust)?;
 
     let mut stale = Vec::new();
     for program in PROGRAMS {
@@ -48,7 +47,8 @@ pub(crate) fn ebpf(check: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn build(rust: &PinnedRust, linker: &BpfLinker) -> Result<()> {
+/// Builds the programs, in a target directory and with flags of their own.
+fn build(rust: &PinnedRust) -> Result<()> {
     // Cargo names the directories of its sources, which are remapped, when it fetches them.
     run(rust.command("cargo").args(["fetch", "--quiet", "--locked"]))?;
     run(rust
@@ -56,7 +56,7 @@ fn build(rust: &PinnedRust, linker: &BpfLinker) -> Result<()> {
         .args(["build", "--release", "--locked", "-Z", "build-std=core", "--target", TARGET])
         .args(["--package", "sched_exporter-ebpf", "--features", "program", "--bins"])
         .args(["--target-dir", "target/bpf"])
-        .env("PATH", linker.search_path()?)
+        .env("PATH", path_with_bpf_linker(rust)?)
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_INCREMENTAL", "0")
         .env("CARGO_ENCODED_RUSTFLAGS", flags(rust)?))
@@ -69,7 +69,7 @@ fn flags(rust: &PinnedRust) -> Result<OsString> {
         "-Cpanic=abort",
         "-Clinker=bpf-linker",
         "-Clink-arg=--btf",
-        // Only the names of files depend on it, and it would be the building machine's.
+        // Nothing but names of files depends on it, and it would be the building machine's.
         "--cfg=bpf_target_arch=\"x86_64\"",
     ]
     .map(OsString::from)

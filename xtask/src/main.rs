@@ -21,7 +21,7 @@ mod tools;
 mod workspace;
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Everything a developer of sched_exporter runs")]
+#[command(bin_name = "cargo xtask", about = "Everything a developer of sched_exporter runs")]
 enum Command {
     /// Build the exporter and run it with the shipped configuration, as root
     Run {

@@ -34,11 +34,6 @@ pub(crate) fn finish(linked: &[u8]) -> Result<Vec<u8>> {
 }
 
 fn check_calls(elf: &Builder<'_>) -> Result<()> {
-    for section in &elf.sections {
-        if section.name.starts_with(b".text.unlikely") {
-            bail!("section `{}` holds code for the unlikely, which is a panic", section.name);
-        }
-    }
     for symbol in &elf.symbols {
         let name: &[u8] = &symbol.name;
         if name.windows(5).any(|part| part == b"panic") {
@@ -47,6 +42,11 @@ fn check_calls(elf: &Builder<'_>) -> Result<()> {
         let in_text = symbol.section.is_some_and(|id| &*elf.sections.get(id).name == b".text");
         if in_text && symbol.st_type() == STT_FUNC && !MEMORY_FUNCTIONS.contains(&name) {
             bail!("function `{}` was not inlined into its program", symbol.name);
+        }
+    }
+    for section in &elf.sections {
+        if section.name.starts_with(b".text.unlikely") {
+            bail!("section `{}` holds what the compiler takes for a way to a panic", section.name);
         }
     }
     Ok(())

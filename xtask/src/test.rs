@@ -20,24 +20,19 @@ pub(crate) fn test(filter: Option<&str>) -> Result<ExitCode> {
     let mut machine = Machine::find()?;
     let mut tally = Tally::default();
     for tests in build(&["test", "--workspace", "--no-run"])?.iter().filter(|built| built.test) {
-        if tests.package == root().join("tests") {
+        let mut command = if tests.package == root().join("tests") {
             machine.count_skipped(tests, filter)?;
-            tally.run(&tests.name, machine.command(tests).args(filter))?;
+            machine.command(tests)
         } else {
-            tally.run(&tests.name, own_command(tests).args(filter))?;
-        }
+            Command::new(&tests.path)
+        };
+        command.current_dir(&tests.package).env("CARGO_MANIFEST_DIR", &tests.package);
+        tally.run(&format!("{} {}", tests.kind, tests.name), command.args(filter))?;
     }
     let mut examples = command("cargo");
     examples.args(["test", "--workspace", "--doc", "--quiet", "--"]);
     tally.run("examples in the documentation", examples.args(filter))?;
     Ok(report(&tally, &machine.missing))
-}
-
-/// The command for tests that need nothing, as `cargo test` would run them.
-fn own_command(tests: &Executable) -> Command {
-    let mut command = Command::new(&tests.path);
-    command.current_dir(&tests.package).env("CARGO_MANIFEST_DIR", &tests.package);
-    command
 }
 
 /// What this machine has, of what tests need.
@@ -85,8 +80,8 @@ impl Machine {
         let list = String::from_utf8(list).context("list of tests")?;
         for name in list.lines().filter_map(|line| line.strip_suffix(": test")) {
             let in_module = |module: &&str| name.contains(&format!("{module}::"));
-            let missing = self.missing.iter_mut();
-            if let Some(missing) = missing.into_iter().find(|it| it.modules.iter().any(in_module)) {
+            let found = self.missing.iter_mut().find(|it| it.modules.iter().any(in_module));
+            if let Some(missing) = found {
                 missing.tests += 1;
             }
         }
@@ -102,7 +97,7 @@ impl Machine {
         } else {
             root_command(&tests.path, &self.variables)
         };
-        command.current_dir(&tests.package).arg("--test-threads=1");
+        command.arg("--test-threads=1");
         for module in self.left_out() {
             command.arg(format!("--skip={module}::"));
         }
@@ -168,10 +163,12 @@ fn report(tally: &Tally, missing: &[Missing]) -> ExitCode {
         println!("failed: {died}");
     }
     for Missing { need, why, tests, .. } in missing.iter().filter(|missing| missing.tests > 0) {
-        println!("not run: {tests} tests that need {}: {why:#}; {}", need.what, need.remedy);
+        let tests = counted(*tests, "test that needs", "tests that need");
+        println!("not run: {tests} {}: {why:#}; {}", need.what, need.remedy);
     }
     if tally.ignored > 0 {
-        println!("not run: {} tests that are marked `#[ignore]`", tally.ignored);
+        let tests = counted(tally.ignored, "test that is", "tests that are");
+        println!("not run: {tests} marked `#[ignore]`");
     }
     let Tally { passed, failed, ignored, .. } = tally;
     let skipped = ignored + missing.iter().map(|missing| missing.tests).sum::<usize>();
@@ -184,6 +181,10 @@ fn report(tally: &Tally, missing: &[Missing]) -> ExitCode {
         _ => println!("{passed} passed, {failed} failed, {skipped} skipped"),
     }
     if *failed > 0 || skipped > 0 && on_ci { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 #[cfg(test)]

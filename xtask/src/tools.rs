@@ -4,8 +4,8 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
-    fs,
-    path::{Path, PathBuf},
+    fs, iter,
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -33,11 +33,11 @@ impl PinnedRust {
         let version = probe(command("rustc").arg("--version")).context("`rustc` is not on PATH")?;
         let toolchain = if is_pinned(&version) { None } else { Some(RUST) };
         if toolchain.is_some() && !has_toolchain() {
+            eprintln!("installing Rust {RUST}");
             let install = ["toolchain", "install", RUST, "--profile", "minimal"];
             run(command("rustup").args(install)).with_context(|| {
-                format!("the objects are built with Rust {RUST}, and this is {version}; install it")
+                format!("the objects need Rust {RUST}, and this is {version}; install it by rustup")
             })?;
-            eprintln!("installed Rust {RUST}");
         }
         let mut rust = Self { toolchain, sysroot: PathBuf::new() };
         let sysroot = probe(rust.command("rustc").args(["--print", "sysroot"]));
@@ -91,36 +91,19 @@ fn has_toolchain() -> bool {
         .is_some_and(is_pinned)
 }
 
-/// The linker of BPF objects, as the directory that has it; none where it is on `PATH`.
-pub(crate) struct BpfLinker(Option<PathBuf>);
-
-impl BpfLinker {
-    /// Finds it on `PATH` or among our tools, or installs it there.
-    pub(crate) fn find(rust: &PinnedRust) -> Result<Self> {
-        let fits = |program: &Path| {
-            probe(rust.command(program).arg("--version"))
-                .is_some_and(|version| version == format!("bpf-linker {BPF_LINKER}"))
-        };
-        if fits("bpf-linker".as_ref()) {
-            return Ok(Self(None));
-        }
-        let directory = tools().join("bin");
-        if !fits(&directory.join("bpf-linker")) {
-            run(rust
-                .command("cargo")
-                .args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--quiet"])
-                .arg("--root")
-                .arg(tools()))?;
-            eprintln!("installed bpf-linker {BPF_LINKER} in {}", directory.display());
-        }
-        Ok(Self(Some(directory)))
+/// Finds the linker of BPF objects on `PATH` or among our tools, or installs it there. Returns the
+/// `PATH` that has it.
+pub(crate) fn path_with_bpf_linker(rust: &PinnedRust) -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let directories = iter::once(tools().join("bin")).chain(env::split_paths(&path));
+    let path = env::join_paths(directories)?;
+    let version = probe(rust.command("bpf-linker").arg("--version").env("PATH", &path));
+    if version != Some(format!("bpf-linker {BPF_LINKER}")) {
+        let install = ["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--quiet"];
+        eprintln!("installing bpf-linker {BPF_LINKER} in {}", tools().display());
+        run(rust.command("cargo").args(install).arg("--root").arg(tools()))?;
     }
-
-    /// `PATH` with the linker on it.
-    pub(crate) fn search_path(&self) -> Result<OsString> {
-        let path = env::var_os("PATH").unwrap_or_default();
-        Ok(env::join_paths(self.0.iter().cloned().chain(env::split_paths(&path)))?)
-    }
+    Ok(path)
 }
 
 /// A Python with `prometheus_client`.
@@ -133,11 +116,11 @@ pub(crate) fn python() -> Result<PathBuf> {
             .is_some_and(|found| found == PROMETHEUS_CLIENT)
     };
     if !fits() {
-        run(command("python3").args(["-m", "venv", "--clear"]).arg(&venv).stdout(Stdio::null()))?;
         let package = format!("prometheus_client=={PROMETHEUS_CLIENT}");
+        eprintln!("installing {package} in {}", venv.display());
+        run(command("python3").args(["-m", "venv", "--clear"]).arg(&venv).stdout(Stdio::null()))?;
         let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", &package];
         run(command(&python).args(install))?;
-        eprintln!("installed {package} in {}", venv.display());
     }
     Ok(python)
 }
@@ -150,9 +133,9 @@ pub(crate) fn promtool() -> Result<PathBuf> {
     let unpacked = tools().join("prometheus");
     let promtool = unpacked.join("usr/bin/promtool");
     if !promtool.exists() {
+        eprintln!("installing promtool in {}", unpacked.display());
         let package = download_debian("prometheus")?;
         run(command("dpkg-deb").arg("--extract").arg(package).arg(&unpacked))?;
-        eprintln!("installed promtool in {}", unpacked.display());
     }
     Ok(promtool)
 }

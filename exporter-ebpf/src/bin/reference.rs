@@ -3,7 +3,11 @@
 
 #![no_std]
 #![no_main]
-#![expect(missing_docs, unreachable_pub, reason = "the macro for programs adds a function of its own")]
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    reason = "the macro for programs adds a function of its own"
+)]
 
 use core::ptr::{addr_of, read_volatile};
 
@@ -36,7 +40,8 @@ pub fn minimal(ctx: BtfTracePointContext) -> i32 {
     let (times, now) = unsafe { (&mut *times, bpf_ktime_get_ns()) };
     let prev: *const u8 = ctx.arg(1);
     // SAFETY: the verifier accepts the load only where a field of this size lies.
-    let pid: u32 = unsafe { read_volatile(prev.add(read_volatile(addr_of!(TASK_PID)) as usize).cast()) };
+    let pid: u32 =
+        unsafe { read_volatile(prev.add(read_volatile(addr_of!(TASK_PID)) as usize).cast()) };
     let elapsed = now - times[0];
     if pid == 0 {
         times[1] += elapsed;

@@ -6,7 +6,11 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
-#![expect(missing_docs, unreachable_pub, reason = "the macro for programs adds a function of its own")]
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    reason = "the macro for programs adds a function of its own"
+)]
 
 use core::{
     arch::asm,
@@ -42,7 +46,9 @@ globals! {
 
 macro_rules! global {
     // SAFETY: a static of this object, valid and aligned.
-    ($name:ident) => { unsafe { read_volatile(addr_of!($name)) } };
+    ($name:ident) => {
+        unsafe { read_volatile(addr_of!($name)) }
+    };
 }
 
 /// A kernel object that the verifier knows by its BTF type.
@@ -79,13 +85,13 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the map's own value for this CPU, which nothing else writes: the hook runs with
     // interrupts off, and no NMI handler switches tasks.
     let record = unsafe { &mut *record };
-    let next = Object(ctx.arg(2));
+    let (prev, next) = (Object(ctx.arg(1)), Object(ctx.arg(2)));
     let next_mode = mode(next);
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
 
     if record.open == 0 {
-        seed(&ctx, record, now, next_mode);
+        seed(&ctx, record, now, next, next_mode);
         return 0;
     }
     let (since, mut prev_mode) = CpuRecord::open(record.open);
@@ -94,15 +100,30 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let now = if now < since { since } else { now };
 
     let turn = begin(record);
-    if record.open & CpuRecord::MAY_GO_OFFLINE != 0 && went_offline(Object(ctx.arg(1))) {
+    if record.current == prev.0 as u64 {
+        record.mode_ns[prev_mode as usize] += now - since;
+    } else if record.open & CpuRecord::MAY_GO_OFFLINE != 0 {
+        // A CPU goes down in its stopper thread, and tracepoints are silent until it is up again:
+        // its idle task follows the stopper without a switch between them.
+        // https://elixir.bootlin.com/linux/v6.12.107/source/kernel/cpu.c#L1268
+        // https://elixir.bootlin.com/linux/v6.12.107/source/include/linux/tracepoint.h#L454
+        let elapsed = now - since;
+        let stopper = if elapsed < CpuRecord::STOPPER_NS { elapsed } else { CpuRecord::STOPPER_NS };
+        record.mode_ns[prev_mode as usize] += stopper;
+        record.offline_ns += elapsed - stopper;
         prev_mode = Mode::Idle as u64;
-        record.offline_ns += now - since;
         // SAFETY: the helper has no preconditions.
         let cpu = unsafe { bpf_get_smp_processor_id() };
-        info!(&ctx, "cpu {} was offline: {} ns charged to no mode", cpu, now - since);
+        info!(&ctx, "cpu {} was offline: {} ns charged to no mode", cpu, elapsed - stopper);
     } else {
+        // Readers may have seen the open interval in its mode already: there it stays.
         record.mode_ns[prev_mode as usize] += now - since;
+        record.missed += 1;
+        // SAFETY: the helper has no preconditions.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        info!(&ctx, "cpu {} missed a switch from mode {} to pid {}", cpu, prev_mode, ctx.pid());
     }
+    record.current = next.0 as u64;
     record.open = CpuRecord::pack_open(now, next_mode);
     if global!(COUNT_SWITCHES) != 0 {
         record.switches[reason(&ctx, prev_mode) as usize] += 1;
@@ -114,21 +135,18 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Whether the CPU was offline in the interval that ends. A CPU goes down in its stopper thread, and
-/// tracepoints are silent until it is up again: so its idle task follows the stopper without a
-/// switch between them.
-/// https://elixir.bootlin.com/linux/v6.12.107/source/kernel/cpu.c#L1268
-/// https://elixir.bootlin.com/linux/v6.12.107/source/include/linux/tracepoint.h#L454
-#[inline(always)]
-fn went_offline(prev: Object) -> bool {
-    prev.read::<u32>(global!(TASK_FLAGS)) & PF_IDLE != 0
-}
-
 /// Accounting begins with the first switch on a CPU.
 #[inline(always)]
-fn seed(ctx: &BtfTracePointContext, record: &mut CpuRecord, now: u64, next_mode: u64) {
+fn seed(
+    ctx: &BtfTracePointContext,
+    record: &mut CpuRecord,
+    now: u64,
+    next: Object,
+    next_mode: u64,
+) {
     let turn = begin(record);
     record.seeded_at = now;
+    record.current = next.0 as u64;
     record.open = CpuRecord::pack_open(now, next_mode);
     end(record, turn);
     // SAFETY: the helper has no preconditions.

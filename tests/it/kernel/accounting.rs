@@ -11,8 +11,12 @@ use sched_exporter::{
 };
 use sched_exporter_ebpf::{Mode, Reason};
 use sched_exporter_tests::{
+    exposition::Exposition,
     process::Exporter,
-    workload::{Load, monotonic_ns, online, pin, realtime, sleep_until, spin_until, thread_cpu_ns},
+    workload::{
+        Gate, Load, monotonic_ns, online, pin, realtime, set_policy, sleep_until, spin_until,
+        thread_cpu_ns,
+    },
 };
 
 /// The kernel program in this process, with all its features.
@@ -124,7 +128,7 @@ fn no_counter_goes_back_over_http_in_a_storm() {
     let mut last = exporter.scrape();
     for _ in 0..1_000 {
         let text = client.get("/metrics").text();
-        let next = sched_exporter_tests::exposition::Exposition::parse(&text);
+        let next = Exposition::parse(&text);
         for (series, value) in next
             .iter()
             .filter(|(series, _)| series.starts_with("sched_") && !series.contains("in_flight"))
@@ -146,6 +150,8 @@ fn work_that_wakes_rarely_is_its_own_cpu_time() {
     let own = thread::spawn(|| {
         pin(CPU as usize);
         realtime();
+        // The mode is that of the switch in.
+        thread::sleep(Duration::from_millis(1));
         let start = thread_cpu_ns();
         for _ in 0..10 {
             spin_until(monotonic_ns() + 80_000_000);
@@ -208,6 +214,10 @@ fn bursts_that_meet_the_tick_are_charged_once() {
 fn run_delay_of_all_ns() -> u64 {
     let mut sum = 0;
     for process in fs::read_dir("/proc").unwrap().flatten() {
+        // `self` is a process that is listed by its number too.
+        if process.file_name().as_encoded_bytes().iter().any(|byte| !byte.is_ascii_digit()) {
+            continue;
+        }
         let Ok(tasks) = fs::read_dir(process.path().join("task")) else { continue };
         for task in tasks.flatten() {
             let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };
@@ -224,40 +234,39 @@ fn waits(snapshot: &Snapshot) -> (u64, u64) {
 
 /// Both readings of the kernel's figure lie between two of ours. So the kernel's difference lies
 /// between our smallest and our largest; and where nobody waited during the readings it is ours.
+/// The tasks that wait stay on one CPU: what a task waited on a CPU that it is moved away from is
+/// in the kernel's figure alone.
 #[test]
 fn run_queue_waits_are_the_kernels_run_delay_to_the_nanosecond() {
     on_the_other_cpu();
     let scheduler = attach();
+    let spinners = Gate::default();
+    let _load = Load::on(&[CPU as usize, CPU as usize], {
+        let spinners = spinners.clone();
+        move || spinners.pass()
+    });
+    let mut rounds = Vec::new();
     let mut exact = 0;
-    for _ in 0..40 {
+    while rounds.len() < 100 && exact < 3 {
+        thread::sleep(Duration::from_millis(20));
         let (early, _) = waits(&scheduler.snapshot().unwrap());
         let kernel_before = run_delay_of_all_ns();
         let (before, count_before) = waits(&scheduler.snapshot().unwrap());
-        let pair = (Load::spinner(CPU as usize), Load::spinner(CPU as usize));
-        thread::sleep(Duration::from_millis(100));
-        // The spinners stay, asleep, since a task that ends takes its `run_delay` along.
-        let (first, second) = pair;
-        let threads = [first.park(), second.park()];
+        spinners.open(true);
+        thread::sleep(Duration::from_millis(60));
+        spinners.open(false);
         thread::sleep(Duration::from_millis(20));
         let (after, count_after) = waits(&scheduler.snapshot().unwrap());
         let kernel_after = run_delay_of_all_ns();
         let (late, _) = waits(&scheduler.snapshot().unwrap());
-        drop(threads);
-        let Some(kernel) = kernel_after.checked_sub(kernel_before) else { continue };
-        if kernel < after - before || kernel > late - early {
-            // A task that was there before has ended.
-            continue;
-        }
-        assert!(count_after - count_before > 10, "the spinners did not share the CPU");
-        if before == early && after == late {
-            assert_eq!(kernel, after - before);
-            exact += 1;
-        }
-        if exact == 3 {
-            return;
-        }
+
+        assert!(count_after - count_before > 5, "the spinners did not share the CPU");
+        let kernel = kernel_after.wrapping_sub(kernel_before);
+        exact += u32::from(before == early && after == late && kernel == after - before);
+        rounds.push((kernel, after - before, late - early));
     }
-    panic!("only {exact} of 40 rounds had quiet readings that agree");
+    // Other tasks may come, go and move in some rounds; never in all.
+    assert!(exact == 3, "(kernel, our least, our most): {rounds:?}");
 }
 
 #[test]
@@ -265,12 +274,11 @@ fn switches_are_those_of_proc_stat() {
     let scheduler = attach();
     let count = || {
         let snapshot = scheduler.snapshot().unwrap();
-        snapshot
-            .cpus
-            .iter()
-            .filter_map(|cpu| cpu.times.as_ref())
-            .flat_map(|times| times.switches)
-            .sum::<u64>()
+        let times = || snapshot.cpus.iter().filter_map(|cpu| cpu.times.as_ref());
+        let switches: u64 = times().flat_map(|times| times.switches).sum();
+        // A switch that the hook did not report is found as one; two in a row look like one.
+        let missed: u64 = times().map(|times| times.missed_switches).sum();
+        (switches, switches + 2 * missed)
     };
     let ctxt = || {
         let stat = fs::read_to_string("/proc/stat").unwrap();
@@ -284,7 +292,8 @@ fn switches_are_those_of_proc_stat() {
     let (after, kernel_after, late) = (count(), ctxt(), count());
     let kernel = kernel_after - kernel_before;
     assert!(kernel > 10_000);
-    assert!((after - before..=late - early).contains(&kernel), "{kernel} {before} {after}");
+    let range = after.0 - before.0..=late.1 - early.1;
+    assert!(range.contains(&kernel), "{kernel} not in {range:?}");
 }
 
 #[test]
@@ -298,12 +307,17 @@ fn each_kind_of_switch_has_its_reason() {
         let (old, new) = (times(&before, CPU), times(&after, CPU));
         Reason::ALL.map(|reason| new.switches[reason as usize] - old.switches[reason as usize])
     };
-    let [voluntary, _, idle] = grown(&|| {
-        let sleeper = Load::on(&[CPU as usize], || thread::sleep(Duration::from_micros(200)));
-        thread::sleep(Duration::from_millis(200));
-        drop(sleeper);
+    // Where something else keeps the CPU busy, nobody leaves its idle task: it is tried again.
+    let slept = (0..20).any(|_| {
+        let [voluntary, _, idle] = grown(&|| {
+            let sleeper = Load::on(&[CPU as usize], || thread::sleep(Duration::from_micros(200)));
+            thread::sleep(Duration::from_millis(200));
+            drop(sleeper);
+        });
+        assert!(voluntary > 50, "sleeping: {voluntary} voluntary");
+        idle > 50
     });
-    assert!(voluntary > 200 && idle > 200, "sleeping: {voluntary} voluntary, {idle} idle");
+    assert!(slept, "sleeping, but never leaving the idle task");
     let [voluntary, preempted, _] = grown(&|| {
         let spinners = (Load::spinner(CPU as usize), Load::spinner(CPU as usize));
         thread::sleep(Duration::from_millis(400));
@@ -312,7 +326,6 @@ fn each_kind_of_switch_has_its_reason() {
     assert!(preempted > 2 * voluntary, "sharing: {preempted} preempted, {voluntary} voluntary");
 }
 
-/// Each scheduling policy has its mode. A child of `chrt` spins in it.
 #[test]
 fn each_policy_has_its_mode() {
     on_the_other_cpu();
@@ -327,16 +340,17 @@ fn each_policy_has_its_mode() {
         let before = scheduler.snapshot().unwrap();
         let spin = move || {
             pin(CPU as usize);
-            let priority = i32::from(mode == Mode::Realtime);
-            sched_exporter_tests::workload::set_policy(policy, priority);
+            set_policy(policy, i32::from(mode == Mode::Realtime));
             // The mode is that of the switch in.
             thread::sleep(Duration::from_millis(1));
+            let start = thread_cpu_ns();
             spin_until(monotonic_ns() + 50_000_000);
+            thread_cpu_ns() - start
         };
-        thread::spawn(spin).join().unwrap();
+        let own = thread::spawn(spin).join().unwrap();
         let after = scheduler.snapshot().unwrap();
         let grown =
             times(&after, CPU).mode_ns[mode as usize] - times(&before, CPU).mode_ns[mode as usize];
-        assert!((45_000_000..70_000_000).contains(&grown), "{mode:?} grew by {grown} ns");
+        assert!(grown >= own - own / 100, "{mode:?} grew by {grown} ns in {own} ns of spinning");
     }
 }

@@ -109,7 +109,7 @@ fn every_listen_address_is_served() {
     }
 }
 
-/// A configuration whose exposition is megabytes long, more than socket buffers hold.
+/// A configuration whose exposition is megabytes long.
 fn large_config() -> String {
     let mut config = String::from("labels:\n");
     for label in 0..32 {
@@ -118,9 +118,11 @@ fn large_config() -> String {
     config
 }
 
+/// Asks for more than socket buffers hold, so that the answers get stuck.
 fn ask_and_do_not_read(exporter: &Exporter) -> Client {
     let mut client = exporter.connect();
-    client.stream().write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    let requests = b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n".repeat(8);
+    client.stream().write_all(&requests).unwrap();
     client
 }
 
@@ -141,8 +143,8 @@ fn clients_that_do_not_read_hold_up_nobody_and_are_cut_off() {
         thread::sleep(Duration::from_millis(200));
     }
     let mut taken = Vec::new();
-    let cut_off = first.stream().read_to_end(&mut taken);
-    assert!(cut_off.is_err() || taken.len() < 2_000_000, "{} bytes", taken.len());
+    let _ = first.stream().read_to_end(&mut taken);
+    assert!(!taken.ends_with(b"# EOF\n"), "all of {} bytes came through", taken.len());
 }
 
 #[test]
@@ -180,7 +182,7 @@ fn connections_beyond_the_limit_wait_for_a_place() {
             client
         })
         .collect();
-    let mut flood: Vec<_> = (0..200).map(|_| exporter.connect()).collect();
+    let mut flood: Vec<_> = (0..50).map(|_| exporter.connect()).collect();
     let waiting = flood.first_mut().unwrap();
     waiting.stream().write_all(b"GET /-/ready HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
     waiting.stream().set_read_timeout(Some(Duration::from_millis(300))).unwrap();
@@ -203,9 +205,13 @@ fn a_shutdown_finishes_the_scrapes_under_way() {
         thread::sleep(Duration::from_millis(300));
         let refused = TcpStream::connect(exporter.address);
         assert!(refused.is_err(), "accepted after {signal}");
-        let answer = slow.answer(false).unwrap();
-        assert_eq!(answer.status, 200);
-        assert!(answer.body.ends_with(b"# EOF\n"));
+        let mut answers = 0;
+        while let Some(answer) = slow.answer(false) {
+            assert_eq!(answer.status, 200);
+            assert!(answer.body.ends_with(b"# EOF\n"));
+            answers += 1;
+        }
+        assert!(answers > 0);
         assert!(exporter.wait().success());
         assert!(idle.answer(false).is_none());
         assert!(exporter.log().contains(signal.as_str()), "{}", exporter.log());

@@ -65,7 +65,10 @@ fn a_good_configuration_passes_the_check_and_a_bad_one_is_reported_whole() {
     let output = run(&[&config, "--config.check"]);
     assert!(output.status.success() && text(&output.stdout).contains("good"));
     let (_directory, config) = config_file("labels:\n  le: a\n  zone: 7\n");
-    check_refusal(&run(&[&config, "--config.check"]), &[":2:3", "`le`", ":3:9", "7"]);
+    check_refusal(
+        &run(&[&config, "--config.check"]),
+        &["2 mistakes", ":2:3: labels.le", ":3:9: labels.zone", "7"],
+    );
 }
 
 #[test]
