@@ -152,12 +152,7 @@ impl Telemetry {
 /// Writes families that the `prometheus` crate gathered.
 pub fn write<'a>(encoder: &mut Encoder<'a>, families: &'a [MetricFamily]) {
     for family in families {
-        let kind = match family.get_field_type() {
-            MetricType::COUNTER => Kind::Counter,
-            MetricType::GAUGE => Kind::Gauge,
-            MetricType::HISTOGRAM => Kind::Histogram,
-            MetricType::SUMMARY | MetricType::UNTYPED => continue,
-        };
+        let Some(kind) = kind_of(family) else { continue };
         encoder.family(family_of(family, kind));
         for metric in family.get_metric() {
             let labels: Labels =
@@ -182,6 +177,16 @@ pub fn write<'a>(encoder: &mut Encoder<'a>, families: &'a [MetricFamily]) {
                 }
             }
         }
+    }
+}
+
+/// The kind of a gathered family; none for those that this exporter has not.
+pub fn kind_of(family: &MetricFamily) -> Option<Kind> {
+    match family.get_field_type() {
+        MetricType::COUNTER => Some(Kind::Counter),
+        MetricType::GAUGE => Some(Kind::Gauge),
+        MetricType::HISTOGRAM => Some(Kind::Histogram),
+        MetricType::SUMMARY | MetricType::UNTYPED => None,
     }
 }
 
