@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "printing is all it does")]
 
+use prometheus::proto::{LabelPair, Metric};
 use sched_exporter::{
     exposition::{Family, Kind},
     families,
@@ -28,13 +29,9 @@ fn main() -> prometheus::Result<()> {
     telemetry.request("/", 200);
     for family in telemetry.gather() {
         let Some(kind) = telemetry::kind_of(&family) else { continue };
-        let labels =
-            family.get_metric().first().map(|metric| metric.get_label()).unwrap_or_default();
+        let labels = family.get_metric().first().map(Metric::get_label).unwrap_or_default();
         let le = (kind == Kind::Histogram).then_some("le");
-        print(
-            &telemetry::family_of(&family, kind),
-            labels.iter().map(|pair| pair.name()).chain(le),
-        );
+        print(&telemetry::family_of(&family, kind), labels.iter().map(LabelPair::name).chain(le));
     }
     Ok(())
 }

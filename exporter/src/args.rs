@@ -1,4 +1,4 @@
-//! The command line: flags as node_exporter and Prometheus have them.
+//! The command line: flags as `node_exporter` and Prometheus have them.
 
 use std::{
     fmt,
@@ -17,6 +17,7 @@ use crate::{
 
 /// Exact per-CPU scheduler time and run-queue latency of this host, as OpenMetrics.
 #[derive(Clone, Debug, Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "a flag each")]
 #[command(name = "sched_exporter", version = VERSION, long_version = LONG_VERSION)]
 pub struct Args {
     /// Configuration file; SIGHUP, SIGUSR1 or a change of it reloads it.
@@ -90,7 +91,8 @@ pub struct Args {
     #[arg(long = "log.format", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Logfmt)]
     pub log_format: LogFormat,
 
-    /// Let the BPF program log its rare events too: CPUs that begin to be accounted or come online.
+    /// Let the BPF program log its rare events too: a CPU begins to be accounted, was offline, or had
+    /// a switch that the kernel did not report.
     #[arg(long = "log.ebpf")]
     pub log_ebpf: bool,
 

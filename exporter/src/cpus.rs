@@ -66,12 +66,12 @@ fn parse(list: &str) -> Option<Vec<u32>> {
     const MAX_CPU: u32 = 1 << 16;
     let mut cpus = Vec::new();
     for range in list.trim_end().split(',') {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last) = (first.parse().ok()?, last.parse().ok()?);
-        if first > last || last > MAX_CPU || cpus.last().is_some_and(|cpu| *cpu >= first) {
+        let (from, to) = range.split_once('-').unwrap_or((range, range));
+        let (from, to) = (from.parse().ok()?, to.parse().ok()?);
+        if from > to || to > MAX_CPU || cpus.last().is_some_and(|cpu| *cpu >= from) {
             return None;
         }
-        cpus.extend(first..=last);
+        cpus.extend(from..=to);
     }
     Some(cpus)
 }

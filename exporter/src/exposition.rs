@@ -33,7 +33,7 @@ pub enum Kind {
 /// The units that a family name may end in.
 const UNITS: [&str; 2] = ["seconds", "bytes"];
 
-impl<'a> Family<'a> {
+impl Family<'_> {
     /// The family's unit, which its name ends in.
     pub fn unit(&self) -> Option<&'static str> {
         let (_, last) = self.name.rsplit_once('_')?;
@@ -135,8 +135,13 @@ impl<'a> Encoder<'a> {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
             Kind::Histogram => "histogram",
-            Kind::Info if open_metrics => "info",
-            Kind::Info => "gauge",
+            Kind::Info => {
+                if open_metrics {
+                    "info"
+                } else {
+                    "gauge"
+                }
+            }
         };
         let unit = family.unit().filter(|_| open_metrics);
         for (keyword, value) in [("TYPE", Some(kind)), ("UNIT", unit)] {

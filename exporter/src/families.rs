@@ -146,8 +146,8 @@ pub fn capacity(cpus: usize, config: &Config) -> usize {
 }
 
 /// Writes the scheduler's families, each series with the labels of `generation`.
-pub fn write_scheduler<'a>(
-    encoder: &mut Encoder<'a>,
+pub fn write_scheduler(
+    encoder: &mut Encoder<'_>,
     snapshot: &Snapshot,
     generation: &Generation,
     features: &[Feature],
@@ -235,8 +235,8 @@ fn write_waits(
 }
 
 /// Writes the families that the exporter has of itself beside those of [`crate::telemetry`].
-pub fn write_own<'a>(
-    encoder: &mut Encoder<'a>,
+pub fn write_own(
+    encoder: &mut Encoder<'_>,
     snapshot: &Snapshot,
     generation: &Generation,
     condition: Condition<'_>,

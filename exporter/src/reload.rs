@@ -183,7 +183,7 @@ impl Reloader {
             return Ok(ReloadOutcome::Unchanged);
         }
         self.seen = seen;
-        let outcome = source.and_then(|source| self.replace(source));
+        let outcome = source.and_then(|source| self.replace(&source));
         self.telemetry.reload(*outcome.as_ref().unwrap_or(&ReloadOutcome::Failed));
         let live = self.live.load();
         match outcome {
@@ -211,7 +211,7 @@ impl Reloader {
     }
 
     /// Parses and validates all of it, then swaps one pointer.
-    fn replace(&self, source: Source) -> Result<ReloadOutcome, ConfigError> {
+    fn replace(&self, source: &Source) -> Result<ReloadOutcome, ConfigError> {
         let current = self.live.load();
         if source.sha256() == current.sha256 {
             return Ok(ReloadOutcome::Unchanged);

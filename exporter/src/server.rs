@@ -204,7 +204,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, running: Arc<Running>, watch
     let nothing_asked = async {
         sleep(FIRST_REQUEST_TIMEOUT).await;
         if asked.load(Ordering::Relaxed) {
-            future::pending().await
+            future::pending::<()>().await;
         }
     };
     tokio::select! {

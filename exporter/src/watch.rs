@@ -78,7 +78,7 @@ impl Watch {
 
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").field("path", &self.path).field("watched", &self.watched).finish()
+        f.debug_struct("Watch").field("path", &self.path).finish_non_exhaustive()
     }
 }
 

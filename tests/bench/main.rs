@@ -1,1 +1,3 @@
+//! Measures what docs/performance.md says.
+
 fn main() {}

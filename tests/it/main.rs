@@ -1,6 +1,8 @@
 //! The whole exporter on a real kernel over real HTTP. A module is named for what its tests need;
 //! `cargo xtask test` says which of them a machine can't run.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
+
 mod docs;
 mod hotplug;
 mod kernel;

@@ -1,4 +1,4 @@
-//! What the strict OpenMetrics parser of PyPI's `prometheus_client` says of our encoder.
+//! What the strict OpenMetrics parser of `prometheus_client` on `PyPI` says of our encoder.
 
 use std::{
     collections::BTreeMap,

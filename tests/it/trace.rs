@@ -136,7 +136,7 @@ fn times_and_switches_are_those_of_an_independent_trace() {
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
-    thread::sleep(Duration::from_millis(1_000));
+    thread::sleep(Duration::from_secs(1));
 
     // Some of everything, at a rate that leaves intervals far above what reading a clock takes.
     let cpus = online();

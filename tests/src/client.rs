@@ -1,6 +1,7 @@
 //! HTTP/1.1 by hand, so that tests see the bytes and can stop in the middle.
 
 use std::{
+    fmt::Write as _,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
 };
@@ -60,7 +61,7 @@ impl Client {
         let mut request =
             format!("{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n");
         for (name, value) in headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
+            let _ = write!(request, "{name}: {value}\r\n");
         }
         request.push_str("\r\n");
         self.stream().write_all(request.as_bytes()).unwrap();

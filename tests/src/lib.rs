@@ -1,6 +1,12 @@
 //! What the tests and benches share: the exporter as a process, an HTTP client that can misbehave,
 //! expositions as numbers, and workloads whose time is known.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that can't go on panics, and shows what it has"
+)]
+
 pub mod client;
 pub mod exposition;
 pub mod process;

@@ -61,7 +61,7 @@ pub fn sleep_until(deadline: u64) {
 
 /// Threads that work until dropped.
 pub struct Load {
-    stop: Arc<AtomicBool>,
+    end: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -91,17 +91,17 @@ impl Gate {
 impl Load {
     /// Runs `step` over and over on each of `cpus`.
     pub fn on(cpus: &[usize], step: impl Fn() + Clone + Send + 'static) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let end = Arc::new(AtomicBool::new(false));
         let threads = cpus.iter().map(|&cpu| {
-            let (stop, step) = (Arc::clone(&stop), step.clone());
+            let (end, step) = (Arc::clone(&end), step.clone());
             thread::spawn(move || {
                 pin(cpu);
-                while !stop.load(Ordering::Relaxed) {
+                while !end.load(Ordering::Relaxed) {
                     step();
                 }
             })
         });
-        Self { threads: threads.collect(), stop }
+        Self { threads: threads.collect(), end }
     }
 
     /// Never gives the CPU up of its own will.
@@ -127,7 +127,7 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.end.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -140,8 +140,8 @@ pub fn online() -> Vec<usize> {
     list.trim()
         .split(',')
         .flat_map(|range| {
-            let (first, last) = range.split_once('-').unwrap_or((range, range));
-            first.parse::<usize>().unwrap()..=last.parse().unwrap()
+            let (from, to) = range.split_once('-').unwrap_or((range, range));
+            from.parse::<usize>().unwrap()..=to.parse().unwrap()
         })
         .collect()
 }

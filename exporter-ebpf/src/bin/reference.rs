@@ -8,6 +8,7 @@
     unreachable_pub,
     reason = "the macro for programs adds a function of its own"
 )]
+#![expect(clippy::needless_pass_by_value, reason = "the macro for programs asks for it")]
 
 use core::ptr::{addr_of, read_volatile};
 

@@ -11,6 +11,9 @@
     unreachable_pub,
     reason = "the macro for programs adds a function of its own"
 )]
+#![expect(clippy::needless_pass_by_value, reason = "the macro for programs asks for it")]
+#![expect(clippy::inline_always, reason = "BPF has no calls worth the name")]
+#![expect(clippy::cast_possible_truncation, reason = "usize has 64 bits on BPF")]
 
 use core::{
     arch::asm,
@@ -75,10 +78,10 @@ impl Object {
 }
 
 /// `TP_PROTO(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state)`
-/// https://elixir.bootlin.com/linux/v6.12.107/source/include/trace/events/sched.h#L224
+/// <https://elixir.bootlin.com/linux/v6.12.107/source/include/trace/events/sched.h#L224>
 ///
 /// It fires with interrupts off, once the next task is picked and before `context_switch`.
-/// https://elixir.bootlin.com/linux/v6.12.107/source/kernel/sched/core.c#L6729
+/// <https://elixir.bootlin.com/linux/v6.12.107/source/kernel/sched/core.c#L6729>
 #[btf_tracepoint(function = "sched_switch")]
 pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let Some(record) = CPU.get_ptr_mut(0) else { return 0 };
@@ -178,17 +181,17 @@ fn compiler_barrier() {
     unsafe { asm!("", options(nostack, preserves_flags)) };
 }
 
-/// https://elixir.bootlin.com/linux/v6.12.107/source/include/linux/sched.h#L1684
+/// <https://elixir.bootlin.com/linux/v6.12.107/source/include/linux/sched.h#L1684>
 const PF_IDLE: u32 = 0x0000_0002;
-/// https://elixir.bootlin.com/linux/v6.12.107/source/include/linux/sched.h#L1705
+/// <https://elixir.bootlin.com/linux/v6.12.107/source/include/linux/sched.h#L1705>
 const PF_KTHREAD: u32 = 0x0020_0000;
 /// The stopper's threads have this priority, and few others.
-/// https://elixir.bootlin.com/linux/v6.12.107/source/kernel/sched/core.c#L3436
+/// <https://elixir.bootlin.com/linux/v6.12.107/source/kernel/sched/core.c#L3436>
 const STOPPER_PRIO: i32 = 0;
 /// Priorities below are of the real-time class, and below zero of the deadline class.
-/// https://elixir.bootlin.com/linux/v6.12.107/source/include/linux/sched/prio.h#L16
+/// <https://elixir.bootlin.com/linux/v6.12.107/source/include/linux/sched/prio.h#L16>
 const MAX_RT_PRIO: i32 = 100;
-/// https://elixir.bootlin.com/linux/v6.12.107/source/include/uapi/linux/sched.h#L117
+/// <https://elixir.bootlin.com/linux/v6.12.107/source/include/uapi/linux/sched.h#L117>
 const SCHED_BATCH: u32 = 3;
 const SCHED_IDLE: u32 = 5;
 const SCHED_EXT: u32 = 7;
@@ -221,7 +224,7 @@ fn mode(task: Object) -> u64 {
 
 /// The kernel's own rule for `nvcsw` and `nivcsw`, with switches away from idle set apart. Only a
 /// task kept from sleeping by a signal differs: it is reported as running, yet counted as `nvcsw`.
-/// https://elixir.bootlin.com/linux/v6.12.107/source/kernel/sched/core.c#L6680
+/// <https://elixir.bootlin.com/linux/v6.12.107/source/kernel/sched/core.c#L6680>
 #[inline(always)]
 fn reason(ctx: &BtfTracePointContext, prev_mode: u64) -> u64 {
     if prev_mode == Mode::Idle as u64 {
@@ -240,8 +243,8 @@ fn reason(ctx: &BtfTracePointContext, prev_mode: u64) -> u64 {
 /// Adds the wait of the task that is being switched in: what the kernel is about to add to its
 /// `run_delay`, from the same two numbers. What it waited on CPUs that it was moved away from is not
 /// in it: the kernel added that on each move.
-/// https://elixir.bootlin.com/linux/v6.12.107/source/kernel/sched/stats.h#L268
-/// https://elixir.bootlin.com/linux/v6.12.107/source/kernel/sched/stats.h#L250
+/// <https://elixir.bootlin.com/linux/v6.12.107/source/kernel/sched/stats.h#L268>
+/// <https://elixir.bootlin.com/linux/v6.12.107/source/kernel/sched/stats.h#L250>
 #[inline(always)]
 fn measure_wait(record: &mut CpuRecord, task: Object) {
     let last_queued: u64 = task.read(global!(TASK_LAST_QUEUED));
