@@ -15,10 +15,7 @@
 #![expect(clippy::inline_always, reason = "BPF has no calls worth the name")]
 #![expect(clippy::cast_possible_truncation, reason = "usize has 64 bits on BPF")]
 
-use core::{
-    arch::asm,
-    ptr::{addr_of, read_volatile},
-};
+use core::{arch::asm, ptr::read_volatile};
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -47,11 +44,10 @@ globals! {
     HOOK_HAS_PREV_STATE COUNT_SWITCHES MEASURE_WAITS
 }
 
-macro_rules! global {
-    // SAFETY: a static of this object, valid and aligned.
-    ($name:ident) => {
-        unsafe { read_volatile(addr_of!($name)) }
-    };
+#[inline(always)]
+fn global(value: &'static u32) -> u32 {
+    // SAFETY: a reference is valid and aligned.
+    unsafe { read_volatile(value) }
 }
 
 /// A kernel object that the verifier knows by its BTF type.
@@ -128,10 +124,10 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     }
     record.current = next.0 as u64;
     record.open = CpuRecord::pack_open(now, next_mode);
-    if global!(COUNT_SWITCHES) != 0 {
+    if global(&COUNT_SWITCHES) != 0 {
         record.switches[reason(&ctx, prev_mode) as usize] += 1;
     }
-    if global!(MEASURE_WAITS) != 0 && next_mode != Mode::Idle as u64 {
+    if global(&MEASURE_WAITS) != 0 && next_mode != Mode::Idle as u64 {
         measure_wait(record, next);
     }
     end(record, turn);
@@ -199,21 +195,21 @@ const SCHED_EXT: u32 = 7;
 /// The mode of a task that is being switched in, with [`CpuRecord::MAY_GO_OFFLINE`] where it applies.
 #[inline(always)]
 fn mode(task: Object) -> u64 {
-    let flags: u32 = task.read(global!(TASK_FLAGS));
+    let flags: u32 = task.read(global(&TASK_FLAGS));
     if flags & (PF_IDLE | PF_KTHREAD) != 0 {
         if flags & PF_IDLE != 0 {
             return Mode::Idle as u64;
         }
-        let prio: i32 = task.read(global!(TASK_PRIO));
+        let prio: i32 = task.read(global(&TASK_PRIO));
         let stopper = if prio == STOPPER_PRIO { CpuRecord::MAY_GO_OFFLINE } else { 0 };
         return Mode::Kthread as u64 | stopper;
     }
-    let prio: i32 = task.read(global!(TASK_PRIO));
+    let prio: i32 = task.read(global(&TASK_PRIO));
     if prio < MAX_RT_PRIO {
         let mode = if prio < 0 { Mode::Deadline } else { Mode::Realtime };
         return mode as u64;
     }
-    let mode = match task.read::<u32>(global!(TASK_POLICY)) {
+    let mode = match task.read::<u32>(global(&TASK_POLICY)) {
         SCHED_BATCH => Mode::Batch,
         SCHED_IDLE => Mode::IdlePolicy,
         SCHED_EXT => Mode::Ext,
@@ -231,10 +227,10 @@ fn reason(ctx: &BtfTracePointContext, prev_mode: u64) -> u64 {
         return Reason::Idle as u64;
     }
     let preempt = ctx.arg::<u64>(0) & 1 != 0;
-    let prev_state: u32 = if global!(HOOK_HAS_PREV_STATE) != 0 {
+    let prev_state: u32 = if global(&HOOK_HAS_PREV_STATE) != 0 {
         ctx.arg(3)
     } else {
-        Object(ctx.arg(1)).read(global!(TASK_STATE))
+        Object(ctx.arg(1)).read(global(&TASK_STATE))
     };
     let reason = if preempt || prev_state == 0 { Reason::Preempted } else { Reason::Voluntary };
     reason as u64
@@ -247,12 +243,12 @@ fn reason(ctx: &BtfTracePointContext, prev_mode: u64) -> u64 {
 /// <https://elixir.bootlin.com/linux/v6.12.107/source/kernel/sched/stats.h#L250>
 #[inline(always)]
 fn measure_wait(record: &mut CpuRecord, task: Object) {
-    let last_queued: u64 = task.read(global!(TASK_LAST_QUEUED));
+    let last_queued: u64 = task.read(global(&TASK_LAST_QUEUED));
     if last_queued == 0 {
         return;
     }
-    let rq = task.follow(global!(TASK_CFS_RQ)).follow(global!(CFS_RQ_RQ));
-    let clock: u64 = rq.read(global!(RQ_CLOCK));
+    let rq = task.follow(global(&TASK_CFS_RQ)).follow(global(&CFS_RQ_RQ));
+    let clock: u64 = rq.read(global(&RQ_CLOCK));
     // One clock that never goes back: a task that moves is stamped anew. This is only a guard.
     let wait = if clock > last_queued { clock - last_queued } else { 0 };
     record.wait_ns += wait;
