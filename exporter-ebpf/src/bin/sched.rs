@@ -250,7 +250,7 @@ fn measure_wait(record: &mut CpuRecord, task: Object) {
     let rq = task.follow(global(&TASK_CFS_RQ)).follow(global(&CFS_RQ_RQ));
     let clock: u64 = rq.read(global(&RQ_CLOCK));
     // One clock that never goes back: a task that moves is stamped anew. This is only a guard.
-    let wait = if clock > last_queued { clock - last_queued } else { 0 };
+    let wait = clock.saturating_sub(last_queued);
     record.wait_ns += wait;
     let mut bucket = wait_bucket(wait);
     const { assert!(WAIT_BUCKETS == 64) };
