@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         #[expect(clippy::print_stderr, reason = "the last word goes to whoever started us")]
         Err(error) => {
-            eprintln!("sched_exporter: {error:#}");
+            eprintln!("sched_exporter: {}", chain(&error));
             ExitCode::FAILURE
         }
     }
@@ -81,7 +81,7 @@ fn attach(args: &Args) -> anyhow::Result<Scheduler> {
     let scheduler = layout().and_then(|layout| Ok(Scheduler::attach(layout, args.log_ebpf)?));
     let scheduler = scheduler.map_err(|error| {
         let permission = error.downcast_ref().is_some_and(LoadError::is_permission);
-        anyhow::anyhow!("{error:#}{}", Facts::gather().advice(permission))
+        anyhow::anyhow!("{}{}", chain(&error), Facts::gather().advice(permission))
     })?;
     for feature in scheduler.features() {
         if let Some(reason) = &feature.off {
@@ -90,6 +90,15 @@ fn attach(args: &Args) -> anyhow::Result<Scheduler> {
     }
     tracing::info!(hook = HOOK, "attached");
     Ok(scheduler)
+}
+
+/// An error and its causes in one line, each said once: some libraries repeat what they pass on.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match line.as_str() {
+        "" => cause,
+        said if said.ends_with(&cause) => line,
+        said => format!("{said}: {cause}"),
+    })
 }
 
 /// Writes to standard output; a closed pipe is an error like any other.
