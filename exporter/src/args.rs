@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(
         long = "config.auto-reload-interval",
         value_name = "DURATION",
-        default_value = "30s",
+        default_value = "60s",
         value_parser = humantime::parse_duration
     )]
     pub config_auto_reload_interval: Duration,

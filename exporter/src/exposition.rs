@@ -60,6 +60,11 @@ impl Family<'_> {
 pub struct Labels(String);
 
 impl Labels {
+    /// No pairs yet, and room for so many bytes of text.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self(String::with_capacity(bytes))
+    }
+
     /// Adds a pair. The name must be valid and not there yet.
     pub fn push(&mut self, name: &str, value: &str) {
         if !self.0.is_empty() {

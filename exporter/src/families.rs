@@ -136,7 +136,7 @@ const REASONS: [&str; Reason::ALL.len()] =
 
 /// Bytes that the text of `cpus` CPUs needs at most under `config`, or little more.
 pub fn capacity(cpus: usize, config: &Config) -> usize {
-    const LINE: usize = 80;
+    const LINE: usize = 96;
     const FIXED: usize = 16 * 1024;
     let labels: usize =
         config.labels().iter().map(|(name, value)| name.len() + value.len() + 4).sum();
@@ -241,7 +241,8 @@ pub fn write_own(
     generation: &Generation,
     condition: Condition<'_>,
 ) {
-    let mut labels = Labels::default();
+    // Room for any CPU: the number of allocations is not to depend on how many there are.
+    let mut labels = Labels::with_capacity(16);
     encoder.family(UNATTRIBUTED);
     for cpu in &snapshot.cpus {
         with_cpu(&mut labels, cpu.id, |labels| {

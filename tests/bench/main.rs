@@ -1,3 +1,130 @@
-//! Measures what docs/performance.md says.
+//! Measures what the exporter costs, for `cargo xtask bench`. A module for each group of figures.
+//!
+//! Nothing outlasts the run: programs are attached by this process or by children that end with it.
 
-fn main() {}
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for the terminal: results on one stream, what is being done on the other"
+)]
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use serde_json::json;
+
+mod allocations;
+mod body;
+mod children;
+mod daemon;
+mod fdinfo;
+mod idle;
+mod memory;
+mod page;
+mod pipe;
+mod programs;
+mod render;
+mod report;
+mod scrape;
+mod summary;
+
+use report::Group;
+
+#[derive(Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "a flag each")]
+#[command(bin_name = "cargo xtask bench", about = "Measures what the exporter costs")]
+struct Args {
+    /// What to measure; all where none is named
+    only: Vec<Subject>,
+    /// Measure less, for a look
+    #[arg(long)]
+    quick: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Write docs/performance.md too
+    #[arg(long, conflicts_with_all = ["only", "quick"])]
+    write: bool,
+    /// What cargo passes
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// How much to measure.
+#[derive(Clone, Copy, Debug)]
+enum Effort {
+    Full,
+    Quick,
+}
+
+impl Effort {
+    /// One of two amounts.
+    fn choose<T>(self, full: T, quick: T) -> T {
+        match self {
+            Self::Full => full,
+            Self::Quick => quick,
+        }
+    }
+}
+
+/// A group of figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Subject {
+    Body,
+    Pipe,
+    Scrape,
+    Render,
+    Memory,
+    Idle,
+}
+
+impl Subject {
+    const fn doing(self) -> &'static str {
+        match self {
+            Self::Body => "measuring the body of the kernel program",
+            Self::Pipe => "measuring switches from end to end",
+            Self::Scrape => "measuring scrapes",
+            Self::Render => "measuring rendering",
+            Self::Memory => "measuring start and memory",
+            Self::Idle => "measuring the idle exporter",
+        }
+    }
+
+    fn measure(self, effort: Effort) -> Result<Group> {
+        match self {
+            Self::Body => body::measure(effort),
+            Self::Pipe => pipe::measure(effort),
+            Self::Scrape => scrape::measure(effort),
+            Self::Render => render::measure(effort),
+            Self::Memory => memory::measure(effort),
+            Self::Idle => idle::measure(effort),
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let effort = if args.quick { Effort::Quick } else { Effort::Full };
+    if programs::is_attached_elsewhere()? {
+        eprintln!("another exporter is attached: its cost will be in the figures");
+    }
+    let mut groups = Vec::new();
+    for subject in Subject::value_variants() {
+        if args.only.is_empty() || args.only.contains(subject) {
+            eprintln!("{}", subject.doing());
+            groups.push(subject.measure(effort)?);
+        }
+    }
+    if args.json {
+        let groups: Vec<_> = groups.iter().map(Group::json).collect();
+        println!("{:#}", json!({ "machine": page::machine(), "groups": groups }));
+    } else {
+        println!("{}", page::machine());
+        for group in &groups {
+            print!("\n{group}");
+        }
+    }
+    if args.write {
+        page::write(&groups)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! Scrapes of the real exporter over loopback: how long a client waits, and what it costs.
+
+use std::{panic::resume_unwind, thread, time::Instant};
+
+use anyhow::{Context as _, Result};
+use sched_exporter_tests::workload::{online, pin};
+
+use crate::{
+    Effort,
+    daemon::Daemon,
+    report::{Group, Row, Unit},
+    summary::{Summary, number, percentile, us},
+};
+
+const NOTE: &str = "\
+Scrapes one after the other on one connection, by a client that is bound to the first CPU; the
+exporter runs where the kernel puts it. CPU is that of the exporter for each scrape, user and system,
+all threads.";
+
+/// What is asked for: a name, and the headers that Prometheus sends.
+const FORMS: [(&str, &str); 3] = [
+    ("OpenMetrics", "Accept: application/openmetrics-text;version=1.0.0\r\n"),
+    ("text 0.0.4", "Accept: text/plain;version=0.0.4\r\n"),
+    (
+        "OpenMetrics, gzip",
+        "Accept: application/openmetrics-text;version=1.0.0\r\nAccept-Encoding: gzip\r\n",
+    ),
+];
+
+/// One round of one form; times in microseconds.
+struct Round {
+    p50: f64,
+    p99: f64,
+    cpu: f64,
+    bytes: f64,
+}
+
+/// Scrapes in rounds, the forms in turn.
+pub(crate) fn measure(effort: Effort) -> Result<Group> {
+    let scrapes = effort.choose(2_000, 500);
+    let rounds = effort.choose(7, 3);
+    let daemon = Daemon::start()?;
+    let client = || -> Result<_> {
+        pin(*online().first().context("no CPU is online")?);
+        let mut results = [const { Vec::new() }; FORMS.len()];
+        for _ in 0..rounds {
+            for ((_, headers), rounds) in FORMS.iter().zip(&mut results) {
+                rounds.push(round(&daemon, headers, scrapes)?);
+            }
+        }
+        Ok(results)
+    };
+    // A thread of its own, since it stays bound to its CPU.
+    let results = thread::scope(|scope| scope.spawn(client).join());
+    let results = results.unwrap_or_else(|panic| resume_unwind(panic))?;
+    let mut group = Group::new("Scrapes", NOTE);
+    for (index, ((form, _), rounds)) in FORMS.iter().zip(&results).enumerate() {
+        let of = |value: fn(&Round) -> f64| Summary::of(rounds.iter().map(value));
+        // The figures to reach are for what a scrape gets by default.
+        let target = |row: Row, most| if index == 0 { row.at_most(most) } else { row };
+        group.push(target(
+            Row::new(format!("{form}: median time"), Unit::Us, of(|round| round.p50)),
+            200.0,
+        ));
+        group.push(Row::new(
+            format!("{form}: 99th percentile of the time"),
+            Unit::Us,
+            of(|round| round.p99),
+        ));
+        group
+            .push(target(Row::new(format!("{form}: CPU"), Unit::Us, of(|round| round.cpu)), 120.0));
+        group.push(Row::new(format!("{form}: size"), Unit::Bytes, of(|round| round.bytes)));
+    }
+    Ok(group)
+}
+
+fn round(daemon: &Daemon, headers: &str, scrapes: usize) -> Result<Round> {
+    const WARM_UP: usize = 50;
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: bench\r\n{headers}\r\n");
+    let mut connection = daemon.connect()?;
+    for _ in 0..WARM_UP {
+        connection.send(request.as_bytes())?;
+    }
+    let mut times = Vec::with_capacity(scrapes);
+    let mut bytes = 0;
+    let before = daemon.cpu_time()?;
+    for _ in 0..scrapes {
+        let started = Instant::now();
+        bytes = connection.send(request.as_bytes())?;
+        times.push(us(started.elapsed()));
+    }
+    let cpu = us(daemon.cpu_time()?.saturating_sub(before)) / number(scrapes);
+    let (p50, p99) = (percentile(&mut times, 50), percentile(&mut times, 99));
+    Ok(Round { p50, p99, cpu, bytes: number(bytes) })
+}
