@@ -2,13 +2,16 @@
 
 use std::time::{Instant, SystemTime};
 
+use prometheus::proto::MetricFamily;
+
 use crate::{
     ebpf::{ReadError, Scheduler, monotonic_ns},
     exposition::Encoder,
     families::{self, Condition},
     log::LogCounts,
     negotiate::Format,
-    reload::Live,
+    reload::{Generation, Live},
+    snapshot::Snapshot,
     telemetry::{self, Telemetry},
 };
 
@@ -45,17 +48,26 @@ impl Exporter {
             torn_reads: self.scheduler.torn_reads(),
             log_messages: self.log_counts.read(),
         };
-        let gathered = self.telemetry.gather();
-
         let capacity = families::capacity(snapshot.cpus.len(), &generation.config);
-        let mut encoder = Encoder::new(format, capacity, self.created);
-        families::write_scheduler(&mut encoder, &snapshot, &generation, condition.features);
-        families::write_own(&mut encoder, &snapshot, &generation, condition);
-        telemetry::write(&mut encoder, &gathered);
-        let text = encoder.finish();
+        let encoder = Encoder::new(format, capacity, self.created);
+        let text = render(encoder, &snapshot, &generation, condition, &self.telemetry.gather());
         self.telemetry.scrape(started.elapsed());
         Ok(text)
     }
+}
+
+/// The whole exposition, in the order in which it is served.
+pub fn render<'a>(
+    mut encoder: Encoder<'a>,
+    snapshot: &Snapshot,
+    generation: &Generation,
+    condition: Condition<'_>,
+    gathered: &'a [MetricFamily],
+) -> String {
+    families::write_scheduler(&mut encoder, snapshot, generation, condition.features);
+    families::write_own(&mut encoder, snapshot, generation, condition);
+    telemetry::write(&mut encoder, gathered);
+    encoder.finish()
 }
 
 /// A time of `CLOCK_MONOTONIC` in seconds of the epoch, as the clocks stand to each other now.

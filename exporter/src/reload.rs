@@ -41,7 +41,7 @@ pub type Live = Arc<ArcSwap<Generation>>;
 const QUIET: Duration = Duration::from_millis(250);
 
 /// It is read after this long even if the events go on.
-const MOST_QUIET_PERIODS: u32 = 8;
+const MOST_EVENTS: Duration = Duration::from_secs(2);
 
 /// Requests that wait for the reload under way.
 const QUEUE: usize = 16;
@@ -149,12 +149,14 @@ impl Reloader {
     async fn run(mut self, mut queue: mpsc::Receiver<Request>, mut watch: Watch) {
         while let Some(request) = queue.recv().await {
             let mut batch = vec![request];
-            for _ in 0..MOST_QUIET_PERIODS {
-                if batch.iter().any(|request| request.cause != Cause::Change) {
-                    break;
-                }
+            let latest = Instant::now() + MOST_EVENTS;
+            while batch[0].cause == Cause::Change && Instant::now() < latest {
                 match timeout(QUIET, queue.recv()).await {
-                    Ok(Some(request)) => batch.push(request),
+                    Ok(Some(Request { cause: Cause::Change, .. })) => {}
+                    Ok(Some(request)) => {
+                        batch.push(request);
+                        break;
+                    }
                     Ok(None) | Err(_) => break,
                 }
             }

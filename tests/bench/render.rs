@@ -5,13 +5,14 @@ use std::{array, hint::black_box, path::Path, time::Instant};
 use anyhow::Result;
 use sched_exporter::{
     config,
+    exporter::render,
     exposition::Encoder,
     families::{self, Condition},
     layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
     negotiate::Format,
     reload::Generation,
     snapshot::{Cpu, Snapshot, Times},
-    telemetry::{self, Telemetry},
+    telemetry::Telemetry,
 };
 
 use crate::{
@@ -43,7 +44,7 @@ pub(crate) fn measure(effort: Effort) -> Result<Group> {
         let mut count = Vec::with_capacity(repetitions);
         for _ in 0..repetitions {
             let (before, started) = (allocations::count(), Instant::now());
-            let text = render(&snapshot, &generation, &telemetry);
+            let text = rendered(&snapshot, &generation, &telemetry);
             time.push(ms(started.elapsed()));
             count.push(number(allocations::count() - before));
             black_box(text);
@@ -65,17 +66,13 @@ pub(crate) fn measure(effort: Effort) -> Result<Group> {
 }
 
 /// The part of [`sched_exporter::exporter::Exporter::scrape`] that follows the reading of the map.
-fn render(snapshot: &Snapshot, generation: &Generation, telemetry: &Telemetry) -> String {
+fn rendered(snapshot: &Snapshot, generation: &Generation, telemetry: &Telemetry) -> String {
     let features = [CONTEXT_SWITCHES, RUNQUEUE_LATENCY].map(|name| Feature { name, off: None });
     let condition =
         Condition { features: &features, torn_reads: 0, log_messages: [("error", 0), ("warn", 0)] };
-    let gathered = telemetry.gather();
     let capacity = families::capacity(snapshot.cpus.len(), &generation.config);
-    let mut encoder = Encoder::new(Format::OpenMetrics, capacity, None);
-    families::write_scheduler(&mut encoder, snapshot, generation, condition.features);
-    families::write_own(&mut encoder, snapshot, generation, condition);
-    telemetry::write(&mut encoder, &gathered);
-    encoder.finish()
+    let encoder = Encoder::new(Format::OpenMetrics, capacity, None);
+    render(encoder, snapshot, generation, condition, &telemetry.gather())
 }
 
 /// CPUs that have been up for a month, no two numbers alike.

@@ -1,7 +1,7 @@
 //! Work whose CPU time is known, bounded in time, on a CPU of choice.
 
 use std::{
-    fs, hint,
+    hint,
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -15,6 +15,7 @@ use nix::{
     time::{ClockId, clock_gettime},
     unistd::Pid,
 };
+use sched_exporter::cpus::Online;
 
 /// Binds the calling thread to a CPU.
 pub fn pin(cpu: usize) {
@@ -136,12 +137,6 @@ impl Drop for Load {
 
 /// CPUs that are online.
 pub fn online() -> Vec<usize> {
-    let list = fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
-    list.trim()
-        .split(',')
-        .flat_map(|range| {
-            let (from, to) = range.split_once('-').unwrap_or((range, range));
-            from.parse::<usize>().unwrap()..=to.parse().unwrap()
-        })
-        .collect()
+    let cpus = Online::open().unwrap().read().unwrap();
+    cpus.into_iter().map(|cpu| cpu as usize).collect()
 }

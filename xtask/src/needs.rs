@@ -61,7 +61,7 @@ pub(crate) const NEEDS: [Need; 8] = [
         what: "tracefs",
         modules: &["trace"],
         remedy: "mount it at /sys/kernel/tracing",
-        variable: Some("SCHED_EXPORTER_TRACEFS"),
+        variable: None,
         find: tracefs,
     },
     Need {

@@ -218,3 +218,21 @@ fn the_exposition_accounts_for_all_time_of_each_cpu() {
     assert!(spread < 100_000, "{grown:?}");
     assert!((1_000_000_000..1_500_000_000).contains(&grown[0]), "{grown:?}");
 }
+
+#[test]
+fn docs_metrics_md_has_every_family_that_is_served_and_no_other() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+    let documented = fs::read_to_string(path).unwrap();
+    let documented: Vec<_> = documented.lines().filter(|line| line.starts_with("| `")).collect();
+    let exporter = Exporter::start(&[]);
+    let mut client = exporter.connect();
+    client.get("/-/ready");
+    let text = client.request("GET", "/metrics", &[("Accept", "text/plain")]).text();
+    let served: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# HELP ")).collect();
+    for (name, help) in served.iter().filter_map(|line| line.split_once(' ')) {
+        let row = documented.iter().find(|row| row.starts_with(&format!("| `{name}` | ")));
+        let row = row.unwrap_or_else(|| panic!("docs/metrics.md lacks {name}"));
+        assert!(row.ends_with(&format!(" | {help} |")), "{row}\nis not\n{help}");
+    }
+    assert_eq!(documented.len(), served.len());
+}
