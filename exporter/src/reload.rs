@@ -147,6 +147,8 @@ impl Reloader {
 
     /// One reload at a time; all requests that wait when it begins are answered by it.
     async fn run(mut self, mut queue: mpsc::Receiver<Request>, mut watch: Watch) {
+        // The watch began after the first generation was read.
+        self.catch_up(&mut watch).await;
         while let Some(request) = queue.recv().await {
             let mut batch = vec![request];
             let latest = Instant::now() + MOST_EVENTS;
@@ -168,7 +170,19 @@ impl Reloader {
             for reply in batch.into_iter().filter_map(|request| request.reply) {
                 let _ = reply.send(outcome.clone());
             }
-            watch.renew();
+            if watch.renew() {
+                self.catch_up(&mut watch).await;
+            }
+        }
+    }
+
+    /// Looks again, where the file may have changed before its directories were watched.
+    async fn catch_up(&mut self, watch: &mut Watch) {
+        loop {
+            let _ = self.reload(Cause::Change).await;
+            if !watch.renew() {
+                return;
+            }
         }
     }
 

@@ -31,7 +31,7 @@ struct Directory {
 }
 
 impl Watch {
-    /// Begins to watch `path`. `on_change` runs on another thread and must not block.
+    /// Begins to watch `path`; what changed before is not noticed. `on_change` runs on another thread and must not block.
     pub fn new(path: &Path, on_change: impl Fn() + Send + Sync + 'static) -> Self {
         let on_change = Arc::new(on_change);
         let mut watch =
@@ -40,11 +40,12 @@ impl Watch {
         watch
     }
 
-    /// Watches the directories that matter now, where they are others than before.
-    pub fn renew(&mut self) {
+    /// Watches the directories that matter now, and says whether they are others than before: then
+    /// what changed in them up to now was not noticed.
+    pub fn renew(&mut self) -> bool {
         let directories = directories(&self.path);
         if directories == self.watched {
-            return;
+            return false;
         }
         self.watcher = match self.start(&directories) {
             Ok(watcher) => Some(watcher),
@@ -58,6 +59,7 @@ impl Watch {
             }
         };
         self.watched = directories;
+        true
     }
 
     fn start(&self, directories: &[Directory]) -> notify::Result<INotifyWatcher> {

@@ -16,7 +16,6 @@ mod allocations;
 mod body;
 mod children;
 mod daemon;
-mod fdinfo;
 mod idle;
 mod memory;
 mod page;

@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, fs};
 
 use anyhow::{Context as _, Result};
 use sched_exporter::cpus::possible;
+use sched_exporter_tests::fdinfo::{self, Info};
 
 use crate::{
     Effort,
     daemon::Daemon,
-    fdinfo::{self, Info},
     report::{Group, Row, Unit},
     summary::{Summary, ms, number},
 };

@@ -14,8 +14,7 @@ use sched_exporter::{
     layout::{Layout, Unwanted},
 };
 use sched_exporter_ebpf::HOOK;
-
-use crate::fdinfo;
+use sched_exporter_tests::fdinfo;
 
 /// The reference programs, as `cargo xtask ebpf` builds them.
 static REFERENCE: &[u8] = aya::include_bytes_aligned!(concat!(

@@ -9,5 +9,6 @@
 
 pub mod client;
 pub mod exposition;
+pub mod fdinfo;
 pub mod process;
 pub mod workload;

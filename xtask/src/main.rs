@@ -18,6 +18,7 @@ mod object;
 mod run;
 mod test;
 mod tools;
+mod vm;
 mod workspace;
 
 #[derive(Parser)]
@@ -34,6 +35,8 @@ enum Command {
         /// Run only tests whose name contains this
         filter: Option<String>,
     },
+    /// Run the tests on Debian's kernels, in QEMU
+    Vm(vm::Args),
     /// Measure the exporter, as root
     Bench {
         /// Arguments for the benchmark
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Run { args } => run::run(&args),
         Command::Test { filter } => test::test(filter.as_deref()),
+        Command::Vm(args) => vm::vm(&args),
         Command::Bench { args } => bench::bench(&args),
         Command::Ebpf { check } => ebpf::ebpf(check),
         Command::Docs { check } => docs::docs(check),

@@ -107,9 +107,9 @@ impl Machine {
 
 /// What came of the tests, by libtest's own count.
 #[derive(Debug, Default, PartialEq)]
-struct Tally {
-    passed: usize,
-    failed: usize,
+pub(crate) struct Tally {
+    pub passed: usize,
+    pub failed: usize,
     ignored: usize,
     /// What ended without saying that a test had failed.
     died: Vec<String>,
@@ -142,7 +142,7 @@ impl Tally {
     }
 
     /// Adds each line such as `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
-    fn add(&mut self, written: &str) {
+    pub(crate) fn add(&mut self, written: &str) {
         for result in written.lines().filter_map(|line| line.strip_prefix("test result: ")) {
             let words: Vec<_> = result.split([' ', ';']).collect();
             let count = |what| {

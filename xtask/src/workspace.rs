@@ -104,8 +104,18 @@ pub(crate) struct Executable {
 
 /// Runs `cargo` with these arguments and returns the executables that it names.
 pub(crate) fn build(args: &[&str]) -> Result<Vec<Executable>> {
-    let messages =
-        output(command("cargo").args(args).arg("--message-format=json-render-diagnostics"))?;
+    executables(command("cargo").args(args))
+}
+
+/// As [`build`], released and linked statically, so that it runs where there is no library.
+pub(crate) fn build_static(target: &str, args: &[&str]) -> Result<Vec<Executable>> {
+    let mut cargo = command("cargo");
+    cargo.args(args).args(["--release", "--target", target]);
+    executables(cargo.env("RUSTFLAGS", "-C target-feature=+crt-static"))
+}
+
+fn executables(cargo: &mut Command) -> Result<Vec<Executable>> {
+    let messages = output(cargo.arg("--message-format=json-render-diagnostics"))?;
     let messages = String::from_utf8(messages).context("cargo's messages")?;
     let mut executables = Vec::new();
     for line in messages.lines() {

@@ -1,13 +1,23 @@
 //! Starting, refusing to start, and the modes that do not serve.
 
 use std::{
-    fs,
+    fs, io,
+    os::unix::process::CommandExt as _,
     process::{Command, Output},
     thread,
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::{self, Signal};
+use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::{
+        prctl::set_keepcaps,
+        signal::{self, Signal},
+    },
+    unistd::{setgroups, setresgid, setresuid},
+};
 use sched_exporter_tests::{
     exposition::Exposition,
     process::{CONFIG, Exporter, PATIENCE, binary, run},
@@ -90,15 +100,31 @@ fn an_address_in_use_is_named() {
     check_refusal(&output, &[&exporter.address.to_string(), "in use"]);
 }
 
-fn as_nobody(capabilities: &str, args: &[&str]) -> Output {
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-    command.args([
-        format!("--inh-caps={capabilities}"),
-        format!("--ambient-caps={capabilities}"),
-        format!("--bounding-set={capabilities}"),
-    ]);
-    command.arg(binary()).args(args).output().unwrap()
+/// Runs the binary as a user who is nobody, with these capabilities and no way to others.
+fn as_nobody(capabilities: &[Capability], args: &[&str]) -> Output {
+    let nobody = 65_534;
+    let kept: CapsHashSet = capabilities.iter().copied().collect();
+    let others: Vec<_> = caps::all().difference(&kept).copied().collect();
+    let failed = |error: CapsError| io::Error::other(error.to_string());
+    let mut command = Command::new(binary());
+    command.args(args);
+    let give_up = move || {
+        for capability in &others {
+            // Some of the kernel's are not known to the crate, and the other way round.
+            let _ = caps::drop(None, CapSet::Bounding, *capability);
+        }
+        set_keepcaps(true)?;
+        setgroups(&[])?;
+        setresgid(nobody.into(), nobody.into(), nobody.into())?;
+        setresuid(nobody.into(), nobody.into(), nobody.into())?;
+        for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Ambient] {
+            caps::set(None, set, &kept).map_err(failed)?;
+        }
+        Ok(())
+    };
+    // SAFETY: system calls and nothing else, but for an error, which ends the test.
+    unsafe { command.pre_exec(give_up) };
+    command.output().unwrap()
 }
 
 /// A copy of the binary and a configuration where everybody may read them.
@@ -112,7 +138,7 @@ fn config_for_nobody() -> (tempfile::TempDir, String) {
 #[test]
 fn two_capabilities_are_enough() {
     let (_directory, config) = config_for_nobody();
-    let output = as_nobody("-all,+bpf,+perfmon", &[&config, "--once"]);
+    let output = as_nobody(&[Capability::CAP_BPF, Capability::CAP_PERFMON], &[&config, "--once"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("sched_runqueue_latency_seconds_count"));
 }
@@ -120,18 +146,25 @@ fn two_capabilities_are_enough() {
 #[test]
 fn missing_capabilities_are_named() {
     let (_directory, config) = config_for_nobody();
-    let none = as_nobody("-all", &[&config, "--once"]);
+    let none = as_nobody(&[], &[&config, "--once"]);
     check_refusal(&none, &["CAP_BPF and CAP_PERFMON missing", "run as root"]);
-    let one = as_nobody("-all,+bpf", &[&config, "--once"]);
+    let one = as_nobody(&[Capability::CAP_BPF], &[&config, "--once"]);
     check_refusal(&one, &["capabilities: CAP_PERFMON missing", "sched_switch"]);
 }
 
 #[test]
 fn missing_btf_is_named() {
     let (_directory, config) = config_file(CONFIG);
-    let script = "mount -t tmpfs none /sys/kernel/btf && exec \"$@\"";
-    let mut command = Command::new("unshare");
-    command.args(["-m", "sh", "-c", script, "sh"]).arg(binary()).args([&config, "--once"]);
+    let mut command = Command::new(binary());
+    command.args([&config, "--once"]);
+    let hide = || {
+        let none = None::<&str>;
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none)?;
+        Ok(mount(Some("tmpfs"), "/sys/kernel/btf", Some("tmpfs"), MsFlags::empty(), none)?)
+    };
+    // SAFETY: system calls and nothing else.
+    unsafe { command.pre_exec(hide) };
     check_refusal(
         &command.output().unwrap(),
         &["/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF=y"],
@@ -221,8 +254,7 @@ fn the_exposition_accounts_for_all_time_of_each_cpu() {
 
 #[test]
 fn docs_metrics_md_has_every_family_that_is_served_and_no_other() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
-    let documented = fs::read_to_string(path).unwrap();
+    let documented = include_str!("../../../docs/metrics.md");
     let documented: Vec<_> = documented.lines().filter(|line| line.starts_with("| `")).collect();
     let exporter = Exporter::start(&[]);
     let mut client = exporter.connect();

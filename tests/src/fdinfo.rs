@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, fs};
 use anyhow::{Context as _, Result};
 
 /// What it says of one.
-pub(crate) type Info = BTreeMap<String, String>;
+pub type Info = BTreeMap<String, String>;
 
 /// The descriptors of a process (`self` or a number) of which the kernel says `key`.
-pub(crate) fn of(process: &str, key: &str) -> Result<Vec<Info>> {
+pub fn of(process: &str, key: &str) -> Result<Vec<Info>> {
     let directory = format!("/proc/{process}/fdinfo");
     let mut found = Vec::new();
     for entry in fs::read_dir(&directory).with_context(|| directory.clone())? {

@@ -1,0 +1,104 @@
+//! The first process of a guest of `cargo xtask vm`. It makes a machine of what is only a kernel,
+//! runs the tests it carries with the arguments it is given, says what the kernel made of the
+//! program, and switches the machine off.
+
+#![expect(clippy::print_stdout, reason = "the console is all that the host sees")]
+
+use std::{
+    env, fs, io, net::UdpSocket, os::fd::AsRawFd as _, process::Command, ptr, time::Instant,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount},
+    sys::reboot::{RebootMode, reboot},
+};
+use sched_exporter::{
+    btf::Btf,
+    ebpf::Scheduler,
+    host::BTF_PATH,
+    layout::{Layout, Unwanted},
+};
+use sched_exporter_tests::fdinfo;
+
+/// What the exporter and its tests expect of any machine.
+const FILESYSTEMS: [(&str, &str); 6] = [
+    ("devtmpfs", "/dev"),
+    ("proc", "/proc"),
+    ("sysfs", "/sys"),
+    ("tmpfs", "/tmp"),
+    ("cgroup2", "/sys/fs/cgroup"),
+    ("tracefs", "/sys/kernel/tracing"),
+];
+
+fn main() {
+    if let Err(error) = prepare().and_then(|()| tests()).and_then(|()| facts()) {
+        println!("guest: {error:#}");
+    }
+    // It does not return, or the end of this process is a panic that the host sees.
+    let _ = reboot(RebootMode::RB_POWER_OFF);
+}
+
+fn prepare() -> Result<()> {
+    for (kind, place) in FILESYSTEMS {
+        fs::create_dir_all(place).with_context(|| place.to_owned())?;
+        match mount(Some(kind), place, Some(kind), MsFlags::empty(), None::<&str>) {
+            // The same filesystem is there already.
+            Ok(()) | Err(Errno::EBUSY) => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("mounting {kind} at {place}"));
+            }
+        }
+    }
+    loopback().context("bringing up the loopback interface")
+}
+
+/// `ip link set lo up`.
+fn loopback() -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    // SAFETY: a structure of numbers, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: the name is shorter than the array, which ends with zeros.
+    unsafe { ptr::copy_nonoverlapping(c"lo".as_ptr(), request.ifr_name.as_mut_ptr(), 2) };
+    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP).unwrap_or_default();
+    // SAFETY: the request is of the kind that the call expects, and outlives it.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The harness says itself what passed and failed.
+fn tests() -> Result<()> {
+    Command::new("/tests")
+        .args(env::args_os().skip(1))
+        .env("SCHED_EXPORTER_BIN", "/sched_exporter")
+        .env("RUST_BACKTRACE", "0")
+        .status()
+        .context("/tests")?;
+    Ok(())
+}
+
+/// How long it took from the kernel's BTF to the first snapshot, and what the verifier went through.
+fn facts() -> Result<()> {
+    let started = Instant::now();
+    let bytes = fs::read(BTF_PATH).context(BTF_PATH)?;
+    let layout = Layout::from_btf(&Btf::parse(&bytes)?, Unwanted::default())?;
+    for feature in &layout.features {
+        ensure!(feature.off.is_none(), "{feature:?}");
+    }
+    let scheduler = Scheduler::attach(layout, false)?;
+    let snapshot = scheduler.snapshot()?;
+    let load = started.elapsed();
+    let programs = fdinfo::of("self", "prog_tag")?;
+    // Since Linux 5.16.
+    let instructions = programs.first().and_then(|program| program.get("verified_insns"));
+    println!(
+        "guest: load_ms={} verified_instructions={} cpus={}",
+        load.as_millis(),
+        instructions.map_or("-", String::as_str),
+        snapshot.cpus.len()
+    );
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! `cargo xtask vm`: the tests on kernels that this machine doesn't run, in QEMU.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    test::Tally,
+    vm::{
+        guests::{Arch, GUESTS, Guest, QUICK},
+        qemu::Console,
+    },
+    workspace::{build_static, root},
+};
+
+mod debian;
+mod guests;
+mod initramfs;
+mod page;
+mod qemu;
+
+/// What the command line asks for.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Guests to run; all where none is named
+    #[arg(value_parser = guests::names())]
+    guests: Vec<String>,
+    /// Run the oldest kernel, the newest and one between
+    #[arg(long, conflicts_with = "guests")]
+    quick: bool,
+    /// Run only tests whose name contains one of these
+    #[arg(long = "test", value_name = "FILTER")]
+    filters: Vec<String>,
+    /// Write docs/kernels.md
+    #[arg(long, conflicts_with_all = ["guests", "quick", "filters"])]
+    write: bool,
+    /// Print the names of the guests and end
+    #[arg(long)]
+    list: bool,
+}
+
+/// What came of a guest.
+struct Outcome {
+    guest: &'static Guest,
+    /// As the kernel names itself.
+    release: String,
+    tally: Tally,
+    /// What the guest says of the kernel program.
+    facts: BTreeMap<String, String>,
+    /// Why it failed, beside tests that did.
+    failures: Vec<String>,
+    /// From the start of QEMU to its end.
+    took: Duration,
+}
+
+impl Outcome {
+    fn is_good(&self) -> bool {
+        self.failures.is_empty() && self.tally.failed == 0
+    }
+
+    fn fact(&self, name: &str) -> &str {
+        self.facts.get(name).map_or("-", String::as_str)
+    }
+}
+
+/// Runs guests one after the other: the tests want the machine for themselves.
+pub(crate) fn vm(args: &Args) -> Result<ExitCode> {
+    if args.list {
+        for guest in &GUESTS {
+            println!("{:<16} {}", guest.name, guest.what);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let wanted = |guest: &&Guest| match args.guests.is_empty() {
+        true => !args.quick || QUICK.contains(&guest.name),
+        false => args.guests.iter().any(|name| name == guest.name),
+    };
+    let mut initramfs = BTreeMap::new();
+    let mut outcomes = Vec::new();
+    for guest in GUESTS.iter().filter(wanted) {
+        let initramfs = match initramfs.get(guest.arch.name()) {
+            Some(path) => path,
+            None => initramfs.entry(guest.arch.name()).or_insert(build(guest.arch)?),
+        };
+        let kernel = debian::kernel(guest).with_context(|| format!("kernel of {}", guest.name))?;
+        println!("\n{}: {}, {}", guest.name, kernel.release, guest.what);
+        outcomes.push(run(guest, kernel, initramfs, &args.filters)?);
+    }
+    if args.write {
+        page::write(&outcomes)?;
+    }
+    Ok(report(&outcomes))
+}
+
+/// Builds what a guest carries, and returns the initramfs that holds it.
+fn build(arch: Arch) -> Result<PathBuf> {
+    let exporter = ["build", "--package", "sched_exporter", "--bin", "sched_exporter"];
+    let guest = ["build", "--package", "sched_exporter-tests", "--bin", "guest"];
+    let tests = ["test", "--package", "sched_exporter-tests", "--test", "it", "--no-run"];
+    let mut files = Vec::new();
+    for (name, args) in [("sched_exporter", &exporter[..]), ("init", &guest), ("tests", &tests)] {
+        let is_test = args[0] == "test";
+        let built = build_static(arch.target(), args)?.into_iter().find(|it| it.test == is_test);
+        files.push((name, built.with_context(|| format!("cargo built no `{name}`"))?.path));
+    }
+    let path = root().join("target/vm").join(format!("{}.cpio", arch.name()));
+    initramfs::write(&path, &files).with_context(|| path.display().to_string())?;
+    Ok(path)
+}
+
+/// What no guest has: modules of tests that need more than a kernel.
+const LEFT_OUT: [&str; 4] = ["docs::", "promtool::", "python::", "trace::"];
+
+fn run(
+    guest: &'static Guest,
+    kernel: debian::Kernel,
+    initramfs: &PathBuf,
+    filters: &[String],
+) -> Result<Outcome> {
+    let started = Instant::now();
+    let mut harness = vec!["--test-threads=1".to_owned()];
+    harness.extend(LEFT_OUT.iter().chain(guest.skip).map(|module| format!("--skip={module}")));
+    harness.extend_from_slice(filters);
+    let mut console = Console::start(guest, &kernel.image, initramfs, &harness)?;
+    let mut outcome = Outcome {
+        guest,
+        release: kernel.release,
+        tally: Tally::default(),
+        facts: BTreeMap::new(),
+        failures: Vec::new(),
+        took: Duration::ZERO,
+    };
+    let mut written = String::new();
+    while let Some(line) = console.line()? {
+        println!("  {line}");
+        if let Some(facts) = line.strip_prefix("guest: ") {
+            let pairs = facts.split(' ').filter_map(|pair| pair.split_once('='));
+            outcome.facts.extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            if outcome.facts.is_empty() {
+                outcome.failures.push(line.clone());
+            }
+        }
+        if qemu::is_complaint(&line) {
+            outcome.failures.push(format!("the kernel says: {line}"));
+        }
+        written.push_str(&line);
+        written.push('\n');
+    }
+    outcome.took = started.elapsed();
+    outcome.tally.add(&written);
+    if outcome.facts.is_empty() {
+        outcome.failures.push("the guest ended before its tests did".to_owned());
+    } else if outcome.tally.passed == 0 {
+        outcome.failures.push("no test was run".to_owned());
+    }
+    Ok(outcome)
+}
+
+fn report(outcomes: &[Outcome]) -> ExitCode {
+    println!();
+    let mut sum = Tally::default();
+    for outcome in outcomes {
+        let Outcome { guest, release, tally, failures, took, .. } = outcome;
+        let Tally { passed, failed, .. } = tally;
+        println!("{:<16} {release}: {passed} passed, {failed} failed, {took:.0?}", guest.name);
+        for failure in failures {
+            println!("    {failure}");
+        }
+        sum.passed += passed;
+        sum.failed += failed + usize::from(!outcome.is_good() && *failed == 0);
+    }
+    println!("{} passed, {} failed", sum.passed, sum.failed);
+    if sum.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

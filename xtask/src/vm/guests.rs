@@ -1,0 +1,105 @@
+//! The matrix: which kernels, on which machines.
+
+/// A virtual machine.
+pub(crate) struct Guest {
+    pub name: &'static str,
+    /// What is special about it.
+    pub what: &'static str,
+    pub arch: Arch,
+    /// Debian's release, and the package in it that depends on the current kernel.
+    pub suite: &'static str,
+    pub package: &'static str,
+    /// CPUs, as QEMU's `-smp` has it.
+    pub cpus: &'static str,
+    /// What is added to the kernel's command line.
+    pub append: &'static str,
+    /// Tests left out.
+    pub skip: &'static [&'static str],
+}
+
+/// A processor's architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arch {
+    X86_64,
+    Aarch64,
+}
+
+impl Arch {
+    /// As the kernel and QEMU name it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        }
+    }
+
+    /// As Debian names it.
+    pub(crate) const fn debian(self) -> &'static str {
+        match self {
+            Self::X86_64 => "amd64",
+            Self::Aarch64 => "arm64",
+        }
+    }
+
+    /// As Rust names it.
+    pub(crate) const fn target(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64-unknown-linux-gnu",
+            Self::Aarch64 => "aarch64-unknown-linux-gnu",
+        }
+    }
+}
+
+/// Two CPUs on a kernel that Debian builds for clouds.
+const X86_64: Guest = Guest {
+    name: "",
+    what: "2 CPUs",
+    arch: Arch::X86_64,
+    suite: "",
+    package: "linux-image-cloud-amd64",
+    cpus: "2",
+    append: "",
+    skip: &[],
+};
+const AARCH64: Guest = Guest { arch: Arch::Aarch64, package: "linux-image-cloud-arm64", ..X86_64 };
+
+pub(crate) const GUESTS: [Guest; 11] = [
+    Guest { name: "5.10", suite: "bullseye", ..X86_64 },
+    Guest { name: "6.1", suite: "bookworm", ..X86_64 },
+    Guest { name: "6.12", suite: "trixie", ..X86_64 },
+    Guest {
+        name: "6.12-rt",
+        what: "PREEMPT_RT, 2 CPUs",
+        suite: "trixie",
+        package: "linux-image-rt-amd64",
+        ..X86_64
+    },
+    Guest { name: "newest", suite: "trixie-backports", ..X86_64 },
+    Guest { name: "16-cpus", what: "16 CPUs", suite: "trixie", cpus: "16", ..X86_64 },
+    Guest {
+        name: "maxcpus",
+        what: "2 CPUs of 4, the others offline since boot",
+        suite: "trixie",
+        cpus: "4",
+        append: "maxcpus=2",
+        ..X86_64
+    },
+    Guest {
+        name: "nohz_full",
+        what: "2 CPUs, one without ticks and isolated",
+        suite: "trixie",
+        append: "nohz_full=1 isolcpus=domain,managed_irq,1 rcu_nocbs=1",
+        ..X86_64
+    },
+    Guest { name: "6.1-aarch64", suite: "bookworm", ..AARCH64 },
+    Guest { name: "6.12-aarch64", suite: "trixie", ..AARCH64 },
+    Guest { name: "newest-aarch64", suite: "trixie-backports", ..AARCH64 },
+];
+
+/// The oldest, the newest and one between.
+pub(crate) const QUICK: [&str; 3] = ["5.10", "6.12", "newest"];
+
+/// What a command line may name.
+pub(crate) fn names() -> Vec<&'static str> {
+    GUESTS.iter().map(|guest| guest.name).collect()
+}

@@ -1,0 +1,107 @@
+//! A guest at work, seen through its console.
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::vm::guests::{Arch, Guest};
+
+/// No guest takes so long.
+const LIMIT: Duration = Duration::from_mins(15);
+
+/// QEMU, ended when dropped.
+pub(crate) struct Console {
+    qemu: Child,
+    lines: Receiver<String>,
+    deadline: Instant,
+}
+
+impl Console {
+    /// Boots a kernel. `args` are those of the guest's first process.
+    pub(crate) fn start(
+        guest: &Guest,
+        kernel: &Path,
+        initramfs: &Path,
+        args: &[String],
+    ) -> Result<Self> {
+        let program = format!("qemu-system-{}", guest.arch.name());
+        let mut command = Command::new(&program);
+        let console = match guest.arch {
+            // `max` and what passes the host's CPU on have made kernels panic under emulation.
+            Arch::X86_64 => {
+                command.args(["-machine", "q35", "-cpu", "Haswell,-cx16"]);
+                "ttyS0"
+            }
+            Arch::Aarch64 => {
+                command.args(["-machine", "virt", "-cpu", "cortex-a72"]);
+                "ttyAMA0"
+            }
+        };
+        // Emulation runs everywhere; KVM may be absent, or there and broken.
+        let accel = env::var("XTASK_VM_ACCEL").unwrap_or("tcg,thread=multi".to_owned());
+        let append = format!(
+            "console={console} panic=-1 loglevel=5 rdinit=/init {} -- {}",
+            guest.append,
+            args.join(" ")
+        );
+        command
+            .args(["-accel", &accel, "-m", "1024", "-smp", guest.cpus, "-no-reboot"])
+            .args(["-nodefaults", "-display", "none", "-serial", "stdio"])
+            .arg("-kernel")
+            .arg(kernel)
+            .arg("-initrd")
+            .arg(initramfs)
+            .args(["-append", &append]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut qemu = command.spawn().with_context(|| {
+            format!("`{program}`; install it (Debian's packages are qemu-system-x86 and -arm)")
+        })?;
+        let (sender, lines) = channel();
+        let stdout = qemu.stdout.take().context("standard output was asked for")?;
+        let stderr = qemu.stderr.take().context("standard error was asked for")?;
+        let errors = sender.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let _ = errors.send(line);
+            }
+        });
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line);
+                let _ = sender.send(line.trim_end().to_owned());
+            }
+        });
+        Ok(Self { qemu, lines, deadline: Instant::now() + LIMIT })
+    }
+
+    /// The next line; none where QEMU has ended.
+    pub(crate) fn line(&mut self) -> Result<Option<String>> {
+        match self.lines.recv_timeout(self.deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => Ok(Some(line)),
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => bail!("the guest took more than {LIMIT:?}"),
+        }
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+/// Whether a line is one by which the kernel says that something is wrong with it.
+pub(crate) fn is_complaint(line: &str) -> bool {
+    ["BUG: ", "WARNING: ", "Oops", "Kernel panic", "rcu: INFO", "Call Trace"]
+        .iter()
+        .any(|complaint| line.contains(complaint))
+}
