@@ -181,6 +181,7 @@ impl Reloader {
         loop {
             let _ = self.reload(Cause::Change).await;
             if !watch.renew() {
+                tracing::debug!(path = %self.path.display(), "watching the configuration");
                 return;
             }
         }

@@ -1,7 +1,7 @@
 //! Work whose CPU time is known, bounded in time, on a CPU of choice.
 
 use std::{
-    hint,
+    env, hint,
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -133,6 +133,11 @@ impl Drop for Load {
             let _ = thread.join();
         }
     }
+}
+
+/// Whether this machine is a guest of `cargo xtask vm`, where instructions are emulated.
+pub fn is_emulated() -> bool {
+    env::var_os("SCHED_EXPORTER_EMULATED").is_some()
 }
 
 /// CPUs that are online.

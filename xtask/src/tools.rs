@@ -81,6 +81,23 @@ impl PinnedRust {
     }
 }
 
+/// Makes cargo build for a target: with its standard library where that is installed, or can be by
+/// rustup, or else from the source of it.
+pub(crate) fn target(cargo: &mut Command, target: &str) -> Result<()> {
+    let sysroot = probe(command("rustc").args(["--print", "sysroot"]));
+    let sysroot = PathBuf::from(sysroot.context("`rustc --print sysroot` failed")?);
+    let present = || sysroot.join("lib/rustlib").join(target).join("lib").exists();
+    if !present() && probe(command("rustup").args(["target", "add", target])).is_some() {
+        eprintln!("installed Rust's standard library for {target}");
+    }
+    cargo.args(["--target", target]);
+    if !present() {
+        PinnedRust { toolchain: None, sysroot }.ensure_library()?;
+        cargo.args(["-Z", "build-std=std,test,panic_abort"]).env("RUSTC_BOOTSTRAP", "1");
+    }
+    Ok(())
+}
+
 fn is_pinned(version: &str) -> bool {
     version.split_whitespace().nth(1) == Some(RUST)
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -76,9 +76,12 @@ pub(crate) fn vm(args: &Args) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let wanted = |guest: &&Guest| match args.guests.is_empty() {
-        true => !args.quick || QUICK.contains(&guest.name),
-        false => args.guests.iter().any(|name| name == guest.name),
+    let wanted = |guest: &&Guest| {
+        if args.guests.is_empty() {
+            !args.quick || QUICK.contains(&guest.name)
+        } else {
+            args.guests.iter().any(|name| name == guest.name)
+        }
     };
     let mut initramfs = BTreeMap::new();
     let mut outcomes = Vec::new();
@@ -119,7 +122,7 @@ const LEFT_OUT: [&str; 4] = ["docs::", "promtool::", "python::", "trace::"];
 fn run(
     guest: &'static Guest,
     kernel: debian::Kernel,
-    initramfs: &PathBuf,
+    initramfs: &Path,
     filters: &[String],
 ) -> Result<Outcome> {
     let started = Instant::now();

@@ -1,7 +1,7 @@
 //! The workspace on disk, and the commands that are run in it.
 
 use std::{
-    env,
+    env::{self, consts::ARCH},
     ffi::OsStr,
     fs,
     os::unix::fs::MetadataExt,
@@ -11,6 +11,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+
+use crate::tools;
 
 /// The directory of the workspace's `Cargo.toml`.
 pub(crate) fn root() -> PathBuf {
@@ -107,10 +109,15 @@ pub(crate) fn build(args: &[&str]) -> Result<Vec<Executable>> {
     executables(command("cargo").args(args))
 }
 
-/// As [`build`], released and linked statically, so that it runs where there is no library.
+/// As [`build`], released for a target and linked statically, so that it runs where no library is.
 pub(crate) fn build_static(target: &str, args: &[&str]) -> Result<Vec<Executable>> {
     let mut cargo = command("cargo");
-    cargo.args(args).args(["--release", "--target", target]);
+    tools::target(cargo.args(args).arg("--release"), target)?;
+    if !target.starts_with(ARCH) {
+        let linker = format!("{}-gcc", target.replace("-unknown", ""));
+        let variable = target.replace('-', "_").to_uppercase();
+        cargo.env(format!("CARGO_TARGET_{variable}_LINKER"), linker);
+    }
     executables(cargo.env("RUSTFLAGS", "-C target-feature=+crt-static"))
 }
 

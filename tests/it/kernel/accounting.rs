@@ -14,8 +14,8 @@ use sched_exporter_tests::{
     exposition::Exposition,
     process::Exporter,
     workload::{
-        Gate, Load, monotonic_ns, online, pin, realtime, set_policy, sleep_until, spin_until,
-        thread_cpu_ns,
+        Gate, Load, is_emulated, monotonic_ns, online, pin, realtime, set_policy, sleep_until,
+        spin_until, thread_cpu_ns,
     },
 };
 
@@ -181,6 +181,12 @@ fn no_counter_goes_back_over_http_in_a_storm() {
     drop(storm);
 }
 
+/// What interrupts may take of work: with them it is charged here, but on many kernels not by the
+/// task's own clock. Under emulation one can take milliseconds.
+fn interrupts_at_most(own_ns: u64) -> u64 {
+    if is_emulated() { own_ns / 20 } else { own_ns / 200 }
+}
+
 #[test]
 fn work_that_wakes_rarely_is_its_own_cpu_time() {
     on_the_other_cpu();
@@ -201,7 +207,7 @@ fn work_that_wakes_rarely_is_its_own_cpu_time() {
     let realtime = Mode::Realtime as usize;
     let ours = times(&after, CPU).mode_ns[realtime] - times(&before, CPU).mode_ns[realtime];
     let error = ours.abs_diff(own);
-    assert!(error * 1_000 <= own * 5, "{ours} ns, by the task's own clock {own} ns");
+    assert!(error <= interrupts_at_most(own), "{ours} ns, by the task's own clock {own} ns");
 }
 
 /// Bursts at a phase of a 4 ms tick. What is charged must lie between the time the burst knows it
@@ -231,7 +237,7 @@ fn check_bursts(offset_ns: u64, burst_ns: u64) {
     let ours = times(&after, CPU).mode_ns[realtime] - times(&before, CPU).mode_ns[realtime];
     assert!(spun <= ours, "charged {ours} ns of {spun} ns that were spun");
     // The thread's first moments and its end are not in its own reading.
-    let own = own + own / 200 + 500_000;
+    let own = own + interrupts_at_most(own) + 500_000;
     assert!(ours <= own, "charged {ours} ns, by the task's own clock {own} ns");
 }
 
@@ -326,7 +332,7 @@ fn switches_are_those_of_proc_stat() {
     drop(storm);
     let (after, kernel_after, late) = (count(), ctxt(), count());
     let kernel = kernel_after - kernel_before;
-    assert!(kernel > 10_000);
+    assert!(kernel > 1_000, "the storm was none: {kernel} switches");
     let range = after.0 - before.0..=late.1 - early.1;
     assert!(range.contains(&kernel), "{kernel} not in {range:?}");
 }

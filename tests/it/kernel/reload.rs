@@ -6,7 +6,7 @@ use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::sys::signal::Signal;
@@ -87,7 +87,10 @@ fn behind_a_moving_link(flag: &str) -> (Exporter, impl Fn(&str) + use<>) {
     };
     moved("a");
     let path = directory.path().join("current/exporter.yaml");
-    (Exporter::start_at(directory, path, &[flag]), moved)
+    let exporter = Exporter::start_at(directory, path, &[flag]);
+    // Once it watches, it looks at what may have changed before.
+    exporter.wait_until("watched", |_| exporter.log().contains("watching the configuration"));
+    (exporter, moved)
 }
 
 #[test]
@@ -234,10 +237,7 @@ fn every_scrape_shows_one_generation_under_a_storm_of_reloads() {
             })
             .collect();
         let mut client = exporter.connect();
-        let end = Instant::now() + Duration::from_secs(3);
-        let mut round = 0;
-        while Instant::now() < end {
-            round += 1;
+        for round in 1..=200 {
             let bad = round % 5 == 0;
             let text = if bad { "labels: [".to_owned() } else { config(&format!("h{round}")) };
             replace_by_rename(exporter.config(), &text);
@@ -248,8 +248,7 @@ fn every_scrape_shows_one_generation_under_a_storm_of_reloads() {
             assert_eq!(status, if bad { 500 } else { 200 });
         }
         done.store(true, Ordering::Relaxed);
-        assert!(round > 50, "{round} reloads");
         scrapers.into_iter().map(|scraper| scraper.join().unwrap()).sum()
     });
-    assert!(scrapes > 300, "{scrapes} scrapes");
+    assert!(scrapes > 200, "{scrapes} scrapes");
 }

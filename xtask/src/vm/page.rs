@@ -1,6 +1,54 @@
 //! docs/kernels.md.
-use crate::vm::Outcome;
-use anyhow::Result;
-pub(crate) fn write(_outcomes: &[Outcome]) -> Result<()> {
-    Ok(())
+
+use std::{fmt::Write as _, fs};
+
+use anyhow::{Context as _, Result};
+
+use crate::{vm::Outcome, workspace::root};
+
+const PATH: &str = "docs/kernels.md";
+
+const INTRO: &str = "\
+# Kernels
+
+Where the exporter was run. `cargo xtask vm --write` boots each of these kernels, Debian's own, in
+QEMU with the released binary and the tests of `tests/it` that need no more than a kernel, and
+writes this page: change the text in `xtask/src/vm/page.rs`, not here. It needs QEMU, Debian's apt
+and, for aarch64, `aarch64-linux-gnu-gcc`; KVM is not used. One binary for each architecture and one
+BPF object for all; offsets come from the BTF of the kernel it runs on.
+
+What is tested on each: loading and seeding; time conserved at each snapshot under any load; CPUs
+that never switch; counters that never go back; run-queue waits against `run_delay` to the
+nanosecond; switches against `ctxt`; CPUs offline and back; scrapes over HTTP; reloads; what is said
+where capabilities or BTF are missing.
+
+Load time is from reading the kernel's BTF to the first snapshot, under emulation, which is many
+times slower than hardware. Verified instructions are those that the kernel's verifier went through,
+as it counts them since 5.16.
+
+| kernel | architecture | machine | load time | verified instructions | tests passed |
+|---|---|---|--:|--:|--:|
+";
+
+/// Writes the page.
+pub(crate) fn write(outcomes: &[Outcome]) -> Result<()> {
+    let mut page = INTRO.to_owned();
+    for outcome in outcomes {
+        let Outcome { guest, release, tally, .. } = outcome;
+        let (all, fact) = (tally.passed + tally.failed, |name| outcome.fact(name));
+        let passed = if outcome.is_good() {
+            format!("{} of {all}", tally.passed)
+        } else {
+            format!("**{} of {all}**", tally.passed)
+        };
+        writeln!(
+            page,
+            "| {release} | {} | {} | {} ms | {} | {passed} |",
+            guest.arch.name(),
+            guest.what,
+            fact("load_ms"),
+            fact("verified_instructions"),
+        )?;
+    }
+    fs::write(root().join(PATH), page).context(PATH)
 }

@@ -37,7 +37,7 @@ impl Console {
         let console = match guest.arch {
             // `max` and what passes the host's CPU on have made kernels panic under emulation.
             Arch::X86_64 => {
-                command.args(["-machine", "q35", "-cpu", "Haswell,-cx16"]);
+                command.args(["-machine", "q35", "-cpu", "qemu64,-cx16"]);
                 "ttyS0"
             }
             Arch::Aarch64 => {
