@@ -41,6 +41,17 @@ const CLOCK_MARGIN_NS: u64 = 1_000;
 /// chance of some percent to be torn.
 const READ_ATTEMPTS: u32 = 1_000;
 
+/// So many follow on each other; then each waits this long for the CPU: the host of a virtual
+/// machine may have taken it away in the midst of a write.
+const PROMPT_ATTEMPTS: u32 = 100;
+const PAUSE: Duration = Duration::from_micros(100);
+
+/// How far a record may be ahead of the snapshot's instant, since a switch came between the two.
+const MOST_AHEAD_NS: u64 = 50_000;
+
+/// How often a snapshot is taken that is interrupted for longer each time.
+const SNAPSHOT_ATTEMPTS: u32 = 10;
+
 /// How long the start waits for CPUs that won't switch.
 const SEED_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -158,8 +169,21 @@ impl Scheduler {
     ///
     /// The order is what makes it exact: the clock, then which CPUs are online, then the records.
     /// A switch in between belongs to a later instant, and [`snapshot::settle`] knows it by its
-    /// time; a CPU that is listed as online had not gone offline at that instant.
+    /// time; a CPU that is listed as online had not gone offline at that instant. A record holds
+    /// all time up to its last switch, so that a snapshot is taken again where this process lost its
+    /// CPU between the clock and the records.
     pub fn snapshot(&self) -> Result<Snapshot, ReadError> {
+        for _ in 1..SNAPSHOT_ATTEMPTS {
+            let (snapshot, ahead_ns) = self.attempt()?;
+            if ahead_ns <= MOST_AHEAD_NS {
+                return Ok(snapshot);
+            }
+        }
+        Ok(self.attempt()?.0)
+    }
+
+    /// A snapshot, and how far the latest record is ahead of it.
+    fn attempt(&self) -> Result<(Snapshot, u64), ReadError> {
         let taken_at = monotonic_ns()? - CLOCK_MARGIN_NS;
         let online = self.online.read()?;
         let mut pending: Vec<_> = online
@@ -167,19 +191,24 @@ impl Scheduler {
             .filter_map(|cpu| self.possible.binary_search(&cpu).ok().map(|slot| (cpu, slot)))
             .collect();
         let mut cpus = Vec::with_capacity(pending.len());
-        for _ in 0..READ_ATTEMPTS {
+        let mut latest = taken_at;
+        for attempt in 0..READ_ATTEMPTS {
+            if attempt >= PROMPT_ATTEMPTS {
+                std::thread::sleep(PAUSE);
+            }
             let records = self.read()?;
             pending.retain(|&(cpu, slot)| {
                 let record = &records[slot].0;
                 let whole = snapshot::is_whole(record);
                 if whole {
+                    latest = latest.max(CpuRecord::open(record.open).0);
                     cpus.push(snapshot::settle(cpu, record, taken_at, self.attached_at));
                 }
                 !whole
             });
             if pending.is_empty() {
                 cpus.sort_unstable_by_key(|cpu| cpu.id);
-                return Ok(Snapshot { taken_at, cpus });
+                return Ok((Snapshot { taken_at, cpus }, latest - taken_at));
             }
             self.torn_reads.fetch_add(pending.len() as u64, Ordering::Relaxed);
         }

@@ -86,11 +86,15 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let record = unsafe { &mut *record };
     let (prev, next) = (Object(ctx.arg(1)), Object(ctx.arg(2)));
     let next_mode = mode(next);
+
+    // Before the clock is read: a virtual machine's CPU can be taken away at any point, and a reader
+    // must not take a record for current whose next interval began before the reader's own clock.
+    let turn = begin(record);
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-
     if record.open == 0 {
         seed(&ctx, record, now, next, next_mode);
+        end(record, turn);
         return 0;
     }
     let (since, mut prev_mode) = CpuRecord::open(record.open);
@@ -98,7 +102,6 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     // https://elixir.bootlin.com/linux/v6.12.107/source/kernel/time/timekeeping.c#L359
     let now = if now < since { since } else { now };
 
-    let turn = begin(record);
     if record.current == prev.0 as u64 {
         record.mode_ns[prev_mode as usize] += now - since;
     } else if record.open & CpuRecord::MAY_GO_OFFLINE != 0 {
@@ -143,11 +146,9 @@ fn seed(
     next: Object,
     next_mode: u64,
 ) {
-    let turn = begin(record);
     record.seeded_at = now;
     record.current = next.0 as u64;
     record.open = CpuRecord::pack_open(now, next_mode);
-    end(record, turn);
     // SAFETY: the helper has no preconditions.
     let cpu = unsafe { bpf_get_smp_processor_id() };
     info!(ctx, "cpu {} is seeded by pid {}", cpu, ctx.pid());
