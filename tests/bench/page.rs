@@ -30,9 +30,10 @@ const PEERS: &str = "\
 What else is in use is measured beside the exporter where it is installed, in the same rounds:";
 
 const PEERS_READING: &str = "\
-bcc's tools attach to `sched_switch` as the exporter does, and `runqlat` to wakeups too; each gives
-one histogram, and is idle beside its programs while it is measured. node_exporter attaches nothing
-and costs nothing for a switch; it costs at a scrape, when it reads `/proc/stat` and much else.";
+Versions are what they say of themselves. bcc's tools attach to `sched_switch` as the exporter does,
+and `runqlat` to wakeups too; each gives one histogram, and is idle beside its programs while it is
+measured. node_exporter attaches nothing and costs nothing for a switch; it costs at a scrape, when
+it reads `/proc/stat` and, by default, much else.";
 
 /// Writes the page.
 pub(crate) fn write(peers: &Peers, groups: &[Group]) -> Result<()> {
