@@ -1,56 +1,96 @@
 //! What a program's own instructions cost for each switch, by the kernel's statistics.
 
-use anyhow::{Context as _, Result};
+use std::iter::zip;
+
+use anyhow::{Context as _, Result, ensure};
 use aya::sys::{Stats, enable_stats};
 use sched_exporter::layout::Unwanted;
 
 use crate::{
-    Effort, pipe,
-    programs::{PRODUCT, Program, ns_per_run},
+    Effort,
+    peers::Peers,
+    programs::{PRODUCT, Program},
     report::{Group, Row, Unit},
+    rounds::in_turn,
     summary::Summary,
+    switching::Load,
 };
 
 const NOTE: &str = "\
-The body of each program by the kernel's BPF statistics, on the load of the next section. The
-statistics read the clock before and after each run, which is in every row, and do not see the way
-from the tracepoint into the program; so the ratio is of use beside the end-to-end figures, not
-instead of them. `minimal` adds the interval to idle or busy and does nothing else.";
+Time in BPF programs by the kernel's statistics, divided by the context switches of the run, on the
+loads of the next two sections: two tasks on one CPU and, where it says so, many tasks on all, with
+colder caches. The statistics read the clock before and after each run of a program, which is in
+every row, and do not see the way from the tracepoint into the program; so the ratio is of use beside
+the end-to-end figures, not instead of them. `minimal` adds the interval to idle or busy and does
+nothing else. What a feature adds is the difference within a round. A peer's row is the sum of all
+its programs, those on wakeups included.";
 
-/// Runs the load with each program attached alone, round after round.
-pub(crate) fn measure(effort: Effort) -> Result<Group> {
-    let without = |context_switches, runqueue_latency| {
-        Program::Product(Unwanted { context_switches, runqueue_latency })
+/// Runs the loads with each program attached alone, round after round.
+pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
+    let product = |context_switches, runqueue_latency, log| {
+        let unwanted = Unwanted { context_switches, runqueue_latency };
+        Program::Product { unwanted, log }
     };
-    let programs = [
-        ("`empty`", Program::Empty),
-        ("`minimal`", Program::Minimal),
-        ("the exporter's", PRODUCT),
-        ("the exporter's without context switches", without(true, false)),
-        ("the exporter's without run-queue latency", without(false, true)),
-        ("the exporter's without both", without(true, true)),
+    let compared =
+        [("`empty`", Program::Empty), ("`minimal`", Program::Minimal), ("the exporter's", PRODUCT)];
+    let variants = [
+        ("the exporter's without context switches", product(true, false, false)),
+        ("the exporter's without run-queue latency", product(false, true, false)),
+        ("the exporter's without both", product(true, true, false)),
+        ("the exporter's with `--log.ebpf`", product(false, false, true)),
     ];
-    let messages = effort.choose(100_000, 30_000);
-    let rounds = effort.choose(11, 4);
-    let mut ns = [const { Vec::new() }; 6];
+    let peers: Vec<_> = peers.tools().map(|peer| (peer.name, Program::Peer(peer))).collect();
+    let of_two = [&compared[..], &variants, &peers].concat();
+    let of_many = [&compared[..], &peers].concat();
+
     let _statistics = enable_stats(Stats::RunTime).context("switching BPF statistics on")?;
-    pipe::run(messages)?;
-    for round in 0..rounds {
-        for turn in 0..programs.len() {
-            let index = (round + turn) % programs.len();
-            let attached = programs[index].1.attach()?;
-            pipe::run(messages)?;
-            ns[index].push(ns_per_run()?);
-            drop(attached);
-        }
-    }
+    let (messages, rounds) = effort.choose((100_000, 11), (30_000, 4));
+    let two_tasks = measure_ns(Load::Pipe, messages, rounds, &of_two)?;
+    let (messages, rounds) = effort.choose((150, 9), (100, 3));
+    let many_tasks = measure_ns(Load::Messaging, messages, rounds, &of_many)?;
+
     let mut group = Group::new("Program body for each switch", NOTE);
-    for ((name, _), ns) in programs.iter().zip(&ns) {
+    for ((name, _), ns) in zip(&of_two, &two_tasks) {
         group.push(Row::new((*name).to_owned(), Unit::Ns, Summary::of(ns.iter().copied())));
     }
-    let [_, minimal, product, ..] = &ns;
-    let ratio = Summary::of_ratios(product, minimal);
-    let row = Row::new("the exporter's / `minimal`".to_owned(), Unit::Ratio, ratio);
-    group.push(row.at_most(1.25));
+    let [_, _, whole, no_switches, no_latency, neither, logging, ..] = &two_tasks[..] else {
+        unreachable!("a result for each program");
+    };
+    for (what, with, without) in [
+        ("context switches add", whole, no_switches),
+        ("run-queue latency adds", whole, no_latency),
+        ("both add", whole, neither),
+        ("`--log.ebpf` adds", logging, whole),
+    ] {
+        let added = Summary::of(zip(with, without).map(|(with, without)| with - without));
+        group.push(Row::new(what.to_owned(), Unit::Ns, added));
+    }
+    let ratio = |what: &str, ns: &[Vec<f64>]| {
+        Row::new(what.to_owned(), Unit::Ratio, Summary::of_ratios(&ns[2], &ns[1]))
+    };
+    group.push(ratio("the exporter's / `minimal`", &two_tasks).at_most(1.25));
+    for ((name, _), ns) in zip(&of_many, &many_tasks) {
+        let row = format!("many tasks: {name}");
+        group.push(Row::new(row, Unit::Ns, Summary::of(ns.iter().copied())));
+    }
+    group.push(ratio("many tasks: the exporter's / `minimal`", &many_tasks));
     Ok(group)
+}
+
+/// Nanoseconds in each program for each switch, round by round.
+fn measure_ns(
+    load: Load,
+    messages: usize,
+    rounds: usize,
+    programs: &[(&str, Program<'_>)],
+) -> Result<Vec<Vec<f64>>> {
+    load.run(messages)?;
+    in_turn(programs, rounds, |(name, program)| {
+        let attached = program.attach()?;
+        let before = attached.run_time_ns()?;
+        let run = load.run(messages)?;
+        let ns = attached.run_time_ns()? - before;
+        ensure!(ns > 0.0, "the kernel's statistics say that {name} did not run");
+        Ok(ns / run.switches)
+    })
 }

@@ -19,3 +19,28 @@ pub(crate) fn spawn(command: &mut Command) -> Result<Child> {
     let command = unsafe { command.pre_exec(end_with_us) };
     command.spawn().with_context(|| format!("starting `{}`", command.get_program().display()))
 }
+
+/// A child that runs until dropped: it is killed then.
+pub(crate) struct Running(Child);
+
+impl Running {
+    /// As [`spawn`].
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        spawn(command).map(Self)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

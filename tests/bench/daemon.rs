@@ -1,10 +1,12 @@
-//! The exporter as it is shipped, with the shipped configuration, as a child process.
+//! The exporter as it is shipped, with the shipped configuration, as a child process; and a peer
+//! that is scraped as it is.
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read as _, Write as _},
+    io::{self, BufRead, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    process::{Child, ChildStderr, Command, Stdio},
+    process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -13,24 +15,22 @@ use nix::{
     time::{clock_getcpuclockid, clock_gettime},
     unistd::Pid,
 };
-use sched_exporter_tests::process::{PATIENCE, binary};
+use sched_exporter_tests::{
+    process::{PATIENCE, binary},
+    rendering::SHIPPED_CONFIG,
+};
 use tempfile::TempDir;
 
-use crate::children;
-
-/// The configuration that the repository ships.
-pub(crate) const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/exporter.yaml");
+use crate::{children::Running, peers::Peer};
 
 /// A running exporter; killed when dropped.
 pub(crate) struct Daemon {
-    child: Child,
+    process: Running,
     address: SocketAddr,
-    /// From the start of the process to its answer that it is ready.
+    /// From the start of the process to its first answer.
     pub(crate) startup: Duration,
-    /// With its configuration.
-    _directory: TempDir,
-    /// Kept open, so that it can log.
-    _log: BufReader<ChildStderr>,
+    /// With its configuration, where it has one.
+    directory: Option<TempDir>,
 }
 
 impl Daemon {
@@ -39,33 +39,41 @@ impl Daemon {
         // In a directory of its own: what others do beside a file wakes whoever watches it.
         let directory = tempfile::tempdir()?;
         let config = directory.path().join("exporter.yaml");
-        fs::copy(CONFIG, &config).context(CONFIG)?;
+        fs::copy(SHIPPED_CONFIG, &config).context(SHIPPED_CONFIG)?;
+        let mut command = Command::new(binary());
+        command.arg(format!("--config.file={}", config.display()));
+        let mut daemon = Self::launch(&mut command, "/-/ready")?;
+        daemon.directory = Some(directory);
+        Ok(daemon)
+    }
+
+    /// Starts a peer that takes the same flag for its address and logs it the same way.
+    pub(crate) fn start_peer(peer: &Peer) -> Result<Self> {
+        Self::launch(&mut peer.command(), "/").with_context(|| format!("starting {}", peer.name))
+    }
+
+    fn launch(command: &mut Command, ready: &str) -> Result<Self> {
         let started = Instant::now();
-        let mut child = children::spawn(
-            Command::new(binary())
-                .arg(format!("--config.file={}", config.display()))
+        let mut process = Running::start(
+            command
                 .arg("--web.listen-address=127.0.0.1:0")
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::piped()),
         )?;
-        let log = child.stderr.take().context("the exporter has no standard error")?;
+        let log = process.child().stderr.take().context("no standard error")?;
         let mut log = BufReader::new(log);
-        let address = address(&mut log);
-        let mut daemon = Self {
-            child,
-            address: address?,
-            startup: Duration::ZERO,
-            _log: log,
-            _directory: directory,
-        };
-        daemon.connect()?.get("/-/ready", "")?;
+        let address = address(&mut log)?;
+        // It may log for as long as it runs, and would wait for whoever does not read it.
+        thread::spawn(move || io::copy(&mut log, &mut io::sink()));
+        let mut daemon = Self { process, address, startup: Duration::ZERO, directory: None };
+        daemon.connect()?.get(ready, "")?;
         daemon.startup = started.elapsed();
         Ok(daemon)
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.pid()
     }
 
     /// CPU time of all its threads, those that have ended included. Exact while it waits.
@@ -82,13 +90,6 @@ impl Daemon {
     }
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Reads the log up to where it says the address.
 fn address(log: &mut impl BufRead) -> Result<SocketAddr> {
     let mut text = String::new();
@@ -97,7 +98,7 @@ fn address(log: &mut impl BufRead) -> Result<SocketAddr> {
         let address = rest.split_whitespace().next().unwrap_or_default().trim_matches('"');
         return address.parse().with_context(|| format!("address `{address}`"));
     }
-    bail!("the exporter did not start:\n{text}")
+    bail!("it did not start:\n{text}")
 }
 
 /// A connection that is kept alive and allocates nothing once it is open.
@@ -107,8 +108,8 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Asks for a path with the given header lines, and returns how long the body is. Any status
-    /// but 200 is an error.
+    /// Asks for a path with the given header lines, and returns how long the body is, without the
+    /// framing of chunks. Any status but 200 is an error.
     pub(crate) fn get(&mut self, path: &str, headers: &str) -> Result<usize> {
         let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\n{headers}\r\n");
         self.send(request.as_bytes())
@@ -122,21 +123,44 @@ impl Connection {
             let read = self.stream.read(&mut self.buffer[filled..])?;
             ensure!(read > 0, "the exporter closed the connection");
             filled += read;
-            let answer = &self.buffer[..filled];
-            let Some(head) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
-                continue;
-            };
-            let body = length(std::str::from_utf8(&answer[..head])?)?;
-            if filled == head + 4 + body {
-                return Ok(body);
+            if let Some(length) = body_length(&self.buffer[..filled])? {
+                return Ok(length);
             }
         }
     }
 }
 
-/// Length of the body, from the head of an answer.
-fn length(head: &str) -> Result<usize> {
+/// Length of the body of an answer; none where it is not complete yet.
+fn body_length(answer: &[u8]) -> Result<Option<usize>> {
+    let Some(end) = position(answer, b"\r\n\r\n") else { return Ok(None) };
+    let (head, body) = (str::from_utf8(&answer[..end])?, &answer[end + 4..]);
     ensure!(head.starts_with("HTTP/1.1 200 "), "the exporter answered {head}");
-    let header = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-    header.context("no content-length")?.parse().context("content-length")
+    let header = |name: &str| {
+        let mut fields = head.lines().filter_map(|line| line.split_once(": "));
+        fields.find_map(|(field, value)| field.eq_ignore_ascii_case(name).then_some(value))
+    };
+    if header("transfer-encoding") == Some("chunked") {
+        return chunked_length(body);
+    }
+    let length = header("content-length").context("no content-length")?;
+    let length = length.parse().context("content-length")?;
+    Ok((body.len() == length).then_some(length))
+}
+
+/// Length of a body in chunks, which Go sends; none where it is not complete yet.
+fn chunked_length(mut body: &[u8]) -> Result<Option<usize>> {
+    let mut length = 0;
+    loop {
+        let Some(end) = position(body, b"\r\n") else { return Ok(None) };
+        let size = usize::from_str_radix(str::from_utf8(&body[..end])?, 16)?;
+        let Some(rest) = body.get(end + 2 + size + 2..) else { return Ok(None) };
+        if size == 0 {
+            return Ok(Some(length));
+        }
+        (length, body) = (length + size, rest);
+    }
+}
+
+fn position(bytes: &[u8], separator: &[u8]) -> Option<usize> {
+    bytes.windows(separator.len()).position(|window| window == separator)
 }

@@ -19,13 +19,16 @@ mod daemon;
 mod idle;
 mod memory;
 mod page;
-mod pipe;
+mod peers;
 mod programs;
 mod render;
 mod report;
+mod rounds;
 mod scrape;
 mod summary;
+mod switching;
 
+use peers::Peers;
 use report::Group;
 
 #[derive(Parser)]
@@ -70,6 +73,7 @@ impl Effort {
 enum Subject {
     Body,
     Pipe,
+    Messaging,
     Scrape,
     Render,
     Memory,
@@ -80,7 +84,8 @@ impl Subject {
     const fn doing(self) -> &'static str {
         match self {
             Self::Body => "measuring the body of the kernel program",
-            Self::Pipe => "measuring switches from end to end",
+            Self::Pipe => "measuring switches of two tasks",
+            Self::Messaging => "measuring switches of many tasks",
             Self::Scrape => "measuring scrapes",
             Self::Render => "measuring rendering",
             Self::Memory => "measuring start and memory",
@@ -88,13 +93,14 @@ impl Subject {
         }
     }
 
-    fn measure(self, effort: Effort) -> Result<Group> {
+    fn measure(self, effort: Effort, peers: &Peers) -> Result<Group> {
         match self {
-            Self::Body => body::measure(effort),
-            Self::Pipe => pipe::measure(effort),
-            Self::Scrape => scrape::measure(effort),
+            Self::Body => body::measure(effort, peers),
+            Self::Pipe => switching::measure_pipe(effort, peers),
+            Self::Messaging => switching::measure_messaging(effort, peers),
+            Self::Scrape => scrape::measure(effort, peers),
             Self::Render => render::measure(effort),
-            Self::Memory => memory::measure(effort),
+            Self::Memory => memory::measure(effort, peers),
             Self::Idle => idle::measure(effort),
         }
     }
@@ -106,24 +112,27 @@ fn main() -> Result<()> {
     if programs::is_attached_elsewhere()? {
         eprintln!("another exporter is attached: its cost will be in the figures");
     }
+    eprintln!("looking for peers");
+    let peers = Peers::find();
     let mut groups = Vec::new();
     for subject in Subject::value_variants() {
         if args.only.is_empty() || args.only.contains(subject) {
             eprintln!("{}", subject.doing());
-            groups.push(subject.measure(effort)?);
+            groups.push(subject.measure(effort, &peers)?);
         }
     }
+    let machine = page::machine();
     if args.json {
         let groups: Vec<_> = groups.iter().map(Group::json).collect();
-        println!("{:#}", json!({ "machine": page::machine(), "groups": groups }));
+        println!("{:#}", json!({ "machine": machine, "peers": peers.json(), "groups": groups }));
     } else {
-        println!("{}", page::machine());
+        print!("{machine}\n\n{peers}");
         for group in &groups {
             print!("\n{group}");
         }
     }
     if args.write {
-        page::write(&groups)?;
+        page::write(&peers, &groups)?;
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! What the exporter takes to start, and what it holds: its own memory, and the kernel's for its
-//! maps.
+//! What the exporter and peers take to start, and what they hold: their own memory, and the kernel's
+//! for the exporter's maps.
 
 use std::{collections::BTreeMap, fs};
 
@@ -10,57 +10,78 @@ use sched_exporter_tests::fdinfo::{self, Info};
 use crate::{
     Effort,
     daemon::Daemon,
+    peers::Peers,
     report::{Group, Row, Unit},
+    rounds::in_turn,
     summary::{Summary, ms, number},
 };
 
 const NOTE: &str = "\
-Start-up is from the start of the process to its first answer on `/-/ready`, steady memory that
-after 1,000 scrapes. The kernel's memory is what it states for the exporter's maps; for 64 CPUs the
-part for each possible CPU is multiplied.";
+Start-up is from the start of the process to its first answer, the exporter's on `/-/ready`; steady
+memory is that after 1,000 scrapes, of a peer after 200. The kernel's memory is what it states for
+the exporter's maps; for 64 CPUs the part for each possible CPU is multiplied.";
 
 const KIB_PER_MIB: f64 = 1_024.0;
 const BYTES_PER_KIB: f64 = 1_024.0;
 
-/// Starts the exporter over and over.
-pub(crate) fn measure(effort: Effort) -> Result<Group> {
-    const SCRAPES: usize = 1_000;
-    let mut startup = Vec::new();
-    let mut peak = Vec::new();
-    let mut steady = Vec::new();
-    let mut maps = BTreeMap::new();
-    for _ in 0..effort.choose(9, 3) {
-        let daemon = Daemon::start()?;
-        startup.push(ms(daemon.startup));
-        let mut connection = daemon.connect()?;
-        for _ in 0..SCRAPES {
-            connection.get("/metrics", "")?;
-        }
-        peak.push(resident_mib(daemon.pid(), "VmHWM")?);
-        steady.push(resident_mib(daemon.pid(), "VmRSS")?);
-        let open = fdinfo::of(&daemon.pid().to_string(), "map_id")?;
-        maps = open.into_iter().map(|map| (map["map_id"].clone(), map)).collect();
+/// A process that has been scraped; memory in MiB.
+struct Held {
+    startup_ms: f64,
+    peak: f64,
+    steady: f64,
+    /// Its BPF maps by their number.
+    maps: BTreeMap<String, Info>,
+}
+
+/// Starts the exporter and its peers over and over.
+pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
+    let mut daemons = vec![None];
+    daemons.extend(peers.exporters().map(Some));
+    let held = in_turn(&daemons, effort.choose(9, 3), |peer| match peer {
+        None => hold(&Daemon::start()?, 1_000),
+        Some(peer) => hold(&Daemon::start_peer(peer)?, 200),
+    })?;
+    let mut group = Group::new("Start and memory", NOTE);
+    for (peer, rounds) in daemons.iter().zip(&held) {
+        let of = |value: fn(&Held) -> f64| Summary::of(rounds.iter().map(value));
+        let row = |what: &str, unit, summary| {
+            let name = peer.map_or_else(String::new, |peer| format!("{}: ", peer.name));
+            Row::new(format!("{name}{what}"), unit, summary)
+        };
+        group.push(row("start-up", Unit::Ms, of(|held| held.startup_ms)));
+        group.push(row("resident memory, peak", Unit::Mib, of(|held| held.peak)));
+        let steady = row("resident memory, steady", Unit::Mib, of(|held| held.steady));
+        group.push(if peer.is_none() { steady.at_most(12.0) } else { steady });
     }
     let mut here = 0.0;
     let mut on_64 = 0.0;
-    for map in maps.values() {
+    for map in held[0].last().iter().flat_map(|held| held.maps.values()) {
         let (bytes, for_each) = map_bytes(map)?;
         here += bytes;
         on_64 += bytes + for_each * (64.0 - possible_cpus()?);
     }
     let kib = |bytes: f64| Summary::of([bytes / BYTES_PER_KIB]);
-
-    let mut group = Group::new("Start and memory", NOTE);
-    let mut push = |what: &str, unit, summary, at_most: Option<f64>| {
-        let row = Row::new(what.to_owned(), unit, summary);
-        group.push(if let Some(most) = at_most { row.at_most(most) } else { row });
+    let maps = |of, bytes| {
+        Row::new(format!("kernel memory of the exporter's maps, {of}"), Unit::Kib, kib(bytes))
     };
-    push("start-up", Unit::Ms, Summary::of(startup), None);
-    push("resident memory, peak", Unit::Mib, Summary::of(peak), None);
-    push("resident memory, steady", Unit::Mib, Summary::of(steady), Some(12.0));
-    push("kernel memory of the maps, here", Unit::Kib, kib(here), None);
-    push("kernel memory of the maps, 64 CPUs", Unit::Kib, kib(on_64), Some(KIB_PER_MIB));
+    group.push(maps("here", here));
+    group.push(maps("64 CPUs", on_64).at_most(KIB_PER_MIB));
     Ok(group)
+}
+
+/// Scrapes so often, and looks what is held then.
+fn hold(daemon: &Daemon, scrapes: usize) -> Result<Held> {
+    let mut connection = daemon.connect()?;
+    for _ in 0..scrapes {
+        connection.get("/metrics", "")?;
+    }
+    let maps = fdinfo::of(&daemon.pid().to_string(), "map_id")?;
+    Ok(Held {
+        startup_ms: ms(daemon.startup),
+        peak: resident_mib(daemon.pid(), "VmHWM")?,
+        steady: resident_mib(daemon.pid(), "VmRSS")?,
+        maps: maps.into_iter().map(|map| (map["map_id"].clone(), map)).collect(),
+    })
 }
 
 /// A line of `/proc/PID/status`.

@@ -1,100 +1,101 @@
-//! From a snapshot to text, as a scrape does it, for machines larger than this one.
+//! Rendering for machines of any size: time by Criterion, in the benchmark `render`, which runs as
+//! a child; allocations by counting them here.
 
-use std::{array, hint::black_box, path::Path, time::Instant};
-
-use anyhow::Result;
-use sched_exporter::{
-    config,
-    exporter::render,
-    exposition::Encoder,
-    families::{self, Condition},
-    layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
-    negotiate::Format,
-    reload::Generation,
-    snapshot::{Cpu, Snapshot, Times},
-    telemetry::Telemetry,
+use std::{
+    env, fs,
+    hint::black_box,
+    io,
+    iter::zip,
+    os::fd::AsFd as _,
+    path::Path,
+    process::{Command, Stdio},
 };
 
+use anyhow::{Context as _, Result, ensure};
+use sched_exporter_tests::rendering::{CPUS, Rendering};
+use serde_json::Value;
+
 use crate::{
-    Effort, allocations,
-    daemon::CONFIG,
+    Effort, allocations, children,
     report::{Group, Row, Unit},
-    summary::{Summary, ms, number},
+    summary::{Summary, number},
 };
 
 const NOTE: &str = "\
 From a snapshot to OpenMetrics with a histogram for each CPU, the exporter's own metrics included,
-of invented snapshots with numbers as long as those of a machine that has been up for a month.";
+of invented snapshots with numbers as long as those of a machine that has been up for a month. Time
+is measured by Criterion; least and most are those of its samples, each of many renderings. Time for
+each CPU is the time divided by the CPUs: that it falls towards a constant shows that rendering grows
+with the CPUs and no faster.";
 
-const CPUS: [u32; 4] = [2, 64, 512, 4096];
+/// Where `cargo xtask bench` says that the benchmark is.
+const BENCHMARK: &str = "SCHED_EXPORTER_RENDER_BENCH";
 
 /// Renders a snapshot of each size over and over.
 pub(crate) fn measure(effort: Effort) -> Result<Group> {
-    let repetitions = effort.choose(200, 30);
-    let source = config::read(Path::new(CONFIG))?;
-    let generation =
-        Generation { config: source.parse()?, number: 1, sha256: source.sha256().to_owned() };
-    let telemetry = Telemetry::new()?;
-    telemetry.request("/metrics", 200);
-    let mut times = Vec::new();
-    let mut counts = Vec::new();
-    for cpus in CPUS {
-        let snapshot = snapshot(cpus);
-        let mut time = Vec::with_capacity(repetitions);
-        let mut count = Vec::with_capacity(repetitions);
-        for _ in 0..repetitions {
-            let (before, started) = (allocations::count(), Instant::now());
-            let text = rendered(&snapshot, &generation, &telemetry);
-            time.push(ms(started.elapsed()));
-            count.push(number(allocations::count() - before));
-            black_box(text);
-        }
-        times.push((cpus, Summary::of(time)));
-        counts.push((cpus, Summary::of(count)));
-    }
+    let times = times_us(effort)?;
+    let counts = CPUS.map(allocations);
     let mut group = Group::new("Rendering", NOTE);
-    for (cpus, time) in times {
-        let row = Row::new(format!("{cpus} CPUs: time"), Unit::Ms, time);
-        group.push(if cpus == 512 { row.at_most(3.0) } else { row });
+    for (cpus, times) in zip(CPUS, &times) {
+        let row =
+            Row::new(format!("{cpus} CPUs: time"), Unit::Us, Summary::of(times.iter().copied()));
+        group.push(if cpus == 512 { row.at_most(3_000.0) } else { row });
     }
-    let least = counts[0].1.median;
-    for (cpus, count) in counts {
+    for (cpus, times) in zip(CPUS, &times).skip(1) {
+        let each = times.iter().map(|us| us * 1e3 / f64::from(cpus));
+        group.push(Row::new(
+            format!("{cpus} CPUs: time for each CPU"),
+            Unit::Ns,
+            Summary::of(each),
+        ));
+    }
+    let least = counts[0].median;
+    for (cpus, count) in zip(CPUS, counts) {
         let row = Row::new(format!("{cpus} CPUs: allocations"), Unit::Count, count);
         group.push(if cpus == 512 { row.at_most(least) } else { row });
     }
     Ok(group)
 }
 
-/// The part of [`sched_exporter::exporter::Exporter::scrape`] that follows the reading of the map.
-fn rendered(snapshot: &Snapshot, generation: &Generation, telemetry: &Telemetry) -> String {
-    let features = [CONTEXT_SWITCHES, RUNQUEUE_LATENCY].map(|name| Feature { name, off: None });
-    let condition =
-        Condition { features: &features, torn_reads: 0, log_messages: [("error", 0), ("warn", 0)] };
-    let capacity = families::capacity(snapshot.cpus.len(), &generation.config);
-    let encoder = Encoder::new(Format::OpenMetrics, capacity, None);
-    render(encoder, snapshot, generation, condition, &telemetry.gather())
+/// Runs the benchmark, which writes to our standard error, and returns microseconds for each
+/// rendering: its samples, for each number of CPUs.
+fn times_us(effort: Effort) -> Result<Vec<Vec<f64>>> {
+    let benchmark = env::var_os(BENCHMARK)
+        .with_context(|| format!("no {BENCHMARK}: run this by `cargo xtask bench`"))?;
+    let results = tempfile::tempdir()?;
+    let (warm_up, seconds, samples) = effort.choose(("1", "3", "50"), ("0.3", "1", "20"));
+    let status = children::spawn(
+        Command::new(benchmark)
+            .args(["--bench", "--noplot", "--warm-up-time", warm_up])
+            .args(["--measurement-time", seconds, "--sample-size", samples])
+            .env("CRITERION_HOME", results.path())
+            .stdin(Stdio::null())
+            .stdout(io::stderr().as_fd().try_clone_to_owned()?),
+    )?
+    .wait()?;
+    ensure!(status.success(), "the benchmark `render`: {status}");
+    CPUS.iter().map(|cpus| samples_us(&results.path().join(format!("render/{cpus}/new")))).collect()
 }
 
-/// CPUs that have been up for a month, no two numbers alike.
-fn snapshot(cpus: u32) -> Snapshot {
-    const MONTH_NS: u64 = 30 * 86_400 * 1_000_000_000;
-    let mut state = 1_u64;
-    let mut any = |below: u64| {
-        // Knuth's MMIX generator; its high bits are good.
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 11) % below
+/// What Criterion writes of each sample: how many renderings, and how many nanoseconds for all.
+fn samples_us(directory: &Path) -> Result<Vec<f64>> {
+    let path = directory.join("sample.json");
+    let name = || path.display().to_string();
+    let samples: Value = serde_json::from_slice(&fs::read(&path).with_context(name)?)?;
+    let numbers = |key: &str| -> Option<Vec<f64>> {
+        samples.get(key)?.as_array()?.iter().map(Value::as_f64).collect()
     };
-    let cpus = (0..cpus).map(|id| Cpu {
-        id,
-        times: Some(Times {
-            mode_ns: array::from_fn(|_| any(MONTH_NS)),
-            switches: array::from_fn(|_| any(10_000_000_000)),
-            missed_switches: any(100),
-            wait_ns: any(MONTH_NS),
-            wait_buckets: array::from_fn(|_| any(1_000_000_000)),
-        }),
-        unattributed_ns: any(1_000_000),
-    });
-    Snapshot { cpus: cpus.collect(), taken_at: MONTH_NS }
+    let (counts, ns) = numbers("iters").zip(numbers("times")).with_context(name)?;
+    Ok(zip(ns, counts).map(|(ns, count)| ns / count / 1e3).collect())
+}
+
+/// Allocations of each rendering.
+fn allocations(cpus: u32) -> Summary {
+    const REPETITIONS: usize = 10;
+    let rendering = Rendering::of(cpus);
+    Summary::of((0..REPETITIONS).map(|_| {
+        let before = allocations::count();
+        black_box(rendering.render());
+        number(allocations::count() - before)
+    }))
 }

@@ -1,4 +1,5 @@
-//! Scrapes of the real exporter over loopback: how long a client waits, and what it costs.
+//! Scrapes over loopback, of the real exporter and of peers: how long a client waits, and what it
+//! costs.
 
 use std::{panic::resume_unwind, thread, time::Instant};
 
@@ -8,26 +9,39 @@ use sched_exporter_tests::workload::{online, pin};
 use crate::{
     Effort,
     daemon::Daemon,
+    peers::Peers,
     report::{Group, Row, Unit},
+    rounds::in_turn,
     summary::{Summary, number, percentile, us},
 };
 
 const NOTE: &str = "\
 Scrapes one after the other on one connection, by a client that is bound to the first CPU; the
 exporter runs where the kernel puts it. CPU is that of the exporter for each scrape, user and system,
-all threads.";
+all threads. Peers are asked for text 0.0.4; they run all the while and are scraped in turn.";
 
 /// What is asked for: a name, and the headers that Prometheus sends.
 const FORMS: [(&str, &str); 3] = [
     ("OpenMetrics", "Accept: application/openmetrics-text;version=1.0.0\r\n"),
-    ("text 0.0.4", "Accept: text/plain;version=0.0.4\r\n"),
+    ("text 0.0.4", TEXT),
     (
         "OpenMetrics, gzip",
         "Accept: application/openmetrics-text;version=1.0.0\r\nAccept-Encoding: gzip\r\n",
     ),
 ];
+const TEXT: &str = "Accept: text/plain;version=0.0.4\r\n";
 
-/// One round of one form; times in microseconds.
+/// What is scraped.
+struct Target<'a> {
+    /// Its name on the page.
+    name: &'static str,
+    daemon: &'a Daemon,
+    headers: &'static str,
+    /// How often, in each round.
+    scrapes: usize,
+}
+
+/// One round of one target; times in microseconds.
 struct Round {
     p50: f64,
     p99: f64,
@@ -35,47 +49,50 @@ struct Round {
     bytes: f64,
 }
 
-/// Scrapes in rounds, the forms in turn.
-pub(crate) fn measure(effort: Effort) -> Result<Group> {
-    let scrapes = effort.choose(2_000, 500);
-    let rounds = effort.choose(7, 3);
-    let daemon = Daemon::start()?;
+/// Scrapes in rounds, the targets in turn.
+pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
+    let exporter = Daemon::start()?;
+    let others = peers.exporters().map(|peer| Ok((peer.name, Daemon::start_peer(peer)?)));
+    let others = others.collect::<Result<Vec<_>>>()?;
+    let mut targets = Vec::new();
+    for (name, headers) in FORMS {
+        let scrapes = effort.choose(2_000, 500);
+        targets.push(Target { name, daemon: &exporter, headers, scrapes });
+    }
+    for (name, daemon) in &others {
+        targets.push(Target { name, daemon, headers: TEXT, scrapes: effort.choose(300, 100) });
+    }
     let client = || -> Result<_> {
         pin(*online().first().context("no CPU is online")?);
-        let mut results = [const { Vec::new() }; FORMS.len()];
-        for _ in 0..rounds {
-            for ((_, headers), rounds) in FORMS.iter().zip(&mut results) {
-                rounds.push(round(&daemon, headers, scrapes)?);
-            }
-        }
-        Ok(results)
+        in_turn(&targets, effort.choose(7, 3), scrape)
     };
     // A thread of its own, since it stays bound to its CPU.
     let results = thread::scope(|scope| scope.spawn(client).join());
     let results = results.unwrap_or_else(|panic| resume_unwind(panic))?;
     let mut group = Group::new("Scrapes", NOTE);
-    for (index, ((form, _), rounds)) in FORMS.iter().zip(&results).enumerate() {
+    for (index, (Target { name, .. }, rounds)) in targets.iter().zip(&results).enumerate() {
         let of = |value: fn(&Round) -> f64| Summary::of(rounds.iter().map(value));
         // The figures to reach are for what a scrape gets by default.
         let target = |row: Row, most| if index == 0 { row.at_most(most) } else { row };
         group.push(target(
-            Row::new(format!("{form}: median time"), Unit::Us, of(|round| round.p50)),
+            Row::new(format!("{name}: median time"), Unit::Us, of(|round| round.p50)),
             200.0,
         ));
         group.push(Row::new(
-            format!("{form}: 99th percentile of the time"),
+            format!("{name}: 99th percentile of the time"),
             Unit::Us,
             of(|round| round.p99),
         ));
         group
-            .push(target(Row::new(format!("{form}: CPU"), Unit::Us, of(|round| round.cpu)), 120.0));
-        group.push(Row::new(format!("{form}: size"), Unit::Bytes, of(|round| round.bytes)));
+            .push(target(Row::new(format!("{name}: CPU"), Unit::Us, of(|round| round.cpu)), 120.0));
+        group.push(Row::new(format!("{name}: size"), Unit::Bytes, of(|round| round.bytes)));
     }
     Ok(group)
 }
 
-fn round(daemon: &Daemon, headers: &str, scrapes: usize) -> Result<Round> {
+fn scrape(target: &Target<'_>) -> Result<Round> {
     const WARM_UP: usize = 50;
+    let Target { daemon, headers, scrapes, .. } = *target;
     let request = format!("GET /metrics HTTP/1.1\r\nHost: bench\r\n{headers}\r\n");
     let mut connection = daemon.connect()?;
     for _ in 0..WARM_UP {

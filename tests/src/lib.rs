@@ -1,5 +1,5 @@
 //! What the tests and benches share: the exporter as a process, an HTTP client that can misbehave,
-//! expositions as numbers, and workloads whose time is known.
+//! expositions as numbers, workloads whose time is known, and the rendering of machines of any size.
 
 #![expect(
     clippy::unwrap_used,
@@ -11,4 +11,5 @@ pub mod client;
 pub mod exposition;
 pub mod fdinfo;
 pub mod process;
+pub mod rendering;
 pub mod workload;

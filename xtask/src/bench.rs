@@ -6,12 +6,18 @@ use anyhow::{Context, Result};
 
 use crate::workspace::{build, build_exporter, root_command, run};
 
-/// Builds the benchmark of package `sched_exporter-tests` and runs it as root.
+/// Builds the benchmarks of package `sched_exporter-tests` and runs, as root, the one that makes the
+/// table. It runs the other.
 pub(crate) fn bench(args: &[OsString]) -> Result<ExitCode> {
     let exporter = build_exporter()?;
-    let built = build(&["bench", "--package", "sched_exporter-tests", "--no-run"])?;
-    let bench = built.into_iter().find(|executable| executable.kind == "bench");
-    let bench = bench.context("package `sched_exporter-tests` has no benchmark")?;
-    run(root_command(&bench.path, &[("SCHED_EXPORTER_BIN", exporter)]).args(args))?;
+    let mut built = build(&["bench", "--package", "sched_exporter-tests", "--no-run"])?;
+    let mut find = |name: &str| {
+        let index = built.iter().position(|built| built.kind == "bench" && built.name == name);
+        let index = index.with_context(|| format!("cargo built no benchmark `{name}`"))?;
+        anyhow::Ok(built.swap_remove(index).path)
+    };
+    let variables =
+        [("SCHED_EXPORTER_BIN", exporter), ("SCHED_EXPORTER_RENDER_BENCH", find("render")?)];
+    run(root_command(&find("bench")?, &variables).args(args))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,21 @@
+//! How long a scrape renders, by the number of CPUs:
+//! `cargo bench --package sched_exporter-tests --bench render`, which needs no root.
+//!
+//! `cargo xtask bench` runs it too, and makes rows of what it finds.
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use sched_exporter_tests::rendering::{CPUS, Rendering};
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    let mut group = criterion.benchmark_group("render");
+    for cpus in CPUS {
+        let rendering = Rendering::of(cpus);
+        group.throughput(Throughput::Elements(cpus.into()));
+        group.bench_function(BenchmarkId::from_parameter(cpus), |bencher| {
+            bencher.iter(|| rendering.render());
+        });
+    }
+    group.finish();
+    criterion.final_summary();
+}

@@ -1,0 +1,80 @@
+//! From a snapshot to text, as a scrape does it, for machines larger than this one.
+
+use std::{array, path::Path};
+
+use sched_exporter::{
+    config,
+    exporter::render,
+    exposition::Encoder,
+    families::{self, Condition},
+    layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
+    negotiate::Format,
+    reload::Generation,
+    snapshot::{Cpu, Snapshot, Times},
+    telemetry::Telemetry,
+};
+
+/// The sizes that are measured, in CPUs.
+pub const CPUS: [u32; 4] = [2, 64, 512, 4096];
+
+/// The configuration that the repository ships.
+pub const SHIPPED_CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/exporter.yaml");
+
+/// What a scrape renders: an invented snapshot, the shipped configuration, the exporter's own
+/// metrics.
+pub struct Rendering {
+    snapshot: Snapshot,
+    generation: Generation,
+    telemetry: Telemetry,
+}
+
+impl Rendering {
+    /// Of a machine with so many CPUs.
+    pub fn of(cpus: u32) -> Self {
+        let source = config::read(Path::new(SHIPPED_CONFIG)).unwrap();
+        let config = source.parse().unwrap();
+        let sha256 = source.sha256().to_owned();
+        let telemetry = Telemetry::new().unwrap();
+        telemetry.request("/metrics", 200);
+        Self {
+            snapshot: snapshot(cpus),
+            generation: Generation { config, number: 1, sha256 },
+            telemetry,
+        }
+    }
+
+    /// The part of [`sched_exporter::exporter::Exporter::scrape`] that follows the reading of the
+    /// map, in OpenMetrics.
+    pub fn render(&self) -> String {
+        let features = [CONTEXT_SWITCHES, RUNQUEUE_LATENCY].map(|name| Feature { name, off: None });
+        let log_messages = [("error", 0), ("warn", 0)];
+        let condition = Condition { features: &features, torn_reads: 0, log_messages };
+        let capacity = families::capacity(self.snapshot.cpus.len(), &self.generation.config);
+        let encoder = Encoder::new(Format::OpenMetrics, capacity, None);
+        render(encoder, &self.snapshot, &self.generation, condition, &self.telemetry.gather())
+    }
+}
+
+/// CPUs that have been up for a month, no two numbers alike.
+fn snapshot(cpus: u32) -> Snapshot {
+    const MONTH_NS: u64 = 30 * 86_400 * 1_000_000_000;
+    let mut state = 1_u64;
+    let mut any = |below: u64| {
+        // Knuth's MMIX generator; its high bits are good.
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 11) % below
+    };
+    let cpus = (0..cpus).map(|id| Cpu {
+        id,
+        times: Some(Times {
+            mode_ns: array::from_fn(|_| any(MONTH_NS)),
+            switches: array::from_fn(|_| any(10_000_000_000)),
+            missed_switches: any(100),
+            wait_ns: any(MONTH_NS),
+            wait_buckets: array::from_fn(|_| any(1_000_000_000)),
+        }),
+        unattributed_ns: any(1_000_000),
+    });
+    Snapshot { cpus: cpus.collect(), taken_at: MONTH_NS }
+}
