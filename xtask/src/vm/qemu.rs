@@ -46,7 +46,8 @@ impl Console {
             }
         };
         // Emulation runs everywhere; KVM may be absent, or there and broken.
-        let accel = env::var("XTASK_VM_ACCEL").unwrap_or("tcg,thread=multi".to_owned());
+        let thread = if guest.threads { "multi" } else { "single" };
+        let accel = env::var("XTASK_VM_ACCEL").unwrap_or(format!("tcg,thread={thread}"));
         let append = format!(
             "console={console} panic=-1 loglevel=5 rdinit=/init {} -- {}",
             guest.append,
