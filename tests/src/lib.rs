@@ -12,4 +12,5 @@ pub mod exposition;
 pub mod fdinfo;
 pub mod process;
 pub mod rendering;
+pub mod sample;
 pub mod workload;

@@ -16,6 +16,7 @@ mod ebpf;
 mod needs;
 mod object;
 mod run;
+mod soak;
 mod test;
 mod tools;
 mod vm;
@@ -43,6 +44,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Hold the exporter to its invariants under load, as root
+    Soak {
+        /// Arguments for the soak
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Build the kernel programs and write the objects that are committed
     Ebpf {
         /// Only compare the committed objects with what the source gives
@@ -63,6 +70,7 @@ fn main() -> ExitCode {
         Command::Test { filter } => test::test(filter.as_deref()),
         Command::Vm(args) => vm::vm(&args),
         Command::Bench { args } => bench::bench(&args),
+        Command::Soak { args } => soak::soak(&args),
         Command::Ebpf { check } => ebpf::ebpf(check),
         Command::Docs { check } => docs::docs(check),
     };
