@@ -421,6 +421,14 @@ fn a_second_document_is_a_mistake() {
 fn characters_that_are_not_yaml_are_mistakes() {
     check("a: b\nc: \0", "2:4: U+0000 is not allowed in YAML; write \"\\u0000\", with the quotes");
     check("é: \u{ffff}", "1:4: U+FFFF is not allowed in YAML; write \"\\uFFFF\", with the quotes");
+    check(
+        "a\r\nb\rc: \0",
+        "3:4: U+0000 is not allowed in YAML; write \"\\u0000\", with the quotes",
+    );
+    check(
+        "\u{2028}\u{85}\0",
+        "3:1: U+0000 is not allowed in YAML; write \"\\u0000\", with the quotes",
+    );
     check("a: \u{7f}", "1:4: U+007F is not allowed in YAML; write \"\\u007F\", with the quotes");
 }
 
@@ -440,6 +448,7 @@ fn deep_nesting_ends_early() {
 #[test]
 fn directives_are_mistakes() {
     check("%YAML 1.2\n---\n{}\n", "1:1: directives are not read; remove this line");
+    check("# A comment.\r%YAML 1.2\r---\r", "2:1: directives are not read; remove this line");
 }
 
 /// 30 keys, each of them a list or map of so many aliases of the key before.
