@@ -53,7 +53,7 @@ impl Sample {
 }
 
 /// A text in which `\\`, `\n` and, as `quotes` says, `\"` stand for what they escape; none where
-/// anything else is escaped.
+/// anything else is escaped, or one of these is not.
 pub fn unescape(text: &str, quotes: bool) -> Option<String> {
     let mut chars = text.chars();
     let mut plain = String::new();
@@ -65,6 +65,8 @@ pub fn unescape(text: &str, quotes: bool) -> Option<String> {
                 '"' if quotes => '"',
                 _ => return None,
             },
+            '\n' => return None,
+            '"' if quotes => return None,
             c => c,
         });
     }

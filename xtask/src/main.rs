@@ -13,6 +13,7 @@ use clap::Parser;
 mod bench;
 mod docs;
 mod ebpf;
+mod fuzz;
 mod needs;
 mod object;
 mod run;
@@ -50,6 +51,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Fuzz the parsers and the encoder
+    Fuzz(fuzz::Args),
     /// Build the kernel programs and write the objects that are committed
     Ebpf {
         /// Only compare the committed objects with what the source gives
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Vm(args) => vm::vm(&args),
         Command::Bench { args } => bench::bench(&args),
         Command::Soak { args } => soak::soak(&args),
+        Command::Fuzz(args) => fuzz::fuzz(&args),
         Command::Ebpf { check } => ebpf::ebpf(check),
         Command::Docs { check } => docs::docs(check),
     };
