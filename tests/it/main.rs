@@ -7,5 +7,6 @@ mod docs;
 mod hotplug;
 mod kernel;
 mod promtool;
+mod properties;
 mod python;
 mod trace;

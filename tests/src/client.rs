@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
 };
 
@@ -39,11 +39,16 @@ impl Answer {
 impl Client {
     /// Connects.
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self(BufReader::new(stream))
+        Self::try_connect(address).unwrap()
+    }
+
+    /// Connects, or says why not.
+    pub fn try_connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(Self(BufReader::new(stream)))
     }
 
     /// The connection itself.
@@ -58,28 +63,45 @@ impl Client {
 
     /// Any request without a body.
     pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.try_request(method, path, headers).unwrap()
+    }
+
+    /// As [`Client::request`], or why there is no answer.
+    pub fn try_request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> io::Result<Answer> {
         let mut request =
             format!("{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n");
         for (name, value) in headers {
             let _ = write!(request, "{name}: {value}\r\n");
         }
         request.push_str("\r\n");
-        self.stream().write_all(request.as_bytes()).unwrap();
-        self.answer(method == "HEAD").expect("the connection was closed without an answer")
+        self.stream().write_all(request.as_bytes())?;
+        self.read(method == "HEAD")
     }
 
     /// Reads an answer; none where the connection ends before its first byte.
     pub fn answer(&mut self, head_only: bool) -> Option<Answer> {
-        let mut line = String::new();
-        match self.0.read_line(&mut line) {
-            Ok(0) | Err(_) => return None,
-            Ok(_) => {}
+        match self.0.fill_buf() {
+            Ok([]) | Err(_) => None,
+            Ok(_) => Some(self.read(head_only).unwrap()),
         }
-        let status = line.split(' ').nth(1).unwrap().parse().unwrap();
+    }
+
+    fn read(&mut self, head_only: bool) -> io::Result<Answer> {
+        let mut line = String::new();
+        if self.0.read_line(&mut line)? == 0 {
+            return Err(io::Error::new(ErrorKind::UnexpectedEof, "closed without an answer"));
+        }
+        let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status.ok_or_else(|| io::Error::other(format!("no status: {line:?}")))?;
         let mut headers = Vec::new();
         loop {
             let mut line = String::new();
-            self.0.read_line(&mut line).unwrap();
+            self.0.read_line(&mut line)?;
             let Some((name, value)) = line.trim_end().split_once(": ") else { break };
             headers.push((name.to_lowercase(), value.to_owned()));
         }
@@ -87,8 +109,8 @@ impl Client {
         let length = answer.header("content-length").parse().unwrap_or(0);
         if !head_only {
             answer.body.resize(length, 0);
-            self.0.read_exact(&mut answer.body).unwrap();
+            self.0.read_exact(&mut answer.body)?;
         }
-        Some(answer)
+        Ok(answer)
     }
 }

@@ -10,17 +10,26 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// Reads the samples. Panics on a series that stands twice.
-    #[track_caller]
-    pub fn parse(text: &str) -> Self {
+    /// Reads the samples, or says what is wrong with them: a series that stands twice, a line that
+    /// is none.
+    pub fn read(text: &str) -> Result<Self, String> {
         let mut series = BTreeMap::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let (name, value) = line.rsplit_once(' ').expect(line);
-            let twice = series.insert(name.to_owned(), value.to_owned());
-            assert!(twice.is_none(), "duplicate series {name}");
+            let (name, value) = line.rsplit_once(' ').ok_or_else(|| format!("no value: {line}"))?;
+            if series.insert(name.to_owned(), value.to_owned()).is_some() {
+                return Err(format!("duplicate series {name}"));
+            }
         }
-        assert!(!series.is_empty(), "no samples in {text:?}");
-        Self { series }
+        if series.is_empty() {
+            return Err(format!("no samples in {text:?}"));
+        }
+        Ok(Self { series })
+    }
+
+    /// As [`Exposition::read`]; panics on what is wrong.
+    #[track_caller]
+    pub fn parse(text: &str) -> Self {
+        Self::read(text).unwrap_or_else(|wrong| panic!("{wrong}"))
     }
 
     /// Every series with its value as written.

@@ -11,5 +11,7 @@ pub mod client;
 pub mod exposition;
 pub mod fdinfo;
 pub mod process;
+pub mod properties;
 pub mod rendering;
+pub mod sample;
 pub mod workload;

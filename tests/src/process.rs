@@ -2,8 +2,10 @@
 
 use std::{
     env, fs,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader, Read as _},
+    mem,
     net::SocketAddr,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
@@ -12,7 +14,10 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{self, Signal},
+    sys::{
+        prctl::set_pdeathsig,
+        signal::{self, Signal},
+    },
     unistd::Pid,
 };
 use tempfile::TempDir;
@@ -41,7 +46,8 @@ pub fn run(args: &[&str]) -> Output {
     Command::new(binary()).args(args).stdin(Stdio::null()).output().unwrap()
 }
 
-/// A running exporter; killed when dropped.
+/// A running exporter; killed when dropped, and when the thread ends that started it, however that
+/// ends. A terminal's Ctrl-C does not reach it.
 pub struct Exporter {
     child: Child,
     /// Where it listens.
@@ -67,7 +73,12 @@ impl Exporter {
 
     /// Starts it with a configuration that is in place already.
     pub fn start_at(directory: TempDir, config: PathBuf, args: &[&str]) -> Self {
-        let mut child = Command::new(binary())
+        let end_with_us = || set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from);
+        let mut command = Command::new(binary());
+        // SAFETY: between fork and exec, a system call and nothing else.
+        unsafe { command.pre_exec(end_with_us) };
+        let mut child = command
+            .process_group(0)
             .arg(format!("--config.file={}", config.display()))
             .args(["--web.listen-address=127.0.0.1:0", "--log.level=debug"])
             .args(args)
@@ -112,6 +123,11 @@ impl Exporter {
     /// What it logged so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// What it logged since the log was last taken.
+    pub fn take_log(&self) -> String {
+        mem::take(&mut self.log.lock().unwrap())
     }
 
     /// Its process.

@@ -13,9 +13,11 @@ use clap::Parser;
 mod bench;
 mod docs;
 mod ebpf;
+mod fuzz;
 mod needs;
 mod object;
 mod run;
+mod soak;
 mod test;
 mod tools;
 mod vm;
@@ -43,6 +45,14 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Hold the exporter to its invariants under load, as root
+    Soak {
+        /// Arguments for the soak
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Fuzz the parsers and the encoder
+    Fuzz(fuzz::Args),
     /// Build the kernel programs and write the objects that are committed
     Ebpf {
         /// Only compare the committed objects with what the source gives
@@ -63,6 +73,8 @@ fn main() -> ExitCode {
         Command::Test { filter } => test::test(filter.as_deref()),
         Command::Vm(args) => vm::vm(&args),
         Command::Bench { args } => bench::bench(&args),
+        Command::Soak { args } => soak::soak(&args),
+        Command::Fuzz(args) => fuzz::fuzz(&args),
         Command::Ebpf { check } => ebpf::ebpf(check),
         Command::Docs { check } => docs::docs(check),
     };

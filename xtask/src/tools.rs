@@ -17,6 +17,8 @@ use crate::workspace::{command, is_root, probe, root, run, tools};
 const RUST: &str = "1.95.0";
 /// The newest that takes the bitcode of that compiler.
 const BPF_LINKER: &str = "0.10.3";
+/// Builds the fuzz targets.
+const CARGO_FUZZ: &str = "0.13.2";
 /// What checks our exposition in the tests.
 const PROMETHEUS_CLIENT: &str = "0.26.0";
 
@@ -111,14 +113,53 @@ fn has_toolchain() -> bool {
 /// Finds the linker of BPF objects on `PATH` or among our tools, or installs it there. Returns the
 /// `PATH` that has it.
 pub(crate) fn path_with_bpf_linker(rust: &PinnedRust) -> Result<OsString> {
+    path_with("bpf-linker", BPF_LINKER, |program| rust.command(program))
+}
+
+/// The nightly of rustup, with what fuzzing takes.
+pub(crate) struct Nightly {
+    path: OsString,
+    /// What it builds for.
+    pub host: String,
+}
+
+impl Nightly {
+    /// Finds it, and cargo-fuzz, which is installed where it is missing. The error says what to do.
+    pub(crate) fn find() -> Result<Self> {
+        let mut nightly =
+            Self { path: env::var_os("PATH").unwrap_or_default(), host: String::new() };
+        let version = probe(nightly.command("rustc").arg("-vV")).unwrap_or_default();
+        let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+        nightly.host = match host {
+            Some(host) if version.contains("-nightly") => host.to_owned(),
+            _ => bail!("there is no nightly Rust; run `rustup toolchain install nightly`"),
+        };
+        if probe(command("c++").arg("--version")).is_none() {
+            bail!("there is no C++ compiler for libFuzzer; install g++");
+        }
+        nightly.path = path_with("cargo-fuzz", CARGO_FUZZ, |program| command(program))?;
+        Ok(nightly)
+    }
+
+    /// A command that runs at the root of the workspace, with this Rust.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = command(program);
+        command.env("RUSTUP_TOOLCHAIN", "nightly").env("PATH", &self.path);
+        command
+    }
+}
+
+/// Finds a tool that cargo installs on `PATH` or among our tools, or installs it there. Returns the
+/// `PATH` that has it.
+fn path_with(tool: &str, version: &str, command: impl Fn(&str) -> Command) -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
     let directories = iter::once(tools().join("bin")).chain(env::split_paths(&path));
     let path = env::join_paths(directories)?;
-    let version = probe(rust.command("bpf-linker").arg("--version").env("PATH", &path));
-    if version != Some(format!("bpf-linker {BPF_LINKER}")) {
-        let install = ["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--quiet"];
-        eprintln!("installing bpf-linker {BPF_LINKER} in {}", tools().display());
-        run(rust.command("cargo").args(install).arg("--root").arg(tools()))?;
+    let found = probe(command(tool).arg("--version").env("PATH", &path));
+    if found != Some(format!("{tool} {version}")) {
+        let install = ["install", tool, "--version", version, "--locked", "--quiet"];
+        eprintln!("installing {tool} {version} in {}", tools().display());
+        run(command("cargo").args(install).arg("--root").arg(tools()))?;
     }
     Ok(path)
 }

@@ -1,7 +1,9 @@
 //! Tests of `btf`.
 
+use sched_exporter_ebpf::global;
+
 use super::*;
-use proptest::prelude::*;
+use crate::layout::{Layout, Unwanted};
 
 /// Writes BTF by hand: each method adds one type and returns its id.
 #[derive(Default)]
@@ -87,6 +89,38 @@ impl Builder {
         bytes.extend(&self.strings);
         bytes
     }
+}
+
+/// What the exporter looks for in a kernel, and nothing else.
+fn kernel() -> Vec<u8> {
+    let mut b = Builder::default();
+    let int = b.int("int", 4);
+    let u64 = b.int("unsigned long long", 8);
+    let rq = b.aggregate(kind::STRUCT, "rq", 16, &[("nr_running", int, 0), ("clock", u64, 64)]);
+    let rq = b.refer(kind::PTR, "", rq);
+    let cfs_rq = b.aggregate(kind::STRUCT, "cfs_rq", 16, &[("nr_running", int, 0), ("rq", rq, 64)]);
+    let cfs_rq = b.refer(kind::PTR, "", cfs_rq);
+    let entity =
+        b.aggregate(kind::STRUCT, "sched_entity", 16, &[("on_rq", int, 0), ("cfs_rq", cfs_rq, 64)]);
+    let info = b.aggregate(
+        kind::STRUCT,
+        "sched_info",
+        16,
+        &[("last_arrival", u64, 0), ("last_queued", u64, 64)],
+    );
+    let members = [
+        ("__state", int, 0),
+        ("flags", int, 32),
+        ("prio", int, 64),
+        ("policy", int, 96),
+        ("se", entity, 128),
+        ("sched_info", info, 256),
+    ];
+    b.aggregate(kind::STRUCT, "task_struct", 48, &members);
+    let prototype = b.prototype(5);
+    let probe = b.refer(kind::PTR, "", prototype);
+    b.refer(kind::TYPEDEF, "btf_trace_sched_switch", probe);
+    b.build()
 }
 
 /// A small kernel, with each kind of type at least once.
@@ -432,45 +466,23 @@ fn reads_the_running_kernel() {
     assert_eq!(btf.tracepoint_params("sched_wakeup"), Ok(Some(2)));
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+#[test]
+fn a_kernel_that_has_it_all_lacks_no_feature() {
+    let bytes = kernel();
+    let layout = Layout::from_btf(&Btf::parse(&bytes).unwrap(), Unwanted::default()).unwrap();
+    assert!(layout.features.iter().all(|feature| feature.off.is_none()), "{:?}", layout.features);
+    assert!(layout.globals.contains(&(global::TASK_LAST_QUEUED, 40)), "{:?}", layout.globals);
+}
 
-    #[test]
-    fn a_damaged_file_never_panics(
-        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
-        cut in prop::option::of(any::<prop::sample::Index>()),
-    ) {
-        let mut bytes = sample();
-        for (index, byte) in damage {
-            let len = bytes.len();
-            bytes[index.index(len)] = byte;
+/// With `UPDATE_SEEDS` set it writes them.
+#[test]
+fn the_seeds_of_the_fuzz_target_are_these() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/corpus/btf");
+    for (name, bytes) in [("kernel", kernel()), ("kinds", sample())] {
+        let seed = format!("{corpus}/{name}");
+        if std::env::var_os("UPDATE_SEEDS").is_some() {
+            std::fs::write(&seed, &bytes).unwrap();
         }
-        if let Some(index) = cut {
-            bytes.truncate(index.index(bytes.len()));
-        }
-        exercise(&bytes);
-    }
-
-    #[test]
-    fn types_that_refer_anywhere_never_panic(
-        damage in prop::collection::vec((any::<prop::sample::Index>(), 0_u32..48), 1..16),
-    ) {
-        let mut bytes = sample();
-        let words = (bytes.len() - HEADER_LEN as usize) / 4;
-        for (index, word) in damage {
-            let at = HEADER_LEN as usize + index.index(words) * 4;
-            bytes[at..at + 4].copy_from_slice(&word.to_ne_bytes());
-        }
-        exercise(&bytes);
-    }
-
-    #[test]
-    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
-        exercise(&bytes);
-    }
-
-    #[test]
-    fn arbitrary_types_never_panic(types in prop::collection::vec(any::<u32>(), 0..128)) {
-        exercise(&Builder { types, strings: b"\0task_struct\0pid\0".to_vec(), last_id: 0 }.build());
+        assert!(std::fs::read(&seed).unwrap() == bytes, "{seed} is out of date");
     }
 }

@@ -7,8 +7,6 @@ use std::{
     time::Instant,
 };
 
-use proptest::{collection, prelude::*};
-
 use super::*;
 
 /// The text has just the mistakes `expected`, a line for each.
@@ -421,6 +419,14 @@ fn a_second_document_is_a_mistake() {
 fn characters_that_are_not_yaml_are_mistakes() {
     check("a: b\nc: \0", "2:4: U+0000 is not allowed in YAML; write \"\\u0000\", with the quotes");
     check("é: \u{ffff}", "1:4: U+FFFF is not allowed in YAML; write \"\\uFFFF\", with the quotes");
+    check(
+        "a\r\nb\rc: \0",
+        "3:4: U+0000 is not allowed in YAML; write \"\\u0000\", with the quotes",
+    );
+    check(
+        "\u{2028}\u{85}\0",
+        "3:1: U+0000 is not allowed in YAML; write \"\\u0000\", with the quotes",
+    );
     check("a: \u{7f}", "1:4: U+007F is not allowed in YAML; write \"\\u007F\", with the quotes");
 }
 
@@ -440,6 +446,7 @@ fn deep_nesting_ends_early() {
 #[test]
 fn directives_are_mistakes() {
     check("%YAML 1.2\n---\n{}\n", "1:1: directives are not read; remove this line");
+    check("# A comment.\r%YAML 1.2\r---\r", "2:1: directives are not read; remove this line");
 }
 
 /// 30 keys, each of them a list or map of so many aliases of the key before.
@@ -546,82 +553,4 @@ fn each_mistake_names_the_file() {
         &format!("2 mistakes in `f.yaml`\n{one}\n{two}"),
         &format!("{one}; {two}"),
     );
-}
-
-/// Text that is nearly YAML.
-fn yaml_like() -> impl Strategy<Value = String> {
-    let word = prop_oneof![
-        Just("labels: "),
-        Just("runqueue_latency: "),
-        Just("buckets: "),
-        Just("per_cpu: "),
-        Just("min: "),
-        Just("a: "),
-        Just("1us"),
-        Just("12"),
-        Just("true"),
-        Just("~"),
-        Just("&a "),
-        Just("*a"),
-        Just("!t "),
-        Just("!!int "),
-        Just("!!str "),
-        Just("["),
-        Just("]"),
-        Just("{"),
-        Just("}"),
-        Just(", "),
-        Just("\n"),
-        Just("\n  "),
-        Just("\n    "),
-        Just("- "),
-        Just("? "),
-        Just(": "),
-        Just("'"),
-        Just("\""),
-        Just("|"),
-        Just(">-"),
-        Just("#"),
-        Just("---\n"),
-        Just("...\n"),
-        Just("%"),
-        Just("\t"),
-        Just("<<: "),
-        Just("\\x"),
-        Just("é"),
-        Just("\r"),
-    ];
-    collection::vec(word, 0..40).prop_map(|words| words.concat())
-}
-
-proptest! {
-    #[test]
-    fn no_text_makes_it_panic(text: String) {
-        let _ = Config::parse(&text);
-    }
-
-    #[test]
-    fn no_yaml_makes_it_panic(text in yaml_like()) {
-        if let Err(mistakes) = Config::parse(&text) {
-            prop_assert!(!mistakes.shown.is_empty());
-            for mistake in mistakes.shown {
-                prop_assert!(mistake.line >= 1 && mistake.column >= 1);
-                prop_assert!(mistake.to_string().len() < 2000);
-            }
-        }
-    }
-
-    #[test]
-    fn any_valid_labels_are_read_as_they_are_written(
-        labels in collection::btree_map("[a-zA-Z][a-zA-Z0-9_]{4,20}", "(?s).{1,200}", 0..=32)
-            .prop_filter("reserved", |labels| !labels.contains_key("reason"))
-    ) {
-        let mut text = String::from("labels:\n");
-        for (name, value) in &labels {
-            let value = lines(value.chars(), |c| format!("\\U{:08X}", u32::from(c)));
-            writeln!(text, "  {name}: \"{value}\"").unwrap();
-        }
-        let config = parse(&text);
-        prop_assert_eq!(config.labels(), &labels);
-    }
 }

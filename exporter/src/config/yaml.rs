@@ -143,10 +143,13 @@ pub(super) fn read(text: &str) -> (Report<'_>, Node) {
 /// what it needs quadratic time for.
 fn obstacle(text: &str) -> Option<Mistake> {
     let (mut line, mut column, mut brackets) = (1, 1, 0);
-    for c in text.chars() {
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
         brackets += usize::from(matches!(c, '[' | '{'));
         let problem = match c {
-            '\n' => {
+            '\r' if chars.peek() == Some(&'\n') => continue,
+            // What libyaml takes for the end of a line. <https://yaml.org/spec/1.1/#id871136>
+            '\n' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}' => {
                 (line, column) = (line + 1, 1);
                 continue;
             }
@@ -155,7 +158,7 @@ fn obstacle(text: &str) -> Option<Mistake> {
             }
             '%' if column == 1 => "directives are not read; remove this line".into(),
             '\u{fffe}' | '\u{ffff}' => forbidden(c),
-            _ if c.is_control() && !matches!(c, '\t' | '\r' | '\u{85}') => forbidden(c),
+            _ if c.is_control() && c != '\t' => forbidden(c),
             _ => {
                 column += 1;
                 continue;

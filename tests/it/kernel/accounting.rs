@@ -104,6 +104,24 @@ fn the_modes_add_up_to_the_time_since_attach_under_any_load() {
     drop(storm);
 }
 
+/// Who takes snapshots without a pause on a busy CPU is preempted in the midst of some.
+#[test]
+fn a_snapshot_that_is_interrupted_is_as_exact_as_any() {
+    on_the_other_cpu();
+    let scheduler = attach();
+    let _load = (Load::spinner(0), Load::storm(&[CPU as usize]));
+    let end = monotonic_ns() + 2_000_000_000;
+    while monotonic_ns() < end {
+        let snapshot = scheduler.snapshot().unwrap();
+        for cpu in &snapshot.cpus {
+            let modes: u64 = cpu.times.as_ref().unwrap().mode_ns.iter().sum();
+            let accounted = scheduler.attached_at() + modes + cpu.unattributed_ns;
+            let error = accounted.abs_diff(snapshot.taken_at);
+            assert!(error <= 100_000, "CPU {} is {error} ns off", cpu.id);
+        }
+    }
+}
+
 #[test]
 fn a_cpu_that_never_switches_is_as_exact_as_any() {
     on_the_other_cpu();

@@ -1,0 +1,192 @@
+//! What must hold for any bytes, for bytes that proptest makes. Needs nothing. `cargo xtask fuzz`
+//! has a fuzzer make them.
+
+use std::fmt::Write as _;
+
+use proptest::{
+    collection::{btree_map, vec},
+    option,
+    prelude::*,
+    sample::{Index, select},
+};
+use sched_exporter::config::Config;
+use sched_exporter_tests::properties;
+
+/// A kernel's BTF with all that the exporter looks for, in little.
+const KERNEL: &[u8] = include_bytes!("../fuzz/corpus/btf/kernel");
+/// Each kind of type at least once.
+const KINDS: &[u8] = include_bytes!("../fuzz/corpus/btf/kinds");
+/// Bytes of a BTF header.
+const HEADER_LEN: usize = 24;
+
+/// What resembles headers: `Accept` and `Accept-Encoding` are made of these.
+const HEADER_PIECES: [&str; 22] = [
+    "application/openmetrics-text",
+    "text/plain",
+    "text/*",
+    "*/*",
+    "*",
+    "gzip",
+    "identity",
+    ";",
+    ",",
+    "=",
+    "\"",
+    "\\",
+    " ",
+    "q",
+    "version",
+    "escaping",
+    "1.0.0",
+    "0",
+    ".",
+    "1",
+    "é",
+    "\n",
+];
+
+/// What resembles YAML.
+const YAML_PIECES: [&str; 42] = [
+    "labels: ",
+    "runqueue_latency: ",
+    "buckets: ",
+    "per_cpu: ",
+    "min: ",
+    "a: ",
+    "1us",
+    "12",
+    "true",
+    "~",
+    "&a ",
+    "*a",
+    "!t ",
+    "!!int ",
+    "!!str ",
+    "[",
+    "]",
+    "{",
+    "}",
+    ", ",
+    "\n",
+    "\n  ",
+    "\n    ",
+    "- ",
+    "? ",
+    ": ",
+    "'",
+    "\"",
+    "|",
+    ">-",
+    "#",
+    "---\n",
+    "...\n",
+    "%",
+    "\t",
+    "<<: ",
+    "\\x",
+    "é",
+    "\r",
+    "\u{85}",
+    "\u{2028}",
+    "\0",
+];
+
+fn bytes(len: usize) -> impl Strategy<Value = Vec<u8>> {
+    vec(any::<u8>(), 0..len)
+}
+
+fn text_of(pieces: &'static [&'static str]) -> impl Strategy<Value = String> {
+    vec(select(pieces), 0..64).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn btf_of_any_bytes(bytes in bytes(512)) {
+        properties::btf(&bytes);
+    }
+
+    #[test]
+    fn btf_with_damage(
+        seed in select(vec![KERNEL, KINDS]),
+        damage in vec((any::<Index>(), any::<u8>()), 0..8),
+        cut in option::of(any::<Index>()),
+    ) {
+        let mut bytes = seed.to_vec();
+        for (index, byte) in damage {
+            let len = bytes.len();
+            bytes[index.index(len)] = byte;
+        }
+        if let Some(index) = cut {
+            bytes.truncate(index.index(bytes.len()));
+        }
+        properties::btf(&bytes);
+    }
+
+    #[test]
+    fn btf_whose_types_refer_anywhere(
+        seed in select(vec![KERNEL, KINDS]),
+        damage in vec((any::<Index>(), 0_u32..48), 1..16),
+    ) {
+        let mut bytes = seed.to_vec();
+        for (index, word) in damage {
+            let at = HEADER_LEN + index.index((bytes.len() - HEADER_LEN) / 4) * 4;
+            bytes[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+        }
+        properties::btf(&bytes);
+    }
+
+    #[test]
+    fn btf_of_any_types(types in vec(any::<u32>(), 0..128)) {
+        let strings = b"\0task_struct\0flags\0";
+        let type_len = u32::try_from(types.len() * 4).unwrap();
+        let string_len = u32::try_from(strings.len()).unwrap();
+        // The header of a file of version 1, with the types first.
+        let mut bytes = vec![0x9f, 0xeb, 1, 0];
+        for word in [24, 0, type_len, type_len, string_len].iter().chain(&types) {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend(strings);
+        properties::btf(&bytes);
+    }
+
+    #[test]
+    fn config_of_any_text(text: String) {
+        properties::config(text.as_bytes());
+    }
+
+    #[test]
+    fn config_of_nearly_yaml(text in text_of(&YAML_PIECES)) {
+        properties::config(text.as_bytes());
+    }
+
+    #[test]
+    fn config_labels_are_read_as_they_are_written(
+        labels in btree_map("[a-zA-Z][a-zA-Z0-9_]{4,20}", "(?s).{1,200}", 0..=32)
+            .prop_filter("reserved", |labels| !labels.contains_key("reason"))
+    ) {
+        let mut text = String::from("labels:\n");
+        for (name, value) in &labels {
+            let escape = |c| format!("\\U{:08X}", u32::from(c));
+            let value: String = value.chars().map(escape).collect();
+            writeln!(text, "  {name}: \"{value}\"").unwrap();
+        }
+        properties::config(text.as_bytes());
+        let config = Config::parse(&text).unwrap();
+        prop_assert_eq!(config.labels(), &labels);
+    }
+
+    #[test]
+    fn accept_of_any_bytes(bytes in bytes(256)) {
+        properties::accept(&bytes);
+    }
+
+    #[test]
+    fn accept_of_what_resembles_headers(text in text_of(&HEADER_PIECES)) {
+        properties::accept(text.as_bytes());
+    }
+
+    #[test]
+    fn exposition_of_any_choices(bytes in bytes(2_048)) {
+        properties::exposition(&bytes);
+    }
+}

@@ -1,0 +1,108 @@
+//! Clients that misbehave: some stall for as long as they are let, others go in mid-answer.
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{Shared, invariant::Invariant};
+
+/// How a client stalls.
+#[derive(Clone, Copy, Debug)]
+enum Stall {
+    /// Sends nothing.
+    Silent,
+    /// Sends half a request.
+    Half,
+    /// Asks for more than socket buffers hold, and reads nothing.
+    Deaf,
+}
+
+/// Those that stall at any time: fewer than the exporter has places for scrapes.
+const STALLED: [Stall; 12] = {
+    use Stall::{Deaf, Half, Silent};
+    [Silent, Half, Deaf, Silent, Half, Deaf, Silent, Half, Deaf, Silent, Half, Deaf]
+};
+
+/// Requests of a deaf client; their answers are several MiB.
+const REQUESTS: usize = 600;
+
+/// The exporter gives a client 10 s to ask, and as many to take something of its answer.
+const PATIENCE: Duration = Duration::from_secs(12);
+
+/// Between two clients that go in mid-answer.
+const PAUSE: Duration = Duration::from_millis(50);
+
+const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: soak\r\n\r\n";
+
+/// A client that stalls.
+struct Stalled {
+    how: Stall,
+    stream: TcpStream,
+    since: Instant,
+}
+
+impl Stalled {
+    fn connect(how: Stall, address: SocketAddr) -> Result<Self> {
+        let mut stream = TcpStream::connect(address).context("a client that stalls")?;
+        match how {
+            Stall::Silent => {}
+            Stall::Half => stream.write_all(&REQUEST[..15])?,
+            Stall::Deaf => stream.write_all(&REQUEST.repeat(REQUESTS))?,
+        }
+        Ok(Self { how, stream, since: Instant::now() })
+    }
+
+    /// Reads what is left of a connection that the exporter has closed by now; false where it goes
+    /// on.
+    fn ends(mut self) -> bool {
+        let mut chunk = vec![0; 1 << 16];
+        let _ = self.stream.set_read_timeout(Some(Duration::from_secs(5)));
+        loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() == ErrorKind::ConnectionReset,
+            }
+        }
+    }
+}
+
+/// Connects, stalls and goes until the soak is over; then all are gone at once. Returns how many
+/// clients went in mid-answer; that those who stall are cut off is `cut_off`.
+pub(crate) fn misbehave(
+    address: SocketAddr,
+    shared: &Shared,
+    cut_off: &mut Invariant,
+) -> Result<u64> {
+    let mut gone = 0;
+    let mut stalled = Vec::new();
+    for how in STALLED {
+        stalled.push(Stalled::connect(how, address)?);
+    }
+    while !shared.is_over() {
+        for client in &mut stalled {
+            if client.since.elapsed() > PATIENCE {
+                let how = client.how;
+                let old = std::mem::replace(client, Stalled::connect(how, address)?);
+                cut_off.check(old.ends(), || {
+                    format!("{how:?} client has its connection after {PATIENCE:?}")
+                });
+            }
+        }
+        go_in_mid_answer(address)?;
+        gone += 1;
+        thread::sleep(PAUSE);
+    }
+    Ok(gone)
+}
+
+fn go_in_mid_answer(address: SocketAddr) -> Result<()> {
+    let mut stream = TcpStream::connect(address).context("a client that goes")?;
+    stream.write_all(REQUEST)?;
+    stream.read_exact(&mut [0; 100]).context("the beginning of an answer")
+}

@@ -1,0 +1,75 @@
+//! Configurations good and bad, put in place over and over.
+
+use std::{
+    fs::{self, File},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
+
+use crate::Shared;
+
+/// From one file to the next.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// One file in so many is told of by no signal, and left alone until the change is noticed.
+const UNTOLD: u64 = 50;
+
+/// How long such a file stays: longer than the exporter waits for quiet.
+const UNTOLD_STAYS: Duration = Duration::from_millis(600);
+
+/// The good configuration of a number. It shows in every label, and in the form of the histograms.
+pub(crate) fn good(number: u64) -> String {
+    let (per_cpu, factor) = if number.is_multiple_of(2) { (true, 4) } else { (false, 2) };
+    format!(
+        "labels:\n  config: \"{number}\"\n  zone: zone-of-{number}\nrunqueue_latency:\n  \
+         per_cpu: {per_cpu}\n  buckets: {{factor: {factor}}}\n"
+    )
+}
+
+/// Puts a text in place whole, as a careful editor does.
+pub(crate) fn put(path: &Path, text: &str) -> Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, text).with_context(|| new.display().to_string())?;
+    fs::rename(&new, path).with_context(|| path.display().to_string())
+}
+
+/// Replaces the file at 10 Hz until the soak is over: every other time by a good one, between them
+/// by each kind of bad one in turn. Returns how many files there were.
+pub(crate) fn change(path: &Path, exporter: Pid, shared: &Shared) -> Result<u64> {
+    let mut due = Instant::now();
+    let mut round = 0;
+    while !shared.is_over() {
+        round += 1;
+        match round % 8 {
+            // What a bad file says must never be served.
+            2 => put(path, "labels:\n  config: bad\n  zone: [\n")?,
+            4 => fs::remove_file(path)?,
+            6 => {
+                let new = path.with_extension("new");
+                File::create(&new)?.set_len(2 << 20)?;
+                fs::rename(&new, path)?;
+            }
+            0 => put(path, "labels:\n  config: bad\n  cpu: \"0\"\n")?,
+            _ => {
+                // Known before it can be served.
+                let number = shared.next_config();
+                put(path, &good(number))?;
+            }
+        }
+        if round % UNTOLD == UNTOLD / 2 {
+            due += UNTOLD_STAYS;
+        } else {
+            signal::kill(exporter, Signal::SIGHUP).context("SIGHUP")?;
+            due += PERIOD;
+        }
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    Ok(round)
+}

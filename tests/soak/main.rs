@@ -1,0 +1,269 @@
+//! Holds the exporter to its invariants under everything at once, for `cargo xtask soak`: a storm of
+//! switches, fork bombs, a configuration that changes ten times a second, clients that misbehave,
+//! and a hundred scrapes a second, each of which is checked whole.
+//!
+//! Nothing outlasts the run: the exporter ends with this process, however it ends, and SIGINT and
+//! SIGTERM end the soak early.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test for the terminal: results on one stream, what is being done on the other"
+)]
+
+use std::{
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use nix::sys::signal::Signal;
+use sched_exporter_tests::{
+    process::{Exporter, PATIENCE},
+    workload::{Load, online},
+};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    flag,
+};
+
+mod clients;
+mod files;
+mod forks;
+mod invariant;
+mod logs;
+mod resources;
+mod scrapes;
+
+use invariant::Invariant;
+use logs::Logs;
+use resources::{Course, Resources};
+use scrapes::Scrapes;
+
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask soak", about = "Holds the exporter to its invariants under load")]
+struct Args {
+    /// How long; a fraction will do
+    #[arg(long, default_value = "1", value_parser = minutes)]
+    minutes: Duration,
+}
+
+fn minutes(text: &str) -> Result<Duration> {
+    let minutes: f64 = text.parse()?;
+    ensure!((0.5..=100_000.0).contains(&minutes), "less than 0.5 is no soak");
+    Ok(Duration::from_secs_f64(minutes * 60.0))
+}
+
+/// From one scrape to the next.
+const SCRAPE_PERIOD: Duration = Duration::from_millis(10);
+
+/// From one look at the exporter's resources and log to the next.
+const LOOK_PERIOD: Duration = Duration::from_millis(500);
+
+/// From one line on how it goes to the next.
+const PROGRESS_PERIOD: Duration = Duration::from_secs(10);
+
+/// Until connections that were closed are noticed.
+const MOMENT: Duration = Duration::from_millis(200);
+
+/// What the threads know of each other.
+#[derive(Clone, Default)]
+pub(crate) struct Shared {
+    over: Arc<AtomicBool>,
+    /// The latest good configuration that was put in place.
+    config: Arc<AtomicU64>,
+}
+
+impl Shared {
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Number of the next good configuration, which may be served from now on.
+    pub(crate) fn next_config(&self) -> u64 {
+        self.config.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    pub(crate) fn latest_config(&self) -> u64 {
+        self.config.load(Ordering::SeqCst)
+    }
+}
+
+fn main() -> Result<ExitCode> {
+    let args = Args::parse();
+    let shared = Shared::default();
+    for signal in [SIGINT, SIGTERM] {
+        flag::register(signal, Arc::clone(&shared.over))?;
+    }
+    let started = Instant::now();
+    let invariants = soak(args.minutes, &shared)?;
+    let was_cut_short = started.elapsed() < args.minutes;
+    for invariant in &invariants {
+        println!("{invariant}");
+    }
+    if was_cut_short {
+        println!("ended after {:.0?} of {:.0?}", started.elapsed(), args.minutes);
+    }
+    let all_hold = invariants.iter().all(Invariant::holds);
+    Ok(if all_hold && !was_cut_short { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs it all, and returns what must hold.
+fn soak(total: Duration, shared: &Shared) -> Result<Vec<Invariant>> {
+    let mut exporter = Exporter::start_with(&files::good(shared.next_config()), &[]);
+    // The first reload starts a thread that stays.
+    exporter.signal(Signal::SIGHUP);
+    exporter.wait_until("reloaded", |scrape| {
+        scrape.sum("sched_exporter_config_reloads_total", &[]) > 0
+    });
+    thread::sleep(MOMENT);
+    let before = Resources::of(exporter.pid())?;
+
+    let mut scrapes = Scrapes::new(exporter.address, shared);
+    let mut watch = Watch { logs: Logs::new(), course: Course::new(total) };
+    let mut cut_off = Invariant::new("a client that stalls is cut off");
+    let mut loads = Loads::new();
+    let is_alive = thread::scope(|scope| {
+        let files = scope.spawn(|| files::change(exporter.config(), exporter.pid(), shared));
+        let processes = scope.spawn(|| forks::bombs(shared));
+        let gone = scope.spawn(|| clients::misbehave(exporter.address, shared, &mut cut_off));
+        let storm = Load::storm(&online());
+        let started = Instant::now();
+        let is_alive = watch.run(&exporter, total, shared, &mut scrapes);
+        loads.over = started.elapsed();
+        shared.end();
+        drop(storm);
+        loads.add("scrapes", Ok(Ok(scrapes.count())), 90);
+        loads.add("files", files.join(), 9);
+        loads.add("switches", Ok(Ok(scrapes.switches())), 1_000);
+        loads.add("processes", processes.join(), 100);
+        loads.add("clients gone in mid-answer", gone.join(), 5);
+        is_alive
+    });
+
+    let mut last = Invariant::new("the last good file is served in the end");
+    let mut after = before;
+    if is_alive {
+        let number = shared.next_config();
+        files::put(exporter.config(), &files::good(number))?;
+        exporter.signal(Signal::SIGHUP);
+        let deadline = Instant::now() + PATIENCE;
+        while scrapes.served() < number && Instant::now() < deadline {
+            scrapes.scrape();
+        }
+        let served = scrapes.served();
+        last.check(served == number, || format!("{served} is served, and {number} is in place"));
+        scrapes.disconnect();
+        after = settled(&exporter, before)?;
+        exporter.signal(Signal::SIGTERM);
+    }
+    let mut end = Invariant::new("the exporter ends when it is told to, and not before");
+    let status = exporter.wait();
+    end.check(is_alive && status.success(), || format!("it ended with {status}"));
+    watch.logs.read(&exporter.take_log());
+
+    let mut invariants = vec![loads.into_invariant(&watch.logs)];
+    invariants.extend(scrapes.into_invariants());
+    invariants.extend([last, cut_off]);
+    invariants.extend(watch.course.judge(before, after));
+    invariants.extend([watch.logs.into_invariant(), end]);
+    Ok(invariants)
+}
+
+/// What is seen of the exporter from outside.
+struct Watch {
+    logs: Logs,
+    course: Course,
+}
+
+impl Watch {
+    /// Scrapes, and looks at the process, until the time or the soak is over. Returns whether the
+    /// exporter still runs.
+    fn run(
+        &mut self,
+        exporter: &Exporter,
+        total: Duration,
+        shared: &Shared,
+        scrapes: &mut Scrapes,
+    ) -> bool {
+        let started = Instant::now();
+        let (mut scrape, mut look, mut progress) = (started, started, started + PROGRESS_PERIOD);
+        while !shared.is_over() && started.elapsed() < total {
+            scrapes.scrape();
+            if Instant::now() >= look {
+                look += LOOK_PERIOD;
+                self.logs.read(&exporter.take_log());
+                let Ok(resources) = Resources::of(exporter.pid()) else { return false };
+                self.course.push(started.elapsed(), resources);
+                if Instant::now() >= progress {
+                    progress += PROGRESS_PERIOD;
+                    let done = format!("{:.0?} of {total:.0?}", started.elapsed());
+                    eprintln!("{done}: {} scrapes, {resources}", scrapes.count());
+                }
+            }
+            scrape += SCRAPE_PERIOD;
+            thread::sleep(scrape.saturating_duration_since(Instant::now()));
+        }
+        true
+    }
+}
+
+/// What the exporter holds when it has let go of what the clients held, or after a while.
+fn settled(exporter: &Exporter, before: Resources) -> Result<Resources> {
+    /// Longer than a thread without work waits for more.
+    const WHILE: Duration = Duration::from_secs(12);
+    let deadline = Instant::now() + WHILE;
+    loop {
+        thread::sleep(MOMENT);
+        let now = Resources::of(exporter.pid())?;
+        let is_settled = now.descriptors <= before.descriptors && now.threads <= before.threads;
+        if is_settled || Instant::now() >= deadline {
+            return Ok(now);
+        }
+    }
+}
+
+/// How much there was of each load: without them the soak shows nothing.
+struct Loads {
+    over: Duration,
+    invariant: Invariant,
+}
+
+impl Loads {
+    const fn new() -> Self {
+        Self { over: Duration::ZERO, invariant: Invariant::new("the loads are there") }
+    }
+
+    /// Notes a load: how much of it there was, and the least for each second.
+    fn add(&mut self, what: &str, count: thread::Result<Result<u64>>, least: u64) {
+        match count {
+            Ok(Ok(count)) => {
+                let rate = u64::try_from(u128::from(count) * 1_000 / self.over.as_millis().max(1));
+                let rate = rate.unwrap_or_default();
+                self.invariant.note(format!("{rate} {what}"));
+                self.invariant.check(rate >= least, || format!("{rate} {what} a second"));
+            }
+            Ok(Err(error)) => self.invariant.check(false, || format!("{what}: {error:#}")),
+            Err(_) => self.invariant.check(false, || format!("{what}: panicked")),
+        }
+    }
+
+    fn into_invariant(mut self, logs: &Logs) -> Invariant {
+        self.invariant.note("a second".to_owned());
+        let (by_signal, by_change) = (logs.by_signal, logs.by_change);
+        self.invariant.note(format!("reloads: {by_signal} by signal, {by_change} by file change"));
+        self.invariant.check(by_signal > 0 && by_change > 0, || "no reload".to_owned());
+        self.invariant
+    }
+}

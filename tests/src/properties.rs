@@ -1,0 +1,12 @@
+//! What must hold for any bytes. Each property panics where it does not hold; fuzz targets and
+//! property tests call the same.
+
+mod accept;
+mod btf;
+mod config;
+mod exposition;
+
+pub use accept::accept;
+pub use btf::btf;
+pub use config::config;
+pub use exposition::exposition;

@@ -1,0 +1,166 @@
+//! What a request asks for by `Accept` and `Accept-Encoding`.
+
+use arbitrary::{Result, Unstructured};
+use sched_exporter::negotiate::{self, Format};
+
+/// Reads the bytes as header values, a line each: whatever they are, there is an answer. Then takes
+/// them for a choice of media ranges and codings, and holds the answer against a slow reading of
+/// RFC 9110.
+pub fn accept(bytes: &[u8]) {
+    let lines = || bytes.split(|byte| *byte == b'\n');
+    check_form(negotiate::exposition(lines()));
+    negotiate::gzip(lines());
+
+    let mut choices = Unstructured::new(bytes);
+    if let Ok(ranges) = elements(&mut choices, &MEDIA_RANGES) {
+        let header = write(&ranges);
+        let answer = negotiate::exposition([header.as_bytes()].into_iter());
+        check_form(answer);
+        assert_eq!(answer.content_type(), expected_type(&ranges), "{header}");
+    }
+    if let Ok(codings) = elements(&mut choices, &CODINGS) {
+        let header = write(&codings);
+        let answer = negotiate::gzip([header.as_bytes()].into_iter());
+        assert_eq!(answer, expected_gzip(&codings), "{header}");
+    }
+}
+
+const MEDIA_RANGES: [&str; 7] = [
+    "application/openmetrics-text",
+    "text/plain",
+    "*/*",
+    "application/*",
+    "text/*",
+    "text/html",
+    "application/vnd.google.protobuf",
+];
+
+const CODINGS: [&str; 6] = ["gzip", "x-gzip", "identity", "*", "br", "deflate"];
+
+/// A media range or coding as it was chosen.
+#[derive(Debug)]
+struct Element {
+    name: &'static str,
+    version: Option<&'static str>,
+    escaping: Option<&'static str>,
+    /// In thousandths.
+    weight: u16,
+    /// Blanks, quotes and upper case, none of which means anything.
+    plain: bool,
+}
+
+fn elements(choices: &mut Unstructured<'_>, names: &[&'static str]) -> Result<Vec<Element>> {
+    let mut elements = Vec::new();
+    for _ in 0..choices.int_in_range(0..=8)? {
+        elements.push(Element {
+            name: choices.choose(names)?,
+            version: *choices.choose(&[
+                None,
+                Some("0.0.1"),
+                Some("0.0.4"),
+                Some("1.0.0"),
+                Some("2.0.0"),
+            ])?,
+            escaping: *choices.choose(&[
+                None,
+                Some("allow-utf-8"),
+                Some("values"),
+                Some("dots"),
+            ])?,
+            weight: *choices.choose(&[0, 1, 100, 500, 999, 1_000])?,
+            plain: choices.arbitrary()?,
+        });
+    }
+    Ok(elements)
+}
+
+fn write(elements: &[Element]) -> String {
+    let mut header = Vec::new();
+    for Element { name, version, escaping, weight, plain } in elements {
+        let mut parts = vec![if *plain { (*name).to_owned() } else { name.to_uppercase() }];
+        for (name, value) in [("version", version), ("escaping", escaping)] {
+            let Some(value) = value else { continue };
+            parts.push(if *plain {
+                format!("{name}={value}")
+            } else {
+                format!("{name}=\"{value}\"")
+            });
+        }
+        parts.push(format!("q={}.{:03}", weight / 1_000, weight % 1_000));
+        header.push(parts.join(if *plain { ";" } else { " ;\t" }));
+    }
+    header.join(", ")
+}
+
+/// How exactly an element names a content type; none where it does not cover it.
+fn precision(element: &Element, content_type: &str) -> Option<u8> {
+    let is_text_1 = content_type == TEXT_1;
+    let is_of = |prefix| content_type.starts_with(prefix);
+    match (element.name, element.version) {
+        // Few can read text 1.0.0: it has to be named.
+        ("text/plain", Some("1.0.0")) => is_text_1.then_some(3),
+        _ if is_text_1 => None,
+        ("*/*", _) => Some(0),
+        ("application/*", _) => is_of("application/").then_some(1),
+        ("text/*", _) => is_of("text/").then_some(1),
+        ("application/openmetrics-text", None | Some("0.0.1")) | ("text/plain", None) => {
+            is_of(element.name).then_some(2)
+        }
+        ("application/openmetrics-text", Some("1.0.0")) | ("text/plain", Some("0.0.4")) => {
+            is_of(element.name).then_some(3)
+        }
+        _ => None,
+    }
+}
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const TEXT_1: &str = "text/plain; version=1.0.0; charset=utf-8";
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The most exact element for each type has its weight; the greatest weight wins, then the type
+/// that is listed first.
+fn expected_type(ranges: &[Element]) -> String {
+    if ranges.iter().any(|range| range.name == "text/html" && range.weight > 0) {
+        return TEXT.to_owned();
+    }
+    if ranges.is_empty() {
+        return format!("{OPEN_METRICS}; escaping=underscores");
+    }
+    let mut chosen = (0, TEXT, None);
+    for content_type in [OPEN_METRICS, TEXT_1, TEXT] {
+        let fitting = ranges.iter().filter_map(|it| Some((precision(it, content_type)?, it)));
+        // Of equals `max_by_key` takes the last.
+        let reversed = fitting.collect::<Vec<_>>().into_iter().rev();
+        let best = reversed.max_by_key(|(precision, range)| (*precision, range.weight));
+        if let Some((_, best)) = best
+            && best.weight > chosen.0
+        {
+            chosen = (best.weight, content_type, best.escaping);
+        }
+    }
+    match chosen {
+        (_, TEXT, _) => TEXT.to_owned(),
+        (_, content_type, Some(escaping @ ("allow-utf-8" | "values"))) => {
+            format!("{content_type}; escaping={escaping}")
+        }
+        (_, content_type, _) => format!("{content_type}; escaping=underscores"),
+    }
+}
+
+/// gzip where it is acceptable, and its weight is not below that of no compression.
+fn expected_gzip(codings: &[Element]) -> bool {
+    let weight = |names: &[&str]| {
+        let named = codings.iter().filter(|coding| names.contains(&coding.name));
+        named.map(|coding| coding.weight).max()
+    };
+    let any = weight(&["*"]);
+    let gzip = weight(&["gzip", "x-gzip"]).or(any).unwrap_or(0);
+    let identity = weight(&["identity"]).or(any).unwrap_or(0);
+    gzip > 0 && gzip >= identity
+}
+
+fn check_form(answer: negotiate::Exposition) {
+    let is_open_metrics = answer.content_type().starts_with("application/openmetrics-text;");
+    assert_eq!(is_open_metrics, answer.format == Format::OpenMetrics, "{answer:?}");
+    assert!(is_open_metrics || answer.content_type().starts_with("text/plain;"), "{answer:?}");
+}

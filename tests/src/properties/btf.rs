@@ -1,0 +1,39 @@
+//! The BTF parser, and the layout that is decided from what it finds.
+
+use std::collections::BTreeSet;
+
+use sched_exporter::{
+    btf::Btf,
+    layout::{Layout, Unwanted},
+};
+
+/// Reads the bytes as a kernel's BTF. They may be refused; else whatever is asked of them has an
+/// answer, twice the same, and a layout sets each global once.
+pub fn btf(bytes: &[u8]) {
+    let btf = match Btf::parse(bytes) {
+        Ok(btf) => btf,
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            return;
+        }
+    };
+    for structure in ["task_struct", "cfs_rq", "rq", ""] {
+        for path in ["flags", "sched_info.last_queued", "se.cfs_rq", "pid", "comm", "", ".", "a.b"]
+        {
+            let field = btf.field(structure, path);
+            assert_eq!(field, btf.field(structure, path));
+            if let Err(error) = field {
+                assert!(!error.to_string().is_empty());
+            }
+        }
+    }
+    let _ = btf.tracepoint_params("sched_switch");
+    for unwanted in
+        [Unwanted::default(), Unwanted { context_switches: true, runqueue_latency: true }]
+    {
+        let Ok(layout) = Layout::from_btf(&btf, unwanted) else { continue };
+        let names: BTreeSet<_> = layout.globals.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), layout.globals.len(), "{:?}", layout.globals);
+        assert_eq!(layout.features.len(), 2);
+    }
+}
