@@ -69,29 +69,31 @@ fn is_settled(scheduler: &Scheduler, snapshot: &Snapshot, cpu: u32) -> bool {
     scheduler.attached_at() + accounted(cpu) == snapshot.taken_at
 }
 
+/// Takes a snapshot, in which the account of each CPU must be exact to 100 µs. Where an emulated
+/// machine loses its CPU over and over, records may be ahead by as much as the snapshot took.
+#[track_caller]
+fn check_conserved(scheduler: &Scheduler, load: &str) {
+    let before = monotonic_ns();
+    let snapshot = scheduler.snapshot().unwrap();
+    let after = monotonic_ns();
+    assert!(before - 1_000 <= snapshot.taken_at && snapshot.taken_at <= after);
+    assert_eq!(snapshot.cpus.len(), online().len());
+    let (least, most) = (snapshot.taken_at - 100_000, snapshot.taken_at + 100_000);
+    let most = if is_emulated() { most.max(after) } else { most };
+    for cpu in &snapshot.cpus {
+        let accounted = scheduler.attached_at() + accounted(cpu);
+        let range = least..=most;
+        assert!(range.contains(&accounted), "{load}: CPU {}: {accounted} not in {range:?}", cpu.id);
+    }
+}
+
 #[test]
 fn the_modes_add_up_to_the_time_since_attach_under_any_load() {
     on_the_other_cpu();
     let scheduler = attach();
     let check = |load: &str| {
         for _ in 0..300 {
-            let before = monotonic_ns();
-            let snapshot = scheduler.snapshot().unwrap();
-            let after = monotonic_ns();
-            assert!(before - 1_000 <= snapshot.taken_at && snapshot.taken_at <= after);
-            assert_eq!(snapshot.cpus.len(), online().len());
-            // What began while the records were read is in them: more than a moment where the
-            // host of a virtual machine took the CPU away meanwhile.
-            let latest = after.max(snapshot.taken_at + 100_000);
-            for cpu in &snapshot.cpus {
-                let accounted = scheduler.attached_at() + accounted(cpu);
-                let range = snapshot.taken_at - 100_000..=latest;
-                assert!(
-                    range.contains(&accounted),
-                    "{load}: CPU {}: {accounted} not in {range:?}",
-                    cpu.id
-                );
-            }
+            check_conserved(&scheduler, load);
             thread::sleep(Duration::from_millis(1));
         }
     };
@@ -112,13 +114,7 @@ fn a_snapshot_that_is_interrupted_is_as_exact_as_any() {
     let _load = (Load::spinner(0), Load::storm(&[CPU as usize]));
     let end = monotonic_ns() + 2_000_000_000;
     while monotonic_ns() < end {
-        let snapshot = scheduler.snapshot().unwrap();
-        for cpu in &snapshot.cpus {
-            let modes: u64 = cpu.times.as_ref().unwrap().mode_ns.iter().sum();
-            let accounted = scheduler.attached_at() + modes + cpu.unattributed_ns;
-            let error = accounted.abs_diff(snapshot.taken_at);
-            assert!(error <= 100_000, "CPU {} is {error} ns off", cpu.id);
-        }
+        check_conserved(&scheduler, "a storm, and a spinner beside the reader");
     }
 }
 
