@@ -103,13 +103,15 @@ pub(crate) fn vm(args: &Args) -> Result<ExitCode> {
 /// Builds what a guest carries, and returns the initramfs that holds it.
 fn build(arch: Arch) -> Result<PathBuf> {
     let exporter = ["build", "--package", "sched_exporter", "--bin", "sched_exporter"];
-    let guest = ["build", "--package", "sched_exporter-tests", "--bin", "guest"];
-    let tests = ["test", "--package", "sched_exporter-tests", "--test", "it", "--no-run"];
+    let tests = ["build", "--package", "sched_exporter-tests", "--bin", "guest", "--test", "it"];
+    let mut built = build_static(arch.target(), &exporter)?;
+    built.extend(build_static(arch.target(), &tests)?);
     let mut files = Vec::new();
-    for (name, args) in [("sched_exporter", &exporter[..]), ("init", &guest), ("tests", &tests)] {
-        let is_test = args[0] == "test";
-        let built = build_static(arch.target(), args)?.into_iter().find(|it| it.test == is_test);
-        files.push((name, built.with_context(|| format!("cargo built no `{name}`"))?.path));
+    for (place, name) in [("sched_exporter", "sched_exporter"), ("init", "guest"), ("tests", "it")]
+    {
+        let found = built.iter().find(|executable| executable.name == name);
+        let found = found.with_context(|| format!("cargo built no `{name}`"))?;
+        files.push((place, found.path.clone()));
     }
     let path = root().join("target/vm").join(format!("{}.cpio", arch.name()));
     initramfs::write(&path, &files).with_context(|| path.display().to_string())?;
