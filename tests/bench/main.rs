@@ -25,9 +25,9 @@ mod programs;
 mod render;
 mod report;
 mod scrape;
-mod summary;
 
 use report::Group;
+use sched_exporter_tests::{machine::machine, summary};
 
 #[derive(Parser)]
 #[expect(clippy::struct_excessive_bools, reason = "a flag each")]
@@ -116,9 +116,9 @@ fn main() -> Result<()> {
     }
     if args.json {
         let groups: Vec<_> = groups.iter().map(Group::json).collect();
-        println!("{:#}", json!({ "machine": page::machine(), "groups": groups }));
+        println!("{:#}", json!({ "machine": machine(), "groups": groups }));
     } else {
-        println!("{}", page::machine());
+        println!("{}", machine());
         for group in &groups {
             print!("\n{group}");
         }

@@ -1,5 +1,5 @@
 //! What the tests and benches share: the exporter as a process, an HTTP client that can misbehave,
-//! expositions as numbers, and workloads whose time is known.
+//! expositions as numbers, workloads whose time is known, and what perf and the kernel say of it.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,5 +9,9 @@
 
 pub mod client;
 pub mod exposition;
+pub mod kernel;
+pub mod machine;
 pub mod process;
+pub mod summary;
+pub mod trace;
 pub mod workload;

@@ -18,6 +18,7 @@ mod object;
 mod run;
 mod test;
 mod tools;
+mod truth;
 mod workspace;
 
 #[derive(Parser)]
@@ -40,6 +41,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Compare the exporter's figures with the truth, as root
+    Truth {
+        /// Arguments for the comparison
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Build the kernel programs and write the objects that are committed
     Ebpf {
         /// Only compare the committed objects with what the source gives
@@ -59,6 +66,7 @@ fn main() -> ExitCode {
         Command::Run { args } => run::run(&args),
         Command::Test { filter } => test::test(filter.as_deref()),
         Command::Bench { args } => bench::bench(&args),
+        Command::Truth { args } => truth::truth(&args),
         Command::Ebpf { check } => ebpf::ebpf(check),
         Command::Docs { check } => docs::docs(check),
     };
