@@ -148,8 +148,10 @@ pub struct Account {
     pub switches: [u64; Reason::ALL.len()],
     /// Waits of tasks that were switched in, from when they were woken or switched out runnable.
     pub wait_ns: u64,
-    /// How many tasks were switched in that had waited.
+    /// How many waits these are.
     pub waits: u64,
+    /// Tasks that were switched in without a word of why they were runnable.
+    pub unknown_waits: u64,
 }
 
 impl Account {
@@ -207,6 +209,7 @@ impl Trace {
                 account.switches[switch.reason() as usize] += 1;
                 account.wait_ns += waited.unwrap_or(0);
                 account.waits += u64::from(waited.is_some());
+                account.unknown_waits += u64::from(waited.is_none() && switch.next != 0);
             }
             current = Some((at, switch));
         }

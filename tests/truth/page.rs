@@ -22,8 +22,9 @@ and wants a machine that does nothing else; `--quick` is for a look. Without `--
 it fails where ours is farther from the trace than said below.";
 
 const READING: &str = "\
-Each workload runs on the last CPU, the driver and perf on the first. In a window of time the
-following are read, and are given as the median over the windows with the least and the most.
+Each workload runs on one CPU, the driver and perf on another. It is measured in windows of half a
+second, six of which make a round. The figures are the median over the rounds, beside the least and
+the most of them.
 
 * *The trace* is the truth by our definition: perf's own record of `sched_switch` on
   `CLOCK_MONOTONIC`, added up from switch to switch between the instants of our two snapshots. A CPU
@@ -45,12 +46,12 @@ const TOTALS: &str = "\
 Every family beside a total that the kernel keeps by itself, on all CPUs together, while the
 workloads ran. The kernel is asked between two readings of ours at each end of a window, so its
 figure has to lie between ours of the inner and of the outer two; *ours* is the inner, and *off* is
-how far outside the kernel's lies in the worst window.
+how far outside the kernel's lies in the worst round.
 
 The modes of a CPU, with what is unattributed, are to be the time since attach: the figure is the
-worst of any CPU and window. A switch within the microseconds of reading makes it more than 0.
-Switches that the program found missing count as one each, though several may be behind one; any
-that it could not find are in what `ctxt` has more, of which 1 in 1,000 is a failure. `run_delay` is
+worst of any CPU and round. A switch within the microseconds of reading makes it more than 0.
+Switches that the program found missing count as up to two each in the outer figure; those that it
+could not find are in what `ctxt` has more, of which 1 in 1,000 is a failure. `run_delay` is
 added up over all tasks of the machine. What a task waited on a CPU that it was then moved away from
 is in it and not in ours; what a task waited that has ended is in ours alone.
 ";
@@ -67,19 +68,20 @@ pub(crate) fn results(all: &[Measured]) -> Result<String> {
     Ok(format!("{}\n\n{}\n{TOTALS}\n{}", windows(all)?, sections.join("\n"), Totals(all)))
 }
 
-/// How much was measured, and how much of it twice.
+/// How much was measured, and how much of it left out.
 fn windows(all: &[Measured]) -> Result<String> {
-    let whole: usize = all.iter().map(|measured| measured.windows.len()).sum();
-    let again =
-        |why| all.iter().flat_map(|measured| &measured.again).filter(|it| **it == why).count();
-    let [missed, gap, uneven] = [Unusable::Missed, Unusable::Gap, Unusable::Uneven].map(again);
+    let rounds: usize = all.iter().map(|measured| measured.rounds.len()).sum();
+    let left_out = |why: Unusable| {
+        all.iter().flat_map(|measured| &measured.unusable).filter(|it| **it == why).count()
+    };
+    let [missed, gap, uneven] = [Unusable::Missed, Unusable::Gap, Unusable::Uneven].map(left_out);
     Ok(format!(
-        "There are {whole} windows here, and {again} more were measured and left out, since the kernel
-had not reported every switch on the workload's CPU: not to us ({missed}; the exporter counts these
-as missed switches), not to perf ({gap}), or to one of the two only and unnoticed ({uneven}). The tick
-is {tick:?}; that ticks fall on multiples of it is taken for granted, as it is since Linux 6.4 without
-`skew_tick`.",
-        again = missed + gap + uneven,
+        "These are {rounds} rounds. {all} windows more were measured and left out, since the kernel
+had not reported every switch of the CPU in them: {missed} times not to us, which the exporter counts
+as missed switches, {gap} times not to perf, and {uneven} times to one of the two only, unnoticed.
+The tick is {tick:?}; that ticks fall on multiples of it is taken for granted, as it is since Linux
+6.4 without `skew_tick`.",
+        all = missed + gap + uneven,
         tick = Duration::from_nanos(tick_ns()?),
     ))
 }

@@ -15,16 +15,17 @@ use crate::{
 pub(crate) struct Measured {
     pub(crate) workload: Workload,
     pub(crate) cpu: u32,
-    /// How many windows were wanted.
+    /// How many rounds were wanted.
     pub(crate) wanted: usize,
-    pub(crate) windows: Vec<Window>,
-    /// Those that had to be measured again.
-    pub(crate) again: Vec<Unusable>,
+    /// Windows taken together, as many in each.
+    pub(crate) rounds: Vec<Window>,
+    /// The windows that were left out.
+    pub(crate) unusable: Vec<Unusable>,
     /// Why the kernel did not take the workload.
     pub(crate) refused: Option<Error>,
 }
 
-/// One figure, over the windows.
+/// One figure, over the rounds.
 struct Row {
     what: String,
     ms: Summary,
@@ -39,7 +40,7 @@ impl Measured {
     fn rows(&self) -> Vec<Row> {
         let class = self.workload.class() as usize;
         let mode = self.workload.mode();
-        let trace: Figure<'_> = &|window| window.trace.class_ns[class];
+        let trace: Figure<'_> = &|window| window.trace_ns[class];
         let mut rows = vec![
             self.row(format!("`{mode}`: the trace"), trace, None),
             self.row(format!("`{mode}`: ours"), &|window| window.ours_ns[class], Some(trace)),
@@ -56,12 +57,12 @@ impl Measured {
             self.row("not idle: `/proc/stat`, sum of modes", &Window::stat_busy_ns, Some(trace)),
             self.row(
                 "not idle: `/proc/stat`, wall minus idle",
-                &|window| window.elapsed_ns.saturating_sub(window.stat_idle_ns()),
+                &Window::wall_minus_idle_ns,
                 Some(trace),
             ),
         ]);
-        if self.workload == Workload::Sharing {
-            let trace: Figure<'_> = &|window| window.trace.wait_ns;
+        if self.workload.is_about_waits() {
+            let trace: Figure<'_> = &|window| window.trace_wait_ns;
             rows.extend([
                 self.row("waiting: the trace", trace, None),
                 self.row("waiting: ours", &|window| window.ours_wait_ns, Some(trace)),
@@ -78,13 +79,13 @@ impl Measured {
     fn row(&self, what: impl Into<String>, figure: Figure<'_>, truth: Option<Figure<'_>>) -> Row {
         let off = |truth: Figure<'_>| {
             let off = |window| 100.0 * (float(figure(window)) / float(truth(window)) - 1.0);
-            Summary::of(self.windows.iter().map(off))
+            Summary::of(self.rounds.iter().map(off))
         };
         Row { what: what.into(), ms: self.ms(figure), off: truth.map(off) }
     }
 
     fn ms(&self, figure: Figure<'_>) -> Summary {
-        Summary::of(self.windows.iter().map(|window| float(figure(window)) / 1e6))
+        Summary::of(self.rounds.iter().map(|window| float(figure(window)) / 1e6))
     }
 
     /// What is wrong, a sentence each.
@@ -92,18 +93,18 @@ impl Measured {
         let name = self.workload.title();
         let cpu = self.cpu;
         let mut failures = Vec::new();
-        if self.refused.is_none() && self.windows.len() < self.wanted {
+        if self.refused.is_none() && self.rounds.len() < self.wanted {
             failures.push(format!(
-                "{name}: only {} of {} windows in which nothing was missing, {} tries",
-                self.windows.len(),
+                "{name}: {} of {} rounds, since {} windows were not whole",
+                self.rounds.len(),
                 self.wanted,
-                self.windows.len() + self.again.len()
+                self.unusable.len()
             ));
         }
-        for (index, window) in self.windows.iter().enumerate() {
-            let wrong = window.disagreements.iter().cloned().chain(window.totals.wrong());
+        for (index, round) in self.rounds.iter().enumerate() {
+            let wrong = round.disagreements.iter().cloned().chain(round.totals.wrong());
             failures.extend(
-                wrong.map(|wrong| format!("{name}, window {}, CPU {cpu}: {wrong}", index + 1)),
+                wrong.map(|wrong| format!("{name}, round {}, CPU {cpu}: {wrong}", index + 1)),
             );
         }
         failures
@@ -121,8 +122,8 @@ impl Measured {
         json!({
             "workload": self.workload.title(),
             "cpu": self.cpu,
-            "windows": self.windows.len(),
-            "measured_again": self.again.len(),
+            "rounds": self.rounds.len(),
+            "windows_left_out": self.unusable.len(),
             "refused": self.refused.as_ref().map(|error| format!("{error:#}")),
             "rows": rows.collect::<Vec<_>>(),
             "proc_stat_ms": modes.collect::<serde_json::Map<_, _>>(),
@@ -138,8 +139,12 @@ impl Display for Measured {
         if let Some(refused) = &self.refused {
             return writeln!(f, "**Not measured**: the kernel refuses it here: {refused:#}.");
         }
-        if self.windows.is_empty() {
-            return writeln!(f, "**Not measured**: no window was whole, of {}.", self.again.len());
+        if self.rounds.is_empty() {
+            return writeln!(
+                f,
+                "**Not measured**: too few of {} windows were whole.",
+                self.unusable.len()
+            );
         }
         writeln!(f, "| CPU {} | ms | min–max | off the trace | min–max |", self.cpu)?;
         writeln!(f, "|---|--:|--:|--:|--:|")?;
@@ -187,11 +192,11 @@ impl Display for Totals<'_> {
             "| workload | modes off elapsed | switches, ours | `ctxt` | off | \
              waits, ours | `run_delay` | off |\n|---|--:|--:|--:|--:|--:|--:|--:|"
         )?;
-        for measured in self.0.iter().filter(|measured| !measured.windows.is_empty()) {
+        for measured in self.0.iter().filter(|measured| !measured.rounds.is_empty()) {
             let of =
-                |figure: &dyn Fn(&Window) -> f64| Summary::of(measured.windows.iter().map(figure));
+                |figure: &dyn Fn(&Window) -> f64| Summary::of(measured.rounds.iter().map(figure));
             let worst = |total: fn(&Window) -> &Total| {
-                let excess = measured.windows.iter().map(|window| total(window).excess());
+                let excess = measured.rounds.iter().map(|window| total(window).excess());
                 excess.max_by_key(|excess| excess.abs()).unwrap_or(0)
             };
             let switches: fn(&Window) -> &Total = |window| &window.totals.switches;

@@ -82,9 +82,9 @@ impl Workload {
             }
             Self::Realtime => "80 ms of work and 20 ms of sleep in turn, by a task of `SCHED_RR`.",
             Self::Deadline => {
-                "A task of `SCHED_DEADLINE` that spins, with a runtime of 5 ms in each period of \
-                 20 ms. The kernel takes such a task only if it may run on every CPU; it stays on \
-                 the CPU where it began for as long as no other deadline task wants that."
+                "5 ms of work and 15 ms of sleep in turn, by a task of `SCHED_DEADLINE` that may run \
+                 for 10 ms in every 20 ms. The kernel takes such a task only if no CPU is forbidden to \
+                 it, and leaves it where it is for as long as it keeps within its time."
             }
             Self::Kthreads => {
                 "A task of `SCHED_NORMAL` that replaces the packet filter of a socket 100 times in \
@@ -131,9 +131,9 @@ impl Workload {
                  ten times a second: its own clock has little of the way from wakeup to switch."
             }
             Self::Deadline => {
-                "The kernel takes the CPU away when the runtime is used up, by a timer and not by the \
-                 tick. When the runtime is refilled the task is switched in by an interrupt, and its \
-                 own clock starts there."
+                "Most ticks of a stretch of work find it, but 5 ms are a tick and a quarter: what the \
+                 sum of modes has depends on where the stretch falls. `/proc/stat` has no mode for \
+                 deadlines, it is `user`. The task's own clock starts at the wakeup."
             }
             Self::Kthreads => {
                 "`/proc/stat` has no mode for kernel threads: theirs is in `system`, with the system \
@@ -164,6 +164,11 @@ impl Workload {
         }
     }
 
+    /// Whether it is about waiting, too.
+    pub(crate) const fn is_about_waits(self) -> bool {
+        matches!(self, Self::Sharing)
+    }
+
     /// Sets it going on a CPU.
     pub(crate) fn start(self, cpu: usize) -> Result<Load> {
         let load = match self {
@@ -173,12 +178,16 @@ impl Workload {
             }),
             Self::Dodge => bursts(cpu, DODGE)?,
             Self::Meet => bursts(cpu, MEET)?,
-            Self::Spinner | Self::Deadline => Load::spinner(cpu),
+            Self::Spinner => Load::spinner(cpu),
             Self::Sharing => Load::on(&[cpu, cpu], hint::spin_loop),
             Self::Forks => Load::on(&[cpu], || fork_and_wait(200_000)),
             Self::Realtime => Load::on(&[cpu], || {
                 spin_until(monotonic_ns() + 80_000_000);
                 thread::sleep(Duration::from_millis(20));
+            }),
+            Self::Deadline => Load::on(&[cpu], || {
+                spin_until(monotonic_ns() + 5_000_000);
+                thread::sleep(Duration::from_millis(15));
             }),
             Self::Kthreads => filters(cpu)?,
         };
@@ -193,25 +202,42 @@ impl Workload {
         Ok(load)
     }
 
-    /// CPU time of its tasks by the kernel's own account, in nanoseconds.
-    pub(crate) fn own_ns(self, load: &Load, cpu: usize) -> Result<u64> {
-        match self {
-            Self::Forks => {
+    /// The clocks of its tasks.
+    pub(crate) fn clocks(self, cpu: usize) -> Result<Clocks> {
+        let mut only_here = CpuSet::new();
+        only_here.set(cpu)?;
+        let is_bound =
+            |task: &u32| sched_getaffinity(Pid::from_raw(task.cast_signed())) == Ok(only_here);
+        Ok(match self {
+            Self::Forks => Clocks::ThreadsAndChildren,
+            Self::Kthreads => Clocks::Tasks(kthreads().into_iter().filter(is_bound).collect()),
+            _ => Clocks::Threads,
+        })
+    }
+}
+
+/// Whose CPU time the kernel is asked for.
+pub(crate) enum Clocks {
+    Threads,
+    ThreadsAndChildren,
+    Tasks(Vec<u32>),
+}
+
+impl Clocks {
+    /// CPU time in nanoseconds.
+    pub(crate) fn read_ns(&self, load: &Load) -> Result<u64> {
+        Ok(match self {
+            Self::Threads => load.cpu_ns(),
+            Self::ThreadsAndChildren => {
                 let children = getrusage(UsageWho::RUSAGE_CHILDREN)?;
-                let us = children.user_time() + children.system_time();
-                Ok(load.cpu_ns() + u64::try_from(us.num_microseconds())? * 1_000)
+                let us = (children.user_time() + children.system_time()).num_microseconds();
+                load.cpu_ns() + u64::try_from(us)? * 1_000
             }
-            Self::Kthreads => {
-                let mut only_here = CpuSet::new();
-                only_here.set(cpu)?;
-                let is_bound = |task: &u32| {
-                    sched_getaffinity(Pid::from_raw(task.cast_signed())) == Ok(only_here)
-                };
-                let bound = kthreads().into_iter().filter(is_bound);
-                Ok(bound.filter_map(|task| Some(Schedstat::of(task, task)?.run_ns)).sum())
+            Self::Tasks(tasks) => {
+                let run_ns = |task: &u32| Some(Schedstat::of(*task, *task)?.run_ns);
+                tasks.iter().filter_map(run_ns).sum()
             }
-            _ => Ok(load.cpu_ns()),
-        }
+        })
     }
 }
 
@@ -288,7 +314,7 @@ fn realtime(thread: Pid, policy: i32) -> Result<()> {
     ok(result).context("sched_setscheduler")
 }
 
-/// Lets a thread run on every CPU, without which the kernel refuses, and gives it a deadline.
+/// Lets a thread run on every CPU, without which the kernel refuses, and makes it a deadline task.
 fn deadline(thread: Pid) -> Result<()> {
     let mut cpus = CpuSet::new();
     for cpu in online() {
@@ -301,7 +327,7 @@ fn deadline(thread: Pid) -> Result<()> {
         sched_flags: 0,
         sched_nice: 0,
         sched_priority: 0,
-        sched_runtime: 5_000_000,
+        sched_runtime: 10_000_000,
         sched_deadline: 20_000_000,
         sched_period: 20_000_000,
     };
