@@ -57,7 +57,7 @@ fn times_and_switches_are_those_of_an_independent_trace() {
             let ours: Vec<_> =
                 new.switches.iter().zip(&old.switches).map(|(new, old)| new - old).collect();
             // One at either end is on either side of it, or the kernel told one and not the other.
-            if ours.iter().sum::<u64>() != trace.switches.iter().sum() {
+            if ours.iter().sum::<u64>() != trace.switches.iter().sum::<u64>() {
                 uneven += 1;
                 continue;
             }

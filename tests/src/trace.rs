@@ -146,8 +146,9 @@ pub struct Account {
     pub class_ns: [u64; Class::ALL.len()],
     /// Switches by [`Reason`].
     pub switches: [u64; Reason::ALL.len()],
-    /// Waits of tasks that were switched in, from when they were woken or switched out runnable.
-    pub wait_ns: u64,
+    /// Waits of tasks that were switched in, from when they were woken or switched out runnable,
+    /// by task.
+    pub wait_ns: HashMap<u32, u64>,
     /// How many waits these are.
     pub waits: u64,
     /// Tasks that were switched in without a word of why they were runnable.
@@ -207,9 +208,12 @@ impl Trace {
             }
             if at > from {
                 account.switches[switch.reason() as usize] += 1;
-                account.wait_ns += waited.unwrap_or(0);
-                account.waits += u64::from(waited.is_some());
-                account.unknown_waits += u64::from(waited.is_none() && switch.next != 0);
+                if let Some(waited) = waited {
+                    *account.wait_ns.entry(switch.next).or_default() += waited;
+                    account.waits += 1;
+                } else if switch.next != 0 {
+                    account.unknown_waits += 1;
+                }
             }
             current = Some((at, switch));
         }

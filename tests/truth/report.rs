@@ -66,11 +66,12 @@ impl Measured {
             rows.extend([
                 self.row("waiting: the trace", trace, None),
                 self.row("waiting: ours", &|window| window.ours_wait_ns, Some(trace)),
-                self.row(
-                    "waiting: `run_delay` of the two",
-                    &|window| window.run_delay_ns,
-                    Some(trace),
-                ),
+            ]);
+            let trace: Figure<'_> = &|window| window.trace_own_wait_ns;
+            let run_delay: Figure<'_> = &|window| window.run_delay_ns;
+            rows.extend([
+                self.row("waiting, these tasks: the trace", trace, None),
+                self.row("waiting, these tasks: `run_delay`", run_delay, Some(trace)),
             ]);
         }
         rows

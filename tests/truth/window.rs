@@ -30,12 +30,14 @@ pub(crate) struct Window {
     /// Time by [`Class`], by the trace.
     pub(crate) trace_ns: [u64; Class::ALL.len()],
     pub(crate) trace_wait_ns: u64,
+    /// Waits of the workload's threads, by the trace.
+    pub(crate) trace_own_wait_ns: u64,
     /// Time by [`Class`], by us.
     pub(crate) ours_ns: [u64; Class::ALL.len()],
     pub(crate) ours_wait_ns: u64,
     /// By the clocks of the workload's tasks.
     pub(crate) own_ns: u64,
-    /// Waits of the workload's threads.
+    /// Waits of the workload's threads, by the kernel's account.
     pub(crate) run_delay_ns: u64,
     /// By [`Stat::MODES`].
     pub(crate) stat_ns: [u64; Stat::MODES.len()],
@@ -149,11 +151,13 @@ impl Run {
         if old.missed_switches != new.missed_switches {
             return Ok(Err(Unusable::Missed));
         }
-        let (start, end) = (from.after.taken_at, to.before.taken_at);
+        let (since, until) = (from.after.taken_at, to.before.taken_at);
         let account = |from, to| self.trace.account(self.cpu, from, to, &self.kthreads);
-        let (Some(least), Some(exact), Some(most)) =
-            (account(from.after_done, end), account(start, end), account(start, to.before_done))
-        else {
+        let (Some(least), Some(exact), Some(most)) = (
+            account(from.after_done, until),
+            account(since, until),
+            account(since, to.before_done),
+        ) else {
             return Ok(Err(Unusable::Gap));
         };
         let sum = |switches: &[u64]| switches.iter().sum::<u64>();
@@ -171,9 +175,10 @@ impl Run {
         };
         let (stat_before, stat_after) = (stat(from)?, stat(to)?);
         let mut window = Window {
-            elapsed_ns: end - start,
+            elapsed_ns: until - since,
             trace_ns: exact.class_ns,
-            trace_wait_ns: exact.wait_ns,
+            trace_wait_ns: exact.wait_ns.values().sum(),
+            trace_own_wait_ns: self.threads.iter().filter_map(|task| exact.wait_ns.get(task)).sum(),
             ours_ns: Class::ALL.map(|class| class.ours(&new.mode_ns) - class.ours(&old.mode_ns)),
             ours_wait_ns: new.wait_ns - old.wait_ns,
             own_ns: to.own_ns.saturating_sub(from.own_ns),
@@ -182,7 +187,8 @@ impl Run {
             totals: self.totals(from, to),
             disagreements: Vec::new(),
         };
-        self.judge(&mut window, &exact, least.wait_ns, most.wait_ns);
+        let wait_ns = |account: &Account| account.wait_ns.values().sum();
+        self.judge(&mut window, &exact, wait_ns(&least), wait_ns(&most));
         Ok(Ok(window))
     }
 
@@ -197,12 +203,15 @@ impl Run {
                 ));
             }
         }
-        let least = least_wait_ns.saturating_sub(trace.wait_tolerance_ns());
-        let most = most_wait_ns + trace.wait_tolerance_ns();
+        // Others may have been moved here, or from here, without a word of it.
+        let others_ns = window.trace_wait_ns - window.trace_own_wait_ns;
+        let tolerance_ns = trace.wait_tolerance_ns() + others_ns;
+        let least = least_wait_ns.saturating_sub(tolerance_ns);
+        let most = most_wait_ns + tolerance_ns;
         if self.workload.is_about_waits() && !(least..=most).contains(&window.ours_wait_ns) {
             window.disagreements.push(format!(
                 "waits: {} ns, by the trace {} ns, {} waits",
-                window.ours_wait_ns, trace.wait_ns, trace.waits
+                window.ours_wait_ns, window.trace_wait_ns, trace.waits
             ));
         }
     }
@@ -261,6 +270,7 @@ impl Window {
             add(&mut sum.trace_ns, &window.trace_ns);
             sum.trace_wait_ns += window.trace_wait_ns;
             add(&mut sum.ours_ns, &window.ours_ns);
+            sum.trace_own_wait_ns += window.trace_own_wait_ns;
             sum.ours_wait_ns += window.ours_wait_ns;
             sum.own_ns += window.own_ns;
             sum.run_delay_ns += window.run_delay_ns;

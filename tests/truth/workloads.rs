@@ -118,8 +118,8 @@ impl Workload {
             }
             Self::Sharing => {
                 "Ticks find one of the two or the other, and either is `user`. Each waits while the \
-                 other runs; `/proc/stat` has no such figure. Ours and the trace's has the waits of \
-                 all tasks of the CPU, `run_delay` here those of the two."
+                 other runs; `/proc/stat` has no such figure. Ours has the waits of all tasks of the \
+                 CPU. A wait counts when it ends: one that spans the end of a window is in the next."
             }
             Self::Forks => {
                 "A tick charges whoever is there, and many children live between two ticks. The own \
