@@ -40,7 +40,10 @@ impl Recording {
             .unwrap();
         let mut line = String::new();
         BufReader::new(perf.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "recording\n", "perf: {:?}", perf.try_wait());
+        assert_eq!(
+            line, "recording\n",
+            "`perf record` did not start, and says why on standard error"
+        );
         Self { perf, directory }
     }
 
