@@ -25,11 +25,11 @@ mod render;
 mod report;
 mod rounds;
 mod scrape;
-mod summary;
 mod switching;
 
 use peers::Peers;
 use report::Group;
+use sched_exporter_tests::{machine::machine, summary};
 
 #[derive(Parser)]
 #[expect(clippy::struct_excessive_bools, reason = "a flag each")]
@@ -121,7 +121,7 @@ fn main() -> Result<()> {
             groups.push(subject.measure(effort, &peers)?);
         }
     }
-    let machine = page::machine();
+    let machine = machine();
     if args.json {
         let groups: Vec<_> = groups.iter().map(Group::json).collect();
         println!("{:#}", json!({ "machine": machine, "peers": peers.json(), "groups": groups }));

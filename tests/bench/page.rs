@@ -3,8 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
-use sched_exporter::host::Facts;
-use sched_exporter_tests::workload::online;
+use sched_exporter_tests::machine::machine;
 
 use crate::{peers::Peers, report::Group};
 
@@ -44,21 +43,4 @@ pub(crate) fn write(peers: &Peers, groups: &[Group]) -> Result<()> {
         sections.join("\n")
     );
     fs::write(Path::new(PATH), page).context("docs/performance.md")
-}
-
-/// What it was measured on, in a sentence.
-pub(crate) fn machine() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let named = |key| {
-        let line = info.lines().find(|line| line.starts_with(key))?;
-        Some(line.split_once(':')?.1.trim())
-    };
-    let model = named("model name").unwrap_or("unknown model");
-    let hypervisor = named("flags").is_some_and(|flags| flags.contains("hypervisor"));
-    let place = if hypervisor { " of a virtual machine" } else { "" };
-    format!(
-        "Measured on {cpus} CPUs ({model}){place}, Linux {kernel}.",
-        cpus = online().len(),
-        kernel = Facts::gather().kernel
-    )
 }

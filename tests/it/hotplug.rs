@@ -4,9 +4,10 @@ use std::{fs, thread, time::Duration};
 
 use sched_exporter::{ebpf::Scheduler, snapshot::Snapshot};
 use sched_exporter_ebpf::{CpuRecord, Mode};
-use sched_exporter_tests::workload::{monotonic_ns, online, pin};
-
-use crate::kernel::accounting::{attach, times};
+use sched_exporter_tests::{
+    kernel::{attach, times},
+    workload::{monotonic_ns, online, pin},
+};
 
 const ONLINE: &str = "/sys/devices/system/cpu/cpu1/online";
 

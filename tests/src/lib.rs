@@ -1,5 +1,6 @@
 //! What the tests and benches share: the exporter as a process, an HTTP client that can misbehave,
-//! expositions as numbers, workloads whose time is known, and the rendering of machines of any size.
+//! expositions as numbers, workloads whose time is known, what perf and the kernel say of it, and the
+//! rendering of machines of any size.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,8 +11,12 @@
 pub mod client;
 pub mod exposition;
 pub mod fdinfo;
+pub mod kernel;
+pub mod machine;
 pub mod process;
 pub mod properties;
 pub mod rendering;
 pub mod sample;
+pub mod summary;
+pub mod trace;
 pub mod workload;

@@ -2,9 +2,11 @@
 
 use std::{
     env, hint,
+    os::unix::thread::JoinHandleExt as _,
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -13,7 +15,7 @@ use std::{
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     time::{ClockId, clock_gettime},
-    unistd::Pid,
+    unistd::{Pid, gettid},
 };
 use sched_exporter::cpus::Online;
 
@@ -44,8 +46,11 @@ pub fn monotonic_ns() -> u64 {
 
 /// CPU time of the calling thread in nanoseconds.
 pub fn thread_cpu_ns() -> u64 {
-    let time = Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap());
-    u64::try_from(time.as_nanos()).unwrap()
+    clock_ns(ClockId::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn clock_ns(clock: ClockId) -> u64 {
+    u64::try_from(Duration::from(clock_gettime(clock).unwrap()).as_nanos()).unwrap()
 }
 
 /// Burns CPU until the clock reads `deadline`.
@@ -64,6 +69,7 @@ pub fn sleep_until(deadline: u64) {
 pub struct Load {
     end: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
+    ids: Vec<Pid>,
 }
 
 /// Lets threads spin while it is open, and sleep while it is not.
@@ -93,16 +99,20 @@ impl Load {
     /// Runs `step` over and over on each of `cpus`.
     pub fn on(cpus: &[usize], step: impl Fn() + Clone + Send + 'static) -> Self {
         let end = Arc::new(AtomicBool::new(false));
-        let threads = cpus.iter().map(|&cpu| {
-            let (end, step) = (Arc::clone(&end), step.clone());
+        let (started, ids) = mpsc::channel();
+        let spawn = |&cpu: &usize| {
+            let (end, started, step) = (Arc::clone(&end), started.clone(), step.clone());
             thread::spawn(move || {
                 pin(cpu);
+                started.send(gettid()).unwrap();
                 while !end.load(Ordering::Relaxed) {
                     step();
                 }
             })
-        });
-        Self { threads: threads.collect(), end }
+        };
+        let threads: Vec<_> = cpus.iter().map(spawn).collect();
+        let ids = ids.iter().take(threads.len()).collect();
+        Self { end, threads, ids }
     }
 
     /// Never gives the CPU up of its own will.
@@ -123,6 +133,24 @@ impl Load {
             }
             thread::sleep(Duration::from_micros(20));
         })
+    }
+
+    /// Its threads, as the kernel numbers them.
+    pub fn ids(&self) -> &[Pid] {
+        &self.ids
+    }
+
+    /// CPU time of its threads in nanoseconds.
+    pub fn cpu_ns(&self) -> u64 {
+        let clock = |thread: &JoinHandle<()>| {
+            let mut clock = 0;
+            // SAFETY: the thread has not been joined, and the result outlives the call.
+            let result =
+                unsafe { libc::pthread_getcpuclockid(thread.as_pthread_t(), &raw mut clock) };
+            assert_eq!(result, 0, "pthread_getcpuclockid");
+            ClockId::from_raw(clock)
+        };
+        self.threads.iter().map(|thread| clock_ns(clock(thread))).sum()
     }
 }
 

@@ -20,6 +20,7 @@ mod run;
 mod soak;
 mod test;
 mod tools;
+mod truth;
 mod vm;
 mod workspace;
 
@@ -53,6 +54,12 @@ enum Command {
     },
     /// Fuzz the parsers and the encoder
     Fuzz(fuzz::Args),
+    /// Compare the exporter's figures with the truth, as root
+    Truth {
+        /// Arguments for the comparison
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Build the kernel programs and write the objects that are committed
     Ebpf {
         /// Only compare the committed objects with what the source gives
@@ -75,6 +82,7 @@ fn main() -> ExitCode {
         Command::Bench { args } => bench::bench(&args),
         Command::Soak { args } => soak::soak(&args),
         Command::Fuzz(args) => fuzz::fuzz(&args),
+        Command::Truth { args } => truth::truth(&args),
         Command::Ebpf { check } => ebpf::ebpf(check),
         Command::Docs { check } => docs::docs(check),
     };

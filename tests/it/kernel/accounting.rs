@@ -1,39 +1,24 @@
 //! What must hold of the numbers, on the real scheduler.
 
 use std::{
-    fs, thread,
+    thread,
     time::{Duration, Instant},
 };
 
 use sched_exporter::{
-    btf::Btf,
     ebpf::Scheduler,
-    host::BTF_PATH,
-    layout::{Layout, Unwanted},
-    snapshot::{Cpu, Snapshot, Times},
+    snapshot::{Cpu, Snapshot},
 };
 use sched_exporter_ebpf::{Mode, Reason};
 use sched_exporter_tests::{
     exposition::Exposition,
+    kernel::{Schedstat, Stat, attach, times},
     process::{Exporter, PATIENCE},
     workload::{
         Gate, Load, is_emulated, monotonic_ns, online, pin, realtime, set_policy, sleep_until,
         spin_until, thread_cpu_ns,
     },
 };
-
-/// The kernel program in this process, with all its features.
-pub(crate) fn attach() -> Scheduler {
-    let bytes = fs::read(BTF_PATH).unwrap();
-    let layout = Layout::from_btf(&Btf::parse(&bytes).unwrap(), Unwanted::default()).unwrap();
-    assert!(layout.features.iter().all(|feature| feature.off.is_none()), "{:?}", layout.features);
-    Scheduler::attach(layout, false).unwrap()
-}
-
-pub(crate) fn times(snapshot: &Snapshot, cpu: u32) -> &Times {
-    let cpu = snapshot.cpus.iter().find(|found| found.id == cpu).unwrap();
-    cpu.times.as_ref().unwrap()
-}
 
 /// The CPU that workloads are pinned to; the test itself runs on another.
 const CPU: u32 = 1;
@@ -281,21 +266,8 @@ fn bursts_that_meet_the_tick_are_charged_once() {
     check_bursts(3_800_000, 400_000);
 }
 
-/// `run_delay` of every task on the machine, added up.
 fn run_delay_of_all_ns() -> u64 {
-    let mut sum = 0;
-    for process in fs::read_dir("/proc").unwrap().flatten() {
-        // `self` is a process that is listed by its number too.
-        if process.file_name().as_encoded_bytes().iter().any(|byte| !byte.is_ascii_digit()) {
-            continue;
-        }
-        let Ok(tasks) = fs::read_dir(process.path().join("task")) else { continue };
-        for task in tasks.flatten() {
-            let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };
-            sum += text.split(' ').nth(1).unwrap().parse::<u64>().unwrap();
-        }
-    }
-    sum
+    Schedstat::of_all().values().map(|task| task.run_delay_ns).sum()
 }
 
 fn waits(snapshot: &Snapshot) -> (u64, u64) {
@@ -354,16 +326,11 @@ fn switches_are_those_of_proc_stat() {
         let missed: u64 = times().map(|times| times.missed_switches).sum();
         (switches, switches + 2 * missed)
     };
-    let ctxt = || {
-        let stat = fs::read_to_string("/proc/stat").unwrap();
-        let line = stat.lines().find_map(|line| line.strip_prefix("ctxt ")).unwrap();
-        line.parse::<u64>().unwrap()
-    };
-    let (early, kernel_before, before) = (count(), ctxt(), count());
+    let (early, kernel_before, before) = (count(), Stat::read().ctxt, count());
     let storm = Load::storm(&online());
     thread::sleep(Duration::from_millis(500));
     drop(storm);
-    let (after, kernel_after, late) = (count(), ctxt(), count());
+    let (after, kernel_after, late) = (count(), Stat::read().ctxt, count());
     let kernel = kernel_after - kernel_before;
     assert!(kernel > 1_000, "the storm was none: {kernel} switches");
     let range = after.0 - before.0..=late.1 - early.1;

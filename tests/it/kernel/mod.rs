@@ -1,6 +1,6 @@
 //! Tests that need root and the kernel's BTF.
 
-pub(crate) mod accounting;
+mod accounting;
 mod http;
 mod reload;
 mod start;

@@ -4,17 +4,20 @@ use std::time::Duration;
 
 /// What repeated measurements of one thing came to.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Summary {
-    pub(crate) median: f64,
-    pub(crate) min: f64,
-    pub(crate) max: f64,
+pub struct Summary {
+    /// The middle one, or the middle between two.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The most.
+    pub max: f64,
     /// How many measurements.
-    pub(crate) count: usize,
+    pub count: usize,
 }
 
 impl Summary {
     /// Of at least one value; of none, everything is NaN and so meets no target.
-    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_unstable_by(f64::total_cmp);
         let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
@@ -29,28 +32,30 @@ impl Summary {
     }
 
     /// Of values each divided by the one that was measured beside it.
-    pub(crate) fn of_ratios(values: &[f64], beside: &[f64]) -> Self {
+    pub fn of_ratios(values: &[f64], beside: &[f64]) -> Self {
         Self::of(values.iter().zip(beside).map(|(value, beside)| value / beside))
     }
 }
 
 /// The value that `percent` of the values do not exceed; NaN of none.
-pub(crate) fn percentile(values: &mut [f64], percent: usize) -> f64 {
+pub fn percentile(values: &mut [f64], percent: usize) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let rank = (values.len() * percent).div_ceil(100);
     values.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
-pub(crate) fn us(duration: Duration) -> f64 {
+/// Microseconds.
+pub fn us(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }
 
-pub(crate) fn ms(duration: Duration) -> f64 {
+/// Milliseconds.
+pub fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
 /// Counts and sizes, which are far below 2^53.
 #[expect(clippy::cast_precision_loss, reason = "exact for what is counted here")]
-pub(crate) fn number(count: usize) -> f64 {
+pub fn number(count: usize) -> f64 {
     count as f64
 }

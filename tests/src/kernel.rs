@@ -1,0 +1,115 @@
+//! The kernel of this machine: our program attached to it, and what the kernel itself says of what
+//! we measure.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs::{self, DirEntry},
+    io,
+};
+
+use sched_exporter::{
+    btf::Btf,
+    ebpf::Scheduler,
+    host::BTF_PATH,
+    layout::{Layout, Unwanted},
+    snapshot::{Snapshot, Times},
+};
+
+/// The kernel program in this process, with all its features.
+pub fn attach() -> Scheduler {
+    let bytes = fs::read(BTF_PATH).unwrap();
+    let layout = Layout::from_btf(&Btf::parse(&bytes).unwrap(), Unwanted::default()).unwrap();
+    assert!(layout.features.iter().all(|feature| feature.off.is_none()), "{:?}", layout.features);
+    Scheduler::attach(layout, false).unwrap()
+}
+
+/// What a snapshot has of a CPU.
+pub fn times(snapshot: &Snapshot, cpu: u32) -> &Times {
+    let cpu = snapshot.cpus.iter().find(|found| found.id == cpu).unwrap();
+    cpu.times.as_ref().unwrap()
+}
+
+/// `/proc/stat`.
+#[derive(Clone, Debug)]
+pub struct Stat {
+    /// Time of each CPU in nanoseconds, in the order of [`Stat::MODES`].
+    pub cpus: BTreeMap<u32, [u64; Self::MODES.len()]>,
+    /// Context switches of all CPUs.
+    pub ctxt: u64,
+}
+
+impl Stat {
+    /// The modes in which a CPU's time is added up once: guest time is in `user` and `nice`.
+    /// <https://docs.kernel.org/filesystems/proc.html#miscellaneous-kernel-statistics-in-proc-stat>
+    pub const MODES: [&'static str; 8] =
+        ["user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal"];
+    /// Which of [`Stat::MODES`] are idle ones.
+    pub const IDLE: [usize; 2] = [3, 4];
+    /// One in `USER_HZ`, which is 100 wherever the exporter runs.
+    const TICK_NS: u64 = 10_000_000;
+
+    /// Reads it.
+    pub fn read() -> Self {
+        let text = fs::read_to_string("/proc/stat").unwrap();
+        let mut stat = Self { cpus: BTreeMap::new(), ctxt: 0 };
+        for line in text.lines() {
+            let mut fields = line.split_ascii_whitespace();
+            let name = fields.next().unwrap_or_default();
+            let mut next = || fields.next().unwrap().parse::<u64>().unwrap();
+            if name == "ctxt" {
+                stat.ctxt = next();
+            } else if let Some(cpu) = name.strip_prefix("cpu").and_then(|cpu| cpu.parse().ok()) {
+                stat.cpus.insert(cpu, std::array::from_fn(|_| next() * Self::TICK_NS));
+            }
+        }
+        stat
+    }
+}
+
+/// The kernel's account of a task: `/proc/PID/task/TID/schedstat`, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Schedstat {
+    /// Time on a CPU; of a task that runs now, up to the last tick.
+    pub run_ns: u64,
+    /// Time runnable, but not running, up to when it was switched in last.
+    pub run_delay_ns: u64,
+}
+
+impl Schedstat {
+    /// That of every task of the machine, by its number.
+    pub fn of_all() -> HashMap<u32, Self> {
+        let tasks = processes().flat_map(|process| {
+            let tasks = fs::read_dir(format!("/proc/{process}/task"));
+            numbers(tasks.into_iter().flatten()).map(move |task| (process, task))
+        });
+        tasks.filter_map(|(process, task)| Some((task, Self::of(process, task)?))).collect()
+    }
+
+    /// That of one task; none where it has ended.
+    pub fn of(process: u32, task: u32) -> Option<Self> {
+        let text = fs::read_to_string(format!("/proc/{process}/task/{task}/schedstat")).ok()?;
+        let mut fields = text.split(' ').map(|field| field.parse().unwrap());
+        Some(Self { run_ns: fields.next()?, run_delay_ns: fields.next()? })
+    }
+}
+
+/// The kernel threads that exist now.
+pub fn kthreads() -> HashSet<u32> {
+    const PF_KTHREAD: u64 = 0x0020_0000;
+    let is_kthread = |process: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        // The name in parentheses may hold anything.
+        let flags: u64 = stat.rsplit_once(") ")?.1.split(' ').nth(6)?.parse().ok()?;
+        Some(flags & PF_KTHREAD != 0)
+    };
+    processes().filter(|process| is_kthread(process) == Some(true)).collect()
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    numbers(fs::read_dir("/proc").unwrap())
+}
+
+/// `self` is a process that is listed by its number too.
+fn numbers(entries: impl Iterator<Item = io::Result<DirEntry>>) -> impl Iterator<Item = u32> {
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}

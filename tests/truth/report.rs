@@ -1,0 +1,231 @@
+//! Results as tables: Markdown for people, JSON for programs.
+
+use std::fmt::{self, Display};
+
+use anyhow::Error;
+use sched_exporter_tests::{kernel::Stat, summary::Summary};
+use serde_json::{Value, json};
+
+use crate::{
+    window::{Total, Unusable, Window},
+    workloads::Workload,
+};
+
+/// What came of a workload.
+pub(crate) struct Measured {
+    pub(crate) workload: Workload,
+    pub(crate) cpu: u32,
+    /// How many rounds were wanted.
+    pub(crate) wanted: usize,
+    /// Windows taken together, as many in each.
+    pub(crate) rounds: Vec<Window>,
+    /// The windows that were left out.
+    pub(crate) unusable: Vec<Unusable>,
+    /// Why the kernel did not take the workload.
+    pub(crate) refused: Option<Error>,
+}
+
+/// One figure, over the rounds.
+struct Row {
+    what: String,
+    ms: Summary,
+    /// Its distance from the trace's in percent.
+    off: Option<Summary>,
+}
+
+/// Something to take from a window, in nanoseconds.
+type Figure<'a> = &'a dyn Fn(&Window) -> u64;
+
+impl Measured {
+    fn rows(&self) -> Vec<Row> {
+        let class = self.workload.class() as usize;
+        let mode = self.workload.mode();
+        let trace: Figure<'_> = &|window| window.trace_ns[class];
+        let mut rows = vec![
+            self.row(format!("`{mode}`: the trace"), trace, None),
+            self.row(format!("`{mode}`: ours"), &|window| window.ours_ns[class], Some(trace)),
+            self.row(
+                format!("`{mode}`: the tasks' own clocks"),
+                &|window| window.own_ns,
+                Some(trace),
+            ),
+        ];
+        let trace: Figure<'_> = &Window::trace_busy_ns;
+        rows.extend([
+            self.row("not idle: the trace", trace, None),
+            self.row("not idle: ours", &Window::ours_busy_ns, Some(trace)),
+            self.row("not idle: `/proc/stat`, sum of modes", &Window::stat_busy_ns, Some(trace)),
+            self.row(
+                "not idle: `/proc/stat`, wall minus idle",
+                &Window::wall_minus_idle_ns,
+                Some(trace),
+            ),
+        ]);
+        if self.workload.is_about_waits() {
+            let trace: Figure<'_> = &|window| window.trace_wait_ns;
+            rows.extend([
+                self.row("waiting: the trace", trace, None),
+                self.row("waiting: ours", &|window| window.ours_wait_ns, Some(trace)),
+            ]);
+            let trace: Figure<'_> = &|window| window.trace_own_wait_ns;
+            let run_delay: Figure<'_> = &|window| window.run_delay_ns;
+            rows.extend([
+                self.row("waiting, these tasks: the trace", trace, None),
+                self.row("waiting, these tasks: `run_delay`", run_delay, Some(trace)),
+            ]);
+        }
+        rows
+    }
+
+    fn row(&self, what: impl Into<String>, figure: Figure<'_>, truth: Option<Figure<'_>>) -> Row {
+        let off = |truth: Figure<'_>| {
+            let off = |window| 100.0 * (float(figure(window)) / float(truth(window)) - 1.0);
+            Summary::of(self.rounds.iter().map(off))
+        };
+        Row { what: what.into(), ms: self.ms(figure), off: truth.map(off) }
+    }
+
+    fn ms(&self, figure: Figure<'_>) -> Summary {
+        Summary::of(self.rounds.iter().map(|window| float(figure(window)) / 1e6))
+    }
+
+    /// What is wrong, a sentence each.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        let name = self.workload.title();
+        let cpu = self.cpu;
+        let mut failures = Vec::new();
+        if self.refused.is_none() && self.rounds.len() < self.wanted {
+            failures.push(format!(
+                "{name}: {} of {} rounds, since {} windows were not whole",
+                self.rounds.len(),
+                self.wanted,
+                self.unusable.len()
+            ));
+        }
+        for (index, round) in self.rounds.iter().enumerate() {
+            let wrong = round.disagreements.iter().cloned().chain(round.totals.wrong());
+            failures.extend(
+                wrong.map(|wrong| format!("{name}, round {}, CPU {cpu}: {wrong}", index + 1)),
+            );
+        }
+        failures
+    }
+
+    /// The workload as an object.
+    pub(crate) fn json(&self) -> Value {
+        let summary = |summary: Summary| json!({ "median": summary.median, "min": summary.min, "max": summary.max });
+        let rows = self.rows().into_iter().map(|row| {
+            json!({ "what": row.what, "ms": summary(row.ms), "off_percent": row.off.map(summary) })
+        });
+        let modes = Stat::MODES.iter().enumerate().map(|(mode, name)| {
+            ((*name).to_owned(), summary(self.ms(&|window| window.stat_ns[mode])))
+        });
+        json!({
+            "workload": self.workload.title(),
+            "cpu": self.cpu,
+            "rounds": self.rounds.len(),
+            "windows_left_out": self.unusable.len(),
+            "refused": self.refused.as_ref().map(|error| format!("{error:#}")),
+            "rows": rows.collect::<Vec<_>>(),
+            "proc_stat_ms": modes.collect::<serde_json::Map<_, _>>(),
+            "failures": self.failures(),
+        })
+    }
+}
+
+impl Display for Measured {
+    /// A section of Markdown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "## {}\n\n{}\n", self.workload.title(), self.workload.what())?;
+        if let Some(refused) = &self.refused {
+            return writeln!(f, "**Not measured**: the kernel refuses it here: {refused:#}.");
+        }
+        if self.rounds.is_empty() {
+            return writeln!(
+                f,
+                "**Not measured**: too few of {} windows were whole.",
+                self.unusable.len()
+            );
+        }
+        writeln!(f, "| CPU {} | ms | min–max | off the trace | min–max |", self.cpu)?;
+        writeln!(f, "|---|--:|--:|--:|--:|")?;
+        for Row { what, ms, off } in self.rows() {
+            write!(f, "| {what} | {:.2} | {:.2}–{:.2} | ", ms.median, ms.min, ms.max)?;
+            match off {
+                Some(off) => {
+                    let [median, min, max] = [off.median, off.min, off.max].map(Percent);
+                    writeln!(f, "{median} | {min} … {max} |")?;
+                }
+                None => writeln!(f, "| |")?,
+            }
+        }
+        write!(f, "\n`/proc/stat`, in ms:")?;
+        for (mode, name) in Stat::MODES.iter().enumerate() {
+            write!(f, " {name} {:.0},", self.ms(&|window| window.stat_ns[mode]).median)?;
+        }
+        let all = self.ms(&|window| window.stat_ns.iter().sum()).median;
+        let elapsed = self.ms(&|window| window.elapsed_ns).median;
+        writeln!(f, " in all {all:.0} of {elapsed:.0} that elapsed.\n\n{}", self.workload.why())
+    }
+}
+
+/// A share in percent, with as many digits as it takes to see it.
+struct Percent(f64);
+
+impl Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = match self.0.abs() {
+            ..0.1 => 4,
+            ..10.0 => 2,
+            _ => 0,
+        };
+        write!(f, "{:+.digits$} %", self.0)
+    }
+}
+
+/// The table of the families beside the kernel's totals.
+pub(crate) struct Totals<'a>(pub(crate) &'a [Measured]);
+
+impl Display for Totals<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "| workload | modes off elapsed | switches, ours | `ctxt` | off | \
+             waits, ours | `run_delay` | off |\n|---|--:|--:|--:|--:|--:|--:|--:|"
+        )?;
+        for measured in self.0.iter().filter(|measured| !measured.rounds.is_empty()) {
+            let of =
+                |figure: &dyn Fn(&Window) -> f64| Summary::of(measured.rounds.iter().map(figure));
+            let worst = |total: fn(&Window) -> &Total| {
+                let excess = measured.rounds.iter().map(|window| total(window).excess());
+                excess.max_by_key(|excess| excess.abs()).unwrap_or(0)
+            };
+            let switches: fn(&Window) -> &Total = |window| &window.totals.switches;
+            let wait: fn(&Window) -> &Total = |window| &window.totals.wait_ns;
+            writeln!(
+                f,
+                "| {} | {:.0} ns | {:.0} | {:.0} | {:+} | {:.2} ms | {:.2} ms | {:+.3} ms |",
+                measured.workload.title(),
+                of(&|window| float(window.totals.modes_off_ns)).max,
+                of(&|window| float(switches(window).inner)).median,
+                of(&|window| float(switches(window).kernel)).median,
+                worst(switches),
+                of(&|window| float(wait(window).inner) / 1e6).median,
+                of(&|window| float(wait(window).kernel) / 1e6).median,
+                float_signed(worst(wait)) / 1e6,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Nanoseconds and counts of a window, which are far below 2^53.
+#[expect(clippy::cast_precision_loss, reason = "exact for what is counted here")]
+fn float(count: u64) -> f64 {
+    count as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact for what is counted here")]
+fn float_signed(count: i64) -> f64 {
+    count as f64
+}

@@ -1,0 +1,351 @@
+//! A window of time: a workload at work, and what the trace, we and the kernel say of it.
+
+use std::{
+    array,
+    collections::{HashMap, HashSet},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use sched_exporter::{
+    ebpf::Scheduler,
+    snapshot::{Snapshot, Times},
+};
+use sched_exporter_tests::{
+    kernel::{Schedstat, Stat, kthreads, times},
+    trace::{Account, Class, Recording, Trace},
+    workload::{Load, monotonic_ns},
+};
+
+use crate::workloads::{Clocks, Workload};
+
+/// From the start of a workload to the first window: it has found its pace, and its policy.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// What everyone says of the workload's CPU. Times are nanoseconds.
+#[derive(Clone, Default)]
+pub(crate) struct Window {
+    pub(crate) elapsed_ns: u64,
+    /// Time by [`Class`], by the trace.
+    pub(crate) trace_ns: [u64; Class::ALL.len()],
+    pub(crate) trace_wait_ns: u64,
+    /// Waits of the workload's threads, by the trace.
+    pub(crate) trace_own_wait_ns: u64,
+    /// Time by [`Class`], by us.
+    pub(crate) ours_ns: [u64; Class::ALL.len()],
+    pub(crate) ours_wait_ns: u64,
+    /// By the clocks of the workload's tasks.
+    pub(crate) own_ns: u64,
+    /// Waits of the workload's threads, by the kernel's account.
+    pub(crate) run_delay_ns: u64,
+    /// By [`Stat::MODES`].
+    pub(crate) stat_ns: [u64; Stat::MODES.len()],
+    pub(crate) totals: Totals,
+    /// Where we are farther from the trace than the reading of clocks explains.
+    pub(crate) disagreements: Vec<String>,
+}
+
+/// Every family beside the kernel's own total, on all CPUs of the machine.
+#[derive(Clone, Default)]
+pub(crate) struct Totals {
+    /// How far the modes of a CPU are from the time since attach, on the worst CPU.
+    pub(crate) modes_off_ns: u64,
+    pub(crate) switches: Total,
+    pub(crate) wait_ns: Total,
+}
+
+/// By how much a total grew: by us, and by the kernel. The kernel was asked between two readings of
+/// ours at either end, so it should say no less than the inner two and no more than the outer.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Total {
+    pub(crate) inner: u64,
+    pub(crate) outer: u64,
+    pub(crate) kernel: u64,
+}
+
+/// Why a window is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unusable {
+    /// Our program found that the kernel had not told it of a switch.
+    Missed,
+    /// perf's trace has a gap.
+    Gap,
+    /// The kernel told one of the two of switches that it did not tell the other.
+    Uneven,
+}
+
+/// What is read between two windows: the kernel's figures, each between two of ours.
+struct Reading {
+    before: Snapshot,
+    /// When that was complete.
+    before_done: u64,
+    stat: Stat,
+    own_ns: u64,
+    after: Snapshot,
+    after_done: u64,
+    tasks: HashMap<u32, Schedstat>,
+    last: Snapshot,
+}
+
+/// Runs a workload on a CPU for so many windows, one after the other.
+pub(crate) fn measure(
+    scheduler: &Scheduler,
+    workload: Workload,
+    cpu: u32,
+    count: usize,
+    length: Duration,
+) -> Result<Vec<Result<Window, Unusable>>> {
+    let recording = Recording::start();
+    let load = workload.start(cpu as usize)?;
+    thread::sleep(SETTLE);
+    let clocks = workload.clocks(cpu as usize)?;
+    let mut kthreads_seen = kthreads();
+    let mut readings = vec![Reading::take(scheduler, &load, &clocks)?];
+    for _ in 0..count {
+        thread::sleep(length);
+        readings.push(Reading::take(scheduler, &load, &clocks)?);
+    }
+    kthreads_seen.extend(kthreads());
+    let threads = load.ids().iter().map(|id| id.as_raw().cast_unsigned()).collect();
+    drop(load);
+    let run = Run {
+        workload,
+        cpu,
+        threads,
+        kthreads: kthreads_seen,
+        attached_at: scheduler.attached_at(),
+        trace: recording.finish(),
+    };
+    readings.windows(2).map(|ends| run.window(&ends[0], &ends[1])).collect()
+}
+
+impl Reading {
+    fn take(scheduler: &Scheduler, load: &Load, clocks: &Clocks) -> Result<Self> {
+        let before = scheduler.snapshot()?;
+        let before_done = monotonic_ns();
+        let stat = Stat::read();
+        let own_ns = clocks.read_ns(load)?;
+        let after = scheduler.snapshot()?;
+        let after_done = monotonic_ns();
+        let tasks = Schedstat::of_all();
+        let last = scheduler.snapshot()?;
+        Ok(Self { before, before_done, stat, own_ns, after, after_done, tasks, last })
+    }
+}
+
+/// What the windows of one run have in common.
+struct Run {
+    workload: Workload,
+    cpu: u32,
+    threads: Vec<u32>,
+    kthreads: HashSet<u32>,
+    attached_at: u64,
+    trace: Trace,
+}
+
+impl Run {
+    /// The window from one reading to the next.
+    fn window(&self, from: &Reading, to: &Reading) -> Result<Result<Window, Unusable>> {
+        let (old, new) = (times(&from.after, self.cpu), times(&to.before, self.cpu));
+        if old.missed_switches != new.missed_switches {
+            return Ok(Err(Unusable::Missed));
+        }
+        let (since, until) = (from.after.taken_at, to.before.taken_at);
+        let account = |from, to| self.trace.account(self.cpu, from, to, &self.kthreads);
+        let (Some(least), Some(exact), Some(most)) = (
+            account(from.after_done, until),
+            account(since, until),
+            account(since, to.before_done),
+        ) else {
+            return Ok(Err(Unusable::Gap));
+        };
+        let sum = |switches: &[u64]| switches.iter().sum::<u64>();
+        let switches = sum(&new.switches) - sum(&old.switches);
+        if switches < sum(&least.switches) || sum(&most.switches) < switches {
+            return Ok(Err(Unusable::Uneven));
+        }
+        // A wakeup that was not reported says nothing of the times, but the trace's waits lack it.
+        if self.workload.is_about_waits() && exact.unknown_waits > 0 {
+            return Ok(Err(Unusable::Gap));
+        }
+        let stat = |reading: &Reading| {
+            let cpu = reading.stat.cpus.get(&self.cpu).copied();
+            cpu.with_context(|| format!("/proc/stat has no CPU {}", self.cpu))
+        };
+        let (stat_before, stat_after) = (stat(from)?, stat(to)?);
+        let mut window = Window {
+            elapsed_ns: until - since,
+            trace_ns: exact.class_ns,
+            trace_wait_ns: exact.wait_ns.values().sum(),
+            trace_own_wait_ns: self.threads.iter().filter_map(|task| exact.wait_ns.get(task)).sum(),
+            ours_ns: Class::ALL.map(|class| class.ours(&new.mode_ns) - class.ours(&old.mode_ns)),
+            ours_wait_ns: new.wait_ns - old.wait_ns,
+            own_ns: to.own_ns.saturating_sub(from.own_ns),
+            run_delay_ns: self.run_delay_ns(to) - self.run_delay_ns(from),
+            stat_ns: array::from_fn(|mode| stat_after[mode].saturating_sub(stat_before[mode])),
+            totals: self.totals(from, to),
+            disagreements: Vec::new(),
+        };
+        let wait_ns = |account: &Account| account.wait_ns.values().sum();
+        self.judge(&mut window, &exact, wait_ns(&least), wait_ns(&most));
+        Ok(Ok(window))
+    }
+
+    fn judge(&self, window: &mut Window, trace: &Account, least_wait_ns: u64, most_wait_ns: u64) {
+        let switches: u64 = trace.switches.iter().sum();
+        for class in Class::ALL {
+            let [ours, by_trace] =
+                [window.ours_ns, trace.class_ns].map(|class_ns| class_ns[class as usize]);
+            if ours.abs_diff(by_trace) > trace.tolerance_ns() {
+                window.disagreements.push(format!(
+                    "{class:?}: {ours} ns, by the trace {by_trace} ns, {switches} switches"
+                ));
+            }
+        }
+        // Others may have been moved here, or from here, without a word of it.
+        let others_ns = window.trace_wait_ns - window.trace_own_wait_ns;
+        let tolerance_ns = trace.wait_tolerance_ns() + others_ns;
+        let least = least_wait_ns.saturating_sub(tolerance_ns);
+        let most = most_wait_ns + tolerance_ns;
+        if self.workload.is_about_waits() && !(least..=most).contains(&window.ours_wait_ns) {
+            window.disagreements.push(format!(
+                "waits: {} ns, by the trace {} ns, {} waits",
+                window.ours_wait_ns, window.trace_wait_ns, trace.waits
+            ));
+        }
+    }
+
+    fn run_delay_ns(&self, reading: &Reading) -> u64 {
+        let tasks = self.threads.iter().filter_map(|task| reading.tasks.get(task));
+        tasks.map(|task| task.run_delay_ns).sum()
+    }
+
+    fn totals(&self, from: &Reading, to: &Reading) -> Totals {
+        let modes_off_ns = |snapshot: &Snapshot| {
+            let off = snapshot.cpus.iter().map(|cpu| {
+                let modes: u64 = times(snapshot, cpu.id).mode_ns.iter().sum();
+                (modes + cpu.unattributed_ns).abs_diff(snapshot.taken_at - self.attached_at)
+            });
+            off.max().unwrap_or(0)
+        };
+        // A switch that the hook did not report is found as one; two in a row look like one.
+        let switches = |times: &Times| times.switches.iter().sum();
+        let missed = |times: &Times| times.missed_switches;
+        // What a task waited that ended in between is lost.
+        let run_delay = to.tasks.iter().map(|(task, to)| {
+            let from = from.tasks.get(task).map_or(0, |from| from.run_delay_ns);
+            to.run_delay_ns.saturating_sub(from)
+        });
+        Totals {
+            modes_off_ns: modes_off_ns(&from.after).max(modes_off_ns(&to.before)),
+            switches: Total {
+                inner: growth(switches, &from.after, &to.before),
+                outer: growth(switches, &from.before, &to.after)
+                    + 2 * growth(missed, &from.before, &to.after),
+                kernel: to.stat.ctxt - from.stat.ctxt,
+            },
+            wait_ns: Total {
+                inner: growth(|times| times.wait_ns, &from.last, &to.after),
+                outer: growth(|times| times.wait_ns, &from.after, &to.last),
+                kernel: run_delay.sum(),
+            },
+        }
+    }
+}
+
+/// By how much something grew, on all CPUs together.
+fn growth(of: fn(&Times) -> u64, from: &Snapshot, to: &Snapshot) -> u64 {
+    let sum = |snapshot: &Snapshot| -> u64 {
+        snapshot.cpus.iter().filter_map(|cpu| Some(of(cpu.times.as_ref()?))).sum()
+    };
+    sum(to) - sum(from)
+}
+
+impl Window {
+    /// Several windows taken together.
+    pub(crate) fn sum(windows: &[Self]) -> Self {
+        windows.iter().fold(Self::default(), |mut sum, window| {
+            sum.elapsed_ns += window.elapsed_ns;
+            add(&mut sum.trace_ns, &window.trace_ns);
+            sum.trace_wait_ns += window.trace_wait_ns;
+            add(&mut sum.ours_ns, &window.ours_ns);
+            sum.trace_own_wait_ns += window.trace_own_wait_ns;
+            sum.ours_wait_ns += window.ours_wait_ns;
+            sum.own_ns += window.own_ns;
+            sum.run_delay_ns += window.run_delay_ns;
+            add(&mut sum.stat_ns, &window.stat_ns);
+            sum.totals.add(&window.totals);
+            sum.disagreements.extend_from_slice(&window.disagreements);
+            sum
+        })
+    }
+
+    /// Time in which the CPU is not idle, by the trace.
+    pub(crate) fn trace_busy_ns(&self) -> u64 {
+        self.elapsed_ns - self.trace_ns[Class::Idle as usize]
+    }
+
+    /// The same by us.
+    pub(crate) fn ours_busy_ns(&self) -> u64 {
+        self.elapsed_ns.saturating_sub(self.ours_ns[Class::Idle as usize])
+    }
+
+    /// What `/proc/stat` has in modes other than idle.
+    pub(crate) fn stat_busy_ns(&self) -> u64 {
+        self.stat_ns.iter().sum::<u64>() - self.stat_idle_ns()
+    }
+
+    /// The time that elapsed without what `/proc/stat` has in idle modes.
+    pub(crate) fn wall_minus_idle_ns(&self) -> u64 {
+        self.elapsed_ns.saturating_sub(self.stat_idle_ns())
+    }
+
+    fn stat_idle_ns(&self) -> u64 {
+        Stat::IDLE.iter().map(|mode| self.stat_ns[*mode]).sum()
+    }
+}
+
+fn add(sums: &mut [u64], values: &[u64]) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum += value;
+    }
+}
+
+impl Totals {
+    /// Switches while a record is read, after the clock was.
+    const MODES_TOLERANCE_NS: u64 = 100_000;
+
+    fn add(&mut self, other: &Self) {
+        self.modes_off_ns = self.modes_off_ns.max(other.modes_off_ns);
+        self.switches.add(other.switches);
+        self.wait_ns.add(other.wait_ns);
+    }
+
+    /// What the kernel's readings between ours don't explain, a sentence each.
+    pub(crate) fn wrong(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        if self.modes_off_ns > Self::MODES_TOLERANCE_NS {
+            wrong.push(format!("modes are {} ns off the time since attach", self.modes_off_ns));
+        }
+        let Total { inner, outer, kernel } = self.switches;
+        if self.switches.excess().unsigned_abs() * 1_000 > kernel {
+            wrong.push(format!("{inner} to {outer} switches, by ctxt of /proc/stat {kernel}"));
+        }
+        wrong
+    }
+}
+
+impl Total {
+    fn add(&mut self, other: Self) {
+        self.inner += other.inner;
+        self.outer += other.outer;
+        self.kernel += other.kernel;
+    }
+
+    /// How much more the kernel's is than ours can be; negative where it is less.
+    pub(crate) fn excess(&self) -> i64 {
+        let above = self.kernel.saturating_sub(self.outer).cast_signed();
+        above - self.inner.saturating_sub(self.kernel).cast_signed()
+    }
+}

@@ -1,0 +1,343 @@
+//! Workloads whose CPU time the kernel knows task by task. Each runs until it is dropped.
+
+use std::{hint, io, net::UdpSocket, os::fd::AsRawFd as _, sync::Arc, thread, time::Duration};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    sys::{
+        resource::{UsageWho, getrusage},
+        time::TimeValLike as _,
+        wait::waitpid,
+    },
+    time::{ClockId, clock_getres},
+    unistd::{ForkResult, Pid, fork},
+};
+use sched_exporter_tests::{
+    kernel::{Schedstat, kthreads},
+    trace::Class,
+    workload::{Load, monotonic_ns, online, sleep_until, spin_until},
+};
+
+/// A workload, and the name by which it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Workload {
+    Bursts,
+    Dodge,
+    Meet,
+    Spinner,
+    Sharing,
+    Forks,
+    Realtime,
+    Deadline,
+    Kthreads,
+}
+
+/// Phase of a tick at which bursts begin, and how long they are, in nanoseconds; for the usual tick
+/// of 4 ms. On another, they are as much longer or shorter.
+const DODGE: Phase = Phase { offset: 150_000, burst: 1_600_000 };
+const MEET: Phase = Phase { offset: 3_800_000, burst: 400_000 };
+const USUAL_TICK_NS: u64 = 4_000_000;
+
+#[derive(Clone, Copy)]
+struct Phase {
+    offset: u64,
+    burst: u64,
+}
+
+impl Workload {
+    /// As a heading.
+    pub(crate) const fn title(self) -> &'static str {
+        match self {
+            Self::Bursts => "Bursts below a tick",
+            Self::Dodge => "Bursts that dodge the tick",
+            Self::Meet => "Bursts that meet the tick",
+            Self::Spinner => "One that never sleeps",
+            Self::Sharing => "Two that share a CPU",
+            Self::Forks => "A storm of short processes",
+            Self::Realtime => "A real-time task",
+            Self::Deadline => "A deadline task",
+            Self::Kthreads => "Kernel threads",
+        }
+    }
+
+    /// What it does.
+    pub(crate) const fn what(self) -> &'static str {
+        match self {
+            Self::Bursts => {
+                "0.4 ms of work and 0.6 ms of sleep in turn, by a task of `SCHED_FIFO`."
+            }
+            Self::Dodge => {
+                "1.6 ms of work that begins 0.15 ms after each tick, by a task of `SCHED_FIFO`."
+            }
+            Self::Meet => {
+                "0.4 ms of work that begins 0.2 ms before each tick, by a task of `SCHED_FIFO`."
+            }
+            Self::Spinner => "A task of `SCHED_NORMAL` that spins.",
+            Self::Sharing => "Two tasks of `SCHED_NORMAL` that spin on one CPU.",
+            Self::Forks => {
+                "A task of `SCHED_NORMAL` that forks, waits for the child and forks again; the child \
+                 works for 0.2 ms and ends."
+            }
+            Self::Realtime => "80 ms of work and 20 ms of sleep in turn, by a task of `SCHED_RR`.",
+            Self::Deadline => {
+                "5 ms of work and 15 ms of sleep in turn, by a task of `SCHED_DEADLINE` that may run \
+                 for 10 ms in every 20 ms. The kernel takes such a task only if no CPU is forbidden to \
+                 it, and leaves it where it is for as long as it keeps within its time."
+            }
+            Self::Kthreads => {
+                "A task of `SCHED_NORMAL` that replaces the packet filter of a socket 100 times in \
+                 a row and sleeps for 2 ms; a kworker of its CPU frees what was replaced."
+            }
+        }
+    }
+
+    /// Where its differences come from.
+    pub(crate) const fn why(self) -> &'static str {
+        match self {
+            Self::Bursts => {
+                "The bursts drift past the ticks, so ticks find about as many as they should. The \
+                 task's own clock starts when it is woken, in the timer's interrupt; up to the \
+                 switch that time is the idle task's for us and for the trace. Wall minus idle \
+                 counts it too, with every interrupt that finds the CPU idle."
+            }
+            Self::Dodge => {
+                "No tick finds the task, so the modes of `/proc/stat` miss it. The kernel reads a \
+                 clock when it begins and ends to idle; so wall minus idle sees that the CPU was \
+                 busy, but not with what."
+            }
+            Self::Meet => {
+                "Each tick finds the task, and charges it with the whole tick. Idle time is by the \
+                 clock, so the modes of `/proc/stat` add up to more than elapsed. What the task's \
+                 own clock and wall minus idle have more is the way from interrupt to switch."
+            }
+            Self::Spinner => {
+                "Every tick finds the task, so sampling is right. The task's own clock has what this \
+                 task ran, the mode has every task of it; an interrupt belongs to the task for both."
+            }
+            Self::Sharing => {
+                "Ticks find one of the two or the other, and either is `user`. Each waits while the \
+                 other runs; `/proc/stat` has no such figure. Ours has the waits of all tasks of the \
+                 CPU. A wait counts when it ends: one that spans the end of a window is in the next."
+            }
+            Self::Forks => {
+                "A tick charges whoever is there, and many children live between two ticks. The own \
+                 clock is that of the parent and of its children until they are waited for; what a \
+                 child does after that, up to its last switch, is in no clock."
+            }
+            Self::Realtime => {
+                "The task runs for many ticks, so sampling is off by a tick at either end. It wakes \
+                 ten times a second: its own clock has little of the way from wakeup to switch."
+            }
+            Self::Deadline => {
+                "Most ticks of a stretch of work find it, but 5 ms are a tick and a quarter: what the \
+                 sum of modes has depends on where the stretch falls. `/proc/stat` has no mode for \
+                 deadlines, it is `user`. The task's own clock starts at the wakeup."
+            }
+            Self::Kthreads => {
+                "`/proc/stat` has no mode for kernel threads: theirs is in `system`, with the system \
+                 calls of everyone. The own clocks are those of the kernel threads that are bound \
+                 to the CPU; others may come by."
+            }
+        }
+    }
+
+    /// The class of the tasks that it is about.
+    pub(crate) const fn class(self) -> Class {
+        match self {
+            Self::Bursts | Self::Dodge | Self::Meet | Self::Realtime => Class::Realtime,
+            Self::Spinner | Self::Sharing | Self::Forks => Class::Normal,
+            Self::Deadline => Class::Deadline,
+            Self::Kthreads => Class::Kthread,
+        }
+    }
+
+    /// Name of our mode for that class.
+    pub(crate) const fn mode(self) -> &'static str {
+        match self.class() {
+            Class::Idle => "idle",
+            Class::Kthread => "kthread",
+            Class::Deadline => "deadline",
+            Class::Realtime => "realtime",
+            Class::Normal => "fair",
+        }
+    }
+
+    /// Whether it is about waiting, too.
+    pub(crate) const fn is_about_waits(self) -> bool {
+        matches!(self, Self::Sharing)
+    }
+
+    /// Sets it going on a CPU.
+    pub(crate) fn start(self, cpu: usize) -> Result<Load> {
+        let load = match self {
+            Self::Bursts => Load::on(&[cpu], || {
+                spin_until(monotonic_ns() + 400_000);
+                thread::sleep(Duration::from_micros(600));
+            }),
+            Self::Dodge => bursts(cpu, DODGE)?,
+            Self::Meet => bursts(cpu, MEET)?,
+            Self::Spinner => Load::spinner(cpu),
+            Self::Sharing => Load::on(&[cpu, cpu], hint::spin_loop),
+            Self::Forks => Load::on(&[cpu], || fork_and_wait(200_000)),
+            Self::Realtime => Load::on(&[cpu], || {
+                spin_until(monotonic_ns() + 80_000_000);
+                thread::sleep(Duration::from_millis(20));
+            }),
+            Self::Deadline => Load::on(&[cpu], || {
+                spin_until(monotonic_ns() + 5_000_000);
+                thread::sleep(Duration::from_millis(15));
+            }),
+            Self::Kthreads => filters(cpu)?,
+        };
+        for &id in load.ids() {
+            match self {
+                Self::Bursts | Self::Dodge | Self::Meet => realtime(id, libc::SCHED_FIFO)?,
+                Self::Realtime => realtime(id, libc::SCHED_RR)?,
+                Self::Deadline => deadline(id)?,
+                Self::Spinner | Self::Sharing | Self::Forks | Self::Kthreads => {}
+            }
+        }
+        Ok(load)
+    }
+
+    /// The clocks of its tasks.
+    pub(crate) fn clocks(self, cpu: usize) -> Result<Clocks> {
+        let mut only_here = CpuSet::new();
+        only_here.set(cpu)?;
+        let is_bound =
+            |task: &u32| sched_getaffinity(Pid::from_raw(task.cast_signed())) == Ok(only_here);
+        Ok(match self {
+            Self::Forks => Clocks::ThreadsAndChildren,
+            Self::Kthreads => Clocks::Tasks(kthreads().into_iter().filter(is_bound).collect()),
+            _ => Clocks::Threads,
+        })
+    }
+}
+
+/// Whose CPU time the kernel is asked for.
+pub(crate) enum Clocks {
+    Threads,
+    ThreadsAndChildren,
+    Tasks(Vec<u32>),
+}
+
+impl Clocks {
+    /// CPU time in nanoseconds.
+    pub(crate) fn read_ns(&self, load: &Load) -> Result<u64> {
+        Ok(match self {
+            Self::Threads => load.cpu_ns(),
+            Self::ThreadsAndChildren => {
+                let children = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+                let us = (children.user_time() + children.system_time()).num_microseconds();
+                load.cpu_ns() + u64::try_from(us)? * 1_000
+            }
+            Self::Tasks(tasks) => {
+                let run_ns = |task: &u32| Some(Schedstat::of(*task, *task)?.run_ns);
+                tasks.iter().filter_map(run_ns).sum()
+            }
+        })
+    }
+}
+
+/// The period of the tick in nanoseconds: the resolution of a clock that moves at ticks.
+pub(crate) fn tick_ns() -> Result<u64> {
+    let resolution = Duration::from(clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)?);
+    Ok(u64::try_from(resolution.as_nanos())?)
+}
+
+/// Work at a phase of the tick. Ticks are at multiples of their period on `CLOCK_MONOTONIC`, since
+/// Linux 6.4 and without `skew_tick`.
+/// <https://git.kernel.org/torvalds/c/e9523a0d81899361214d118ad60ef76f0e92f71d>
+fn bursts(cpu: usize, phase: Phase) -> Result<Load> {
+    let tick = tick_ns()?;
+    let [offset, burst] = [phase.offset, phase.burst].map(|ns| ns * tick / USUAL_TICK_NS);
+    Ok(Load::on(&[cpu], move || {
+        let now = monotonic_ns();
+        let start = now / tick * tick + offset;
+        sleep_until(if start > now { start } else { start + tick });
+        spin_until(monotonic_ns() + burst);
+    }))
+}
+
+/// A child that works and ends.
+fn fork_and_wait(ns: u64) {
+    // SAFETY: the child reads the clock and ends, which a process with threads may do after a fork.
+    match unsafe { fork() } {
+        Ok(ForkResult::Child) => {
+            spin_until(monotonic_ns() + ns);
+            // SAFETY: ends this process, and runs nothing of it.
+            unsafe { libc::_exit(0) }
+        }
+        Ok(ForkResult::Parent { child }) => drop(waitpid(child, None)),
+        // The measurement shows that there was no work.
+        Err(_) => thread::sleep(Duration::from_millis(1)),
+    }
+}
+
+/// Work for a kworker: it frees the program of each filter that is replaced.
+fn filters(cpu: usize) -> Result<Load> {
+    let socket = UdpSocket::bind("127.0.0.1:0").context("opening a socket")?;
+    replace_filter(&socket)?;
+    let socket = Arc::new(socket);
+    Ok(Load::on(&[cpu], move || {
+        for _ in 0..100 {
+            let _ = replace_filter(&socket);
+        }
+        thread::sleep(Duration::from_millis(2));
+    }))
+}
+
+fn replace_filter(socket: &UdpSocket) -> Result<()> {
+    let code = u16::try_from(libc::BPF_RET | libc::BPF_K)?;
+    let mut accept_all = libc::sock_filter { code, jt: 0, jf: 0, k: u32::MAX };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut accept_all };
+    let size = libc::socklen_t::try_from(size_of_val(&program))?;
+    // SAFETY: the kernel copies the program, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size,
+        )
+    };
+    ok(result).context("setsockopt(SO_ATTACH_FILTER)")
+}
+
+fn realtime(thread: Pid, policy: i32) -> Result<()> {
+    let param = libc::sched_param { sched_priority: 20 };
+    // SAFETY: the structure outlives the call.
+    let result = unsafe { libc::sched_setscheduler(thread.as_raw(), policy, &raw const param) };
+    ok(result).context("sched_setscheduler")
+}
+
+/// Lets a thread run on every CPU, without which the kernel refuses, and makes it a deadline task.
+fn deadline(thread: Pid) -> Result<()> {
+    let mut cpus = CpuSet::new();
+    for cpu in online() {
+        cpus.set(cpu)?;
+    }
+    sched_setaffinity(thread, &cpus).context("sched_setaffinity")?;
+    let attributes = libc::sched_attr {
+        size: u32::try_from(size_of::<libc::sched_attr>())?,
+        sched_policy: libc::SCHED_DEADLINE.cast_unsigned(),
+        sched_flags: 0,
+        sched_nice: 0,
+        sched_priority: 0,
+        sched_runtime: 10_000_000,
+        sched_deadline: 20_000_000,
+        sched_period: 20_000_000,
+    };
+    // SAFETY: the structure outlives the call, and says its size.
+    let result = unsafe {
+        libc::syscall(libc::SYS_sched_setattr, thread.as_raw(), &raw const attributes, 0_u32)
+    };
+    ok(result).context("sched_setattr")
+}
+
+fn ok(result: impl Into<i64>) -> io::Result<()> {
+    if result.into() == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
