@@ -13,8 +13,6 @@ pub(crate) struct Guest {
     pub cpus: &'static str,
     /// What is added to the kernel's command line.
     pub append: &'static str,
-    /// Whether QEMU emulates each CPU in a thread of its own.
-    pub threads: bool,
     /// Tests left out.
     pub skip: &'static [&'static str],
 }
@@ -61,7 +59,6 @@ const X86_64: Guest = Guest {
     package: "linux-image-cloud-amd64",
     cpus: "2",
     append: "",
-    threads: true,
     skip: &[],
 };
 const AARCH64: Guest = Guest { arch: Arch::Aarch64, package: "linux-image-cloud-arm64", ..X86_64 };
@@ -78,15 +75,7 @@ pub(crate) const GUESTS: [Guest; 11] = [
         ..X86_64
     },
     Guest { name: "newest", suite: "trixie-backports", ..X86_64 },
-    Guest {
-        name: "16-cpus",
-        what: "16 CPUs",
-        suite: "trixie",
-        cpus: "16",
-        // So many at once run into instructions that the kernel is just patching.
-        threads: false,
-        ..X86_64
-    },
+    Guest { name: "16-cpus", what: "16 CPUs", suite: "trixie", cpus: "16", ..X86_64 },
     Guest {
         name: "maxcpus",
         what: "2 CPUs of 4, the others offline since boot",

@@ -34,19 +34,20 @@ impl Console {
     ) -> Result<Self> {
         let program = format!("qemu-system-{}", guest.arch.name());
         let mut command = Command::new(&program);
-        let console = match guest.arch {
-            // `max` and what passes the host's CPU on have made kernels panic under emulation.
+        let (console, thread) = match guest.arch {
+            // `max` and what passes the host's CPU on have made kernels panic under emulation, as
+            // has `cmpxchg16b`. With a thread for each CPU, one can run into an instruction that
+            // another is patching, which attaching to a tracepoint does.
             Arch::X86_64 => {
                 command.args(["-machine", "q35", "-cpu", "qemu64,-cx16"]);
-                "ttyS0"
+                ("ttyS0", "single")
             }
             Arch::Aarch64 => {
                 command.args(["-machine", "virt", "-cpu", "cortex-a72"]);
-                "ttyAMA0"
+                ("ttyAMA0", "multi")
             }
         };
         // Emulation runs everywhere; KVM may be absent, or there and broken.
-        let thread = if guest.threads { "multi" } else { "single" };
         let accel = env::var("XTASK_VM_ACCEL").unwrap_or(format!("tcg,thread={thread}"));
         let append = format!(
             "console={console} panic=-1 loglevel=5 rdinit=/init {} -- {}",
