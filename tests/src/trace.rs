@@ -160,9 +160,10 @@ pub struct Account {
 
 impl Account {
     /// How far our times may be from these. perf reads the clock some hundred nanoseconds after us
-    /// at each switch, not always the same.
+    /// at each switch, not always the same; some microseconds where a task has run for long and the
+    /// kernel's code has left the caches.
     pub fn tolerance_ns(&self) -> u64 {
-        5_000 + 400 * self.switches.iter().sum::<u64>()
+        25_000 + 400 * self.switches.iter().sum::<u64>()
     }
 
     /// The same for waits. The kernel takes both ends of a wait from its run queue's clock, which it

@@ -29,9 +29,9 @@ the most of them.
 * *The trace* is the truth by our definition: perf's own record of `sched_switch` on
   `CLOCK_MONOTONIC`, added up from switch to switch between the instants of our two snapshots. A CPU
   is in the mode of the task that is current on it, as that task was when it was switched in.
-* *Ours* is the difference of those snapshots. It may be off the trace by 5 µs and 400 ns for each
-  switch, since perf reads the clock a moment after us; waits by 5 µs and 1 µs for each, and by what
-  tasks waited that are not the workload's. More, in any window, is a failure.
+* *Ours* is the difference of those snapshots. In a window it may be off the trace by 25 µs and 400
+  ns for each switch, since perf reads the clock a moment after us; waits by 5 µs and 1 µs for each,
+  and by what tasks waited that are not the workload's. More is a failure.
 * *The tasks' own clocks* are the kernel's account of the workload's tasks alone: what
   `CLOCK_THREAD_CPUTIME_ID` reads, or `/proc/PID/schedstat`. Other tasks in the same mode are not in
   them.

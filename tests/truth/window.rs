@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use sched_exporter::{
     ebpf::Scheduler,
-    snapshot::{Snapshot, Times},
+    snapshot::{Cpu, Snapshot, Times},
 };
 use sched_exporter_tests::{
     kernel::{Schedstat, Stat, kthreads, times},
@@ -101,10 +101,10 @@ pub(crate) fn measure(
     thread::sleep(SETTLE);
     let clocks = workload.clocks(cpu as usize)?;
     let mut kthreads_seen = kthreads();
-    let mut readings = vec![Reading::take(scheduler, &load, &clocks)?];
+    let mut readings = vec![Reading::take(scheduler, cpu, &load, &clocks)?];
     for _ in 0..count {
         thread::sleep(length);
-        readings.push(Reading::take(scheduler, &load, &clocks)?);
+        readings.push(Reading::take(scheduler, cpu, &load, &clocks)?);
     }
     kthreads_seen.extend(kthreads());
     let threads = load.ids().iter().map(|id| id.as_raw().cast_unsigned()).collect();
@@ -121,17 +121,41 @@ pub(crate) fn measure(
 }
 
 impl Reading {
-    fn take(scheduler: &Scheduler, load: &Load, clocks: &Clocks) -> Result<Self> {
-        let before = scheduler.snapshot()?;
-        let before_done = monotonic_ns();
+    fn take(scheduler: &Scheduler, cpu: u32, load: &Load, clocks: &Clocks) -> Result<Self> {
+        let (before, before_done) = undisturbed(scheduler, cpu)?;
         let stat = Stat::read();
         let own_ns = clocks.read_ns(load)?;
-        let after = scheduler.snapshot()?;
-        let after_done = monotonic_ns();
+        let (after, after_done) = undisturbed(scheduler, cpu)?;
         let tasks = Schedstat::of_all();
         let last = scheduler.snapshot()?;
         Ok(Self { before, before_done, stat, own_ns, after, after_done, tasks, last })
     }
+}
+
+/// A snapshot of exactly its instant, and when it was complete. A switch of the CPU after the clock
+/// was read, and before the record, is in a snapshot that is of somewhat later; so is any other if
+/// the driver has to wait between the two. Such a one is taken again.
+fn undisturbed(scheduler: &Scheduler, cpu: u32) -> Result<(Snapshot, u64)> {
+    const PROMPT_NS: u64 = 100_000;
+    const TRIES: usize = 100;
+    let mut tries = 0;
+    loop {
+        let snapshot = scheduler.snapshot()?;
+        let done = monotonic_ns();
+        tries += 1;
+        let is_prompt = done - snapshot.taken_at < PROMPT_NS;
+        let off_ns = modes_off_ns(&snapshot, cpu, scheduler.attached_at());
+        if is_prompt && off_ns == 0 || tries == TRIES {
+            return Ok((snapshot, done));
+        }
+    }
+}
+
+/// How far the modes of a CPU, with what is unattributed, are from the time since attach.
+fn modes_off_ns(snapshot: &Snapshot, cpu: u32, attached_at: u64) -> u64 {
+    let Some(found) = snapshot.cpus.iter().find(|found| found.id == cpu) else { return u64::MAX };
+    let modes: u64 = times(snapshot, cpu).mode_ns.iter().sum();
+    (modes + found.unattributed_ns).abs_diff(snapshot.taken_at - attached_at)
 }
 
 /// What the windows of one run have in common.
@@ -222,12 +246,9 @@ impl Run {
     }
 
     fn totals(&self, from: &Reading, to: &Reading) -> Totals {
-        let modes_off_ns = |snapshot: &Snapshot| {
-            let off = snapshot.cpus.iter().map(|cpu| {
-                let modes: u64 = times(snapshot, cpu.id).mode_ns.iter().sum();
-                (modes + cpu.unattributed_ns).abs_diff(snapshot.taken_at - self.attached_at)
-            });
-            off.max().unwrap_or(0)
+        let worst_ns = |snapshot: &Snapshot| {
+            let off = |cpu: &Cpu| modes_off_ns(snapshot, cpu.id, self.attached_at);
+            snapshot.cpus.iter().map(off).max().unwrap_or(0)
         };
         // A switch that the hook did not report is found as one; two in a row look like one.
         let switches = |times: &Times| times.switches.iter().sum();
@@ -238,7 +259,7 @@ impl Run {
             to.run_delay_ns.saturating_sub(from)
         });
         Totals {
-            modes_off_ns: modes_off_ns(&from.after).max(modes_off_ns(&to.before)),
+            modes_off_ns: worst_ns(&from.after).max(worst_ns(&to.before)),
             switches: Total {
                 inner: growth(switches, &from.after, &to.before),
                 outer: growth(switches, &from.before, &to.after)
