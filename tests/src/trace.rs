@@ -147,6 +147,8 @@ impl Class {
 pub struct Account {
     /// Time by [`Class`].
     pub class_ns: [u64; Class::ALL.len()],
+    /// Time by task.
+    pub task_ns: HashMap<u32, u64>,
     /// Switches by [`Reason`].
     pub switches: [u64; Reason::ALL.len()],
     /// Waits of tasks that were switched in, from when they were woken or switched out runnable,
@@ -205,7 +207,9 @@ impl Trace {
                     return None;
                 }
                 let class = Class::of(last.next, last.next_prio, kthreads);
-                account.class_ns[class as usize] += at.min(to) - since.max(from);
+                let ran_ns = at.min(to) - since.max(from);
+                account.class_ns[class as usize] += ran_ns;
+                *account.task_ns.entry(last.next).or_default() += ran_ns;
             }
             if at > to {
                 return Some(account);

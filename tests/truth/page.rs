@@ -32,9 +32,9 @@ the most of them.
 * *Ours* is the difference of those snapshots. In a window it may be off the trace by 25 µs and 400
   ns for each switch, since perf reads the clock a moment after us; waits by 5 µs and 1 µs for each,
   and by what tasks waited that are not the workload's. More is a failure.
-* *The tasks' own clocks* are the kernel's account of the workload's tasks alone: what
-  `CLOCK_THREAD_CPUTIME_ID` reads, or `/proc/PID/schedstat`. Other tasks in the same mode are not in
-  them.
+* *These tasks* are the workload's alone, without others that come by in the same mode; *their own
+  clocks* are the kernel's account of them: what `CLOCK_THREAD_CPUTIME_ID` reads, or
+  `/proc/PID/schedstat`.
 * *Sum of modes* is `user`, `nice`, `system`, `irq`, `softirq` and `steal` of the CPU's line in
   `/proc/stat`; *wall minus idle* is the time that elapsed without `idle` and `iowait`. They differ
   where the kernel samples the former at its ticks, and takes the latter from a clock. `/proc/stat`

@@ -44,12 +44,12 @@ impl Measured {
         let mut rows = vec![
             self.row(format!("`{mode}`: the trace"), trace, None),
             self.row(format!("`{mode}`: ours"), &|window| window.ours_ns[class], Some(trace)),
-            self.row(
-                format!("`{mode}`: the tasks' own clocks"),
-                &|window| window.own_ns,
-                Some(trace),
-            ),
         ];
+        let trace: Figure<'_> = &|window| window.trace_own_ns;
+        if self.workload != Workload::Forks {
+            rows.push(self.row("these tasks: the trace", trace, None));
+        }
+        rows.push(self.row("these tasks: their own clocks", &|window| window.own_ns, Some(trace)));
         let trace: Figure<'_> = &Window::trace_busy_ns;
         rows.extend([
             self.row("not idle: the trace", trace, None),
@@ -70,8 +70,8 @@ impl Measured {
             let trace: Figure<'_> = &|window| window.trace_own_wait_ns;
             let run_delay: Figure<'_> = &|window| window.run_delay_ns;
             rows.extend([
-                self.row("waiting, these tasks: the trace", trace, None),
-                self.row("waiting, these tasks: `run_delay`", run_delay, Some(trace)),
+                self.row("waiting, these two: the trace", trace, None),
+                self.row("waiting, these two: `run_delay`", run_delay, Some(trace)),
             ]);
         }
         rows

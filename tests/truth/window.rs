@@ -29,15 +29,17 @@ pub(crate) struct Window {
     pub(crate) elapsed_ns: u64,
     /// Time by [`Class`], by the trace.
     pub(crate) trace_ns: [u64; Class::ALL.len()],
+    /// Time of the workload's tasks by the trace; of their whole class where they come and go.
+    pub(crate) trace_own_ns: u64,
     pub(crate) trace_wait_ns: u64,
-    /// Waits of the workload's threads, by the trace.
+    /// Waits of the workload's tasks, by the trace.
     pub(crate) trace_own_wait_ns: u64,
     /// Time by [`Class`], by us.
     pub(crate) ours_ns: [u64; Class::ALL.len()],
     pub(crate) ours_wait_ns: u64,
     /// By the clocks of the workload's tasks.
     pub(crate) own_ns: u64,
-    /// Waits of the workload's threads, by the kernel's account.
+    /// Waits of the workload's tasks, by the kernel's account.
     pub(crate) run_delay_ns: u64,
     /// By [`Stat::MODES`].
     pub(crate) stat_ns: [u64; Stat::MODES.len()],
@@ -107,12 +109,12 @@ pub(crate) fn measure(
         readings.push(Reading::take(scheduler, cpu, &load, &clocks)?);
     }
     kthreads_seen.extend(kthreads());
-    let threads = load.ids().iter().map(|id| id.as_raw().cast_unsigned()).collect();
+    let tasks = clocks.tasks(&load);
     drop(load);
     let run = Run {
         workload,
         cpu,
-        threads,
+        tasks,
         kthreads: kthreads_seen,
         attached_at: scheduler.attached_at(),
         trace: recording.finish(),
@@ -162,7 +164,8 @@ fn modes_off_ns(snapshot: &Snapshot, cpu: u32, attached_at: u64) -> u64 {
 struct Run {
     workload: Workload,
     cpu: u32,
-    threads: Vec<u32>,
+    /// The workload's, where they are known.
+    tasks: Option<Vec<u32>>,
     kthreads: HashSet<u32>,
     attached_at: u64,
     trace: Trace,
@@ -201,8 +204,11 @@ impl Run {
         let mut window = Window {
             elapsed_ns: until - since,
             trace_ns: exact.class_ns,
+            trace_own_ns: self
+                .own(&exact.task_ns)
+                .unwrap_or_else(|| exact.class_ns[self.workload.class() as usize]),
             trace_wait_ns: exact.wait_ns.values().sum(),
-            trace_own_wait_ns: self.threads.iter().filter_map(|task| exact.wait_ns.get(task)).sum(),
+            trace_own_wait_ns: self.own(&exact.wait_ns).unwrap_or_default(),
             ours_ns: Class::ALL.map(|class| class.ours(&new.mode_ns) - class.ours(&old.mode_ns)),
             ours_wait_ns: new.wait_ns - old.wait_ns,
             own_ns: to.own_ns.saturating_sub(from.own_ns),
@@ -240,8 +246,13 @@ impl Run {
         }
     }
 
+    /// The sum over the workload's tasks, where they are known.
+    fn own(&self, by_task: &HashMap<u32, u64>) -> Option<u64> {
+        Some(self.tasks.as_ref()?.iter().filter_map(|task| by_task.get(task)).sum())
+    }
+
     fn run_delay_ns(&self, reading: &Reading) -> u64 {
-        let tasks = self.threads.iter().filter_map(|task| reading.tasks.get(task));
+        let tasks = self.tasks.iter().flatten().filter_map(|task| reading.tasks.get(task));
         tasks.map(|task| task.run_delay_ns).sum()
     }
 
@@ -289,6 +300,7 @@ impl Window {
         windows.iter().fold(Self::default(), |mut sum, window| {
             sum.elapsed_ns += window.elapsed_ns;
             add(&mut sum.trace_ns, &window.trace_ns);
+            sum.trace_own_ns += window.trace_own_ns;
             sum.trace_wait_ns += window.trace_wait_ns;
             add(&mut sum.ours_ns, &window.ours_ns);
             sum.trace_own_wait_ns += window.trace_own_wait_ns;
