@@ -56,7 +56,7 @@ struct Effort {
 }
 
 const FULL: Effort = Effort { rounds: 5, windows: 6 };
-const QUICK: Effort = Effort { rounds: 2, windows: 2 };
+const QUICK: Effort = Effort { rounds: 2, windows: 1 };
 
 /// The length of a window: the shorter it is, the less is lost where a switch is not reported.
 const WINDOW: Duration = Duration::from_millis(500);
@@ -139,14 +139,16 @@ fn measure(
     let wanted = effort.rounds * effort.windows;
     let mut whole = Vec::new();
     while whole.len() < wanted && whole.len() + measured.unusable.len() < PATIENCE * wanted {
-        let missing = wanted - whole.len();
-        for window in window::measure(scheduler, workload, cpu, missing, WINDOW)? {
+        // Some more, since not all will be whole, and each run takes a while to set up.
+        let count = (wanted - whole.len()) * 4 / 3 + 1;
+        for window in window::measure(scheduler, workload, cpu, count, WINDOW)? {
             match window {
                 Ok(window) => whole.push(window),
                 Err(unusable) => measured.unusable.push(unusable),
             }
         }
     }
-    measured.rounds = whole.chunks_exact(effort.windows).map(Window::sum).collect();
+    let rounds = whole.chunks_exact(effort.windows).take(effort.rounds);
+    measured.rounds = rounds.map(Window::sum).collect();
     Ok(measured)
 }

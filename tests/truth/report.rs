@@ -103,7 +103,8 @@ impl Measured {
             ));
         }
         for (index, round) in self.rounds.iter().enumerate() {
-            let wrong = round.disagreements.iter().cloned().chain(round.totals.wrong());
+            let disagreements = round.disagreements(self.workload.is_about_waits());
+            let wrong = disagreements.into_iter().chain(round.totals.wrong());
             failures.extend(
                 wrong.map(|wrong| format!("{name}, round {}, CPU {cpu}: {wrong}", index + 1)),
             );
