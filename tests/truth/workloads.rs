@@ -139,8 +139,7 @@ impl Workload {
                 "`/proc/stat` has no mode for kernel threads: theirs is in `system`, with the system \
                  calls of everyone. What is freed waits for RCU, whose grace periods end with ticks; \
                  so the work keeps a phase, and the sum of modes is off. These tasks are the kernel \
-                 threads that are bound to the CPU; others may come by. Their clocks start at the \
-                 wakeup, too."
+                 threads that are bound to the CPU; others come by."
             }
         }
     }
