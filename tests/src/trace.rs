@@ -12,6 +12,10 @@ use tempfile::TempDir;
 
 use crate::exposition::nanoseconds;
 
+/// How far two readings of the clock at one switch may be apart on average. perf reads it some
+/// hundred nanoseconds after us, not always the same.
+pub const CLOCKS_APART_NS: u64 = 400;
+
 /// Where tasks run, and since when they wait.
 const EVENTS: &str =
     "sched:sched_switch,sched:sched_wakeup,sched:sched_wakeup_new,sched:sched_migrate_task";
@@ -147,6 +151,8 @@ impl Class {
 pub struct Account {
     /// Time by [`Class`].
     pub class_ns: [u64; Class::ALL.len()],
+    /// Time by task.
+    pub task_ns: HashMap<u32, u64>,
     /// Switches by [`Reason`].
     pub switches: [u64; Reason::ALL.len()],
     /// Waits of tasks that were switched in, from when they were woken or switched out runnable,
@@ -156,21 +162,6 @@ pub struct Account {
     pub waits: u64,
     /// Tasks that were switched in without a word of why they were runnable.
     pub unknown_waits: u64,
-}
-
-impl Account {
-    /// How far our times may be from these. perf reads the clock some hundred nanoseconds after us
-    /// at each switch, not always the same; the host of a virtual machine may take the CPU between
-    /// the two readings.
-    pub fn tolerance_ns(&self) -> u64 {
-        50_000 + 400 * self.switches.iter().sum::<u64>()
-    }
-
-    /// The same for waits. The kernel takes both ends of a wait from its run queue's clock, which it
-    /// reads somewhat before it reports the wakeup and the switch.
-    pub fn wait_tolerance_ns(&self) -> u64 {
-        5_000 + 1_000 * self.waits
-    }
 }
 
 impl Trace {
@@ -205,7 +196,9 @@ impl Trace {
                     return None;
                 }
                 let class = Class::of(last.next, last.next_prio, kthreads);
-                account.class_ns[class as usize] += at.min(to) - since.max(from);
+                let ran_ns = at.min(to) - since.max(from);
+                account.class_ns[class as usize] += ran_ns;
+                *account.task_ns.entry(last.next).or_default() += ran_ns;
             }
             if at > to {
                 return Some(account);

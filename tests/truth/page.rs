@@ -29,13 +29,13 @@ the most of them.
 * *The trace* is the truth by our definition: perf's own record of `sched_switch` on
   `CLOCK_MONOTONIC`, added up from switch to switch between the instants of our two snapshots. A CPU
   is in the mode of the task that is current on it, as that task was when it was switched in.
-* *Ours* is the difference of those snapshots. It may be off the trace by 50 µs and 400 ns for each
-  switch, since perf reads the clock a moment after us, and the host of a virtual machine may take
-  the CPU in between; waits by 5 µs and 1 µs for each, and by what tasks waited that are not the
-  workload's. More, in any window, is a failure.
-* *The tasks' own clocks* are the kernel's account of the workload's tasks alone: what
-  `CLOCK_THREAD_CPUTIME_ID` reads, or `/proc/PID/schedstat`. Other tasks in the same mode are not in
-  them.
+* *Ours* is the difference of those snapshots. It may be off the trace by 400 ns for each switch,
+  since perf reads the clock a moment after us, and by 150 µs in a round, since a hypervisor may stop
+  the CPU in between; waits by 1 µs for each, 150 µs, and what tasks waited that are not the
+  workload's. More, in any round, is a failure.
+* *These tasks* are the workload's alone, without others that come by in the same mode; *their own
+  clocks* are the kernel's account of them: what `CLOCK_THREAD_CPUTIME_ID` reads, or
+  `/proc/PID/schedstat`.
 * *Sum of modes* is `user`, `nice`, `system`, `irq`, `softirq` and `steal` of the CPU's line in
   `/proc/stat`; *wall minus idle* is the time that elapsed without `idle` and `iowait`. They differ
   where the kernel samples the former at its ticks, and takes the latter from a clock. `/proc/stat`
@@ -52,7 +52,7 @@ how far outside the kernel's lies in the worst round.
 The modes of a CPU, with what is unattributed, are to be the time since attach: the figure is the
 worst of any CPU and round. A switch within the microseconds of reading makes it more than 0.
 Switches that the program found missing count as up to two each in the outer figure; those that it
-could not find are in what `ctxt` has more, of which 1 in 1,000 is a failure. `run_delay` is
+could not find are in what `ctxt` has more. Less than ours is a failure. `run_delay` is
 added up over all tasks of the machine. What a task waited on a CPU that it was then moved away from
 is in it and not in ours; what a task waited that has ended is in ours alone.
 ";

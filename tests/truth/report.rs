@@ -1,6 +1,6 @@
 //! Results as tables: Markdown for people, JSON for programs.
 
-use std::fmt::{self, Display};
+use std::fmt::{self, Display, Write as _};
 
 use anyhow::Error;
 use sched_exporter_tests::{kernel::Stat, summary::Summary};
@@ -44,12 +44,12 @@ impl Measured {
         let mut rows = vec![
             self.row(format!("`{mode}`: the trace"), trace, None),
             self.row(format!("`{mode}`: ours"), &|window| window.ours_ns[class], Some(trace)),
-            self.row(
-                format!("`{mode}`: the tasks' own clocks"),
-                &|window| window.own_ns,
-                Some(trace),
-            ),
         ];
+        let trace: Figure<'_> = &|window| window.trace_own_ns;
+        if self.workload != Workload::Forks {
+            rows.push(self.row("these tasks: the trace", trace, None));
+        }
+        rows.push(self.row("these tasks: their own clocks", &|window| window.own_ns, Some(trace)));
         let trace: Figure<'_> = &Window::trace_busy_ns;
         rows.extend([
             self.row("not idle: the trace", trace, None),
@@ -70,8 +70,8 @@ impl Measured {
             let trace: Figure<'_> = &|window| window.trace_own_wait_ns;
             let run_delay: Figure<'_> = &|window| window.run_delay_ns;
             rows.extend([
-                self.row("waiting, these tasks: the trace", trace, None),
-                self.row("waiting, these tasks: `run_delay`", run_delay, Some(trace)),
+                self.row("waiting, these two: the trace", trace, None),
+                self.row("waiting, these two: `run_delay`", run_delay, Some(trace)),
             ]);
         }
         rows
@@ -103,7 +103,8 @@ impl Measured {
             ));
         }
         for (index, round) in self.rounds.iter().enumerate() {
-            let wrong = round.disagreements.iter().cloned().chain(round.totals.wrong());
+            let disagreements = round.disagreements(self.workload.is_about_waits());
+            let wrong = disagreements.into_iter().chain(round.totals.wrong());
             failures.extend(
                 wrong.map(|wrong| format!("{name}, round {}, CPU {cpu}: {wrong}", index + 1)),
             );
@@ -136,7 +137,7 @@ impl Measured {
 impl Display for Measured {
     /// A section of Markdown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "## {}\n\n{}\n", self.workload.title(), self.workload.what())?;
+        writeln!(f, "## {}\n\n{}\n", self.workload.title(), wrapped(self.workload.what()))?;
         if let Some(refused) = &self.refused {
             return writeln!(f, "**Not measured**: the kernel refuses it here: {refused:#}.");
         }
@@ -159,14 +160,32 @@ impl Display for Measured {
                 None => writeln!(f, "| |")?,
             }
         }
-        write!(f, "\n`/proc/stat`, in ms:")?;
+        let median = |figure: Figure<'_>| self.ms(figure).median;
+        let mut modes = "`/proc/stat`, in ms:".to_owned();
         for (mode, name) in Stat::MODES.iter().enumerate() {
-            write!(f, " {name} {:.0},", self.ms(&|window| window.stat_ns[mode]).median)?;
+            let _ = write!(modes, " {name} {:.0},", median(&|window| window.stat_ns[mode]));
         }
-        let all = self.ms(&|window| window.stat_ns.iter().sum()).median;
-        let elapsed = self.ms(&|window| window.elapsed_ns).median;
-        writeln!(f, " in all {all:.0} of {elapsed:.0} that elapsed.\n\n{}", self.workload.why())
+        let all = median(&|window| window.stat_ns.iter().sum());
+        let elapsed = median(&|window| window.elapsed_ns);
+        let _ = write!(modes, " in all {all:.0} of {elapsed:.0} that elapsed.");
+        writeln!(f, "\n{}\n\n{}", wrapped(&modes), wrapped(self.workload.why()))
     }
+}
+
+/// Text in lines of no more than 100 columns.
+fn wrapped(text: &str) -> String {
+    let (mut wrapped, mut columns) = (String::new(), 0);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if columns > 0 {
+            let fits = columns + 1 + length <= 100;
+            wrapped.push(if fits { ' ' } else { '\n' });
+            columns = if fits { columns + 1 } else { 0 };
+        }
+        wrapped.push_str(word);
+        columns += length;
+    }
+    wrapped
 }
 
 /// A share in percent, with as many digits as it takes to see it.

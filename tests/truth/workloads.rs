@@ -113,8 +113,8 @@ impl Workload {
                  own clock and wall minus idle have more is the way from interrupt to switch."
             }
             Self::Spinner => {
-                "Every tick finds the task, so sampling is right. The task's own clock has what this \
-                 task ran, the mode has every task of it; an interrupt belongs to the task for both."
+                "Every tick finds the task, so sampling is right, and the task's own clock and the \
+                 trace agree: an interrupt belongs to the task for both."
             }
             Self::Sharing => {
                 "Ticks find one of the two or the other, and either is `user`. Each waits while the \
@@ -137,8 +137,9 @@ impl Workload {
             }
             Self::Kthreads => {
                 "`/proc/stat` has no mode for kernel threads: theirs is in `system`, with the system \
-                 calls of everyone. The own clocks are those of the kernel threads that are bound \
-                 to the CPU; others may come by."
+                 calls of everyone. What is freed waits for RCU, whose grace periods end with ticks; \
+                 so the work keeps a phase, and the sum of modes is off. These tasks are the kernel \
+                 threads that are bound to the CPU; others come by."
             }
         }
     }
@@ -224,6 +225,17 @@ pub(crate) enum Clocks {
 }
 
 impl Clocks {
+    /// The tasks, where they are the same from beginning to end.
+    pub(crate) fn tasks(&self, load: &Load) -> Option<Vec<u32>> {
+        match self {
+            Self::Threads => {
+                Some(load.ids().iter().map(|id| id.as_raw().cast_unsigned()).collect())
+            }
+            Self::ThreadsAndChildren => None,
+            Self::Tasks(tasks) => Some(tasks.clone()),
+        }
+    }
+
     /// CPU time in nanoseconds.
     pub(crate) fn read_ns(&self, load: &Load) -> Result<u64> {
         Ok(match self {
