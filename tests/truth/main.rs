@@ -55,7 +55,7 @@ struct Effort {
     windows: usize,
 }
 
-const FULL: Effort = Effort { rounds: 5, windows: 3 };
+const FULL: Effort = Effort { rounds: 5, windows: 6 };
 const QUICK: Effort = Effort { rounds: 2, windows: 1 };
 
 /// The length of a window: the shorter it is, the less is lost where a switch is not reported.

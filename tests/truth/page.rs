@@ -23,7 +23,7 @@ it fails where ours is farther from the trace than said below.";
 
 const READING: &str = "\
 Each workload runs on one CPU, the driver and perf on another. It is measured in windows of half a
-second, three of which make a round. The figures are the median over the rounds, beside the least and
+second, six of which make a round. The figures are the median over the rounds, beside the least and
 the most of them.
 
 * *The trace* is the truth by our definition: perf's own record of `sched_switch` on
