@@ -452,10 +452,7 @@ impl<'p> Translator<'p> {
             Some('z') => "\\z",
             Some('b') => "(?-u:\\b)",
             Some('B') => "(?-u:\\B)",
-            Some('Q') => {
-                self.quotation();
-                return Ok(());
-            }
+            Some('Q') => return self.quotation(),
             _ => "",
         };
         if !assertion.is_empty() {
@@ -469,13 +466,16 @@ impl<'p> Translator<'p> {
         Ok(())
     }
 
-    /// `\Q…\E`, or to the end of the pattern.
-    fn quotation(&mut self) {
+    /// `\Q…\E`. Without the `\E` it would quote what Prometheus puts behind the pattern.
+    fn quotation(&mut self) -> Result<(), String> {
         self.next();
-        let (text, rest) = self.rest.split_once("\\E").unwrap_or((self.rest, ""));
+        let Some((text, rest)) = self.rest.split_once("\\E") else {
+            return Err(self.error("the \\Q is not closed", "write \\E behind the text"));
+        };
         self.rest = rest;
         self.settle();
         text.chars().for_each(|c| self.literal(c));
+        Ok(())
     }
 
     /// Takes a class like `d` or `p{Lu}`, after a `\`, if one follows.

@@ -592,7 +592,7 @@ fn escapes_are_read_as_in_go() {
     check_match("\\141\\0\\07\\1011\\400", &["a\0\u{7}A1\u{100}"], &[]);
     check_match("\\Aa\\z", &["a"], &["aa"]);
     check_match("\\Qa.b\\E+", &["a.b", "a.bbb"], &["axb", "a.ba.b"]);
-    check_match("\\Q(\\E|\\Q[*", &["(", "[*"], &["["]);
+    check_match("\\Q(\\E|\\Q[*\\E", &["(", "[*"], &["["]);
     check_match("\\Q\\E", &[""], &[]);
     check_match("\\pN\\p{Lu}\\P{Lu}\\p{^Lu}\\P{^Lu}\\p{Greek}\\p{Any}", &["²ÉééÉα!"], &["2eééÉα!"]);
     check_match("[\\p{Lu}\\PL]+", &["É1"], &["é"]);
@@ -685,6 +685,7 @@ fn what_a_pattern_can_not_be_is_told_with_what_to_write() {
         "at character 2, the range \"b-a\" is reversed; write the lower character first",
     );
 
+    check_refused("a\\Qb", "at character 2, the \\Q is not closed; write \\E behind the text");
     check_refused("a)|(b", "at character 2, no group is open; write \\) for a parenthesis");
     check_refused("a(b(c)", "at character 2, the group is not closed; write ) behind it");
     check_refused("(", "at character 1, the group is not closed; write ) behind it");
