@@ -15,10 +15,13 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
+mod relabel;
 mod yaml;
 
 use yaml::{Entry, Report};
 pub use yaml::{Mistake, Mistakes};
+
+use crate::relabel::{Rule, is_label_name};
 
 /// Size of the largest file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -49,6 +52,7 @@ const DEFAULT_FACTOR: u64 = 4;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     labels: BTreeMap<String, String>,
+    relabel_configs: Vec<Rule>,
     runqueue_latency: RunqueueLatency,
 }
 
@@ -72,6 +76,11 @@ impl Config {
     /// value empty.
     pub const fn labels(&self) -> &BTreeMap<String, String> {
         &self.labels
+    }
+
+    /// The rules for the labels, in their order.
+    pub fn relabel_configs(&self) -> &[Rule] {
+        &self.relabel_configs
     }
 
     /// How run-queue latency is exposed.
@@ -216,8 +225,9 @@ fn config(report: &mut Report<'_>, file: &Entry<'_>) -> Config {
     for entry in report.entries(file) {
         match entry.name {
             "labels" => config.labels = labels(report, &entry),
+            "relabel_configs" => config.relabel_configs = relabel::rules(report, &entry),
             "runqueue_latency" => config.runqueue_latency = runqueue_latency(report, &entry),
-            _ => report.unknown_key(&entry, &["labels", "runqueue_latency"]),
+            _ => report.unknown_key(&entry, &["labels", "relabel_configs", "runqueue_latency"]),
         }
     }
     config
@@ -240,11 +250,9 @@ fn labels(report: &mut Report<'_>, section: &Entry<'_>) -> BTreeMap<String, Stri
     labels
 }
 
-/// Checks a name: <https://prometheus.io/docs/concepts/data_model/#metric-names-and-labels>.
 fn label_name(report: &mut Report<'_>, entry: &Entry<'_>) {
     let name = entry.name;
-    let valid = name.bytes().all(|byte| byte == b'_' || byte.is_ascii_alphanumeric());
-    if !valid || name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+    if !is_label_name(name) {
         report.key_mistake(entry, |name| {
             format!("{name} is not a label name; write letters, digits and _, no digit first")
         });

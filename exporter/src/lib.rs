@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The modules below stand in the order of that line. Only `ebpf` names aya; `btf`, `layout`,
-//! `snapshot`, `families`, `exposition` and `negotiate` are pure.
+//! `snapshot`, `families`, `exposition`, `negotiate` and `relabel` are pure.
 
 pub mod args;
 pub mod btf;
@@ -22,6 +22,7 @@ pub mod host;
 pub mod layout;
 pub mod log;
 pub mod negotiate;
+pub mod relabel;
 pub mod reload;
 pub mod seed;
 pub mod server;

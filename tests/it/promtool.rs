@@ -1,4 +1,5 @@
-//! What Prometheus' own linter says of the text format. It doesn't know OpenMetrics.
+//! What Prometheus' own tool says: its linter of the text format, which doesn't know OpenMetrics, and
+//! its relabelling of ours.
 
 use std::{
     env,
@@ -8,14 +9,19 @@ use std::{
 
 use sched_exporter_tests::process::Exporter;
 
+mod relabel;
+
+fn promtool() -> Command {
+    Command::new(env::var_os("SCHED_EXPORTER_PROMTOOL").expect("run by `cargo xtask test`"))
+}
+
 #[test]
 fn promtool_finds_nothing_in_the_text_format() {
-    let promtool = env::var_os("SCHED_EXPORTER_PROMTOOL").expect("run by `cargo xtask test`");
     let exporter = Exporter::start_with("labels:\n  host: \"a\\\"b\\\\c\\nd\"\n", &[]);
     let mut client = exporter.connect();
     client.get("/metrics");
     let text = client.request("GET", "/metrics", &[("Accept", "text/plain")]).text();
-    let mut child = Command::new(promtool)
+    let mut child = promtool()
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

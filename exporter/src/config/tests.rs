@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::*;
+use crate::relabel as relabelling;
 
 /// The text has just the mistakes `expected`, a line for each.
 #[track_caller]
@@ -89,7 +90,10 @@ fn every_key_is_read() {
 
 #[test]
 fn a_byte_order_mark_is_passed_over() {
-    check("\u{feff}foo: 1", "1:1: foo: unknown key; write one of labels, runqueue_latency");
+    check(
+        "\u{feff}foo: 1",
+        "1:1: foo: unknown key; write one of labels, relabel_configs, runqueue_latency",
+    );
 }
 
 #[test]
@@ -115,7 +119,10 @@ fn the_last_bucket_reaches_max() {
 
 #[test]
 fn an_unknown_key_is_a_mistake() {
-    check("foo: {a: [1]}\n", "1:1: foo: unknown key; write one of labels, runqueue_latency");
+    check(
+        "foo: {a: [1]}\n",
+        "1:1: foo: unknown key; write one of labels, relabel_configs, runqueue_latency",
+    );
     check(
         "runqueue_latency:\n  percpu: true",
         "2:3: runqueue_latency.percpu: unknown key; did you mean per_cpu?",
@@ -321,6 +328,85 @@ fn buckets_are_not_too_many() {
 }
 
 #[test]
+fn rules_are_read_in_their_order() {
+    let config = parse(
+        "relabel_configs:\n\
+         - {source_labels: [a, b], separator: '', regex: 'x(.)', target_label: c, replacement: $1}\n\
+         - action: HashMod\n  modulus: 18446744073709551615\n  target_label: d\n\
+         - action: labeldrop\n  regex: a|d\n",
+    );
+    let labels = BTreeMap::from([("a".into(), "x".into()), ("b".into(), "y".into())]);
+    let after = relabelling::apply(config.relabel_configs(), labels).unwrap();
+    let after: Vec<_> = after.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    assert_eq!(after, [("b", "y"), ("c", "y")]);
+    for nothing in ["", " []", "\n# - action: drop"] {
+        assert_eq!(parse(&format!("relabel_configs:{nothing}\n")), Config::default());
+    }
+}
+
+#[test]
+fn a_mistake_in_a_rule_is_where_it_is_written() {
+    check(
+        "relabel_configs:\n\
+         - action: keep\n\
+         \x20 regex: a(b\n\
+         - source_labels:\n\
+         \x20 - a\n\
+         \x20 - b-c\n\
+         \x20 target_label: 1\n\
+         - source_labels: [a, b-c]\n\
+         \x20 target_label: '1'\n\
+         - modulus: 10\n\
+         \x20 action: hashmod\n\
+         - target: a\n\
+         \x20 action: drop\n\
+         - replace\n\
+         - source_labels: a\n\
+         \x20 modulus: -1\n\
+         - {action: keepequal, regex: a, target_label: b, action: x}\n",
+        "3:10: relabel_configs[0].regex: at character 2, the group is not closed; write ) behind it\n\
+         7:17: relabel_configs[1].target_label: 1 is not a string; write \"1\"\n\
+         8:22: relabel_configs[2].source_labels[1]: \"b-c\" is not a label name; \
+         write letters, digits and _, no digit first\n\
+         9:17: relabel_configs[2].target_label: \"1\" is not a label name; \
+         write letters, digits and _, no digit first\n\
+         10:3: relabel_configs[3]: hashmod needs a target_label; write the name of a label\n\
+         12:3: relabel_configs[4].target: unknown key; write one of source_labels, separator, regex, \
+         modulus, target_label, replacement, action\n\
+         14:3: relabel_configs[5]: \"replace\" is not a map; write lines of `key: value`\n\
+         15:18: relabel_configs[6].source_labels: \"a\" is not a list; \
+         write lines of `- item`, or [item, item]\n\
+         16:12: relabel_configs[6].modulus: -1 is not a positive integer; \
+         write digits without quotes\n\
+         17:50: relabel_configs[7].action: this key is given twice; keep one\n\
+         17:58: relabel_configs[7].action: \"x\" is no action; write one of replace, keep, drop, \
+         keepequal, dropequal, hashmod, labelmap, labeldrop, labelkeep, lowercase, uppercase",
+    );
+    check(
+        "relabel_configs: {action: drop}",
+        "1:18: relabel_configs: a map is not a list; write lines of `- item`, or [item, item]",
+    );
+    check(
+        "relabel_configs: [{source_labels: [a, 1, [b]]}, {regexp: x, target_label: a}, {regex: }]",
+        "1:39: relabel_configs[0].source_labels[1]: 1 is not a string; write \"1\"\n\
+         1:42: relabel_configs[0].source_labels[2]: a list is not a string; write one in quotes\n\
+         1:50: relabel_configs[1].regexp: unknown key; did you mean regex?\n\
+         1:87: relabel_configs[2].regex: an empty value is not a string; write one in quotes",
+    );
+}
+
+#[test]
+fn rules_are_not_too_many() {
+    let rules = |n| lines(0..n, |i| format!("- regex: a{i}\n  target_label: b\n"));
+    let text = format!("relabel_configs:\n{}", rules(4096));
+    assert_eq!(parse(&text).relabel_configs().len(), 4096);
+    check(
+        &format!("relabel_configs:\n{}", rules(4097)),
+        "2:1: relabel_configs: there are 4097 rules; keep at most 4096",
+    );
+}
+
+#[test]
 fn all_mistakes_are_in_one_report_in_the_order_of_the_file() {
     check(
         "# A comment.\n\
@@ -335,7 +421,7 @@ fn all_mistakes_are_in_one_report_in_the_order_of_the_file() {
          \x20 rack: x\n",
         "3:12: runqueue_latency.buckets: min 2s is above max 1s; lower min or raise max\n\
          4:12: runqueue_latency.per_cpu: \"maybe\" is not a boolean; write true or false\n\
-         5:1: colour: unknown key; write one of labels, runqueue_latency\n\
+         5:1: colour: unknown key; write one of labels, relabel_configs, runqueue_latency\n\
          7:9: labels.rack: 12 is not a string; write \"12\"\n\
          8:3: labels.le: the series have this label already; choose another\n\
          8:7: labels.le: \"\" is the same as no label; remove it\n\
@@ -349,7 +435,9 @@ fn all_mistakes_are_in_one_report_in_the_order_of_the_file() {
 fn twenty_mistakes_are_shown_and_the_rest_is_counted() {
     let text = lines(1..=25, |i| format!("a{i}: x\n"));
     let expected = lines(1..=20, |i| {
-        format!("{i}:1: a{i}: unknown key; write one of labels, runqueue_latency\n")
+        format!(
+            "{i}:1: a{i}: unknown key; write one of labels, relabel_configs, runqueue_latency\n"
+        )
     });
     check(&text, &format!("{expected}and 5 more"));
 }
@@ -367,7 +455,7 @@ fn a_mistake_in_an_aliased_value_is_where_the_value_is_written() {
 fn nothing_that_a_terminal_obeys_is_printed() {
     check(
         "\"a\\e[31m\\n\": \"\"\nlabels: \"\\u202Ex\\\\\"\n",
-        "1:1: a\\u{1b}[31m\\n: unknown key; write one of labels, runqueue_latency\n\
+        "1:1: a\\u{1b}[31m\\n: unknown key; write one of labels, relabel_configs, runqueue_latency\n\
          2:9: labels: \"\\u{202e}x\\\" is not a map; write lines of `key: value`",
     );
 }
@@ -377,7 +465,7 @@ fn a_syntax_error_is_reported_with_the_mistakes_before_it() {
     check(
         "labels: {cpu: x}\nfoo: 1\nlabels: [\n",
         "1:10: labels.cpu: the series have this label already; choose another\n\
-         2:1: foo: unknown key; write one of labels, runqueue_latency\n\
+         2:1: foo: unknown key; write one of labels, relabel_configs, runqueue_latency\n\
          4:1: can't be read as YAML: did not find expected node content, \
          while parsing a flow node",
     );
@@ -478,8 +566,11 @@ fn an_alias_bomb_ends_early() {
         &format!("t: &t \"\\x41{}\"\n{aliases}", "a".repeat(1 << 19)),
         "the keys and values, aliases followed, take more than 4 MiB",
     );
-    // Aliases in a list are not followed.
-    check_bomb(&bomb("[", &[""; 9], "]"), "unknown key");
+    check_bomb(&bomb("[", &[""; 3], "]"), "the aliases repeat too much");
+    check_bomb(
+        &format!("t: &t \"\\x41{}\"\na: [{}]\n", "a".repeat(1 << 19), "*t, ".repeat(1000)),
+        "the keys and values, aliases followed, take more than 4 MiB",
+    );
 }
 
 #[test]
@@ -547,7 +638,8 @@ fn a_file_that_is_not_utf_8_tells_the_byte() {
 fn each_mistake_names_the_file() {
     let one = "f.yaml:1:13: labels.a: 1 is not a string; write \"1\"";
     check_source(b"labels: {a: 1}", one, one);
-    let two = "f.yaml:2:1: foo: unknown key; write one of labels, runqueue_latency";
+    let two =
+        "f.yaml:2:1: foo: unknown key; write one of labels, relabel_configs, runqueue_latency";
     check_source(
         b"labels: {a: 1}\nfoo: 1",
         &format!("2 mistakes in `f.yaml`\n{one}\n{two}"),

@@ -77,15 +77,15 @@ enum Content {
     /// None unless the number is whole and from 0 to 2^64 - 1.
     Number(Option<u64>),
     Text(String),
-    List,
+    List(Vec<Node>),
     Map(Vec<(Node, Node)>),
     /// Anything with a tag of its own, like `!secret`.
     Tagged,
 }
 
-/// A key with its value, or the whole file.
+/// A key with its value, an item of a list, or the whole file.
 pub(super) struct Entry<'n> {
-    /// The key; empty for the whole file.
+    /// The key; empty for an item and the whole file.
     pub(super) name: &'n str,
     path: String,
     key: &'n Node,
@@ -95,6 +95,11 @@ pub(super) struct Entry<'n> {
 impl<'n> Entry<'n> {
     pub(super) const fn whole_file(root: &'n Node) -> Self {
         Self { name: "", path: String::new(), key: root, value: root }
+    }
+
+    /// Whether the value is a map. Nothing at all is an empty one.
+    pub(super) const fn is_map(&self) -> bool {
+        matches!(self.value.content, Content::Map(_) | Content::Null)
     }
 
     /// The value if it is a string.
@@ -220,6 +225,27 @@ impl Report<'_> {
         entries
     }
 
+    /// The items of a list. Nothing at all is an empty list.
+    pub(super) fn items<'n>(&mut self, list: &Entry<'n>) -> Vec<Entry<'n>> {
+        let items = match &list.value.content {
+            Content::List(items) => items,
+            Content::Null => return Vec::new(),
+            _ => {
+                self.mistake(list, |value| {
+                    format!("{value} is not a list; write lines of `- item`, or [item, item]")
+                });
+                return Vec::new();
+            }
+        };
+        let entry = |(place, item)| Entry {
+            name: "",
+            path: format!("{}[{place}]", list.path),
+            key: item,
+            value: item,
+        };
+        items.iter().enumerate().map(entry).collect()
+    }
+
     /// The text of a string.
     pub(super) fn string<'n>(&mut self, entry: &Entry<'n>) -> Option<&'n str> {
         if let Some(text) = entry.string() {
@@ -290,7 +316,7 @@ impl Report<'_> {
         let (line, column, scalar) = locate(self.text, document, node.number);
         let printed = match &node.content {
             Content::Text(text) => format!("\"{}\"", shorten(text, MAX_PRINTED)),
-            Content::List => "a list".into(),
+            Content::List(_) => "a list".into(),
             Content::Map(_) => "a map".into(),
             Content::Tagged => "a value with a tag".into(),
             Content::Null if scalar.is_empty() => "an empty value".into(),
@@ -459,8 +485,11 @@ impl<'de> Visitor<'de> for &Walk {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Content, A::Error> {
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Content::List)
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element_seed(self)? {
+            items.push(item);
+        }
+        Ok(Content::List(items))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Content, A::Error> {

@@ -1,0 +1,396 @@
+//! Prometheus's relabelling: rules that rewrite a set of labels, or drop it.
+//!
+//! The rules mean what `relabel_configs` means to Prometheus, with all eleven actions and its
+//! defaults: <https://prometheus.io/docs/prometheus/latest/configuration/configuration/#relabel_config>.
+//! Names of labels are those of its classic character set, letters, digits and underscores. What
+//! can't be kept to the letter is refused when a rule is made, never when it is applied; `pattern`
+//! and `template` list it.
+//!
+//! Where Prometheus's own versions differ, this is as of 3: `.` matches a newline too, and an empty
+//! replacement deletes the label that a template names. Where a `labelmap` gives one name to several
+//! labels, the last by name wins.
+
+use std::collections::BTreeMap;
+
+use md5::{Digest as _, Md5};
+
+mod pattern;
+mod template;
+
+use pattern::{Match, Pattern};
+use template::Template;
+
+const DEFAULT_SEPARATOR: &str = ";";
+const DEFAULT_PATTERN: &str = "(.*)";
+const DEFAULT_REPLACEMENT: &str = "$1";
+
+/// The actions, as they are written.
+const ACTIONS: [&str; 11] = [
+    "replace",
+    "keep",
+    "drop",
+    "keepequal",
+    "dropequal",
+    "hashmod",
+    "labelmap",
+    "labeldrop",
+    "labelkeep",
+    "lowercase",
+    "uppercase",
+];
+
+/// A rule as it is written. What is None is left out, which differs from an empty text.
+#[derive(Clone, Debug, Default)]
+pub struct Written<'a> {
+    /// The labels whose values the rule looks at.
+    pub source_labels: Option<Vec<&'a str>>,
+    /// What joins their values; `;` if left out.
+    pub separator: Option<&'a str>,
+    /// What the joined values, or the names of labels, have to match as a whole, in the syntax of
+    /// Go's RE2; `(.*)` if left out.
+    pub regex: Option<&'a str>,
+    /// How many values `hashmod` has.
+    pub modulus: Option<u64>,
+    /// The label that is set or compared.
+    pub target_label: Option<&'a str>,
+    /// The template of the new value, or of the new name; `$1` if left out.
+    pub replacement: Option<&'a str>,
+    /// What the rule does, in letters of either case; `replace` if left out.
+    pub action: Option<&'a str>,
+}
+
+/// What is wrong with a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The key that is wrong, or missing.
+    pub key: &'static str,
+    /// The place in the list of that key, counted from 0, if the fault is of one item.
+    pub item: Option<usize>,
+    /// Why it is wrong, and what to write instead.
+    pub problem: String,
+}
+
+/// One rule. Two are equal if they are written alike, defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    source_labels: Vec<String>,
+    separator: String,
+    action: Action,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Action {
+    Replace { pattern: Pattern, target: Template, replacement: Template },
+    Keep(Pattern),
+    Drop(Pattern),
+    KeepEqual { target: String },
+    DropEqual { target: String },
+    HashMod { modulus: u64, target: String },
+    LabelMap { pattern: Pattern, replacement: Template },
+    LabelDrop(Pattern),
+    LabelKeep(Pattern),
+    Lowercase { target: String },
+    Uppercase { target: String },
+}
+
+/// Makes rules. One is meant for all rules of a configuration: patterns share its tables, which cost
+/// more than a pattern does, and its limit of memory.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    patterns: pattern::Compiler,
+}
+
+impl Compiler {
+    /// Makes a rule, or reports all that is wrong with it.
+    pub fn rule(&mut self, written: &Written<'_>) -> Result<Rule, Vec<Fault>> {
+        let mut faults = Faults::default();
+        let source_labels = source_labels(written, &mut faults);
+        let pattern = self.patterns.compile(written.regex.unwrap_or(DEFAULT_PATTERN));
+        let pattern = faults.take("regex", pattern);
+        let action = pattern.and_then(|pattern| action(written, pattern, &mut faults));
+        match action {
+            Some(action) if faults.0.is_empty() => {
+                let separator = written.separator.unwrap_or(DEFAULT_SEPARATOR).into();
+                Ok(Rule { source_labels, separator, action })
+            }
+            _ => Err(faults.0),
+        }
+    }
+}
+
+/// The faults of one rule.
+#[derive(Default)]
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn add(&mut self, key: &'static str, problem: impl Into<String>) {
+        self.0.push(Fault { key, item: None, problem: problem.into() });
+    }
+
+    /// What there is, or its problem as a fault.
+    fn take<T>(&mut self, key: &'static str, result: Result<T, String>) -> Option<T> {
+        result.map_err(|problem| self.add(key, problem)).ok()
+    }
+}
+
+fn source_labels(written: &Written<'_>, faults: &mut Faults) -> Vec<String> {
+    let names = written.source_labels.as_deref().unwrap_or_default();
+    for (item, name) in names.iter().enumerate().filter(|(_, name)| !is_label_name(name)) {
+        let problem = not_a_name(name);
+        faults.0.push(Fault { key: "source_labels", item: Some(item), problem });
+    }
+    names.iter().copied().map(String::from).collect()
+}
+
+fn action(written: &Written<'_>, pattern: Pattern, faults: &mut Faults) -> Option<Action> {
+    let name = written.action.unwrap_or("replace").to_lowercase();
+    let replacement = written.replacement.unwrap_or(DEFAULT_REPLACEMENT);
+    Some(match &*name {
+        "keep" => Action::Keep(pattern),
+        "drop" => Action::Drop(pattern),
+        "labeldrop" | "labelkeep" => {
+            only_regex(&name, written, faults);
+            if name == "labeldrop" {
+                Action::LabelDrop(pattern)
+            } else {
+                Action::LabelKeep(pattern)
+            }
+        }
+        "labelmap" => {
+            if !template::gives_name(replacement) {
+                faults.add("replacement", not_a_name_template(replacement));
+            }
+            let replacement = faults.take("replacement", Template::parse(replacement))?;
+            Action::LabelMap { pattern, replacement }
+        }
+        "replace" => {
+            let target = written.target_label.filter(|target| !target.is_empty());
+            match target {
+                None => faults.add("target_label", needs_target(&name)),
+                Some(target) if target.contains('$') && !template::gives_name(target) => {
+                    faults.add("target_label", not_a_name_template(target));
+                }
+                Some(target) if !target.contains('$') && !is_label_name(target) => {
+                    faults.add("target_label", not_a_name(target));
+                }
+                Some(_) => {}
+            }
+            let replacement = faults.take("replacement", Template::parse(replacement))?;
+            let target = Template::parse(target?).ok()?;
+            Action::Replace { pattern, target, replacement }
+        }
+        "hashmod" => {
+            let modulus = written.modulus.unwrap_or(0);
+            if modulus == 0 {
+                faults.add("modulus", "hashmod needs a modulus of 1 or more");
+            }
+            Action::HashMod { modulus, target: target(&name, written, faults)? }
+        }
+        "keepequal" => {
+            only_labels(&name, written, faults);
+            Action::KeepEqual { target: target(&name, written, faults)? }
+        }
+        "dropequal" => {
+            only_labels(&name, written, faults);
+            Action::DropEqual { target: target(&name, written, faults)? }
+        }
+        "lowercase" => {
+            default_replacement(&name, replacement, faults);
+            Action::Lowercase { target: target(&name, written, faults)? }
+        }
+        "uppercase" => {
+            default_replacement(&name, replacement, faults);
+            Action::Uppercase { target: target(&name, written, faults)? }
+        }
+        _ => {
+            let name = quoted(&name);
+            faults
+                .add("action", format!("{name} is no action; write one of {}", ACTIONS.join(", ")));
+            return None;
+        }
+    })
+}
+
+/// The target of an action that takes no template.
+fn target(action: &str, written: &Written<'_>, faults: &mut Faults) -> Option<String> {
+    match written.target_label {
+        None | Some("") => faults.add("target_label", needs_target(action)),
+        Some(target) if !is_label_name(target) => faults.add("target_label", not_a_name(target)),
+        Some(target) => return Some(target.into()),
+    }
+    None
+}
+
+fn needs_target(action: &str) -> String {
+    format!("{action} needs a target_label; write the name of a label")
+}
+
+fn not_a_name(name: &str) -> String {
+    let name = quoted(name);
+    format!("{name} is not a label name; write letters, digits and _, no digit first")
+}
+
+fn not_a_name_template(template: &str) -> String {
+    let template = quoted(template);
+    format!(
+        "{template} can't give a label name; write letters, digits, _ and groups like ${{1}}, \
+         no digit first"
+    )
+}
+
+/// What an action has no use for must have its default, or be left out.
+fn default_replacement(action: &str, replacement: &str, faults: &mut Faults) {
+    if replacement != DEFAULT_REPLACEMENT {
+        faults.add("replacement", format!("{action} has no replacement; remove it"));
+    }
+}
+
+fn only_labels(action: &str, written: &Written<'_>, faults: &mut Faults) {
+    let unused = [
+        ("regex", written.regex.is_some()),
+        ("modulus", written.modulus.is_some_and(|modulus| modulus != 0)),
+        ("separator", written.separator.is_some_and(|it| it != DEFAULT_SEPARATOR)),
+        ("replacement", written.replacement.is_some_and(|it| it != DEFAULT_REPLACEMENT)),
+    ];
+    for (key, _) in unused.into_iter().filter(|&(_, is_set)| is_set) {
+        faults.add(key, format!("{action} takes only source_labels and target_label; remove this"));
+    }
+}
+
+fn only_regex(action: &str, written: &Written<'_>, faults: &mut Faults) {
+    let unused = [
+        ("source_labels", written.source_labels.is_some()),
+        ("target_label", written.target_label.is_some_and(|target| !target.is_empty())),
+        ("modulus", written.modulus.is_some_and(|modulus| modulus != 0)),
+        ("separator", written.separator.is_some_and(|it| it != DEFAULT_SEPARATOR)),
+        ("replacement", written.replacement.is_some_and(|it| it != DEFAULT_REPLACEMENT)),
+    ];
+    for (key, _) in unused.into_iter().filter(|&(_, is_set)| is_set) {
+        faults.add(key, format!("{action} takes only regex; remove this"));
+    }
+}
+
+/// Whether a label can have this name:
+/// <https://prometheus.io/docs/concepts/data_model/#metric-names-and-labels>.
+pub fn is_label_name(name: &str) -> bool {
+    let valid = name.bytes().all(|byte| byte == b'_' || byte.is_ascii_alphanumeric());
+    valid && !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit())
+}
+
+/// Applies rules in their order. None if one of them drops the set.
+///
+/// A label without a value is no label. `labelmap` can give a name that [`is_label_name`] refuses,
+/// such as the digits of a longer name, as it can in Prometheus; it is for the caller to look.
+pub fn apply(
+    rules: &[Rule],
+    mut labels: BTreeMap<String, String>,
+) -> Option<BTreeMap<String, String>> {
+    labels.retain(|_, value| !value.is_empty());
+    rules.iter().all(|rule| rule.apply(&mut labels)).then_some(labels)
+}
+
+/// Removes the labels in `__`, which Prometheus does after the last rule: they are there for the
+/// rules alone.
+pub fn remove_internal(labels: &mut BTreeMap<String, String>) {
+    labels.retain(|name, _| !name.starts_with("__"));
+}
+
+impl Rule {
+    /// Whether the set is kept.
+    fn apply(&self, labels: &mut BTreeMap<String, String>) -> bool {
+        let get = |name: &String| labels.get(name).map_or("", String::as_str);
+        let value = self.source_labels.iter().map(get).collect::<Vec<_>>().join(&self.separator);
+        match &self.action {
+            Action::Keep(pattern) => return pattern.is_match(&value),
+            Action::Drop(pattern) => return !pattern.is_match(&value),
+            Action::KeepEqual { target } => return get(target) == value,
+            Action::DropEqual { target } => return get(target) != value,
+            Action::Replace { pattern, target, replacement } => {
+                if let Some(found) = pattern.find(&value) {
+                    let target = target.expand(&found);
+                    if is_label_name(&target) {
+                        set(labels, target, replacement.expand(&found));
+                    }
+                }
+            }
+            Action::HashMod { modulus, target } => {
+                set(labels, target.clone(), (hash(&value) % modulus).to_string());
+            }
+            Action::Lowercase { target } => {
+                set(labels, target.clone(), value.chars().map(lowercase).collect());
+            }
+            Action::Uppercase { target } => {
+                set(labels, target.clone(), value.chars().map(uppercase).collect());
+            }
+            Action::LabelMap { pattern, replacement } => {
+                let renamed = |(name, value): (&String, &String)| {
+                    Some((replacement.expand(&pattern.find(name)?), value.clone()))
+                };
+                let renamed: Vec<_> = labels.iter().filter_map(renamed).collect();
+                labels.extend(renamed);
+            }
+            Action::LabelDrop(pattern) => labels.retain(|name, _| !pattern.is_match(name)),
+            Action::LabelKeep(pattern) => labels.retain(|name, _| pattern.is_match(name)),
+        }
+        true
+    }
+}
+
+/// Sets a label; to set it to nothing is to delete it.
+fn set(labels: &mut BTreeMap<String, String>, name: String, value: String) {
+    if value.is_empty() {
+        labels.remove(&name);
+    } else {
+        labels.insert(name, value);
+    }
+}
+
+/// The last 8 of the 16 bytes of the MD5, the most significant first.
+fn hash(value: &str) -> u64 {
+    let digest = Md5::digest(value.as_bytes());
+    digest[8..].iter().fold(0, |hash, &byte| hash << 8 | u64::from(byte))
+}
+
+/// One character for one, as Go does it: Unicode's simple mapping, where Rust has the full one.
+fn lowercase(c: char) -> char {
+    let mut mapped = c.to_lowercase();
+    match (mapped.next(), mapped.next()) {
+        (Some(lower), None) => lower,
+        // İ, the only one that becomes two, has a simple mapping to the first.
+        (first, _) => first.unwrap_or(c),
+    }
+}
+
+/// As [`lowercase`].
+fn uppercase(c: char) -> char {
+    let mut mapped = c.to_uppercase();
+    match (mapped.next(), mapped.next()) {
+        (Some(upper), None) => upper,
+        // Greek with an iota below has a simple mapping to the title case; it is a fixed way off.
+        _ => match c {
+            '\u{1f80}'..='\u{1f87}' | '\u{1f90}'..='\u{1f97}' | '\u{1fa0}'..='\u{1fa7}' => {
+                char::from_u32(u32::from(c) + 8).unwrap_or(c)
+            }
+            '\u{1fb3}' | '\u{1fc3}' | '\u{1ff3}' => char::from_u32(u32::from(c) + 9).unwrap_or(c),
+            _ => c,
+        },
+    }
+}
+
+/// A piece of what was written, for a message: not long, and with nothing in it that a terminal
+/// obeys.
+fn quoted(text: &str) -> String {
+    const MAX_QUOTED: usize = 40;
+    let mut quoted = String::from("\"");
+    for c in text.chars().take(MAX_QUOTED) {
+        match c {
+            '"' | '\'' | '\\' => quoted.push(c),
+            _ => quoted.extend(c.escape_debug()),
+        }
+    }
+    quoted.push_str(if text.chars().nth(MAX_QUOTED).is_some() { "…\"" } else { "\"" });
+    quoted
+}
+
+#[cfg(test)]
+mod tests;

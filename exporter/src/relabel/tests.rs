@@ -1,0 +1,867 @@
+//! What each action does, what each fault is called, and how patterns and templates of Go are read.
+//! `tests/it/promtool.rs` compares with Prometheus itself.
+
+use proptest::{collection, prelude::*, string::string_regex};
+
+use super::*;
+use crate::config::Config;
+
+/// Labels such as `a=x b=y`; `drop` is no set at all.
+fn labels(text: &str) -> BTreeMap<String, String> {
+    let pairs = text.split(' ').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+/// Rules in YAML, each the inside of `{…}`, make `expected` of the labels.
+#[track_caller]
+fn check(before: &str, rules: &[&str], expected: &str) {
+    let rules: String = rules.iter().map(|rule| format!("- {{{rule}}}\n")).collect();
+    let config = Config::parse(&format!("relabel_configs:\n{rules}")).unwrap();
+    let after = apply(config.relabel_configs(), labels(before));
+    let expected = (expected != "drop").then(|| labels(expected));
+    assert_eq!(after, expected, "{before}\n{rules}");
+}
+
+/// The rule has the faults `expected`, a line such as `regex: …` for each.
+#[track_caller]
+fn check_faults(written: &Written<'_>, expected: &str) {
+    let faults = Compiler::default().rule(written).expect_err("the rule has a fault");
+    let lines = faults.into_iter().map(|Fault { key, item, problem }| match item {
+        Some(item) => format!("{key}[{item}]: {problem}"),
+        None => format!("{key}: {problem}"),
+    });
+    assert_eq!(lines.collect::<Vec<_>>().join("\n"), expected, "{written:?}");
+}
+
+fn action(action: &str) -> Written<'_> {
+    Written { action: Some(action), ..Written::default() }
+}
+
+/// An action with a target.
+fn to_t(action: &str) -> Written<'_> {
+    Written { action: Some(action), target_label: Some("t"), ..Written::default() }
+}
+
+fn compile(pattern: &str) -> Result<Pattern, String> {
+    pattern::Compiler::default().compile(pattern)
+}
+
+#[track_caller]
+fn check_match(pattern: &str, matches: &[&str], others: &[&str]) {
+    let compiled = compile(pattern).unwrap();
+    for text in matches {
+        assert!(compiled.is_match(text), "{pattern} on {text:?}");
+    }
+    for text in others {
+        assert!(!compiled.is_match(text), "{pattern} on {text:?}");
+    }
+}
+
+#[track_caller]
+fn check_refused(pattern: &str, expected: &str) {
+    assert_eq!(compile(pattern).expect_err("the pattern is refused"), expected, "{pattern}");
+}
+
+/// The template gives `expected` where the groups are `whole`, `one`, `""`, and two named `n`, of
+/// which the first took no part.
+#[track_caller]
+fn check_template(template: &str, expected: &str) {
+    let pattern = compile("w(?P<n>no)?(hole)()(?P<n>x?)(?P<9>y)").unwrap();
+    let found = pattern.find("wholexy").unwrap();
+    assert_eq!(Template::parse(template).unwrap().expand(&found), expected, "{template}");
+}
+
+#[test]
+fn replace_sets_what_the_pattern_finds() {
+    check(
+        "a=foo b=bar",
+        &["source_labels: [a, b], regex: 'f(.*);(.*)r', target_label: c, replacement: '${2}-$1'"],
+        "a=foo b=bar c=ba-oo",
+    );
+    // The whole has to match, with no alternative left alone.
+    check("a=foo", &["source_labels: [a], regex: o, target_label: b"], "a=foo");
+    check("a=foo", &["source_labels: [a], regex: f|oo, target_label: b"], "a=foo");
+    check(
+        "a=foo",
+        &["source_labels: [a], regex: fo+, target_label: b, replacement: x"],
+        "a=foo b=x",
+    );
+    // By default it copies.
+    check("a=foo", &["source_labels: [a], target_label: b"], "a=foo b=foo");
+    check(
+        "a=x\ny",
+        &["source_labels: [a], regex: 'x.y', target_label: b, replacement: z"],
+        "a=x\ny b=z",
+    );
+    // A label that is not there has an empty value, and is joined as one.
+    check("a=x", &["source_labels: [z, a, z], target_label: b"], "a=x b=;x;");
+    check("a=x", &["source_labels: [z, a, z], target_label: b, separator: ''"], "a=x b=x");
+    // Without a source it sets a constant.
+    check("a=x", &["target_label: b, replacement: y"], "a=x b=y");
+    check("a=x", &["target_label: b, replacement: y, regex: z"], "a=x");
+    // No regex is not an empty regex.
+    check("a=x", &["source_labels: [a], regex: '', target_label: b, replacement: y"], "a=x");
+}
+
+#[test]
+fn replace_with_nothing_deletes() {
+    check("a=x b=y", &["target_label: b, replacement: ''"], "a=x");
+    check("a=x b=y", &["source_labels: [z], target_label: b"], "a=x");
+    check("a=b b=y", &["source_labels: [a], target_label: $1, replacement: $2"], "a=b");
+}
+
+#[test]
+fn replace_takes_its_target_from_a_template() {
+    check(
+        "a=k-v",
+        &["source_labels: [a], regex: '(.)-(.)', target_label: 'x_${1}', replacement: $2"],
+        "a=k-v x_k=v",
+    );
+    // What is no name is passed over, and nothing is deleted.
+    for value in ["1-v", "é-v"] {
+        let labels = format!("a={value}");
+        let rule = "source_labels: [a], regex: '(.)-(.)', target_label: $1, replacement: $2";
+        check(&labels, &[rule], &labels);
+    }
+    check("a=x", &["source_labels: [a], target_label: '${nothing}'"], "a=x");
+}
+
+#[test]
+fn keep_and_drop_judge_the_set() {
+    check("a=x", &["action: keep, source_labels: [a], regex: x|y"], "a=x");
+    check("a=xx", &["action: keep, source_labels: [a], regex: x|y"], "drop");
+    check("a=x", &["action: drop, source_labels: [a], regex: x|y"], "drop");
+    check("a=xx", &["action: drop, source_labels: [a], regex: x|y"], "a=xx");
+    // Without regex they match everything.
+    check("a=x", &["action: keep"], "a=x");
+    check("a=x", &["action: drop"], "drop");
+    // What is dropped stays so.
+    check("a=x", &["action: drop", "target_label: a, replacement: y"], "drop");
+}
+
+#[test]
+fn keepequal_and_dropequal_compare() {
+    let [keep, drop] = ["keepequal", "dropequal"]
+        .map(|action| format!("action: {action}, source_labels: [a], target_label: b"));
+    check("a=x b=x", &[&keep], "a=x b=x");
+    check("a=x b=y", &[&keep], "drop");
+    check("a=x", &[&keep], "drop");
+    check("c=x", &[&keep], "c=x");
+    check("a=x b=x", &[&drop], "drop");
+    check("a=x b=y", &[&drop], "a=x b=y");
+    check("c=x", &[&drop], "drop");
+    check(
+        "a=x c=y b=x;y",
+        &["action: keepequal, source_labels: [a, c], target_label: b"],
+        "a=x c=y b=x;y",
+    );
+}
+
+#[test]
+fn hashmod_is_of_the_last_half_of_the_md5() {
+    // MD5 of `foo` is acbd18db4cc2f85c edef654fccc4a4d8.
+    let all = "action: hashmod, source_labels: [a], target_label: b, modulus: 18446744073709551615";
+    check("a=foo", &[all], "a=foo b=17145033699835028696");
+    check(
+        "a=foo",
+        &["action: hashmod, source_labels: [a], target_label: b, modulus: 1000"],
+        "a=foo b=696",
+    );
+    check(
+        "a=baz",
+        &["action: hashmod, source_labels: [a], target_label: b, modulus: 1000"],
+        "a=baz b=976",
+    );
+    check(
+        "a=foo\nbar",
+        &["action: hashmod, source_labels: [a], target_label: b, modulus: 1000"],
+        "a=foo\nbar b=734",
+    );
+    check(
+        "a=foo",
+        &["action: hashmod, source_labels: [a], target_label: b, modulus: 1"],
+        "a=foo b=0",
+    );
+    // The hash of nothing is a hash.
+    check("a=foo", &["action: hashmod, target_label: b, modulus: 1000"], "a=foo b=958");
+}
+
+#[test]
+fn labelmap_copies_to_other_names() {
+    check(
+        "a=x b1=y b2=z",
+        &["action: labelmap, regex: 'b(.)', replacement: 'c_$1'"],
+        "a=x b1=y b2=z c_1=y c_2=z",
+    );
+    check("__meta_a=x", &["action: labelmap, regex: '__meta_(.+)'"], "__meta_a=x a=x");
+    // It sees the labels as they were: a copy is not copied on.
+    check("a=x", &["action: labelmap, regex: '(a+)', replacement: a$1"], "a=x aa=x");
+    // Several to one name: the last by name.
+    check("b=y a=x c=z", &["action: labelmap, regex: '[abc]', replacement: d"], "a=x b=y c=z d=z");
+    // A name that is none.
+    check("a1=x", &["action: labelmap, regex: 'a(.)'"], "a1=x 1=x");
+    check("ab=x", &["action: labelmap, regex: 'a(c?)b'"], "ab=x =x");
+}
+
+#[test]
+fn labeldrop_and_labelkeep_choose_names() {
+    check("a=x b1=y b2=z", &["action: labeldrop, regex: b.*"], "a=x");
+    check("a=x b1=y b2=z", &["action: labelkeep, regex: b.*"], "b1=y b2=z");
+    check("a=x b1=y", &["action: labeldrop, regex: b"], "a=x b1=y");
+    check("a=x b1=y", &["action: labelkeep, regex: b"], "");
+    check("a=x", &["action: labeldrop"], "");
+}
+
+#[test]
+fn case_is_mapped_one_character_for_one() {
+    let upper = "action: uppercase, source_labels: [a], target_label: b";
+    let lower = "action: lowercase, source_labels: [a], target_label: b";
+    check("a=bAr1ß", &[upper], "a=bAr1ß b=BAR1ß");
+    check("a=bAr1ß", &[lower], "a=bAr1ß b=bar1ß");
+    check("a=ŉǰᾀᾳῃῳᾼﬁǆ", &[upper], "a=ŉǰᾀᾳῃῳᾼﬁǆ b=ŉǰᾈᾼῌῼᾼﬁǄ");
+    check("a=İΣΑΣ", &[lower], "a=İΣΑΣ b=iσασ");
+    check("b=x", &[lower], "");
+}
+
+#[test]
+fn an_action_is_written_in_either_case() {
+    check("a=x", &["action: Replace, source_labels: [a], target_label: b"], "a=x b=x");
+    check("a=x", &["action: LABELDROP"], "");
+}
+
+#[test]
+fn an_empty_label_is_no_label() {
+    check("a= b=x", &["action: labelmap, regex: a, replacement: b"], "b=x");
+    check("a= b=x", &[], "b=x");
+}
+
+#[test]
+fn internal_labels_are_removed_in_the_end() {
+    let mut set = labels("a=x _b=x __c=x __tmp=x");
+    remove_internal(&mut set);
+    assert_eq!(set, labels("a=x _b=x"));
+}
+
+/// The cases of Prometheus's own `TestRelabel` that the tests above lack, in other words.
+#[test]
+fn rules_work_on_what_the_rules_before_them_made() {
+    check(
+        "host=web-17.fra.example.net",
+        &[
+            "source_labels: [host], regex: '(?:.+-)?(\\d+)\\.([a-z]+)\\..*', target_label: __n, replacement: '$1'",
+            "source_labels: [__n, host], regex: '(1).*;.*\\.(fra)\\..*', target_label: zone, replacement: '$2$1$1'",
+        ],
+        "host=web-17.fra.example.net __n=17 zone=fra11",
+    );
+    check(
+        "__tags=path:/m,job:j,label:k=v",
+        &[
+            "source_labels: [__tags], regex: '(?:.+,|^)path:(/[^,]+).*', target_label: __path",
+            "source_labels: [__tags], regex: '(?:.+,|^)job:([^,]+).*', target_label: job",
+            "source_labels: [__tags], regex: '(?:.+,|^)label:([^=]+)=([^,]+).*', target_label: $1, replacement: $2",
+        ],
+        "__tags=path:/m,job:j,label:k=v __path=/m job=j k=v",
+    );
+    // A label that was deleted is there again once it is set.
+    check(
+        "port=http __a=9091",
+        &[
+            "action: labeldrop, regex: ^port$",
+            "source_labels: [__a], regex: (.+), target_label: port, replacement: metrics",
+            "action: keep, source_labels: [port], regex: ^metrics$",
+        ],
+        "__a=9091 port=metrics",
+    );
+    check(
+        "a=x1\nx2",
+        &[
+            "source_labels: [a], regex: '(x1).*(?<second>x2)', target_label: b_$1, replacement: v_$second",
+        ],
+        "a=x1\nx2 b_x1=v_x2",
+    );
+}
+
+/// With those of `TestRelabelValidate`.
+#[test]
+fn a_rule_has_what_its_action_needs() {
+    for name in ["replace", "keepequal", "dropequal", "hashmod", "lowercase", "uppercase"] {
+        let needs = format!("target_label: {name} needs a target_label; write the name of a label");
+        let modulus = (name == "hashmod").then_some(1);
+        check_faults(&Written { modulus, ..action(name) }, &needs);
+        check_faults(&Written { modulus, target_label: Some(""), ..action(name) }, &needs);
+    }
+    check_faults(
+        &Written::default(),
+        "target_label: replace needs a target_label; write the name of a label",
+    );
+    for modulus in [None, Some(0)] {
+        check_faults(
+            &Written { modulus, ..to_t("hashmod") },
+            "modulus: hashmod needs a modulus of 1 or more",
+        );
+    }
+    for name in ["", "replacing", " keep"] {
+        check_faults(
+            &to_t(name),
+            &format!(
+                "action: \"{name}\" is no action; write one of replace, keep, drop, keepequal, \
+                 dropequal, hashmod, labelmap, labeldrop, labelkeep, lowercase, uppercase"
+            ),
+        );
+    }
+}
+
+#[test]
+fn a_rule_has_nothing_that_its_action_ignores_in_prometheus_by_refusing_it() {
+    let all = Written {
+        source_labels: Some(vec![]),
+        separator: Some(""),
+        regex: Some("(.*)"),
+        modulus: Some(1),
+        target_label: Some("t"),
+        replacement: Some(""),
+        action: None,
+    };
+    let defaults = Written {
+        separator: Some(";"),
+        modulus: Some(0),
+        replacement: Some("$1"),
+        ..Written::default()
+    };
+    for name in ["keepequal", "dropequal"] {
+        let only = format!("{name} takes only source_labels and target_label; remove this");
+        check_faults(
+            &Written { action: Some(name), ..all.clone() },
+            &format!("regex: {only}\nmodulus: {only}\nseparator: {only}\nreplacement: {only}"),
+        );
+        let written = Written { action: Some(name), target_label: Some("t"), ..defaults.clone() };
+        assert!(Compiler::default().rule(&written).is_ok());
+    }
+    for name in ["labeldrop", "labelkeep"] {
+        let only = format!("{name} takes only regex; remove this");
+        check_faults(
+            &Written { action: Some(name), ..all.clone() },
+            &format!(
+                "source_labels: {only}\ntarget_label: {only}\nmodulus: {only}\nseparator: {only}\n\
+                 replacement: {only}"
+            ),
+        );
+        let written = Written { action: Some(name), target_label: Some(""), ..defaults.clone() };
+        assert!(Compiler::default().rule(&written).is_ok());
+    }
+    for name in ["lowercase", "uppercase"] {
+        check_faults(
+            &Written { replacement: Some("x"), ..to_t(name) },
+            &format!("replacement: {name} has no replacement; remove it"),
+        );
+        assert!(
+            Compiler::default().rule(&Written { replacement: Some("$1"), ..to_t(name) }).is_ok()
+        );
+    }
+    // What other actions have no use for is let be, as in Prometheus.
+    for name in ["keep", "drop"] {
+        let written = Written { action: Some(name), target_label: Some("-"), ..all.clone() };
+        assert!(Compiler::default().rule(&written).is_ok());
+    }
+}
+
+#[test]
+fn names_of_labels_are_valid() {
+    let problem = "is not a label name; write letters, digits and _, no digit first";
+    check_faults(
+        &Written { source_labels: Some(vec!["a", "1", "", "utf-8.label"]), ..to_t("replace") },
+        &format!(
+            "source_labels[1]: \"1\" {problem}\nsource_labels[2]: \"\" {problem}\n\
+             source_labels[3]: \"utf-8.label\" {problem}"
+        ),
+    );
+    for name in ["replace", "hashmod", "lowercase", "uppercase", "keepequal", "dropequal"] {
+        let written = Written {
+            target_label: Some("a-b"),
+            modulus: (name == "hashmod").then_some(1),
+            ..action(name)
+        };
+        check_faults(&written, &format!("target_label: \"a-b\" {problem}"));
+    }
+    // Only replace expands its target.
+    check_faults(
+        &Written { target_label: Some("${3}"), ..action("lowercase") },
+        &format!("target_label: \"${{3}}\" {problem}"),
+    );
+}
+
+/// With those of `TestTargetLabelLegacyValidity`.
+#[test]
+fn a_template_of_a_name_can_give_one() {
+    let good = [
+        "label",
+        "label${1}",
+        "${1}label",
+        "${1}",
+        "$1",
+        "asd$2asd",
+        "_${1}_",
+        "foo${bar}foo",
+        "a1",
+        "$1$2",
+        "${1}2",
+        "$_",
+    ];
+    let bad = [
+        "-label",
+        "${",
+        "$",
+        "${}",
+        "foo${",
+        "-foo${1}bar-",
+        "bar.foo${1}bar",
+        "",
+        "1a",
+        "0${3}",
+        "-${3}",
+        "a$",
+        "$$1",
+        "a$$",
+        "${1",
+        "${é}",
+        "$é",
+        "${a-b}",
+        "a\n",
+    ];
+    let problem =
+        "can't give a label name; write letters, digits, _ and groups like ${1}, no digit first";
+    for template in good {
+        assert!(template::gives_name(template), "{template}");
+        let written = Written { replacement: Some(template), ..action("labelmap") };
+        assert!(Compiler::default().rule(&written).is_ok(), "{template}");
+    }
+    for template in bad {
+        assert!(!template::gives_name(template), "{template}");
+    }
+    check_faults(
+        &Written { replacement: Some("${1}-"), ..action("labelmap") },
+        &format!("replacement: \"${{1}}-\" {problem}"),
+    );
+    check_faults(
+        &Written { target_label: Some("${1}-"), ..action("replace") },
+        &format!("target_label: \"${{1}}-\" {problem}"),
+    );
+}
+
+#[test]
+fn all_faults_of_a_rule_are_reported() {
+    let written = Written { source_labels: Some(vec!["-"]), regex: Some("("), ..to_t("replace") };
+    check_faults(
+        &written,
+        "source_labels[0]: \"-\" is not a label name; write letters, digits and _, no digit first\n\
+         regex: at character 1, the group is not closed; write ) behind it",
+    );
+}
+
+#[test]
+fn rules_are_equal_if_they_are_written_alike() {
+    let mut compiler = Compiler::default();
+    let mut rule = |regex| compiler.rule(&Written { regex, ..to_t("replace") }).unwrap();
+    assert_eq!(rule(None), rule(Some("(.*)")));
+    assert_ne!(rule(None), rule(Some(".*")));
+}
+
+#[test]
+fn a_template_is_expanded_as_go_does_it() {
+    for (template, expected) in [
+        ("", ""),
+        ("plain", "plain"),
+        ("$0", "wholexy"),
+        ("$2-${2}", "hole-hole"),
+        ("$2x", ""),
+        ("${2}x", "holex"),
+        ("$2_", ""),
+        ("$2-", "hole-"),
+        ("$1$3", ""),
+        ("$6", ""),
+        ("$7", ""),
+        ("$99999999999999999999", ""),
+        // The first of that name that took part.
+        ("$n", "x"),
+        ("${n}", "x"),
+        ("$nn", ""),
+        // A number is a number, whatever the names.
+        ("$9", ""),
+        ("$5", "y"),
+        ("$02", ""),
+        ("$$", "$"),
+        ("$$2", "$2"),
+        ("$$$2", "$hole"),
+        ("a$", "a$"),
+        ("$-", "$-"),
+        ("$ 2", "$ 2"),
+        ("${", "${"),
+        ("${}", "${}"),
+        ("${2", "${2"),
+        ("${2-}", "${2-}"),
+        ("${$2}", "${hole}"),
+        ("é$2", "éhole"),
+    ] {
+        check_template(template, expected);
+    }
+    for (template, expected) in [
+        ("$1é", "\"é\" can't follow $1; write ${1} before it"),
+        ("$→", "\"→\" can't follow a $; write $$ for a dollar sign"),
+        ("${1é}", "\"é\" can't be in ${…}; write the name of a group"),
+    ] {
+        assert_eq!(Template::parse(template), Err(expected.into()), "{template}");
+    }
+}
+
+#[test]
+fn classes_are_of_ascii_as_in_go() {
+    check_match("\\d+", &["0", "19"], &["", "٣", "a"]);
+    check_match("\\D", &["a", "٣", "é", "\n"], &["1"]);
+    check_match("\\w+", &["a_Z9"], &["é", "-"]);
+    check_match("\\W", &["é", "-"], &["a", "_"]);
+    check_match("\\s+", &[" \t\n\r\u{c}"], &["\u{b}", "\u{a0}"]);
+    check_match("\\S", &["\u{b}", "\u{a0}"], &[" "]);
+    check_match("[\\d_]+", &["1_"], &["٣"]);
+    check_match("[^\\D5]+", &["12"], &["5", "a", "٣"]);
+    check_match("é\\bb", &["éb"], &[]);
+    check_match("e\\bb", &[], &["eb"]);
+    check_match("é\\B-\\Bé", &["é-é"], &[]);
+    check_match("e\\B-", &[], &["e-"]);
+    check_match("(?i)k", &["k", "K", "\u{212a}"], &[]);
+    check_match("(?i)\\w", &["\u{17f}", "\u{212a}"], &["é"]);
+    check_match("(?i)\\W", &["é"], &["\u{17f}", "\u{212a}"]);
+    check_match("(?i:É)é", &["éé", "Éé"], &["éÉ"]);
+}
+
+#[test]
+fn brackets_are_read_as_in_go() {
+    check_match("f[o[]+", &["fo[o"], &["f"]);
+    check_match("[]a]+", &["]a"], &["["]);
+    check_match("[^]a]", &["b"], &["]", "a"]);
+    check_match("[a-z&&b]+", &["ab&z"], &["-"]);
+    check_match("[a~~b+--]+", &["a~b,-"], &["."]);
+    check_match("[-a]+[a-]+", &["-aa-"], &["b"]);
+    check_match("[a-c-e]+", &["abc-e"], &["d"]);
+    check_match("[--/]+", &["-./"], &["0"]);
+    check_match("[\\x61-\\x{63}\\144]+", &["abcd"], &["e"]);
+    check_match("[\\]\\-\\^\\[]+", &["]-^["], &["\\"]);
+    check_match("[^^]", &["a"], &["^"]);
+    check_match("[[:alpha:]_]+", &["aZ_"], &["1", ":", "é"]);
+    check_match("[[:^alpha:]]+", &["1é"], &["a"]);
+    check_match("[^[:space:]x]+", &["ab"], &["\u{b}", "x"]);
+    check_match("[[:word:]-[:punct:]]+", &["a-!~"], &[" "]);
+    check_match("[[:foo]+", &["[:fo"], &["]"]);
+    check_match("[a\\d-z]+", &["a1-z"], &["b"]);
+    check_match("[^\\x00-\\x{10FFFF}]?", &[""], &["a"]);
+    check_match("[é-ü#]+", &["éôü#"], &["e"]);
+    check_match("[ \t]+", &[" \t"], &["s"]);
+}
+
+#[test]
+fn every_class_of_posix_is_known() {
+    for (name, members) in [
+        ("alnum", 62),
+        ("alpha", 52),
+        ("ascii", 128),
+        ("blank", 2),
+        ("cntrl", 33),
+        ("digit", 10),
+        ("graph", 94),
+        ("lower", 26),
+        ("print", 95),
+        ("punct", 32),
+        ("space", 6),
+        ("upper", 26),
+        ("word", 63),
+        ("xdigit", 22),
+    ] {
+        let [class, others] =
+            ["", "^"].map(|sign| compile(&format!("[[:{sign}{name}:]]")).unwrap());
+        let matched = |pattern: &Pattern| {
+            ('\0'..='\u{ff}').filter(|c| pattern.is_match(c.encode_utf8(&mut [0; 4]))).count()
+        };
+        assert_eq!((matched(&class), matched(&others)), (members, 256 - members), "{name}");
+    }
+}
+
+#[test]
+fn escapes_are_read_as_in_go() {
+    check_match("a\\<b\\>\\_\\-\\#\\ \\\u{7f}", &["a<b>_-# \u{7f}"], &[]);
+    check_match("\\a\\f\\t\\n\\r\\v", &["\u{7}\u{c}\t\n\r\u{b}"], &[]);
+    check_match("\\x41\\x{42}\\x{000043}\\x{10FFFF}", &["ABC\u{10ffff}"], &[]);
+    check_match("\\141\\0\\07\\1011\\400", &["a\0\u{7}A1\u{100}"], &[]);
+    check_match("\\Aa\\z", &["a"], &["aa"]);
+    check_match("\\Qa.b\\E+", &["a.b", "a.bbb"], &["axb", "a.ba.b"]);
+    check_match("\\Q(\\E|\\Q[*\\E", &["(", "[*"], &["["]);
+    check_match("\\Q\\E", &[""], &[]);
+    check_match("\\pN\\p{Lu}\\P{Lu}\\p{^Lu}\\P{^Lu}\\p{Greek}\\p{Any}", &["²ÉééÉα!"], &["2eééÉα!"]);
+    check_match("[\\p{Lu}\\PL]+", &["É1"], &["é"]);
+    check_match("(?i)\\p{Lu}", &["é", "É"], &["1"]);
+    check_match("(?i)\\P{Lu}", &["1"], &["é", "É"]);
+}
+
+#[test]
+fn what_is_no_repetition_is_itself() {
+    for pattern in
+        ["x{", "x{,2}", "x{1", "x{1,", "x{a}", "x{01}", "x{1,02}", "x{-1}", "x{ 1}", "{}", "a}]"]
+    {
+        check_match(pattern, &[pattern], &["", "x", "xx"]);
+    }
+    check_match("a{2}b{1,}c{0,1}d{3,3}?", &["aabddd", "aabbcddd"], &["abddd", "aabcdd"]);
+    check_match("a{0}b", &["b"], &["ab"]);
+    check_match("a{1000}", &[&"a".repeat(1000)], &["a"]);
+    check_match("(?:(?:a{500}){0}b){3}", &["bbb"], &["b"]);
+    check_match("(?:a{500}b{900}|c{1000}){1}", &[&"c".repeat(1000)], &["c"]);
+    check_match("^*a\\b+$?", &["a"], &["aa"]);
+    check_match("()*a(?:)+(|b)*", &["a", "abb"], &["b"]);
+}
+
+#[test]
+fn groups_and_flags_are_read_as_in_go() {
+    check_match("(?:a|b)(?)(?:)(?i)C(?-i)D", &["acD"], &["acd", "ACD"]);
+    check_match("a(?i)b|c", &["aB", "C"], &["Ab"]);
+    check_match("(?i:a)b", &["Ab"], &["aB"]);
+    check_match("(?i-i:a)(?ii)b(?-ii)c", &["aBc"], &["ABc", "aBC"]);
+    check_match("(?-s).", &["a"], &["\n"]);
+    check_match("(?m)a$\n^b", &["a\nb"], &["ab"]);
+    check_match("(?m:$)\n(?-m:^)?", &["\n"], &[]);
+    let longest = compile("(a+?)(a*)").unwrap();
+    assert_eq!(longest.find("aaa").unwrap().group(1), "a");
+    let swapped = compile("(?U)(a+?)(a*)").unwrap();
+    assert_eq!(swapped.find("aaa").unwrap().group(1), "aaa");
+    let unused = compile("(a){0}(b)").unwrap();
+    assert_eq!((unused.find("b").unwrap().group(1), unused.find("b").unwrap().group(2)), ("", "b"));
+}
+
+#[test]
+fn what_a_pattern_can_not_be_is_told_with_what_to_write() {
+    let escape = "write the character itself, or \\x{…} with its code";
+    for pattern in
+        ["\\C", "\\Z", "\\e", "\\8", "\\1", "\\é", "\\xg0", "\\x{110000}", "\\x{}", "\\y"]
+    {
+        check_refused(
+            &format!("a{pattern}"),
+            &format!("at character 2, \"{pattern}\" is no escape; {escape}"),
+        );
+    }
+    check_refused("[\\b]", &format!("at character 2, \"\\b\" is no escape; {escape}"));
+    check_refused("[a-\\d]", &format!("at character 2, \"a-\\d\" is no escape; {escape}"));
+    check_refused("\\x4", &format!("at character 1, \"\\x4\" is no escape; {escape}"));
+    check_refused("\\x{4", &format!("at character 1, \"\\x{{\" is no escape; {escape}"));
+    check_refused("é\\", "at character 2, there is nothing after \\; write \\\\ for a backslash");
+    check_refused(
+        "\\x{D800}",
+        "at character 1, U+D800 is no character; write one that a text can hold",
+    );
+
+    let class = "is no class that every Go knows alike; \
+                 write a category like \\p{Lu} or a script like \\p{Greek}";
+    for pattern in [
+        "\\p{C}",
+        "\\pC",
+        "\\p{Cs}",
+        "\\p{Cn}",
+        "\\p{LC}",
+        "\\p{greek}",
+        "\\p{Grek}",
+        "\\p{Alphabetic}",
+        "\\p{}",
+        "\\pé",
+    ] {
+        check_refused(pattern, &format!("at character 1, \"{pattern}\" {class}"));
+    }
+    check_refused("\\p{Lu", &format!("at character 1, \"\\p{{\" {class}"));
+    check_refused(
+        "[[:foo:]]",
+        "at character 2, \"[:foo:]\" is no class; write one like [:alpha:], or \\[: for a bracket",
+    );
+
+    let open = "at character 2, the [ is not closed; write ] behind it";
+    for pattern in ["a[", "a[^", "a[]", "a[b", "a[^]", "a[b-", "a[[:alpha:]"] {
+        check_refused(pattern, &format!("{open}, or \\[ for a bracket"));
+    }
+    check_refused(
+        "[b-a]",
+        "at character 2, the range \"b-a\" is reversed; write the lower character first",
+    );
+
+    check_refused("a\\Qb", "at character 2, the \\Q is not closed; write \\E behind the text");
+    check_refused("a)|(b", "at character 2, no group is open; write \\) for a parenthesis");
+    check_refused("a(b(c)", "at character 2, the group is not closed; write ) behind it");
+    check_refused("(", "at character 1, the group is not closed; write ) behind it");
+    let group = "at character 1, no such group or flag is known; \
+                 write (?:, (?P<name>, or flags of i, m, s and U like (?i) or (?i:";
+    for pattern in [
+        "(?", "(?P=n)", "(?Pn)", "(?=a)", "(?!a)", "(?x)a", "(?u:a)", "(?-)", "(?i-)", "(?i-:a)",
+        "(?i--s)", "(?i", "(?'n'a)", "(?#a)",
+    ] {
+        check_refused(pattern, group);
+    }
+    let name = "at character 1, a group has no valid name; \
+                write (?P<name>, of ASCII letters, digits and _";
+    for pattern in
+        ["(?P<>a)", "(?P<a-b>a)", "(?P<é>a)", "(?P<n", "(?<n", "(?P<", "(?<=a)b", "(?<!a)b"]
+    {
+        check_refused(pattern, name);
+    }
+
+    let nothing =
+        "there is nothing to repeat; put the repetition right behind a character or a group";
+    for (pattern, place) in [
+        ("*", 1),
+        ("+a", 1),
+        ("{2}", 1),
+        ("a|*", 3),
+        ("(*)", 2),
+        ("(|?)", 3),
+        ("(?i)*", 5),
+        ("(?:+)", 4),
+        ("a(?i)*", 6),
+        ("a\\Q\\E*", 6),
+    ] {
+        check_refused(pattern, &format!("at character {place}, {nothing}"));
+    }
+    let twice = "a repetition is repeated; keep one, or put the inner one into (?:…)";
+    for (pattern, place) in
+        [("a**", 3), ("a+*", 3), ("a?+", 3), ("a*??", 4), ("a{2}{3}", 5), ("a{2}*", 5)]
+    {
+        check_refused(pattern, &format!("at character {place}, {twice}"));
+    }
+    for pattern in ["a{1001}", "a{0,1001}", "a{1001,}", "a{99999999999999999999}"] {
+        check_refused(pattern, "at character 2, a repetition is of more than 1000; repeat less");
+    }
+    check_refused(
+        "a{2,1}",
+        "at character 2, the repetition's bounds are reversed; write the lower first",
+    );
+    for (pattern, place) in
+        [("(?:a{11}){91}", 10), ("(?:(?:a{11}b?)+){91}", 17), ("((a{10}){10,}){11}", 15)]
+    {
+        check_refused(
+            pattern,
+            &format!(
+                "at character {place}, repetitions in one another make more than 1000; repeat less"
+            ),
+        );
+    }
+}
+
+#[test]
+fn a_pattern_is_of_limited_size() {
+    assert!(compile(&"a".repeat(4096)).is_ok());
+    check_refused(&"a".repeat(4097), "the pattern has 4097 bytes; keep it to 4096");
+    let nested = |depth| "(".repeat(depth) + &")".repeat(depth);
+    assert!(compile(&nested(99)).is_ok());
+    check_refused(
+        &nested(100),
+        "at character 100, groups are more than 100 deep; write it flatter",
+    );
+    let repeated = format!("{}a|b{}", "(?:x|(?:".repeat(49), ")+y)*".repeat(49));
+    assert!(compile(&repeated).is_ok());
+    check_refused(
+        "(?:.{100}){10}.{1000}.{1000}.{1000}",
+        "the pattern takes more than 1 MiB; repeat less in it",
+    );
+}
+
+#[test]
+fn all_patterns_are_of_limited_size() {
+    let mut compiler = pattern::Compiler::default();
+    let results: Vec<_> =
+        (0..100).map(|_| compiler.compile(".{1000}.{1000}.{1000}.{1000}")).collect();
+    let refused = results.into_iter().filter_map(Result::err).collect::<Vec<_>>();
+    assert_eq!(refused.len(), 100);
+    assert_eq!(refused[15], "the pattern takes more than 1 MiB; repeat less in it");
+    let problem = "the patterns take more than 16 MiB; write fewer or simpler ones";
+    assert!(refused[16..].iter().all(|refused| refused == problem));
+}
+
+/// Text that is nearly a pattern, or a template.
+fn pattern_like() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "a",
+        "é",
+        "0",
+        "1",
+        ":",
+        "-",
+        "^",
+        "$",
+        ".",
+        "|",
+        "(",
+        ")",
+        "(?:",
+        "(?i)",
+        "(?i:",
+        "(?P<n>",
+        "[",
+        "[^",
+        "]",
+        "[:alpha:]",
+        "*",
+        "+",
+        "?",
+        "{",
+        "{2}",
+        "{1,3}",
+        "}",
+        "\\",
+        "\\d",
+        "\\W",
+        "\\b",
+        "\\B",
+        "\\pL",
+        "\\p{^Lu}",
+        "\\x{",
+        "\\x41",
+        "\\Q",
+        "\\E",
+        "&&",
+        "${",
+        "$1",
+        "\n",
+        "\u{212a}",
+    ]);
+    collection::vec(piece, 0..20).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    /// A translation never gives what Rust's parser refuses.
+    #[test]
+    fn every_translation_compiles(pattern in pattern_like()) {
+        if pattern::translate(&pattern).is_ok() {
+            prop_assert!(compile(&pattern).is_ok(), "{}", pattern);
+        }
+    }
+
+    #[test]
+    fn no_rule_makes_it_panic(
+        texts in collection::vec(prop_oneof![pattern_like(), any::<String>()], 6),
+        action in prop::sample::select(ACTIONS.to_vec()),
+        set in collection::btree_map("[a-z_]{1,3}", pattern_like(), 0..4),
+    ) {
+        let written = Written {
+            source_labels: Some(vec!["a", "b"]),
+            separator: Some(&texts[0]),
+            regex: Some(&texts[1]),
+            modulus: Some(7),
+            target_label: Some(&texts[2]),
+            replacement: Some(&texts[3]),
+            action: Some(action),
+        };
+        if let Ok(rule) = Compiler::default().rule(&written) {
+            let _ = apply(&[rule], set);
+        }
+    }
+
+    /// An escaped text matches itself and nothing shorter.
+    #[test]
+    fn a_quoted_text_matches_itself(text in string_regex("(?s).{1,20}").unwrap()) {
+        prop_assume!(!text.contains("\\E"));
+        let pattern = compile(&format!("\\Q{text}\\E")).unwrap();
+        prop_assert!(pattern.is_match(&text));
+        let shorter: String = text.chars().skip(1).collect();
+        prop_assert!(!pattern.is_match(&shorter));
+    }
+}
