@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The modules below stand in the order of that line. Only `ebpf` names aya; `btf`, `layout`,
-//! `snapshot`, `families`, `exposition`, `negotiate` and `relabel` are pure.
+//! `snapshot`, `families`, `exposition`, `negotiate`, `relabel` and `template` are pure.
 
 pub mod args;
 pub mod btf;
@@ -28,5 +28,7 @@ pub mod seed;
 pub mod server;
 pub mod signals;
 pub mod snapshot;
+pub mod sources;
 pub mod telemetry;
+pub mod template;
 pub mod watch;

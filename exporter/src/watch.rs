@@ -53,7 +53,7 @@ impl Watch {
                 tracing::warn!(
                     path = %self.path.display(),
                     %error,
-                    "no watch on the configuration; changes are found by polling and on request"
+                    "no watch on the file; changes are found by polling and on request"
                 );
                 None
             }

@@ -1,0 +1,348 @@
+//! Where the values of templates come from.
+//!
+//! What the host has is read when it is asked for; what is asked over the network is asked in the
+//! background, again and again, and the last good answer stays. Neither start nor a scrape waits
+//! for any of it. A source that no template names is not touched.
+//!
+//! | file | reads |
+//! |---|---|
+//! | `host.rs` | the kernel's names, the environment, `/etc` |
+//! | `files.rs` | files, and the pod's labels and annotations |
+//! | `kubernetes.rs` | the node's labels, from the Kubernetes API |
+//! | `cloud.rs` | the metadata services of EC2, Google Cloud and Azure |
+//! | `http.rs` | the HTTP of the last two |
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    fmt,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+
+mod cloud;
+mod files;
+mod host;
+mod http;
+mod kubernetes;
+mod values;
+
+pub use values::{Keys, Reading, Source, Uses, Values};
+
+use crate::watch::Watch;
+
+/// Where the sources are. It can't be printed: the environment may hold secrets.
+#[derive(Clone)]
+pub struct Endpoints {
+    /// Where `/etc`, `/usr/lib` and `/proc` are: `/`.
+    pub root: PathBuf,
+    /// The environment, as it was at start.
+    pub environment: BTreeMap<OsString, OsString>,
+    /// The directory of the downward API's `labels` and `annotations`.
+    pub pod_info: PathBuf,
+    /// The directory of the service account's `ca.crt` and `token`.
+    pub service_account: PathBuf,
+    /// Host and port of the EC2 metadata service.
+    pub aws: (String, u16),
+    /// Host and port of the Google Cloud metadata service.
+    pub gcp: (String, u16),
+    /// Host and port of the Azure metadata service.
+    pub azure: (String, u16),
+}
+
+impl Endpoints {
+    /// The usual places, or those that the environment names.
+    pub fn new(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        // All three clouds answer at the same address.
+        let metadata = || ("169.254.169.254".to_owned(), 80);
+        let environment: BTreeMap<_, _> = environment.into_iter().collect();
+        let pod_info = environment.get(&OsString::from("POD_INFO_DIR"));
+        Self {
+            root: "/".into(),
+            pod_info: pod_info.map_or_else(|| "/etc/podinfo".into(), PathBuf::from),
+            environment,
+            service_account: "/var/run/secrets/kubernetes.io/serviceaccount".into(),
+            aws: metadata(),
+            gcp: metadata(),
+            azure: metadata(),
+        }
+    }
+
+    /// A variable of the environment.
+    fn variable(&self, name: &str) -> Result<&str, String> {
+        let value = self.environment.get(&OsString::from(name));
+        let value = value.ok_or_else(|| format!("the environment has no {name}"))?;
+        value.to_str().ok_or_else(|| format!("{name} in the environment is not UTF-8"))
+    }
+
+    /// A path below `root`.
+    fn host(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+}
+
+/// When remote sources are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// How long an answer is good, give or take 10 %.
+    pub node: Duration,
+    /// The same for cloud metadata.
+    pub cloud: Duration,
+    /// An answer must be there after this long.
+    pub timeout: Duration,
+    /// The pause after the first failure before there was any answer. It doubles at each.
+    pub first_retry: Duration,
+    /// The longest such pause.
+    pub last_retry: Duration,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self {
+            node: Duration::from_mins(5),
+            cloud: Duration::from_mins(10),
+            timeout: Duration::from_secs(2),
+            first_retry: Duration::from_secs(1),
+            last_retry: Duration::from_mins(1),
+        }
+    }
+}
+
+type Remote = BTreeMap<Source, Reading>;
+
+/// Follows the sources in use.
+pub struct Sources {
+    endpoints: Arc<Endpoints>,
+    schedule: Schedule,
+    on_change: Arc<dyn Fn() + Send + Sync>,
+    remote: watch::Sender<Remote>,
+    /// What asks a remote source, and for which keys.
+    tasks: BTreeMap<Source, (BTreeSet<String>, JoinHandle<()>)>,
+    watches: BTreeMap<PathBuf, Watch>,
+}
+
+/// Reads the sources. It may be used on another thread.
+#[derive(Clone)]
+pub struct Reader {
+    endpoints: Arc<Endpoints>,
+    remote: watch::Receiver<Remote>,
+}
+
+impl Sources {
+    /// Follows nothing yet. `on_change` runs whenever [`Reader::read`] may have something new to
+    /// say, on any thread, and must not block.
+    pub fn new(
+        endpoints: Endpoints,
+        schedule: Schedule,
+        on_change: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            endpoints: Arc::new(endpoints),
+            schedule,
+            on_change: Arc::new(on_change),
+            remote: watch::Sender::default(),
+            tasks: BTreeMap::new(),
+            watches: BTreeMap::new(),
+        }
+    }
+
+    /// Follows what `uses` names, and nothing else: watches its files, asks its remote sources.
+    /// Returns whether the watches are others than before, so that a change up to now may not have
+    /// been noticed: then read. To be called inside a tokio runtime.
+    pub fn follow(&mut self, uses: &Uses) -> bool {
+        let wanted: BTreeMap<Source, &BTreeSet<String>> =
+            uses.iter().filter(|(source, _)| source.is_remote()).collect();
+        self.tasks.retain(|source, (keys, task)| {
+            let stays = wanted.get(source).is_some_and(|wanted| *wanted == keys);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        self.remote.send_if_modified(|remote| {
+            remote.retain(|source, _| wanted.contains_key(source));
+            false
+        });
+        for (source, keys) in wanted {
+            self.tasks.entry(source).or_insert_with(|| {
+                let ask = Ask {
+                    source,
+                    keys: keys.clone(),
+                    endpoints: Arc::clone(&self.endpoints),
+                    schedule: self.schedule,
+                    remote: self.remote.clone(),
+                    on_change: Arc::clone(&self.on_change),
+                };
+                (keys.clone(), tokio::spawn(ask.run()))
+            });
+        }
+        self.watch(&files::paths(&self.endpoints, uses))
+    }
+
+    fn watch(&mut self, paths: &BTreeSet<PathBuf>) -> bool {
+        let count = self.watches.len();
+        self.watches.retain(|path, _| paths.contains(path));
+        let mut renewed = self.watches.len() != count;
+        for path in paths {
+            if let Some(watch) = self.watches.get_mut(path) {
+                renewed |= watch.renew();
+            } else {
+                let on_change = Arc::clone(&self.on_change);
+                self.watches.insert(path.clone(), Watch::new(path, move || on_change()));
+                renewed = true;
+            }
+        }
+        renewed
+    }
+
+    /// What reads.
+    pub fn reader(&self) -> Reader {
+        Reader { endpoints: Arc::clone(&self.endpoints), remote: self.remote.subscribe() }
+    }
+}
+
+impl Drop for Sources {
+    fn drop(&mut self) {
+        for (_, task) in self.tasks.values() {
+            task.abort();
+        }
+    }
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").field("watches", &self.watches).finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    /// Reads what `uses` names: what is local now, and the last good answers of what is remote.
+    /// It blocks on files.
+    pub fn read(&self, uses: &Uses) -> Values {
+        uses.iter().map(|(source, keys)| (source, self.reading(source, keys))).collect()
+    }
+
+    /// Waits until every remote source of `uses`, which is followed, has answered or failed once.
+    pub async fn first_answers(&self, uses: &Uses) {
+        let remote: Vec<_> =
+            uses.iter().map(|(source, _)| source).filter(|source| source.is_remote()).collect();
+        let answered = |known: &Remote| remote.iter().all(|source| known.contains_key(source));
+        // An error says that nobody asks any more.
+        let _ = self.remote.clone().wait_for(answered).await;
+    }
+
+    fn reading(&self, source: Source, keys: &BTreeSet<String>) -> Reading {
+        match source {
+            Source::File => files::read_all(keys),
+            Source::PodAnnotations => files::pod(&self.endpoints, "annotations", keys),
+            Source::PodLabels => files::pod(&self.endpoints, "labels", keys),
+            Source::Aws | Source::Azure | Source::Gcp | Source::NodeLabels => {
+                let known = self.remote.borrow().get(&source).cloned();
+                known.unwrap_or_else(|| Reading::fault("no answer yet"))
+            }
+            Source::Arch
+            | Source::BootId
+            | Source::Env
+            | Source::Fqdn
+            | Source::Hostname
+            | Source::KernelRelease
+            | Source::MachineId
+            | Source::Os => host::read(&self.endpoints, source, keys),
+        }
+    }
+}
+
+/// Asks one remote source.
+struct Ask {
+    source: Source,
+    keys: BTreeSet<String>,
+    endpoints: Arc<Endpoints>,
+    schedule: Schedule,
+    remote: watch::Sender<Remote>,
+    on_change: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Ask {
+    async fn run(self) {
+        let period = match self.source {
+            Source::NodeLabels => self.schedule.node,
+            _ => self.schedule.cloud,
+        };
+        let mut retry = self.schedule.first_retry;
+        let mut answered = false;
+        loop {
+            let limit = self.schedule.timeout;
+            let answer = timeout(limit, self.ask()).await;
+            let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")));
+            answered |= answer.is_ok();
+            self.keep(answer);
+            let pause = if answered { period } else { retry };
+            retry = (retry * 2).min(self.schedule.last_retry);
+            sleep(jittered(pause, random())).await;
+        }
+    }
+
+    /// The values, or why there are none.
+    async fn ask(&self) -> Result<BTreeMap<String, String>, String> {
+        let (endpoints, keys) = (&self.endpoints, &self.keys);
+        match self.source {
+            Source::Aws => cloud::aws(&endpoints.aws, keys).await,
+            Source::Azure => cloud::azure(&endpoints.azure, keys).await,
+            Source::Gcp => cloud::gcp(&endpoints.gcp, keys).await,
+            _ => kubernetes::node_labels(endpoints, keys).await,
+        }
+    }
+
+    /// Takes a good answer in place of the last; a failure leaves that as it is.
+    fn keep(&self, answer: Result<BTreeMap<String, String>, String>) {
+        let name = self.source.name();
+        let changed = self.remote.send_if_modified(|remote| {
+            // Nothing was said of it yet.
+            let first = !remote.contains_key(&self.source);
+            let known = remote.entry(self.source).or_default();
+            let before = known.clone();
+            match answer {
+                Ok(values) => *known = Reading::of(values),
+                Err(reason) => known.fault = Some(reason),
+            }
+            match (&before.fault, &known.fault) {
+                (None, Some(reason)) => {
+                    tracing::warn!(source = name, reason, "no values; the last good ones stay");
+                }
+                (Some(_), None) => tracing::info!(source = name, "values are to be had again"),
+                _ => {}
+            }
+            first || before != *known
+        });
+        if changed {
+            (self.on_change)();
+        }
+    }
+}
+
+/// A pause of 90 % to 110 %, so that a fleet that started at once does not ask at once.
+fn jittered(pause: Duration, random: u32) -> Duration {
+    pause.mul_f64(0.9 + 0.2 * f64::from(random) / f64::from(u32::MAX))
+}
+
+/// Good enough to spread requests: the standard library's seeds for hash maps.
+fn random() -> u32 {
+    let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+/// A file below `root`, or why there is none.
+fn read_host(endpoints: &Endpoints, path: &str) -> Result<String, String> {
+    files::read(&endpoints.host(path)).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests;

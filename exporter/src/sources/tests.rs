@@ -1,0 +1,634 @@
+use std::{
+    convert::Infallible,
+    fs,
+    future::pending,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Request, Response, body::Incoming, header::HeaderMap, server::conn::http1, service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::ring,
+        pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+    },
+};
+
+use super::*;
+
+/// Nothing here takes longer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Short, but the timeout leaves a busy machine time to answer.
+const FAST: Schedule = Schedule {
+    node: Duration::from_millis(20),
+    cloud: Duration::from_millis(20),
+    timeout: Duration::from_secs(1),
+    first_retry: Duration::from_millis(5),
+    last_retry: Duration::from_millis(20),
+};
+
+type Answer = Response<Full<Bytes>>;
+
+fn answer(status: u16, body: impl Into<Bytes>) -> Answer {
+    Response::builder().status(status).body(Full::new(body.into())).unwrap()
+}
+
+/// A server on a free port of this host; none for an answer is a server that hangs.
+async fn serve(
+    tls: Option<TlsAcceptor>,
+    respond: impl Fn(Request<Incoming>) -> Option<Answer> + Send + Sync + 'static,
+) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let respond = Arc::new(respond);
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (tls, respond) = (tls.clone(), Arc::clone(&respond));
+            let service = service_fn(move |request| {
+                let answer = respond(request);
+                async move {
+                    match answer {
+                        Some(answer) => Ok::<_, Infallible>(answer),
+                        None => pending().await,
+                    }
+                }
+            });
+            tokio::spawn(async move {
+                let http = http1::Builder::new();
+                // Clients that give up are part of the tests.
+                if let Some(tls) = tls {
+                    let Ok(stream) = tls.accept(stream).await else { return };
+                    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                } else {
+                    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                }
+            });
+        }
+    });
+    port
+}
+
+fn header<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
+    headers.get(name).map_or("", |value| value.to_str().unwrap())
+}
+
+fn keys(keys: &[&str]) -> BTreeSet<String> {
+    keys.iter().map(|key| (*key).to_owned()).collect()
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+fn uses(values: &[(Source, &str)]) -> Uses {
+    let mut uses = Uses::default();
+    for (source, key) in values {
+        uses.insert(*source, key);
+    }
+    uses
+}
+
+fn local(port: u16) -> (String, u16) {
+    ("127.0.0.1".into(), port)
+}
+
+#[track_caller]
+fn assert_fault(answer: &Result<BTreeMap<String, String>, String>, expected: &str) {
+    let reason = answer.as_ref().unwrap_err();
+    assert!(reason.contains(expected), "{reason}");
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < PATIENCE, "{what}");
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// EC2 with sessions: each reading gets a token, and only with it anything else.
+#[tokio::test]
+async fn ec2_is_asked_in_sessions_and_for_what_is_used() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&asked);
+    let tokens = AtomicUsize::new(0);
+    let port = serve(None, move |request| {
+        let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
+        log.lock().unwrap().push(format!("{method} {path}"));
+        assert!(header(headers, "host").starts_with("127.0.0.1:"));
+        if path == "/latest/api/token" {
+            let lifetime = header(headers, "x-aws-ec2-metadata-token-ttl-seconds").parse::<u32>();
+            return Some(match lifetime {
+                Ok(1..=21_600) if method == "PUT" => {
+                    answer(200, format!("token-{}", tokens.fetch_add(1, Ordering::Relaxed) + 1))
+                }
+                _ => answer(400, ""),
+            });
+        }
+        let token = format!("token-{}", tokens.load(Ordering::Relaxed));
+        if method != "GET" || header(headers, "x-aws-ec2-metadata-token") != token {
+            return Some(answer(401, ""));
+        }
+        Some(match path {
+            "/latest/meta-data/placement/availability-zone" => answer(200, "eu-west-1b"),
+            "/latest/meta-data/placement/region" => answer(200, "eu-west-1\n"),
+            "/latest/meta-data/instance-id" => answer(200, "i-0123456789abcdef0"),
+            "/latest/meta-data/instance-type" => answer(200, "m7g.large"),
+            _ => answer(404, "<html>not here</html>"),
+        })
+    })
+    .await;
+    for _ in 0..2 {
+        asked.lock().unwrap().clear();
+        let values = cloud::aws(&local(port), &keys(&["region", "availability_zone_id"])).await;
+        assert_eq!(values, Ok(pairs(&[("region", "eu-west-1")])));
+        let expected = [
+            "PUT /latest/api/token",
+            "GET /latest/meta-data/placement/availability-zone-id",
+            "GET /latest/meta-data/placement/region",
+        ];
+        assert_eq!(*asked.lock().unwrap(), expected);
+    }
+    let rest = keys(&["availability_zone", "instance_id", "instance_type"]);
+    let values = cloud::aws(&local(port), &rest).await;
+    let expected = [
+        ("availability_zone", "eu-west-1b"),
+        ("instance_id", "i-0123456789abcdef0"),
+        ("instance_type", "m7g.large"),
+    ];
+    assert_eq!(values, Ok(pairs(&expected)));
+    // Another program on that address.
+    let port = serve(None, |_| Some(answer(403, ""))).await;
+    assert_fault(&cloud::aws(&local(port), &keys(&["region"])).await, "answers 403 Forbidden");
+}
+
+#[tokio::test]
+async fn google_cloud_is_known_by_its_flavor() {
+    let port = serve(None, |request| {
+        if header(request.headers(), "metadata-flavor") != "Google" {
+            return Some(answer(403, ""));
+        }
+        let mut answer = match request.uri().path() {
+            "/computeMetadata/v1/instance/zone" => answer(200, "projects/123/zones/europe-west1-b"),
+            "/computeMetadata/v1/instance/id" => answer(200, "4520031799277581759"),
+            "/computeMetadata/v1/instance/machine-type" => {
+                answer(200, "projects/123/machineTypes/e2-standard-4")
+            }
+            _ => answer(404, ""),
+        };
+        answer.headers_mut().insert("Metadata-Flavor", "Google".try_into().unwrap());
+        Some(answer)
+    })
+    .await;
+    let expected = [
+        ("instance_id", "4520031799277581759"),
+        ("machine_type", "e2-standard-4"),
+        ("region", "europe-west1"),
+        ("zone", "europe-west1-b"),
+    ];
+    let all = keys(&["instance_id", "machine_type", "region", "zone"]);
+    assert_eq!(cloud::gcp(&local(port), &all).await, Ok(pairs(&expected)));
+    let port = serve(None, |_| Some(answer(200, "projects/123/zones/europe-west1-b"))).await;
+    assert_fault(&cloud::gcp(&local(port), &keys(&["zone"])).await, "no Metadata-Flavor");
+}
+
+#[tokio::test]
+async fn azure_answers_in_json_and_may_have_no_zone() {
+    let port = serve(None, |request| {
+        let uri = request.uri();
+        let asked = header(request.headers(), "metadata") == "true"
+            && uri.path() == "/metadata/instance/compute"
+            && uri.query().is_some_and(|query| query.contains("api-version=2021-02-01"));
+        let body =
+            r#"{"location": "westeurope", "zone": "", "vmId": "02aa", "vmSize": "D4", "tags": []}"#;
+        Some(if asked { answer(200, body) } else { answer(400, "") })
+    })
+    .await;
+    let expected = [("location", "westeurope"), ("vm_id", "02aa"), ("vm_size", "D4")];
+    let all = keys(&["location", "vm_id", "vm_size", "zone"]);
+    assert_eq!(cloud::azure(&local(port), &all).await, Ok(pairs(&expected)));
+    for (body, problem) in [("<html>", "not JSON"), ("[1]", "not an object"), ("", "not JSON")] {
+        let port = serve(None, move |_| Some(answer(200, body))).await;
+        assert_fault(&cloud::azure(&local(port), &all).await, problem);
+    }
+}
+
+#[tokio::test]
+async fn answers_are_bounded_and_redirects_are_not_followed() {
+    let azure = async |answer: Answer| {
+        let answer = Mutex::new(Some(answer));
+        let port = serve(None, move |_| answer.lock().unwrap().take()).await;
+        cloud::azure(&local(port), &keys(&["zone"])).await
+    };
+    assert_fault(&azure(answer(200, vec![b' '; (1 << 20) + 1])).await, "larger than 1048576 bytes");
+    let mut spaces = vec![b' '; 1 << 20];
+    spaces[..12].copy_from_slice(br#"{"zone":"1"}"#);
+    assert_eq!(azure(answer(200, spaces)).await, Ok(pairs(&[("zone", "1")])));
+    let mut moved = answer(302, "");
+    moved.headers_mut().insert("Location", "http://127.0.0.1:1/".try_into().unwrap());
+    assert_fault(&azure(moved).await, "answers 302 Found");
+    let mut head = answer(200, "{}");
+    head.headers_mut().insert("X", "x".repeat(1 << 15).try_into().unwrap());
+    assert!(azure(head).await.is_err());
+    // Nobody listens there any more.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    assert_fault(&cloud::azure(&local(port), &keys(&["zone"])).await, "connecting to 127.0.0.1:");
+}
+
+/// A certificate authority, and a server's certificate that it signed.
+struct Authority {
+    pem: String,
+    acceptor: TlsAcceptor,
+}
+
+impl Authority {
+    fn new(server: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let authority = params.self_signed(&key).unwrap();
+        let issuer = Issuer::new(params, key);
+        let key = KeyPair::generate().unwrap();
+        let certificate =
+            CertificateParams::new([server.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        Self { pem: authority.pem(), acceptor: TlsAcceptor::from(Arc::new(config)) }
+    }
+}
+
+/// A Kubernetes API that knows one node and takes one token.
+struct Cluster {
+    top: TempDir,
+    authority: Authority,
+    state: Arc<Mutex<State>>,
+    endpoints: Arc<Endpoints>,
+}
+
+/// What the API does with a request that has the right token.
+#[derive(Clone, Debug)]
+enum Behavior {
+    Zone(&'static str),
+    Status(u16),
+    Body(Vec<u8>),
+    Hang,
+}
+
+#[derive(Debug)]
+struct State {
+    token: &'static str,
+    behavior: Behavior,
+    requests: usize,
+}
+
+impl Cluster {
+    async fn new() -> Self {
+        let authority = Authority::new("127.0.0.1");
+        let state = State { token: "one", behavior: Behavior::Zone("a"), requests: 0 };
+        let state = Arc::new(Mutex::new(state));
+        let shared = Arc::clone(&state);
+        let port = serve(Some(authority.acceptor.clone()), move |request| {
+            let mut state = shared.lock().unwrap();
+            state.requests += 1;
+            let headers = request.headers();
+            if header(headers, "authorization") != format!("Bearer {}", state.token) {
+                return Some(answer(401, r#"{"kind": "Status", "code": 401}"#));
+            }
+            assert!(header(headers, "accept").contains("as=PartialObjectMetadata"));
+            if request.uri().path() != "/api/v1/nodes/node-1.example.com" {
+                return Some(answer(404, "{}"));
+            }
+            match state.behavior.clone() {
+                Behavior::Zone(zone) => Some(answer(
+                    200,
+                    format!(
+                        r#"{{"kind": "PartialObjectMetadata", "metadata": {{
+                            "name": "node-1.example.com",
+                            "labels": {{"topology.kubernetes.io/zone": "{zone}", "other": "x"}}
+                        }}}}"#
+                    ),
+                )),
+                Behavior::Status(status) => Some(answer(status, "{}")),
+                Behavior::Body(body) => Some(answer(200, body)),
+                Behavior::Hang => None,
+            }
+        })
+        .await;
+        let top = TempDir::new().unwrap();
+        let mut endpoints = Endpoints::new(
+            [
+                ("NODE_NAME", "node-1.example.com"),
+                ("KUBERNETES_SERVICE_HOST", "127.0.0.1"),
+                ("KUBERNETES_SERVICE_PORT", &port.to_string()),
+            ]
+            .map(|(name, value)| (name.into(), value.into())),
+        );
+        endpoints.service_account = top.path().into();
+        let cluster = Self { top, authority, state, endpoints: Arc::new(endpoints) };
+        cluster.write("token", "one\n");
+        cluster.write("ca.crt", &cluster.authority.pem);
+        cluster
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        fs::write(self.top.path().join(file), text).unwrap();
+    }
+
+    fn behave(&self, behavior: Behavior) {
+        self.state.lock().unwrap().behavior = behavior;
+    }
+
+    async fn ask(&self) -> Result<BTreeMap<String, String>, String> {
+        kubernetes::node_labels(&self.endpoints, &keys(&["topology.kubernetes.io/zone", "none"]))
+            .await
+    }
+
+    /// The endpoints with another environment variable.
+    fn with(&self, name: &str, value: &str) -> Arc<Endpoints> {
+        let mut endpoints = (*self.endpoints).clone();
+        endpoints.environment.insert(name.into(), value.into());
+        Arc::new(endpoints)
+    }
+}
+
+#[tokio::test]
+async fn the_node_has_labels_and_credentials_are_read_each_time() {
+    let cluster = Cluster::new().await;
+    let zone = |zone| Ok(pairs(&[("topology.kubernetes.io/zone", zone)]));
+    assert_eq!(cluster.ask().await, zone("a"));
+    cluster.state.lock().unwrap().token = "two";
+    assert_fault(&cluster.ask().await, "answers 401 Unauthorized");
+    cluster.write("token", "two");
+    assert_eq!(cluster.ask().await, zone("a"));
+    // A bundle, while authorities change.
+    cluster.write("ca.crt", &format!("{}{}", Authority::new("x").pem, cluster.authority.pem));
+    assert_eq!(cluster.ask().await, zone("a"));
+    cluster.write("ca.crt", &Authority::new("127.0.0.1").pem);
+    assert_fault(&cluster.ask().await, "invalid peer certificate");
+}
+
+#[tokio::test]
+async fn the_api_is_believed_only_with_a_good_answer() {
+    let cluster = Cluster::new().await;
+    for (behavior, problem) in [
+        (Behavior::Status(403), "allow the service account to get nodes"),
+        (Behavior::Status(500), "answers 500"),
+        (Behavior::Status(302), "answers 302"),
+        (Behavior::Body(b"garbage".to_vec()), "not JSON"),
+        (Behavior::Body(b"{\"metadata\": {\"name\": \"node-2\"}}".to_vec()), "not the node node-1"),
+        (Behavior::Body(b"[]".to_vec()), "not the node"),
+        (Behavior::Body(vec![b' '; (1 << 20) + 1]), "larger than"),
+    ] {
+        cluster.behave(behavior);
+        assert_fault(&cluster.ask().await, problem);
+    }
+    let ask = async |endpoints| kubernetes::node_labels(&endpoints, &keys(&["a"])).await;
+    for (name, value, problem) in [
+        ("NODE_NAME", "node-2", "answers 404"),
+        ("NODE_NAME", "../secrets", "is not the name of a node"),
+        ("NODE_NAME", "", "is not the name of a node"),
+        ("KUBERNETES_SERVICE_PORT", "https", "KUBERNETES_SERVICE_PORT `https`: invalid digit"),
+        ("KUBERNETES_SERVICE_HOST", "localhost", "TLS with localhost"),
+    ] {
+        assert_fault(&ask(cluster.with(name, value)).await, problem);
+    }
+    let mut endpoints = (*cluster.endpoints).clone();
+    endpoints.environment.clear();
+    assert_fault(&ask(Arc::new(endpoints)).await, "the environment has no NODE_NAME");
+    cluster.write("ca.crt", "no certificate");
+    assert_fault(&cluster.ask().await, "ca.crt`: no certificate in it");
+    fs::remove_file(cluster.top.path().join("token")).unwrap();
+    assert_fault(&cluster.ask().await, "token`: No such file");
+    // A server that does not speak TLS.
+    let cluster = Cluster::new().await;
+    let port = serve(None, |_| Some(answer(200, "{}"))).await;
+    let endpoints = cluster.with("KUBERNETES_SERVICE_PORT", &port.to_string());
+    assert_fault(&ask(endpoints).await, "TLS with 127.0.0.1");
+}
+
+/// Sources, and how often they said that something changed.
+fn sources(endpoints: &Endpoints, schedule: Schedule) -> (Sources, Arc<AtomicUsize>) {
+    let changes = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&changes);
+    let on_change = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+    };
+    (Sources::new(endpoints.clone(), schedule, on_change), changes)
+}
+
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+#[tokio::test]
+async fn the_last_good_answer_stays() {
+    let cluster = Cluster::new().await;
+    let (mut sources, changes) = sources(&cluster.endpoints, FAST);
+    let uses = uses(&[(Source::NodeLabels, ZONE), (Source::Arch, "")]);
+    let reader = sources.reader();
+    // Nothing is waited for.
+    sources.follow(&uses);
+    let values = reader.read(&uses);
+    assert_eq!(values.get(Source::NodeLabels, ZONE), None);
+    assert_eq!(values.up().collect::<Vec<_>>(), [("arch", true), ("node.labels", false)]);
+
+    timeout(PATIENCE, reader.first_answers(&uses)).await.unwrap();
+    let good = reader.read(&uses);
+    assert_eq!(good.get(Source::NodeLabels, ZONE), Some("a"));
+    assert!(good.up().all(|(_, up)| up));
+    let told = changes.load(Ordering::Relaxed);
+    assert_eq!(told, 1);
+
+    // Answers that say the same are no change.
+    let requests = cluster.state.lock().unwrap().requests;
+    until("it asks again", || cluster.state.lock().unwrap().requests > requests + 2).await;
+    assert_eq!(changes.load(Ordering::Relaxed), told);
+
+    for behavior in [
+        Behavior::Status(403),
+        Behavior::Body(b"garbage".to_vec()),
+        Behavior::Body(vec![b' '; (1 << 20) + 1]),
+    ] {
+        cluster.behave(behavior.clone());
+        until("the fault shows", || reader.read(&uses).up().any(|(_, up)| !up)).await;
+        assert_eq!(reader.read(&uses).get(Source::NodeLabels, ZONE), Some("a"), "{behavior:?}");
+        cluster.behave(Behavior::Zone("a"));
+        until("it recovers", || reader.read(&uses) == good).await;
+    }
+    let told = changes.load(Ordering::Relaxed);
+    cluster.behave(Behavior::Zone("b"));
+    until("the new zone", || reader.read(&uses).get(Source::NodeLabels, ZONE) == Some("b")).await;
+    assert_eq!(changes.load(Ordering::Relaxed), told + 1);
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_holds_up_nothing() {
+    let cluster = Cluster::new().await;
+    cluster.behave(Behavior::Hang);
+    let schedule = Schedule { timeout: Duration::from_millis(100), ..FAST };
+    let (mut sources, _) = sources(&cluster.endpoints, schedule);
+    let uses = uses(&[(Source::NodeLabels, ZONE)]);
+    let begin = Instant::now();
+    sources.follow(&uses);
+    let values = sources.reader().read(&uses);
+    assert!(begin.elapsed() < Duration::from_millis(100));
+    assert_eq!(values.readings().next().unwrap().1.fault.as_deref(), Some("no answer yet"));
+    let reader = sources.reader();
+    timeout(PATIENCE, reader.first_answers(&uses)).await.unwrap();
+    let fault = reader.read(&uses).readings().next().unwrap().1.fault.clone();
+    assert_eq!(fault.as_deref(), Some("no answer within 100ms"));
+    cluster.behave(Behavior::Zone("a"));
+    until("the zone", || reader.read(&uses).get(Source::NodeLabels, ZONE) == Some("a")).await;
+
+    // One that takes connections and does not even speak TLS.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let endpoints = cluster.with("KUBERNETES_SERVICE_PORT", &port);
+    let keys = keys(&["a"]);
+    let ask = kubernetes::node_labels(&endpoints, &keys);
+    assert!(timeout(Duration::from_millis(100), ask).await.is_err());
+}
+
+#[tokio::test]
+async fn failures_are_retried_ever_more_slowly_until_there_is_an_answer() {
+    let times = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&times);
+    let port = serve(None, move |_| {
+        let mut times = log.lock().unwrap();
+        times.push(Instant::now());
+        Some(if times.len() < 6 { answer(503, "") } else { answer(200, r#"{"zone": "1"}"#) })
+    })
+    .await;
+    let mut endpoints = Endpoints::new([]);
+    endpoints.azure = local(port);
+    let schedule = Schedule {
+        cloud: Duration::from_hours(1),
+        first_retry: Duration::from_millis(10),
+        last_retry: Duration::from_millis(80),
+        ..FAST
+    };
+    let (mut sources, _) = sources(&endpoints, schedule);
+    let uses = uses(&[(Source::Azure, "zone")]);
+    sources.follow(&uses);
+    let reader = sources.reader();
+    until("the zone", || reader.read(&uses).get(Source::Azure, "zone") == Some("1")).await;
+    let times = times.lock().unwrap().clone();
+    assert_eq!(times.len(), 6);
+    for (pair, least) in times.windows(2).zip([9, 18, 36, 72, 72]) {
+        let pause = pair[1] - pair[0];
+        assert!(pause >= Duration::from_millis(least), "{pause:?} is not {least} ms");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_used_is_not_asked() {
+    let cluster = Cluster::new().await;
+    let (mut sources, _) = sources(&cluster.endpoints, FAST);
+    let requests = || cluster.state.lock().unwrap().requests;
+    let none = Uses::default();
+    sources.follow(&none);
+    sleep(Duration::from_millis(60)).await;
+    assert_eq!(requests(), 0);
+
+    let zone = uses(&[(Source::NodeLabels, ZONE)]);
+    sources.follow(&zone);
+    let reader = sources.reader();
+    until("the zone", || reader.read(&zone).get(Source::NodeLabels, ZONE) == Some("a")).await;
+    // A further key: what is known stays until it is known too.
+    cluster.behave(Behavior::Status(500));
+    let both = uses(&[(Source::NodeLabels, ZONE), (Source::NodeLabels, "other")]);
+    sources.follow(&both);
+    assert_eq!(reader.read(&both).get(Source::NodeLabels, ZONE), Some("a"));
+    cluster.behave(Behavior::Zone("a"));
+    until("both", || reader.read(&both).get(Source::NodeLabels, "other") == Some("x")).await;
+
+    sources.follow(&none);
+    sleep(Duration::from_millis(20)).await;
+    let before = requests();
+    sleep(Duration::from_millis(80)).await;
+    assert_eq!(requests(), before);
+    // What was known is forgotten, too.
+    assert_eq!(reader.read(&zone).get(Source::NodeLabels, ZONE), None);
+    sources.follow(&zone);
+    until("asked again", || requests() > before).await;
+    drop(sources);
+    sleep(Duration::from_millis(20)).await;
+    let before = requests();
+    sleep(Duration::from_millis(80)).await;
+    assert_eq!(requests(), before);
+}
+
+#[tokio::test]
+async fn files_are_watched() {
+    let top = TempDir::new().unwrap();
+    let file = top.path().join("zone");
+    let mut endpoints = Endpoints::new([]);
+    endpoints.pod_info = top.path().join("podinfo");
+    fs::create_dir(&endpoints.pod_info).unwrap();
+    fs::write(endpoints.pod_info.join("labels"), "app=\"web\"\n").unwrap();
+    fs::write(&file, "a\n").unwrap();
+    let path = file.to_str().unwrap();
+    let (mut sources, changes) = sources(&endpoints, FAST);
+    let uses = uses(&[(Source::File, path), (Source::PodLabels, "app")]);
+    assert!(sources.follow(&uses));
+    assert!(!sources.follow(&uses));
+    let reader = sources.reader();
+    assert_eq!(reader.read(&uses).get(Source::File, path), Some("a"));
+    assert_eq!(reader.read(&uses).get(Source::PodLabels, "app"), Some("web"));
+
+    fs::write(&file, "b\n").unwrap();
+    until("the file's change", || changes.load(Ordering::Relaxed) > 0).await;
+    assert_eq!(reader.read(&uses).get(Source::File, path), Some("b"));
+    // As kubelet does: a new directory in place of the old.
+    sleep(Duration::from_millis(50)).await;
+    let before = changes.load(Ordering::Relaxed);
+    let new = endpoints.pod_info.join("labels.new");
+    fs::write(&new, "app=\"db\"\n").unwrap();
+    fs::rename(&new, endpoints.pod_info.join("labels")).unwrap();
+    until("the pod's change", || changes.load(Ordering::Relaxed) > before).await;
+    assert_eq!(reader.read(&uses).get(Source::PodLabels, "app"), Some("db"));
+
+    assert!(sources.follow(&Uses::default()));
+    sleep(Duration::from_millis(50)).await;
+    let before = changes.load(Ordering::Relaxed);
+    fs::write(&file, "c\n").unwrap();
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(changes.load(Ordering::Relaxed), before);
+}
+
+#[test]
+fn jitter_is_a_tenth() {
+    let period = Duration::from_mins(5);
+    assert_eq!(jittered(period, 0), Duration::from_secs(270));
+    assert_eq!(jittered(period, u32::MAX), Duration::from_secs(330));
+    let seconds: Vec<_> = (0..100).map(|_| jittered(period, random()).as_secs()).collect();
+    assert!(seconds.iter().all(|seconds| (270..=330).contains(seconds)), "{seconds:?}");
+    let distinct: BTreeSet<_> = seconds.iter().collect();
+    assert!(distinct.len() > 20, "{seconds:?}");
+}
+
+#[test]
+fn every_source_has_a_name_of_its_own() {
+    let names: BTreeSet<_> = Source::ALL.into_iter().map(Source::name).collect();
+    assert_eq!(names.len(), Source::ALL.len());
+}

@@ -1,0 +1,317 @@
+use super::*;
+
+/// A host of which some values are known.
+fn values() -> Values {
+    let reading = |pairs: &[(&str, &str)]| {
+        Reading::of(pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect())
+    };
+    [
+        (Source::Hostname, reading(&[("", "Web-17.example.com")])),
+        (Source::Arch, reading(&[("", "x86_64")])),
+        (Source::KernelRelease, reading(&[("", "6.12.1-arm64")])),
+        (Source::Os, reading(&[("id", "debian"), ("version_id", "13")])),
+        (Source::Env, reading(&[("RACK", "r12"), ("EMPTY", ""), ("SENTENCE", "one two three")])),
+        (Source::File, reading(&[("/etc/zone", "eu-1a"), ("/etc/long", &"é".repeat(512))])),
+        (Source::NodeLabels, reading(&[("topology.kubernetes.io/zone", "eu-west-1b")])),
+        (Source::PodLabels, Reading::fault("reading `/etc/podinfo/labels`: not found")),
+    ]
+    .into_iter()
+    .collect()
+}
+
+#[track_caller]
+fn check(template: &str, expected: Option<&str>) {
+    let rendered = Template::parse(template).unwrap().render(&values());
+    assert_eq!(rendered, Ok(expected.map(str::to_owned)), "{template}");
+}
+
+#[track_caller]
+fn check_fault(template: &str, expected: &str) {
+    let fault = Template::parse(template).unwrap_err();
+    assert_eq!(format!("{}: {fault}", fault.offset), expected, "{template}");
+}
+
+#[test]
+fn text_without_expressions_stands_for_itself() {
+    for text in ["web-17", "a } b }} %}", "100%", "{ }", "zeile\n", " é ", "{"] {
+        check(text, Some(text));
+    }
+    check("", None);
+    check("a line\n{{ arch }}\n", Some("a line\nx86_64\n"));
+}
+
+#[test]
+fn values_are_named_by_source() {
+    check("{{ hostname }}", Some("Web-17.example.com"));
+    check("{{ kernel.release }}/{{arch}}", Some("6.12.1-arm64/x86_64"));
+    check("{{ os.id }}-{{ os[\"version_id\"] }}", Some("debian-13"));
+    check("{{ env.RACK }}", Some("r12"));
+    check("{{ file(\"/etc/zone\") }}", Some("eu-1a"));
+    check("{{ node.labels[\"topology.kubernetes.io/zone\"] }}", Some("eu-west-1b"));
+    check("{{ node['labels']['topology.kubernetes.io/zone'] }}", Some("eu-west-1b"));
+    // Nothing is escaped as for HTML.
+    check("{{ '<a&b>' }}", Some("<a&b>"));
+}
+
+#[test]
+fn what_a_template_uses_is_known_before_it_is_rendered() {
+    let template = Template::parse(
+        "{{ env.A if hostname == 'x' else file('/a') }} {{ node.labels['z'] | default(env.B) }}",
+    );
+    let mut expected = Uses::default();
+    expected.insert(Source::Env, "A");
+    expected.insert(Source::Env, "B");
+    expected.insert(Source::File, "/a");
+    expected.insert(Source::Hostname, "");
+    expected.insert(Source::NodeLabels, "z");
+    assert_eq!(template.unwrap().uses(), &expected);
+    assert_eq!(Template::parse("{ hostname }").unwrap().uses(), &Uses::default());
+}
+
+#[test]
+fn a_value_that_cannot_be_had_gives_the_default_or_nothing() {
+    for template in [
+        "{{ env.NONE }}",
+        "zone-{{ env.NONE }}",
+        "{{ env.NONE | lower }}",
+        "{{ env.NONE | upper }}",
+        "{{ env.NONE | replace('a', 'b') }}",
+        "{{ env.NONE | regex_replace('a', 'b') }}",
+        "{{ env.NONE | truncate(3) }}",
+        "{{ env.NONE | split('-') | join('_') }}",
+        "{{ (env.NONE | split('-'))[0] }}",
+        "{{ env.NONE ~ 'x' }}",
+        "{{ 'x' + env.NONE }}",
+        "{{ [hostname, env.NONE] | join('-') }}",
+        "{{ 'abc' | replace('a', env.NONE) }}",
+        "{{ env.NONE[0] }}",
+        "{{ env.NONE[:2] }}",
+        "{{ pod.labels['app'] }}",
+        "{{ file('/etc/none') }}",
+        "{{ azure.zone }}",
+        "{{ fqdn }}",
+        "{{ os.variant_id }}",
+        "{{ (hostname | split('.'))[7] }}",
+        "{{ env.EMPTY }}",
+        "{{ 'x' if hostname == 'y' }}",
+        "{{ none }}",
+    ] {
+        check(template, None);
+    }
+    check("{{ env.NONE | default('x') }}", Some("x"));
+    check("{{ env.NONE | upper | default('x') }}", None);
+    check("{{ pod.labels['app'] | default('none') }}", Some("none"));
+    check("{{ azure.zone | default(env.RACK) | upper }}", Some("R12"));
+    check("{{ env.EMPTY | default('x') }}", None);
+    check("{{ env.EMPTY | default('x', true) }}", Some("x"));
+    check("{{ env.NONE or env.RACK }}", Some("r12"));
+    check("{{ env.RACK if env.RACK is defined else 'x' }}", Some("r12"));
+    check("{{ env.NONE if env.NONE is defined else 'x' }}", Some("x"));
+}
+
+#[test]
+fn filters_do_what_jinja_users_expect() {
+    check("{{ hostname | lower }}", Some("web-17.example.com"));
+    check("{{ 'straße' | upper }}", Some("STRASSE"));
+    check("{{ hostname | replace('.example.com', '') }}", Some("Web-17"));
+    check("{{ (hostname | split('.'))[0] | lower }}", Some("web-17"));
+    check("{{ (hostname | split('.'))[-1] }}", Some("com"));
+    check("{{ hostname | split('.') | join('_') }}", Some("Web-17_example_com"));
+    check("{{ [os.id, os.version_id] | join('-') }}", Some("debian-13"));
+    check("{{ hostname[:3] }}", Some("Web"));
+    check("{{ env.SENTENCE | split | join('+') }}", Some("one+two+three"));
+    check("{{ hostname | regex_replace('^Web-(\\\\d+).*', 'n$1') }}", Some("n17"));
+    check(
+        "{{ hostname | regex_replace('(?P<first>[a-z])', '<${first}>') | truncate(8, true, '') }}",
+        Some("W<e><b>-<1"[..8].into()),
+    );
+    check("{{ 'aaa' | regex_replace('b*', '-') }}", Some("-a-a-a-"));
+    check("{{ 'a.b' | regex_replace('.', 'x') }}", Some("xxx"));
+}
+
+/// The cases of Jinja's own documentation, and of its code.
+#[test]
+fn truncate_cuts_as_jinja_does() {
+    check("{{ 'foo bar baz qux' | truncate(9) }}", Some("foo..."));
+    check("{{ 'foo bar baz qux' | truncate(9, true) }}", Some("foo ba..."));
+    check("{{ 'foo bar baz qux' | truncate(11) }}", Some("foo bar baz qux"));
+    check("{{ 'foo bar baz qux' | truncate(11, false, '...', leeway=0) }}", Some("foo bar..."));
+    check(
+        "{{ 'foo bar baz qux' | truncate(length=9, killwords=true, end='') }}",
+        Some("foo bar b"),
+    );
+    check("{{ 'éèêëüöä' | truncate(1, true, '', leeway=0) }}", Some("é"));
+    check_fault(
+        "{{ 'foo bar baz' | truncate(2) }}",
+        "19: invalid operation: truncate: length 2 is less than that of the end `...`",
+    );
+}
+
+#[test]
+fn what_is_unknown_is_refused_with_the_nearest_name() {
+    check_fault("a {{ hostnam }}", "5: unknown name hostnam; did you mean hostname?");
+    check_fault(
+        "{{ kernel.relase }}",
+        "3: unknown name kernel.relase; did you mean kernel.release?",
+    );
+    check_fault("{{ os.ID }}", "3: unknown name os.ID; did you mean os.id?");
+    check_fault(
+        "{{ aws.zone }}",
+        "3: unknown name aws.zone; write one of aws.availability_zone, \
+         aws.availability_zone_id, aws.instance_id, aws.instance_type, aws.region",
+    );
+    check_fault(
+        "{{ node.label['topology.kubernetes.io/zone'] }}",
+        "3: unknown name node.label.topology.kubernetes.io/zone; did you mean node.labels?",
+    );
+    check_fault("{{ envs.RACK }}", "3: unknown name envs.RACK; did you mean env?");
+    check_fault(
+        "{{ datacenter }}",
+        "3: unknown name datacenter; write one of arch, aws, azure, boot_id, env, file, fqdn, gcp, \
+         hostname, kernel.release, machine_id, node.labels, os, pod.annotations, pod.labels",
+    );
+    check_fault("{{ hostname | uper }}", "14: unknown filter uper; did you mean upper?");
+    check_fault(
+        "{{ hostname | tojson }}",
+        "14: unknown filter tojson; write one of default, join, lower, regex_replace, replace, \
+         split, truncate, upper",
+    );
+    check_fault(
+        "{{ hostname | default(env.A | lowr) }}",
+        "30: unknown filter lowr; did you mean lower?",
+    );
+    check_fault("{{ 1 if arch is define }}", "16: unknown test define; did you mean defined?");
+    check_fault("{{ flie('/a') }}", "3: unknown function flie; did you mean file?");
+    // Wherever it stands.
+    for template in [
+        "{{ [arch, nope] | join }}",
+        "{{ {'a': nope}['a'] }}",
+        "{{ arch if nope else arch }}",
+        "{{ arch if arch else nope }}",
+        "{{ arch[nope:] }}",
+        "{{ arch | replace('a', nope) }}",
+        "{{ arch ~ nope }}",
+        "{{ not nope }}",
+        "{{ arch == nope }}",
+        "{{ 'a' < arch < nope }}",
+        "{{ (arch | split)[nope] }}",
+        "{{ nope is defined }}",
+        "{{ arch | truncate(length=nope) }}",
+        "{{ (nope, 1)[0] }}",
+        "{{ nope | default('x') }}",
+        "{{ loop.index }}",
+        "{{ self }}",
+    ] {
+        let fault = Template::parse(template).unwrap_err();
+        let name = fault.problem.strip_prefix("unknown name ").expect(&fault.problem);
+        assert!(template[fault.offset..].starts_with(&name[..4]), "{template}: {fault}");
+    }
+}
+
+#[test]
+fn what_is_not_a_value_is_refused() {
+    check_fault("{{ env }}", "3: env needs a name, as env.NAME");
+    check_fault("{{ env[arch] }}", "3: env needs a name, as env.NAME");
+    check_fault("{{ node.labels }}", "3: node.labels needs a name, as node.labels[\"example\"]");
+    check_fault("{{ hostname.short }}", "3: hostname is a text and has no short");
+    check_fault("{{ env.A.b }}", "3: env[\"A\"] is a text and has no b");
+    check_fault("{{ (arch | lower).x }}", "18: a text has no fields; .x can't be had");
+    check_fault("{{ hostname.upper() }}", "12: there are no methods; use a filter for upper");
+    check_fault("{{ file }}", "3: file needs a path, as file(\"/path\")");
+    check_fault("{{ file(env.A) }}", "3: file needs one path in quotes, as file(\"/path\")");
+    check_fault("{{ file('a') }}", "3: file needs an absolute path, as file(\"/path\")");
+    check_fault("{{ arch('a') }}", "3: unknown function arch; write one of file");
+}
+
+#[test]
+fn statements_and_comments_are_refused() {
+    let statements = "has no statements, only {{ … }}; for the text {% write {{ \"{%\" }}";
+    let comments = "has no comments, only {{ … }}; for the text {# write {{ \"{#\" }}";
+    for (template, offset, problem) in [
+        ("{% if arch %}a{% endif %}", 0, statements),
+        ("{{ arch }} {% for a in arch %}{% endfor %}", 11, statements),
+        ("é{% include 'a' %}", 2, statements),
+        ("{% raw %}{{ arch }}{% endraw %}", 0, statements),
+        ("x{%- set a = 1 -%}", 1, statements),
+        ("{# remark #}{{ arch }}", 0, comments),
+        ("{{ arch }}{# remark #}", 10, comments),
+        ("{{ arch }} {#- remark -#} x", 11, comments),
+        ("a {# not closed", 2, comments),
+        ("a {% not closed", 2, statements),
+    ] {
+        check_fault(template, &format!("{offset}: {problem}"));
+    }
+    check("{{ '{%' }}{{ \"{#\" }}{{ '{{' }}", Some("{%{#{{"));
+    check("{{ arch -}}  x", Some("x86_64x"));
+}
+
+#[test]
+fn mistakes_of_syntax_have_a_place() {
+    for (template, offset) in
+        [("{{ arch", 3), ("{{ }}", 3), ("ab {{ arch | }}", 13), ("{{ 'a }}", 8), ("{{ a b }}", 5)]
+    {
+        let fault = Template::parse(template).unwrap_err();
+        assert!(fault.problem.starts_with("syntax error: "), "{template}: {fault}");
+        assert_eq!(fault.offset, offset, "{template}: {fault}");
+    }
+}
+
+/// What no value can make right is a mistake of the template.
+#[test]
+fn filters_are_tried_when_the_template_is_parsed() {
+    for (template, expected) in [
+        ("{{ arch | replace('a') }}", "10: missing argument"),
+        ("{{ arch | lower('a') }}", "10: too many arguments"),
+        (
+            "{{ arch | truncate(5, lenght=3) }}",
+            "10: too many arguments: unknown keyword argument 'lenght'",
+        ),
+        (
+            "{{ arch | split('-') }}",
+            "3: invalid operation: a sequence is no text; pick one of it, or join it",
+        ),
+        ("{{ arch | regex_replace(arch, 'a') }}", "10: regex_replace needs a pattern in quotes"),
+        (
+            "{{ arch | regex_replace('a(', '') }}",
+            "10: regex_replace: `a(` is not a regular expression: unclosed group",
+        ),
+    ] {
+        check_fault(template, expected);
+    }
+    let fault = Template::parse("{{ arch | regex_replace('\\\\w{999}{99}', '') }}").unwrap_err();
+    assert!(fault.problem.contains("size limit"), "{fault}");
+}
+
+#[test]
+fn text_and_work_are_bounded() {
+    let long = Template::parse("{{ file('/etc/long') }}").unwrap();
+    assert_eq!(long.render(&values()).unwrap().unwrap().len(), 1_024);
+    let longer = Template::parse("{{ file('/etc/long') }}x").unwrap();
+    assert_eq!(longer.render(&values()), Err(RenderError::TooLong(1_025)));
+    assert_eq!(
+        Template::parse(&"x".repeat(1_025)).unwrap().render(&values()),
+        Err(RenderError::TooLong(1_025))
+    );
+
+    let fault = Template::parse(&"x".repeat(4_097)).unwrap_err();
+    assert_eq!(fault.problem, "has 4097 bytes, 4096 at most");
+    check_fault(
+        "{{ 'x' * 100000000 }}",
+        "3: rendering takes more than 20000 steps; make it simpler",
+    );
+    let ever_longer =
+        "{{ arch".to_owned() + &" | replace('', 'xxxxxxxxxxxxxxxx')".repeat(6) + " }}";
+    let fault = Template::parse(&ever_longer).unwrap_err();
+    assert_eq!(fault.problem, RenderError::TooManySteps.to_string());
+    let file = Reading::of([("/f".to_owned(), "x".repeat(1 << 16))].into());
+    let values: Values = [(Source::File, file)].into_iter().collect();
+    let longer_file =
+        Template::parse("{{ file('/f') | regex_replace('x', 'yyyyyyyyyyyyyyyyyyyy') }}");
+    let error = longer_file.unwrap().render(&values).unwrap_err();
+    assert!(error.to_string().contains("more than 65536 bytes"), "{error}");
+    let works = "{{ file('/f')".to_owned() + &" | lower | upper".repeat(6) + " | truncate(3) }}";
+    let error = Template::parse(&works).unwrap().render(&values).unwrap_err();
+    assert_eq!(error, RenderError::TooManySteps);
+    let deep = "{{ ".to_owned() + &"(".repeat(2_000) + "arch" + &")".repeat(2_000) + " }}";
+    assert!(Template::parse(&deep).is_err());
+}
