@@ -62,7 +62,7 @@ impl Online {
 }
 
 /// Parses `0-3,8`. No number is believed that would make the list unreasonably long.
-fn parse(list: &str) -> Option<Vec<u32>> {
+pub(crate) fn parse(list: &str) -> Option<Vec<u32>> {
     const MAX_CPU: u32 = 1 << 16;
     let mut cpus = Vec::new();
     for range in list.trim_end().split(',') {

@@ -186,29 +186,33 @@ impl Scheduler {
     fn attempt(&self) -> Result<(Snapshot, u64), ReadError> {
         let taken_at = monotonic_ns()? - CLOCK_MARGIN_NS;
         let online = self.online.read()?;
-        let mut pending: Vec<_> = online
-            .into_iter()
-            .filter_map(|cpu| self.possible.binary_search(&cpu).ok().map(|slot| (cpu, slot)))
-            .collect();
-        let mut cpus = Vec::with_capacity(pending.len());
+        let mut pending: Vec<_> = self.possible.iter().copied().zip(0..).collect();
+        let mut cpus = Vec::with_capacity(online.len());
+        let mut offline = Vec::new();
         let mut latest = taken_at;
         for attempt in 0..READ_ATTEMPTS {
             if attempt >= PROMPT_ATTEMPTS {
                 std::thread::sleep(PAUSE);
             }
             let records = self.read()?;
-            pending.retain(|&(cpu, slot)| {
+            pending.retain(|&(id, slot): &(u32, usize)| {
                 let record = &records[slot].0;
-                let whole = snapshot::is_whole(record);
-                if whole {
-                    latest = latest.max(CpuRecord::open(record.open).0);
-                    cpus.push(snapshot::settle(cpu, record, taken_at, self.attached_at));
+                if !snapshot::is_whole(record) {
+                    return true;
                 }
-                !whole
+                let cpu = snapshot::settle(id, record, taken_at, self.attached_at);
+                if online.binary_search(&id).is_ok() {
+                    latest = latest.max(CpuRecord::open(record.open).0);
+                    cpus.push(cpu);
+                } else if cpu.times.is_some() {
+                    offline.push(cpu);
+                }
+                false
             });
             if pending.is_empty() {
                 cpus.sort_unstable_by_key(|cpu| cpu.id);
-                return Ok((Snapshot { taken_at, cpus }, latest - taken_at));
+                offline.sort_unstable_by_key(|cpu| cpu.id);
+                return Ok((Snapshot { taken_at, cpus, offline }, latest - taken_at));
             }
             self.torn_reads.fetch_add(pending.len() as u64, Ordering::Relaxed);
         }

@@ -10,6 +10,26 @@ pub struct Snapshot {
     pub taken_at: u64,
     /// The online CPUs, ascending.
     pub cpus: Vec<Cpu>,
+    /// CPUs that have been online and are not now, ascending: sums of several CPUs must not lose
+    /// what these have had.
+    pub offline: Vec<Cpu>,
+}
+
+impl Snapshot {
+    /// The times of a CPU, online or not; none where it has had no switch yet.
+    pub fn times(&self, id: u32) -> Option<&Times> {
+        let find = |cpus: &'_ [Cpu]| cpus.binary_search_by_key(&id, |cpu| cpu.id).ok();
+        let cpu = match find(&self.cpus) {
+            Some(index) => &self.cpus[index],
+            None => &self.offline[find(&self.offline)?],
+        };
+        cpu.times.as_ref()
+    }
+
+    /// Whether a CPU is online.
+    pub fn is_online(&self, id: u32) -> bool {
+        self.cpus.binary_search_by_key(&id, |cpu| cpu.id).is_ok()
+    }
 }
 
 /// One CPU at the instant of its snapshot. Times are nanoseconds.
@@ -37,6 +57,22 @@ pub struct Times {
     pub wait_ns: u64,
     /// Run-queue waits by length, as in [`CpuRecord::wait_buckets`].
     pub wait_buckets: [u64; WAIT_BUCKETS],
+}
+
+impl Times {
+    /// Adds those of another CPU.
+    pub fn add(&mut self, other: &Self) {
+        let add = |sums: &mut [u64], others: &[u64]| {
+            for (sum, other) in sums.iter_mut().zip(others) {
+                *sum += other;
+            }
+        };
+        add(&mut self.mode_ns, &other.mode_ns);
+        add(&mut self.switches, &other.switches);
+        add(&mut self.wait_buckets, &other.wait_buckets);
+        self.missed_switches += other.missed_switches;
+        self.wait_ns += other.wait_ns;
+    }
 }
 
 /// Whether a copy of a record is whole: no write was under way, and its parts agree. The second

@@ -1,0 +1,182 @@
+//! Where each CPU is in the machine, by sysfs: what label rules can tell CPUs apart by.
+//!
+//! <https://docs.kernel.org/admin-guide/cputopology.html>
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use crate::cpus;
+
+/// The place of sysfs.
+pub const SYSFS: &str = "/sys";
+
+/// The place of one CPU. What the kernel doesn't tell, such as the core of a CPU that is offline, is
+/// none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// NUMA node.
+    pub numa_node: Option<u32>,
+    /// Package, or socket.
+    pub package: Option<u32>,
+    /// Core; its number is unique in the package.
+    pub core: Option<u32>,
+    /// Cluster of cores that share a resource; where the kernel and the firmware tell (Linux 5.16).
+    pub cluster: Option<u32>,
+    /// Which of the core's hardware threads it is, from 0.
+    pub smt_sibling: Option<u32>,
+    /// Whether it was isolated at boot (`isolcpus=`).
+    pub isolated: bool,
+}
+
+/// The places of all possible CPUs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology(BTreeMap<u32, Place>);
+
+/// The kernel's description can't be read.
+#[derive(Debug, thiserror::Error)]
+#[error("reading `{}`: {source}", path.display())]
+pub struct TopologyError {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+impl Topology {
+    /// Reads what `sysfs` says of these CPUs. A file that is missing leaves its part out: there are
+    /// no NUMA nodes without `CONFIG_NUMA`, and no cores of CPUs that are offline.
+    pub fn read(sysfs: &Path, possible: &[u32]) -> Result<Self, TopologyError> {
+        let mut places: BTreeMap<u32, Place> =
+            possible.iter().map(|cpu| (*cpu, Place::default())).collect();
+        for (&cpu, place) in &mut places {
+            let directory = sysfs.join(format!("devices/system/cpu/cpu{cpu}/topology"));
+            let number = |name: &str| Ok(text(&directory.join(name))?.and_then(|n| n.parse().ok()));
+            place.package = number("physical_package_id")?;
+            place.core = number("core_id")?;
+            // Before 5.16 there is none, and -1 says that the firmware doesn't tell.
+            place.cluster = number("cluster_id")?;
+            let siblings = text(&directory.join("thread_siblings_list"))?;
+            let siblings = siblings.and_then(|list| cpus::parse(&list)).unwrap_or_default();
+            let nth = siblings.iter().position(|sibling| *sibling == cpu);
+            place.smt_sibling = nth.and_then(|nth| u32::try_from(nth).ok());
+        }
+        for (node, cpus) in nodes(&sysfs.join("devices/system/node"))? {
+            for cpu in cpus {
+                if let Some(place) = places.get_mut(&cpu) {
+                    place.numa_node = Some(node);
+                }
+            }
+        }
+        let isolated = text(&sysfs.join("devices/system/cpu/isolated"))?;
+        for cpu in isolated.and_then(|list| cpus::parse(&list)).unwrap_or_default() {
+            if let Some(place) = places.get_mut(&cpu) {
+                place.isolated = true;
+            }
+        }
+        Ok(Self(places))
+    }
+
+    /// Every possible CPU with its place, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Place)> {
+        self.0.iter().map(|(cpu, place)| (*cpu, place))
+    }
+}
+
+impl FromIterator<(u32, Place)> for Topology {
+    fn from_iter<T: IntoIterator<Item = (u32, Place)>>(places: T) -> Self {
+        Self(places.into_iter().collect())
+    }
+}
+
+/// The NUMA nodes with their CPUs.
+fn nodes(directory: &Path) -> Result<Vec<(u32, Vec<u32>)>, TopologyError> {
+    let failed = |source| TopologyError { path: directory.to_owned(), source };
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut nodes = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let node = name.to_str().and_then(|name| name.strip_prefix("node")?.parse().ok());
+        let Some(node) = node else { continue };
+        let cpus = text(&entry.path().join("cpulist"))?;
+        nodes.push((node, cpus.and_then(|list| cpus::parse(&list)).unwrap_or_default()));
+    }
+    Ok(nodes)
+}
+
+/// What a file holds, without the newline; none where it does not exist.
+fn text(path: &Path) -> Result<Option<String>, TopologyError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim_end().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(TopologyError { path: path.to_owned(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sysfs with these files.
+    fn sysfs(name: &str, files: &[(&str, &str)]) -> PathBuf {
+        let top =
+            std::env::temp_dir().join(format!("sched_exporter-{name}-{}", std::process::id()));
+        fs::create_dir_all(&top).unwrap();
+        for (path, text) in files {
+            let path = top.join("devices/system").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        top
+    }
+
+    #[test]
+    fn each_cpu_has_its_place() {
+        let sysfs = sysfs(
+            "topology",
+            &[
+                ("cpu/isolated", "1\n"),
+                ("cpu/cpu0/topology/physical_package_id", "0\n"),
+                ("cpu/cpu0/topology/core_id", "4\n"),
+                ("cpu/cpu0/topology/cluster_id", "-1\n"),
+                ("cpu/cpu0/topology/thread_siblings_list", "0,2\n"),
+                ("cpu/cpu2/topology/physical_package_id", "0\n"),
+                ("cpu/cpu2/topology/core_id", "4\n"),
+                ("cpu/cpu2/topology/cluster_id", "7\n"),
+                ("cpu/cpu2/topology/thread_siblings_list", "0,2\n"),
+                ("node/node1/cpulist", "0,2\n"),
+                ("node/node3/cpulist", "\n"),
+                ("node/possible", "0-3\n"),
+            ],
+        );
+        let topology = Topology::read(&sysfs, &[0, 1, 2]);
+        fs::remove_dir_all(&sysfs).unwrap();
+        let core = Place {
+            numa_node: Some(1),
+            package: Some(0),
+            core: Some(4),
+            smt_sibling: Some(0),
+            ..Place::default()
+        };
+        let expected = [
+            (0, core.clone()),
+            (1, Place { isolated: true, ..Place::default() }),
+            (2, Place { smt_sibling: Some(1), cluster: Some(7), ..core }),
+        ];
+        assert_eq!(topology.unwrap(), expected.into_iter().collect());
+    }
+
+    #[test]
+    fn a_machine_that_tells_nothing_has_cpus_without_places() {
+        let topology = Topology::read(Path::new("/no/such/sysfs"), &[0, 3]).unwrap();
+        let expected = [(0, Place::default()), (3, Place::default())];
+        assert_eq!(topology, expected.into_iter().collect());
+    }
+}
