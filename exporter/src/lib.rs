@@ -31,4 +31,5 @@ pub mod snapshot;
 pub mod sources;
 pub mod telemetry;
 pub mod template;
+pub mod topology;
 pub mod watch;
