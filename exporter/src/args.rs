@@ -11,6 +11,7 @@ use std::{
 use clap::{ArgAction, Parser};
 
 use crate::{
+    check::CheckFormat,
     layout::Unwanted,
     log::{LogFormat, LogLevel},
 };
@@ -28,9 +29,20 @@ pub struct Args {
     )]
     pub config_file: PathBuf,
 
-    /// Check the configuration file and exit: 0 if it is good, 1 with all its mistakes if not.
+    /// Check the configuration file, print the labels that it gives this machine, and exit: 0 if it
+    /// is good, 1 with all its mistakes if not.
     #[arg(long = "config.check")]
     pub config_check: bool,
+
+    /// Format of what `--config.check` prints.
+    #[arg(
+        long = "format",
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t = CheckFormat::Table,
+        requires = "config_check"
+    )]
+    pub format: CheckFormat,
 
     /// How often to look whether the file changed, for filesystems that send no events; 0s never.
     #[arg(

@@ -5,7 +5,7 @@
 //! decides when to read it again.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     fs::{self, File},
     io::{self, Read as _},
@@ -15,23 +15,18 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
+mod labels;
 mod relabel;
 mod yaml;
 
+pub use labels::{Attach, CPU, CpuLabels, CpuMatch, Limits, RESERVED};
 use yaml::{Entry, Report};
 pub use yaml::{Mistake, Mistakes};
 
-use crate::relabel::{Rule, is_label_name};
+use crate::{labels::Unfit, relabel::Rule, sources::Uses, template::Template};
 
 /// Size of the largest file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
-
-const MAX_LABELS: usize = 32;
-const MAX_LABEL_NAME_BYTES: usize = 128;
-const MAX_LABEL_VALUE_BYTES: usize = 1024;
-
-/// Labels that the scheduler series have of their own.
-const RESERVED_LABELS: [&str; 4] = ["cpu", "le", "mode", "reason"];
 
 /// Every bucket is a series of each CPU.
 const MAX_BUCKETS: usize = 40;
@@ -51,8 +46,14 @@ const DEFAULT_FACTOR: u64 = 4;
 /// once made it does not change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
-    labels: BTreeMap<String, String>,
+    labels: BTreeMap<String, Template>,
     relabel_configs: Vec<Rule>,
+    cpus: Vec<CpuLabels>,
+    cpu_relabel_configs: Vec<Rule>,
+    attach: Attach,
+    without: BTreeSet<String>,
+    limits: Limits,
+    uses: Uses,
     runqueue_latency: RunqueueLatency,
 }
 
@@ -72,15 +73,44 @@ impl Config {
         report.finish(config)
     }
 
-    /// The labels of every scheduler series, by name: valid names, none reserved, none twice, no
-    /// value empty.
-    pub const fn labels(&self) -> &BTreeMap<String, String> {
+    /// The labels of the host, by name: valid names, none reserved, none twice.
+    pub const fn labels(&self) -> &BTreeMap<String, Template> {
         &self.labels
     }
 
-    /// The rules for the labels, in their order.
+    /// The rules for the labels of the host, in their order.
     pub fn relabel_configs(&self) -> &[Rule] {
         &self.relabel_configs
+    }
+
+    /// The labels of some CPUs; where several match a CPU, the last wins.
+    pub fn cpus(&self) -> &[CpuLabels] {
+        &self.cpus
+    }
+
+    /// The rules for the labels of each CPU, in their order.
+    pub fn cpu_relabel_configs(&self) -> &[Rule] {
+        &self.cpu_relabel_configs
+    }
+
+    /// Which series have the labels of the host.
+    pub const fn attach(&self) -> Attach {
+        self.attach
+    }
+
+    /// The labels that are summed over.
+    pub const fn without(&self) -> &BTreeSet<String> {
+        &self.without
+    }
+
+    /// How many labels and series there may be.
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// What the templates name.
+    pub const fn uses(&self) -> &Uses {
+        &self.uses
     }
 
     /// How run-queue latency is exposed.
@@ -165,6 +195,14 @@ pub enum ConfigError {
         /// How many bytes are UTF-8 before the first that is not.
         offset: usize,
     },
+    /// What the file says does not fit this machine. The message has a line for each misfit.
+    #[error("{}", misfits(path, unfit).join("\n"))]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit; one at least.
+        unfit: Vec<Unfit>,
+    },
     /// The file has mistakes. The message has a line for each.
     #[error("{}", lines(path, mistakes))]
     Invalid {
@@ -180,9 +218,14 @@ impl ConfigError {
     pub fn one_line(&self) -> String {
         match self {
             Self::Invalid { path, mistakes } => places(path, mistakes).join("; "),
+            Self::Unfit { path, unfit } => misfits(path, unfit).join("; "),
             _ => self.to_string(),
         }
     }
+}
+
+fn misfits(path: &Path, unfit: &[Unfit]) -> Vec<String> {
+    unfit.iter().map(|unfit| format!("{}: {unfit}", path.display())).collect()
 }
 
 fn lines(path: &Path, mistakes: &Mistakes) -> String {
@@ -220,63 +263,53 @@ pub fn read(path: &Path) -> Result<Source, ConfigError> {
     Ok(Source { path: path.into(), bytes, sha256 })
 }
 
+const KEYS: [&str; 8] = [
+    "labels",
+    "relabel_configs",
+    "cpus",
+    "cpu_relabel_configs",
+    "attach",
+    "without",
+    "limits",
+    "runqueue_latency",
+];
+
 fn config(report: &mut Report<'_>, file: &Entry<'_>) -> Config {
     let mut config = Config::default();
-    for entry in report.entries(file) {
-        match entry.name {
-            "labels" => config.labels = labels(report, &entry),
-            "relabel_configs" => config.relabel_configs = relabel::rules(report, &entry),
-            "runqueue_latency" => config.runqueue_latency = runqueue_latency(report, &entry),
-            _ => report.unknown_key(&entry, &["labels", "relabel_configs", "runqueue_latency"]),
+    let entries = report.entries(file);
+    for entry in entries.iter().filter(|entry| !KEYS.contains(&entry.name)) {
+        report.unknown_key(entry, &KEYS);
+    }
+    let rules = ["relabel_configs", "cpus", "cpu_relabel_configs"];
+    let has_rules = entries.iter().any(|entry| rules.contains(&entry.name));
+    // Not in the order of the file: what follows refers to what is before.
+    for key in ["limits", "labels", "relabel_configs", "cpus", "cpu_relabel_configs"] {
+        for entry in entries.iter().filter(|entry| entry.name == key) {
+            let Config { limits, labels, relabel_configs, .. } = &config;
+            match key {
+                "limits" => config.limits = labels::limits(report, entry),
+                "labels" => config.labels = labels::host(report, entry, limits, has_rules),
+                "relabel_configs" => config.relabel_configs = relabel::rules(report, entry),
+                "cpus" => {
+                    config.cpus = labels::cpus(report, entry, labels, relabel_configs, limits);
+                }
+                _ => config.cpu_relabel_configs = relabel::rules(report, entry),
+            }
         }
+    }
+    for entry in &entries {
+        match entry.name {
+            "attach" => config.attach = labels::attach(report, entry),
+            "without" => config.without = labels::without(report, entry),
+            "runqueue_latency" => config.runqueue_latency = runqueue_latency(report, entry),
+            _ => {}
+        }
+    }
+    let of_cpus = config.cpus.iter().flat_map(|entry| entry.labels.values());
+    for template in config.labels.values().chain(of_cpus) {
+        config.uses.extend(template.uses());
     }
     config
-}
-
-fn labels(report: &mut Report<'_>, section: &Entry<'_>) -> BTreeMap<String, String> {
-    let entries = report.entries(section);
-    if entries.len() > MAX_LABELS {
-        report.mistake(section, |_| {
-            format!("there are {} labels; keep at most {MAX_LABELS}", entries.len())
-        });
-    }
-    let mut labels = BTreeMap::new();
-    for entry in entries {
-        label_name(report, &entry);
-        if let Some(value) = label_value(report, &entry) {
-            labels.insert(entry.name.into(), value.into());
-        }
-    }
-    labels
-}
-
-fn label_name(report: &mut Report<'_>, entry: &Entry<'_>) {
-    let name = entry.name;
-    if !is_label_name(name) {
-        report.key_mistake(entry, |name| {
-            format!("{name} is not a label name; write letters, digits and _, no digit first")
-        });
-    } else if name.len() > MAX_LABEL_NAME_BYTES {
-        report.key_mistake(entry, |_| {
-            format!("the name has {} bytes; keep it to {MAX_LABEL_NAME_BYTES}", name.len())
-        });
-    } else if name.starts_with("__") {
-        report.key_mistake(entry, |_| "names in __ are kept for Prometheus; choose another".into());
-    } else if RESERVED_LABELS.contains(&name) {
-        report.key_mistake(entry, |_| "the series have this label already; choose another".into());
-    }
-}
-
-fn label_value<'n>(report: &mut Report<'_>, entry: &Entry<'n>) -> Option<&'n str> {
-    let value = report.string(entry)?;
-    if value.is_empty() {
-        report.mistake(entry, |value| format!("{value} is the same as no label; remove it"));
-    } else if value.len() > MAX_LABEL_VALUE_BYTES {
-        report.mistake(entry, |printed| {
-            format!("{printed} has {} bytes; keep it to {MAX_LABEL_VALUE_BYTES}", value.len())
-        });
-    }
-    Some(value)
 }
 
 fn runqueue_latency(report: &mut Report<'_>, section: &Entry<'_>) -> RunqueueLatency {

@@ -76,6 +76,16 @@ pub(crate) fn parse(list: &str) -> Option<Vec<u32>> {
     Some(cpus)
 }
 
+/// Writes ascending CPUs as `0-3,8`.
+pub fn list(cpus: &[u32]) -> String {
+    let runs = cpus.chunk_by(|cpu, next| cpu + 1 == *next);
+    let run = |run: &[u32]| match run {
+        [first, .., last] => format!("{first}-{last}"),
+        _ => run.iter().map(u32::to_string).collect(),
+    };
+    runs.map(run).collect::<Vec<_>>().join(",")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +99,14 @@ mod tests {
     fn ranges_and_single_cpus_are_listed() {
         check("0\n", Some(&[0]));
         check("0-3,8,10-11\n", Some(&[0, 1, 2, 3, 8, 10, 11]));
+    }
+
+    #[test]
+    fn a_list_is_written_as_it_is_read() {
+        for text in ["0", "0-3,8,10-11", "1,3"] {
+            assert_eq!(list(&parse(text).unwrap()), text);
+        }
+        assert_eq!(list(&[]), "");
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! A scrape, from the kernel's map to text.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use prometheus::proto::MetricFamily;
 
@@ -8,16 +11,16 @@ use crate::{
     ebpf::{ReadError, Scheduler, monotonic_ns},
     exposition::Encoder,
     families::{self, Condition},
+    generation::{Generation, Live},
     log::LogCounts,
     negotiate::Format,
-    reload::{Generation, Live},
     snapshot::Snapshot,
     telemetry::{self, Telemetry},
 };
 
 /// All that a scrape reads.
 pub struct Exporter {
-    scheduler: Scheduler,
+    scheduler: Arc<Scheduler>,
     live: Live,
     telemetry: Telemetry,
     log_counts: LogCounts,
@@ -28,7 +31,7 @@ pub struct Exporter {
 impl Exporter {
     /// Puts the parts together. `created` asks for `_created` samples.
     pub fn new(
-        scheduler: Scheduler,
+        scheduler: Arc<Scheduler>,
         live: Live,
         telemetry: Telemetry,
         log_counts: LogCounts,
@@ -48,7 +51,7 @@ impl Exporter {
             torn_reads: self.scheduler.torn_reads(),
             log_messages: self.log_counts.read(),
         };
-        let capacity = families::capacity(snapshot.cpus.len(), &generation.config);
+        let capacity = families::capacity(snapshot.cpus.len(), &generation);
         let encoder = Encoder::new(format, capacity, self.created);
         let text = render(encoder, &snapshot, &generation, condition, &self.telemetry.gather());
         self.telemetry.scrape(started.elapsed());
@@ -64,6 +67,7 @@ pub fn render<'a>(
     condition: Condition<'_>,
     gathered: &'a [MetricFamily],
 ) -> String {
+    families::write_target(&mut encoder, generation);
     families::write_scheduler(&mut encoder, snapshot, generation, condition.features);
     families::write_own(&mut encoder, snapshot, generation, condition);
     telemetry::write(&mut encoder, gathered);

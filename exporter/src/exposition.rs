@@ -56,7 +56,7 @@ impl Family<'_> {
 }
 
 /// Label pairs as they stand between the braces: escaped, joined by commas.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Labels(String);
 
 impl Labels {

@@ -4,11 +4,17 @@
 use sched_exporter_ebpf::{HOOK, Mode, Reason, WAIT_BUCKETS};
 
 use crate::{
-    config::Config,
-    exposition::{self, Encoder, Family, Kind, Labels, Value},
+    exposition::{Encoder, Family, Kind, Labels, Value},
+    generation::Generation,
+    groups::Group,
     layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
-    reload::Generation,
-    snapshot::Snapshot,
+    snapshot::{Cpu, Snapshot},
+};
+
+const TARGET: Family<'_> = Family {
+    name: "target",
+    kind: Kind::Info,
+    help: "The labels of the host, with attach: target_info or both in the configuration.",
 };
 
 const CPU_SECONDS: Family<'_> = Family {
@@ -92,7 +98,8 @@ const LOG_MESSAGES: Family<'_> = Family {
 };
 
 /// Every family that this module writes, with its labels, in the order of the exposition.
-pub const ALL: [(Family<'_>, &[&str]); 12] = [
+pub const ALL: [(Family<'_>, &[&str]); 13] = [
+    (TARGET, &[]),
     (CPU_SECONDS, &["cpu", "mode"]),
     (SWITCHES, &["cpu", "reason"]),
     (LATENCY, &["cpu", "le"]),
@@ -134,83 +141,76 @@ const MODES: [&str; Mode::ALL.len()] = [
 const REASONS: [&str; Reason::ALL.len()] =
     ["reason=\"voluntary\"", "reason=\"preempted\"", "reason=\"idle\""];
 
-/// Bytes that the text of `cpus` CPUs needs at most under `config`, or little more.
-pub fn capacity(cpus: usize, config: &Config) -> usize {
-    const LINE: usize = 96;
-    const FIXED: usize = 16 * 1024;
-    let labels: usize =
-        config.labels().iter().map(|(name, value)| name.len() + value.len() + 4).sum();
-    let lines =
-        MODES.len() + REASONS.len() + config.runqueue_latency().bucket_exponents().len() + 4;
-    FIXED + cpus * lines * (LINE + labels)
+/// Series of one set of labels: of run-queue latency with so many buckets, and of the others.
+pub const fn series(buckets: usize) -> (usize, usize) {
+    // Beside the buckets: that of all, the count and the sum.
+    (MODES.len() + REASONS.len(), buckets + 3)
 }
 
-/// Writes the scheduler's families, each series with the labels of `generation`.
+/// Bytes that the text needs at most under a generation on so many CPUs, or little more.
+pub fn capacity(cpus: usize, generation: &Generation) -> usize {
+    const LINE: usize = 96;
+    const FIXED: usize = 16 * 1024;
+    let (of_group, of_latency) = series(generation.bounds.len());
+    let bytes = |groups: &[Group], series: usize| {
+        // A group of one CPU may be shown or not; one of those is as long as another.
+        let label_bytes = groups.iter().map(|group| LINE + group.labels().len()).max();
+        groups.len().min(cpus) * series * label_bytes.unwrap_or_default()
+    };
+    let labels = &generation.labels;
+    FIXED
+        + 2 * cpus * LINE
+        + bytes(labels.groups.as_slice(), of_group)
+        + bytes(labels.latency.as_slice(), of_latency)
+        + labels.target_info.as_ref().map_or(0, Labels::len)
+}
+
+/// Writes `target_info`, which comes before all others, where the configuration asks for it.
+/// <https://prometheus.io/docs/specs/om/open_metrics_spec/#supporting-target-metadata-in-both-push-based-and-pull-based-systems>
+pub fn write_target(encoder: &mut Encoder<'_>, generation: &Generation) {
+    if let Some(labels) = &generation.labels.target_info {
+        encoder.family(TARGET);
+        encoder.sample(labels, "", Value::Integer(1));
+    }
+}
+
+/// Writes the scheduler's families, each series with the labels of its group.
 pub fn write_scheduler(
     encoder: &mut Encoder<'_>,
     snapshot: &Snapshot,
     generation: &Generation,
     features: &[Feature],
 ) {
-    let config = &generation.config;
-    let mut labels: Labels =
-        config.labels().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let on = |name| features.iter().any(|feature| feature.name == name && feature.off.is_none());
-    let cpus = || snapshot.cpus.iter().filter_map(|cpu| Some((cpu.id, cpu.times.as_ref()?)));
+    let Generation { labels, bounds, .. } = generation;
 
     encoder.family(CPU_SECONDS);
-    for (cpu, times) in cpus() {
-        with_cpu(&mut labels, cpu, |labels| {
+    for group in labels.groups.as_slice() {
+        group.with_times(snapshot, |times| {
             for (mode, ns) in MODES.iter().zip(times.mode_ns) {
-                encoder.sample(labels, mode, Value::Nanoseconds(ns));
+                encoder.sample(group.labels(), mode, Value::Nanoseconds(ns));
             }
         });
     }
     if on(CONTEXT_SWITCHES) {
         encoder.family(SWITCHES);
-        for (cpu, times) in cpus() {
-            with_cpu(&mut labels, cpu, |labels| {
+        for group in labels.groups.as_slice() {
+            group.with_times(snapshot, |times| {
                 for (reason, switches) in REASONS.iter().zip(times.switches) {
-                    encoder.sample(labels, reason, Value::Integer(switches));
+                    encoder.sample(group.labels(), reason, Value::Integer(switches));
                 }
             });
         }
     }
     if on(RUNQUEUE_LATENCY) {
         encoder.family(LATENCY);
-        let bounds: Vec<(u32, String)> = config
-            .runqueue_latency()
-            .bucket_exponents()
-            .iter()
-            .map(|e| (*e, exposition::le(*e)))
-            .collect();
-        if config.runqueue_latency().per_cpu() {
-            for (cpu, times) in cpus() {
-                with_cpu(&mut labels, cpu, |labels| {
-                    write_waits(encoder, labels, &bounds, &times.wait_buckets, times.wait_ns);
-                });
-            }
-        } else {
-            let mut buckets = [0; WAIT_BUCKETS];
-            let mut sum = 0;
-            for (_, times) in cpus() {
-                sum += times.wait_ns;
-                for (total, count) in buckets.iter_mut().zip(times.wait_buckets) {
-                    *total += count;
-                }
-            }
-            write_waits(encoder, &labels, &bounds, &buckets, sum);
+        for group in labels.latency.as_slice() {
+            group.with_times(snapshot, |times| {
+                let (buckets, sum_ns) = (&times.wait_buckets, times.wait_ns);
+                write_waits(encoder, group.labels(), bounds, buckets, sum_ns);
+            });
         }
     }
-}
-
-/// Lends `labels` with the pair for a CPU added. No copy: the work of a scrape allocates as often
-/// on 512 CPUs as on two.
-fn with_cpu(labels: &mut Labels, cpu: u32, write: impl FnOnce(&Labels)) {
-    let len = labels.len();
-    labels.push("cpu", itoa::Buffer::new().format(cpu));
-    write(labels);
-    labels.truncate(len);
 }
 
 /// Kernel bucket `i` holds the waits above `2^(i-1)` ns and up to `2^i` ns, so that those up to
@@ -241,21 +241,13 @@ pub fn write_own(
     generation: &Generation,
     condition: Condition<'_>,
 ) {
-    // Room for any CPU: the number of allocations is not to depend on how many there are.
-    let mut labels = Labels::with_capacity(16);
+    let unattributed = |cpu: &Cpu| Some(cpu.unattributed_ns);
+    let missed = |cpu: &Cpu| Some(cpu.times.as_ref()?.missed_switches);
     encoder.family(UNATTRIBUTED);
-    for cpu in &snapshot.cpus {
-        with_cpu(&mut labels, cpu.id, |labels| {
-            encoder.sample(labels, "", Value::Nanoseconds(cpu.unattributed_ns));
-        });
-    }
+    write_of_cpus(encoder, snapshot, generation, unattributed, Value::Nanoseconds);
     encoder.family(MISSED);
-    for cpu in &snapshot.cpus {
-        let Some(times) = &cpu.times else { continue };
-        with_cpu(&mut labels, cpu.id, |labels| {
-            encoder.sample(labels, "", Value::Integer(times.missed_switches));
-        });
-    }
+    write_of_cpus(encoder, snapshot, generation, missed, Value::Integer);
+    let labels = Labels::default();
     let of = |pairs: &[(&'static str, &str)]| pairs.iter().copied().collect::<Labels>();
     encoder.family(BUILD);
     let build = [
@@ -280,5 +272,28 @@ pub fn write_own(
     encoder.family(LOG_MESSAGES);
     for (level, lines) in condition.log_messages {
         encoder.sample(&of(&[("level", level)]), "", Value::Integer(lines));
+    }
+}
+
+/// Writes one number of each online CPU, or their sum with what offline CPUs have had.
+fn write_of_cpus(
+    encoder: &mut Encoder<'_>,
+    snapshot: &Snapshot,
+    generation: &Generation,
+    number: impl Fn(&Cpu) -> Option<u64>,
+    value: impl Fn(u64) -> Value,
+) {
+    if generation.labels.without_cpu {
+        let sum = snapshot.cpus.iter().chain(&snapshot.offline).filter_map(number).sum();
+        encoder.sample(&Labels::default(), "", value(sum));
+        return;
+    }
+    // Room for any CPU: the number of allocations is not to depend on how many there are.
+    let mut labels = Labels::with_capacity(16);
+    for cpu in &snapshot.cpus {
+        let Some(number) = number(cpu) else { continue };
+        labels.truncate(0);
+        labels.push("cpu", itoa::Buffer::new().format(cpu.id));
+        encoder.sample(&labels, "", value(number));
     }
 }

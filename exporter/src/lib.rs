@@ -12,13 +12,17 @@
 
 pub mod args;
 pub mod btf;
+pub mod check;
 pub mod config;
 pub mod cpus;
 pub mod ebpf;
 pub mod exporter;
 pub mod exposition;
 pub mod families;
+pub mod generation;
+pub mod groups;
 pub mod host;
+pub mod labels;
 pub mod layout;
 pub mod log;
 pub mod negotiate;

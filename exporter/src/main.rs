@@ -1,12 +1,13 @@
 //! The daemon: flags, log, configuration, kernel program, server, in this order.
 
-use std::{fs, process::ExitCode};
+use std::{env, fs, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use sched_exporter::{
     args::Args,
     btf::Btf,
+    check,
     ebpf::{LoadError, Scheduler},
     exporter::Exporter,
     host::{BTF_PATH, Facts},
@@ -16,6 +17,7 @@ use sched_exporter::{
     reload::Reloader,
     server::{self, Server},
     signals,
+    sources::Endpoints,
     telemetry::Telemetry,
 };
 use sched_exporter_ebpf::HOOK;
@@ -36,9 +38,13 @@ async fn run(args: &Args) -> anyhow::Result<()> {
     let (reload_signals, shutdown_signals) = signals::install().context("installing signals")?;
     let log_counts = log::init(args.log_level, args.log_format).context("starting the log")?;
     let telemetry = Telemetry::new()?;
-    let reloader = Reloader::load(&args.config_file, telemetry.clone())?;
+    let endpoints = Endpoints::new(env::vars_os());
+    let mut reloader = Reloader::load(&args.config_file, endpoints, telemetry.clone())?;
+    if args.config_check || args.once {
+        reloader.settle().await?;
+    }
     if args.config_check {
-        return print(&format!("{}: good\n", args.config_file.display()));
+        return print(&check::report(&args.config_file, reloader.made(), args.format));
     }
     let listeners = if args.once { vec![] } else { server::bind(&args.web_listen_address).await? };
 
@@ -46,9 +52,9 @@ async fn run(args: &Args) -> anyhow::Result<()> {
     if args.log_ebpf {
         tokio::spawn(scheduler.forward_log().context("opening the BPF program's log")?);
     }
-    let created = args.web_created_samples;
-    let exporter =
-        Exporter::new(scheduler, reloader.live(), telemetry.clone(), log_counts, created);
+    let scheduler = Arc::new(scheduler);
+    let (kept, live, created) = (Arc::clone(&scheduler), reloader.live(), args.web_created_samples);
+    let exporter = Exporter::new(kept, live, telemetry.clone(), log_counts, created);
     if args.once {
         return print(&exporter.scrape(Format::OpenMetrics)?);
     }
@@ -58,7 +64,7 @@ async fn run(args: &Args) -> anyhow::Result<()> {
     let server = Server {
         exporter,
         telemetry,
-        reload: reloader.start(reload_signals, args.config_auto_reload_interval),
+        reload: reloader.start(reload_signals, args.config_auto_reload_interval, scheduler),
         telemetry_path: args.web_telemetry_path.clone(),
         lifecycle: args.web_enable_lifecycle,
         max_requests: args.web_max_requests,

@@ -296,6 +296,17 @@ pub fn remove_internal(labels: &mut BTreeMap<String, String>) {
 }
 
 impl Rule {
+    /// The label that it can set; none where that depends on what it matches, or it sets none.
+    pub fn target(&self) -> Option<&str> {
+        match &self.action {
+            Action::Replace { target, .. } => target.literal(),
+            Action::HashMod { target, .. }
+            | Action::Lowercase { target }
+            | Action::Uppercase { target } => Some(target),
+            _ => None,
+        }
+    }
+
     /// Whether the set is kept.
     fn apply(&self, labels: &mut BTreeMap<String, String>) -> bool {
         let get = |name: &String| labels.get(name).map_or("", String::as_str);

@@ -1,6 +1,9 @@
 //! One generation of the configuration at a time: loading the first, and replacing it whole when
-//! its file changes or someone asks. A file that is bad or gone changes nothing but what the log
-//! and the reload metrics say.
+//! its file changes, someone asks, or the machine has other values for its labels. A file that is
+//! bad or gone changes nothing but what the log and the reload metrics say.
+//!
+//! Files are read, and labels made, on another thread; the reactor, which scrapes run on, does no
+//! more than to swap a pointer, after a snapshot where sums must go on.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,25 +19,17 @@ use tokio::{
 };
 
 use crate::{
-    config::{self, Config, ConfigError, Source},
+    config::{self, Config, ConfigError},
+    cpus::{self, CpuListError},
+    ebpf::{ReadError, Scheduler},
+    generation::{Generation, Live},
+    labels::Unfit,
     signals::ReloadSignals,
+    sources::{Endpoints, Reader, Schedule, Sources, Values},
     telemetry::{ReloadOutcome, Telemetry},
+    topology::{SYSFS, Topology, TopologyError},
     watch::Watch,
 };
-
-/// A configuration in use. Every scrape is rendered from one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Generation {
-    /// What the file says.
-    pub config: Config,
-    /// 1 at start, one more with each that followed.
-    pub number: u64,
-    /// SHA-256 of the file, in lowercase hex.
-    pub sha256: String,
-}
-
-/// The generation that is served now.
-pub type Live = Arc<ArcSwap<Generation>>;
 
 /// Editors and kubelet change a file in several steps; it is read when there was no event for this
 /// long.
@@ -101,6 +96,33 @@ impl ReloadHandle {
     }
 }
 
+/// Why there is no first generation.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file is bad.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// It is not known which CPUs there are.
+    #[error(transparent)]
+    CpuList(#[from] CpuListError),
+    /// It is not known where they are.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+}
+
+/// What the generation that is served was made of.
+#[derive(Clone, Debug, Default)]
+pub struct Made {
+    /// The file as it was understood.
+    pub config: Arc<Config>,
+    /// Its SHA-256, in lowercase hex.
+    pub sha256: String,
+    /// The values of its templates.
+    pub values: Values,
+    /// Where the CPUs are, as far as it matters.
+    pub topology: Topology,
+}
+
 /// Holds the generation and replaces it.
 #[derive(Debug)]
 pub struct Reloader {
@@ -109,18 +131,56 @@ pub struct Reloader {
     telemetry: Telemetry,
     /// The file as it was when last looked at: its hash, or why it could not be read.
     seen: Result<String, String>,
+    made: Arc<Made>,
+    sources: Sources,
+    requests: mpsc::Sender<Request>,
+    queue: mpsc::Receiver<Request>,
 }
 
 impl Reloader {
-    /// Loads the first generation.
-    pub fn load(path: &Path, telemetry: Telemetry) -> Result<Self, ConfigError> {
+    /// Loads the first generation, with the values that can be had at once. To be called inside a
+    /// tokio runtime.
+    pub fn load(
+        path: &Path,
+        endpoints: Endpoints,
+        telemetry: Telemetry,
+    ) -> Result<Self, LoadError> {
+        let (requests, queue) = mpsc::channel(QUEUE);
+        let on_change = on_change(requests.clone());
+        let sources = Sources::new(endpoints, Schedule::default(), on_change);
         let source = config::read(path)?;
-        let config = source.parse()?;
-        let seen = Ok(source.sha256().to_owned());
-        let generation = Generation { config, number: 1, sha256: source.sha256().to_owned() };
+        let config = Arc::new(source.parse()?);
+        let topology = locate(&config, &Topology::of(cpus::possible()?))?;
+        let values = sources.reader().read(config.uses());
+        let sha256 = source.sha256().to_owned();
+        let made = Made { config, sha256, values, topology };
+        let generation = made.generation(path)?;
         telemetry.loaded();
-        let live = Arc::new(ArcSwap::from_pointee(generation));
-        Ok(Self { path: path.to_owned(), live, telemetry, seen })
+        telemetry.label_sources(&made.values);
+        Ok(Self {
+            path: path.to_owned(),
+            live: Arc::new(ArcSwap::from_pointee(generation)),
+            telemetry,
+            seen: Ok(made.sha256.clone()),
+            made: Arc::new(made),
+            sources,
+            requests,
+            queue,
+        })
+    }
+
+    /// Makes the first generation again when every source has answered or failed once. For whoever
+    /// looks only once.
+    pub async fn settle(&mut self) -> Result<(), ConfigError> {
+        let uses = self.made.config.uses();
+        self.sources.follow(uses);
+        let reader = self.sources.reader();
+        reader.first_answers(uses).await;
+        let values = reader.read(uses);
+        let made = Made { values, ..Made::clone(&self.made) };
+        self.live.store(Arc::new(made.generation(&self.path)?));
+        self.made = Arc::new(made);
+        Ok(())
     }
 
     /// The generation that is served.
@@ -128,32 +188,39 @@ impl Reloader {
         Arc::clone(&self.live)
     }
 
-    /// Starts to reload on signals, on changes of the file, every `poll` (zero: never), and on
-    /// request. To be called inside a tokio runtime; ends with it.
-    pub fn start(self, signals: ReloadSignals, poll: Duration) -> ReloadHandle {
-        let (requests, queue) = mpsc::channel(QUEUE);
+    /// What it was made of.
+    pub fn made(&self) -> &Made {
+        &self.made
+    }
+
+    /// Starts to reload on signals, on changes of the file and of what its labels are made of, every
+    /// `poll` (zero: never), and on request. To be called inside a tokio runtime; ends with it.
+    pub fn start(
+        mut self,
+        signals: ReloadSignals,
+        poll: Duration,
+        scheduler: Arc<Scheduler>,
+    ) -> ReloadHandle {
+        let requests = self.requests.clone();
         tokio::spawn(forward_signals(signals, requests.clone()));
         if !poll.is_zero() {
             tokio::spawn(forward_ticks(poll, requests.clone()));
         }
-        let changes = requests.clone();
-        // A change need not be queued twice: the file is read after the one that waits.
-        let watch = Watch::new(&self.path, move || {
-            let _ = changes.try_send(Request { cause: Cause::Change, reply: None });
-        });
-        tokio::spawn(self.run(queue, watch));
+        let watch = Watch::new(&self.path, on_change(requests.clone()));
+        self.sources.follow(self.made.config.uses());
+        tokio::spawn(self.run(watch, scheduler));
         ReloadHandle(requests)
     }
 
     /// One reload at a time; all requests that wait when it begins are answered by it.
-    async fn run(mut self, mut queue: mpsc::Receiver<Request>, mut watch: Watch) {
+    async fn run(mut self, mut watch: Watch, scheduler: Arc<Scheduler>) {
         // The watch began after the first generation was read.
-        self.catch_up(&mut watch).await;
-        while let Some(request) = queue.recv().await {
+        self.catch_up(&mut watch, &scheduler).await;
+        while let Some(request) = self.queue.recv().await {
             let mut batch = vec![request];
             let latest = Instant::now() + MOST_EVENTS;
             while batch[0].cause == Cause::Change && Instant::now() < latest {
-                match timeout(QUIET, queue.recv()).await {
+                match timeout(QUIET, self.queue.recv()).await {
                     Ok(Some(Request { cause: Cause::Change, .. })) => {}
                     Ok(Some(request)) => {
                         batch.push(request);
@@ -162,45 +229,94 @@ impl Reloader {
                     Ok(None) | Err(_) => break,
                 }
             }
-            while let Ok(request) = queue.try_recv() {
+            while let Ok(request) = self.queue.try_recv() {
                 batch.push(request);
             }
             let asked = batch.iter().map(|request| request.cause).find(|cause| cause.is_asked());
-            let outcome = self.reload(asked.unwrap_or(batch[0].cause)).await;
+            let outcome = self.reload(asked.unwrap_or(batch[0].cause), &scheduler).await;
             for reply in batch.into_iter().filter_map(|request| request.reply) {
                 let _ = reply.send(outcome.clone());
             }
-            if watch.renew() {
-                self.catch_up(&mut watch).await;
+            if self.renew(&mut watch) {
+                self.catch_up(&mut watch, &scheduler).await;
             }
         }
     }
 
-    /// Looks again, where the file may have changed before its directories were watched.
-    async fn catch_up(&mut self, watch: &mut Watch) {
+    /// Looks again, where a file may have changed before its directories were watched.
+    async fn catch_up(&mut self, watch: &mut Watch, scheduler: &Scheduler) {
         loop {
-            let _ = self.reload(Cause::Change).await;
-            if !watch.renew() {
+            let _ = self.reload(Cause::Change, scheduler).await;
+            if !self.renew(watch) {
                 tracing::debug!(path = %self.path.display(), "watching the configuration");
                 return;
             }
         }
     }
 
-    async fn reload(&mut self, cause: Cause) -> Outcome {
-        let path = self.path.clone();
-        // A file on a filesystem that hangs must not hang scrapes.
-        let source = spawn_blocking(move || config::read(&path)).await;
-        let source = source.map_err(|error| Arc::from(error.to_string()))?;
-        let seen = match &source {
-            Ok(source) => Ok(source.sha256().to_owned()),
-            Err(error) => Err(error.to_string()),
+    /// Watches what matters now, and says whether that is something else than before.
+    fn renew(&mut self, watch: &mut Watch) -> bool {
+        let file = watch.renew();
+        self.sources.follow(self.made.config.uses()) || file
+    }
+
+    async fn reload(&mut self, cause: Cause, scheduler: &Scheduler) -> Outcome {
+        let looking = Looking {
+            path: self.path.clone(),
+            seen: self.seen.clone(),
+            is_asked: cause.is_asked(),
+            made: Arc::clone(&self.made),
+            live: self.live.load_full(),
+            reader: self.sources.reader(),
         };
-        if seen == self.seen && !cause.is_asked() {
-            return Ok(ReloadOutcome::Unchanged);
-        }
+        // A file on a filesystem that hangs must not hang scrapes.
+        let found = spawn_blocking(move || looking.look()).await;
+        let Found { seen, mut file, next } = found.map_err(|error| Arc::from(error.to_string()))?;
         self.seen = seen;
-        let outcome = source.and_then(|source| self.replace(&source));
+        if let Some(next) = next {
+            let is_new = matches!(file, Some(Ok(ReloadOutcome::Applied)));
+            if let Err(error) = self.serve(next, cause, is_new, scheduler) {
+                file = is_new.then(|| Err(error.to_string()));
+            }
+        }
+        file.map_or(Ok(ReloadOutcome::Unchanged), |outcome| self.tell(cause, outcome))
+    }
+
+    /// Puts a generation in place of that which is served.
+    fn serve(
+        &mut self,
+        next: Next,
+        cause: Cause,
+        is_new: bool,
+        scheduler: &Scheduler,
+    ) -> Result<(), ReadError> {
+        let Next { made, generation, must_go_on, unfit } = next;
+        if let Some(mut generation) = generation {
+            let live = self.live.load_full();
+            generation.number = live.number + 1;
+            // No scrape comes between the two: they are on this thread.
+            if must_go_on {
+                generation.go_on(&live, &scheduler.snapshot()?);
+            }
+            if !is_new {
+                let number = generation.number;
+                tracing::info!(cause = cause.name(), generation = number, "labels changed");
+            }
+            self.live.store(Arc::new(generation));
+            for Unfit { misfit, key, problem } in &unfit {
+                self.telemetry.misfit(*misfit);
+                tracing::warn!(key, problem, "a label can't be as the configuration asks");
+            }
+        }
+        self.telemetry.label_sources(&made.values);
+        let old = std::mem::replace(&mut self.made, Arc::new(made));
+        // A thousand rules take their time to go.
+        spawn_blocking(move || drop(old));
+        Ok(())
+    }
+
+    /// Tells how the file was found.
+    fn tell(&self, cause: Cause, outcome: Result<ReloadOutcome, String>) -> Outcome {
         self.telemetry.reload(*outcome.as_ref().unwrap_or(&ReloadOutcome::Failed));
         let live = self.live.load();
         match outcome {
@@ -214,8 +330,7 @@ impl Reloader {
                 );
                 Ok(outcome)
             }
-            Err(error) => {
-                let reason = error.one_line();
+            Err(reason) => {
                 tracing::error!(
                     cause = cause.name(),
                     generation = live.number,
@@ -226,21 +341,123 @@ impl Reloader {
             }
         }
     }
+}
 
-    /// Parses and validates all of it, then swaps one pointer.
-    fn replace(&self, source: &Source) -> Result<ReloadOutcome, ConfigError> {
-        let current = self.live.load();
-        if source.sha256() == current.sha256 {
-            return Ok(ReloadOutcome::Unchanged);
+impl Made {
+    /// The first generation, if all that the configuration asks for fits this machine.
+    fn generation(&self, path: &Path) -> Result<Generation, ConfigError> {
+        let (generation, unfit) =
+            Generation::new(&self.config, &self.sha256, &self.values, &self.topology);
+        if unfit.is_empty() {
+            return Ok(generation);
         }
-        let config = source.parse()?;
-        let number = current.number + 1;
-        self.live.store(Arc::new(Generation {
-            config,
-            number,
-            sha256: source.sha256().to_owned(),
-        }));
-        Ok(ReloadOutcome::Applied)
+        Err(ConfigError::Unfit { path: path.into(), unfit })
+    }
+}
+
+/// Looks at the file and at what labels are made of. It blocks.
+struct Looking {
+    path: PathBuf,
+    seen: Result<String, String>,
+    is_asked: bool,
+    made: Arc<Made>,
+    live: Arc<Generation>,
+    reader: Reader,
+}
+
+struct Found {
+    seen: Result<String, String>,
+    /// How the file is; none where there is nothing new to say of it.
+    file: Option<Result<ReloadOutcome, String>>,
+    /// What to serve from now on; none where nothing changed.
+    next: Option<Next>,
+}
+
+struct Next {
+    made: Made,
+    /// None where it would have the labels that it has.
+    generation: Option<Generation>,
+    must_go_on: bool,
+    unfit: Vec<Unfit>,
+}
+
+impl Looking {
+    fn look(self) -> Found {
+        let source = config::read(&self.path);
+        let seen = match &source {
+            Ok(source) => Ok(source.sha256().to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        let mut file = None;
+        let mut next = None;
+        if seen != self.seen || self.is_asked {
+            let new = source.and_then(|source| {
+                if source.sha256() == self.made.sha256 {
+                    return Ok(None);
+                }
+                self.make(source.parse()?, source.sha256()).map(Some)
+            });
+            file = Some(match new {
+                Ok(None) => Ok(ReloadOutcome::Unchanged),
+                Ok(Some(new)) => {
+                    next = Some(new);
+                    Ok(ReloadOutcome::Applied)
+                }
+                Err(error) => Err(error.one_line()),
+            });
+        }
+        // The last good one follows its sources even while the file is bad.
+        let next = next.or_else(|| self.refresh());
+        Found { seen, file, next }
+    }
+
+    /// What a new configuration gives.
+    fn make(&self, config: Config, sha256: &str) -> Result<Next, ConfigError> {
+        let values = self.reader.read(config.uses());
+        let topology = self.locate(&config);
+        let made = Made { config: Arc::new(config), sha256: sha256.into(), values, topology };
+        let generation = made.generation(&self.path)?;
+        let must_go_on = generation.must_go_on(&self.live);
+        Ok(Next { made, generation: Some(generation), must_go_on, unfit: Vec::new() })
+    }
+
+    /// What the configuration in use gives now, if that is something else.
+    fn refresh(&self) -> Option<Next> {
+        let Made { config, sha256, .. } = &*self.made;
+        let values = self.reader.read(config.uses());
+        let topology = self.locate(config);
+        if values == self.made.values && topology == self.made.topology {
+            return None;
+        }
+        let (generation, unfit) = Generation::new(config, sha256, &values, &topology);
+        let generation =
+            Some(generation).filter(|generation| !generation.labels.is_like(&self.live.labels));
+        let must_go_on = generation.as_ref().is_some_and(|it| it.must_go_on(&self.live));
+        let made = Made { values, topology, ..Made::clone(&self.made) };
+        Some(Next { made, generation, must_go_on, unfit })
+    }
+
+    /// Where the CPUs are now. What was known stays where it can't be read any more.
+    fn locate(&self, config: &Config) -> Topology {
+        locate(config, &self.made.topology).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the places of CPUs stay as they were");
+            self.made.topology.clone()
+        })
+    }
+}
+
+/// Where the CPUs of `known` are, if the configuration asks for it.
+fn locate(config: &Config, known: &Topology) -> Result<Topology, TopologyError> {
+    if config.cpus().is_empty() && config.cpu_relabel_configs().is_empty() {
+        return Ok(known.clone());
+    }
+    known.update(Path::new(SYSFS))
+}
+
+/// Asks for a look. It need not be queued twice: the file is read after the one that waits.
+fn on_change(requests: mpsc::Sender<Request>) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let _ = requests.try_send(Request { cause: Cause::Change, reply: None });
     }
 }
 

@@ -45,7 +45,7 @@ pub struct Cpu {
 }
 
 /// Time, switches and waits of a CPU since its first switch.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Times {
     /// Time by [`Mode`], the open interval included.
     pub mode_ns: [u64; Mode::ALL.len()],
@@ -60,18 +60,36 @@ pub struct Times {
 }
 
 impl Times {
-    /// Adds those of another CPU.
+    /// No time, no switch, no wait.
+    pub const ZERO: Self = Self {
+        mode_ns: [0; _],
+        switches: [0; _],
+        missed_switches: 0,
+        wait_ns: 0,
+        wait_buckets: [0; _],
+    };
+
+    /// Adds others, modulo 2^64.
     pub fn add(&mut self, other: &Self) {
-        let add = |sums: &mut [u64], others: &[u64]| {
-            for (sum, other) in sums.iter_mut().zip(others) {
-                *sum += other;
+        self.each(other, u64::wrapping_add);
+    }
+
+    /// Takes others away, modulo 2^64.
+    pub fn subtract(&mut self, other: &Self) {
+        self.each(other, u64::wrapping_sub);
+    }
+
+    fn each(&mut self, other: &Self, operation: impl Fn(u64, u64) -> u64) {
+        let each = |numbers: &mut [u64], others: &[u64]| {
+            for (number, other) in numbers.iter_mut().zip(others) {
+                *number = operation(*number, *other);
             }
         };
-        add(&mut self.mode_ns, &other.mode_ns);
-        add(&mut self.switches, &other.switches);
-        add(&mut self.wait_buckets, &other.wait_buckets);
-        self.missed_switches += other.missed_switches;
-        self.wait_ns += other.wait_ns;
+        each(&mut self.mode_ns, &other.mode_ns);
+        each(&mut self.switches, &other.switches);
+        each(&mut self.wait_buckets, &other.wait_buckets);
+        self.missed_switches = operation(self.missed_switches, other.missed_switches);
+        self.wait_ns = operation(self.wait_ns, other.wait_ns);
     }
 }
 

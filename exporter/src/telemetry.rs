@@ -4,12 +4,16 @@
 use std::time::{Duration, SystemTime};
 
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry,
+    Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::Collector,
     proto::{MetricFamily, MetricType},
 };
 
-use crate::exposition::{Encoder, Family, Kind, Labels, Value, canonical};
+use crate::{
+    exposition::{Encoder, Family, Kind, Labels, Value, canonical},
+    labels::Misfit,
+    sources::Values,
+};
 
 /// Bounds of the scrape duration, in seconds.
 const SCRAPE_BOUNDS: [f64; 8] = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.02, 0.1];
@@ -24,6 +28,8 @@ pub struct Telemetry {
     reloads: IntCounterVec,
     reload_successful: IntGauge,
     reload_success_timestamp: Gauge,
+    label_source_up: IntGaugeVec,
+    label_misfits: IntCounterVec,
 }
 
 /// How a reload ended.
@@ -89,14 +95,33 @@ impl Telemetry {
                 "sched_exporter_config_last_reload_success_timestamp_seconds",
                 "When the configuration was last loaded successfully, in seconds of the epoch.",
             )?,
+            label_source_up: IntGaugeVec::new(
+                Opts::new(
+                    "sched_exporter_label_source_up",
+                    "Whether each source of label values that a template names could be read when it \
+                     was last tried.",
+                ),
+                &["source"],
+            )?,
+            label_misfits: IntCounterVec::new(
+                Opts::new(
+                    "sched_exporter_label_misfits_total",
+                    "Labels that new values of their sources made unfit, by reason: a template \
+                     without a result or a name that can't be (left out), or a limit (left out or \
+                     other). A file that gives such labels when it is loaded is refused.",
+                ),
+                &["reason"],
+            )?,
         };
-        let collectors: [Box<dyn Collector>; 6] = [
+        let collectors: [Box<dyn Collector>; 8] = [
             Box::new(telemetry.requests.clone()),
             Box::new(telemetry.requests_in_flight.clone()),
             Box::new(telemetry.scrape_seconds.clone()),
             Box::new(telemetry.reloads.clone()),
             Box::new(telemetry.reload_successful.clone()),
             Box::new(telemetry.reload_success_timestamp.clone()),
+            Box::new(telemetry.label_source_up.clone()),
+            Box::new(telemetry.label_misfits.clone()),
         ];
         for collector in collectors {
             telemetry.registry.register(collector)?;
@@ -107,6 +132,9 @@ impl Telemetry {
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         for outcome in [ReloadOutcome::Applied, ReloadOutcome::Unchanged, ReloadOutcome::Failed] {
             telemetry.reloads.with_label_values(&[outcome.name()]);
+        }
+        for misfit in Misfit::ALL {
+            telemetry.label_misfits.with_label_values(&[misfit.name()]);
         }
         Ok(telemetry)
     }
@@ -141,6 +169,19 @@ impl Telemetry {
         } else {
             self.loaded();
         }
+    }
+
+    /// Takes how each source in use is; the others are no longer shown.
+    pub fn label_sources(&self, values: &Values) {
+        self.label_source_up.reset();
+        for (source, is_up) in values.up() {
+            self.label_source_up.with_label_values(&[source]).set(i64::from(is_up));
+        }
+    }
+
+    /// Counts a label that can't be as the configuration asks.
+    pub fn misfit(&self, misfit: Misfit) {
+        self.label_misfits.with_label_values(&[misfit.name()]).inc();
     }
 
     /// The metrics as they are now, sorted by name.

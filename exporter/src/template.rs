@@ -3,7 +3,8 @@
 //! Pure.
 //!
 //! The language is Jinja's, as minijinja speaks it, with expressions alone: no statements, loops,
-//! includes or comments, and no methods. What it can name is listed by [`Source`].
+//! includes or comments, and no methods. What it can name is listed by [`Source`], and the labels
+//! that are made before its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,12 +43,14 @@ const FILTERS: [&str; 8] =
 const TESTS: [&str; 2] = ["defined", "undefined"];
 
 /// A template without syntax errors that names only what is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template {
     text: String,
     /// It has no expression: it stands for itself.
     literal: bool,
     uses: Uses,
+    /// The labels that it names.
+    labels: BTreeSet<String>,
 }
 
 /// A mistake in a template.
@@ -77,14 +80,20 @@ pub enum RenderError {
 }
 
 impl Template {
-    /// Checks a template. Fails at its first mistake.
-    pub fn parse(text: &str) -> Result<Self, TemplateFault> {
+    /// Checks a template that can name these labels, by their bare names, beside the sources. Fails
+    /// at its first mistake.
+    pub fn parse(text: &str, labels: &BTreeSet<&str>) -> Result<Self, TemplateFault> {
         if text.len() > MAX_TEMPLATE_BYTES {
             let length = text.len();
             return Err(fault(0, format!("has {length} bytes, {MAX_TEMPLATE_BYTES} at most")));
         }
         refuse_statements(text)?;
-        let mut template = Self { text: text.into(), literal: true, uses: Uses::default() };
+        let mut template = Self {
+            text: text.into(),
+            literal: true,
+            uses: Uses::default(),
+            labels: BTreeSet::new(),
+        };
         if !text.contains("{{") {
             return Ok(template);
         }
@@ -93,8 +102,9 @@ impl Template {
             let offset = error.range().map_or(0, |range| range.start);
             fault(offset, describe(&error))
         })?;
-        let mut check = Check { text, uses: &mut template.uses };
-        check.statement(&tree)?;
+        let (uses, named) = (&mut template.uses, &mut template.labels);
+        Check { text, known: labels, uses, named }.statement(&tree)?;
+        template.refuse_confusion()?;
         template.try_out()?;
         Ok(template)
     }
@@ -104,24 +114,38 @@ impl Template {
         &self.text
     }
 
+    /// Whether it has no expression, and so stands for itself.
+    pub const fn is_literal(&self) -> bool {
+        self.literal
+    }
+
     /// The values it names.
     pub const fn uses(&self) -> &Uses {
         &self.uses
     }
 
+    /// The labels it names.
+    pub const fn labels(&self) -> &BTreeSet<String> {
+        &self.labels
+    }
+
     /// The text, or none where a value that it needs can't be had, or nothing is left to print.
-    pub fn render(&self, values: &Values) -> Result<Option<String>, RenderError> {
+    pub fn render(
+        &self,
+        values: &Values,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<Option<String>, RenderError> {
         let text = if self.literal {
             self.text.clone()
         } else {
-            match environment(values).render_named_str("", &self.text, context(&self.uses, values))
-            {
+            let context = self.context(values, labels);
+            match environment(values).render_named_str("", &self.text, context) {
                 Ok(text) => text,
                 Err(error) => match error.kind() {
                     ErrorKind::UndefinedError => return Ok(None),
                     ErrorKind::OutOfFuel => return Err(RenderError::TooManySteps),
                     // Not every operation says that it was given nothing.
-                    _ if self.lacks(values) => return Ok(None),
+                    _ if self.lacks(values, labels) => return Ok(None),
                     _ => return Err(RenderError::Operation(describe(&error))),
                 },
             }
@@ -134,11 +158,52 @@ impl Template {
     }
 
     /// Whether a value that it names can't be had.
-    fn lacks(&self, values: &Values) -> bool {
+    fn lacks(&self, values: &Values, labels: &BTreeMap<String, String>) -> bool {
         let missing = |(source, keys): (_, &BTreeSet<String>)| {
             keys.iter().any(|key| values.get(source, key).is_none())
         };
-        self.uses.iter().any(missing)
+        self.uses.iter().any(missing) || self.labels.iter().any(|name| !labels.contains_key(name))
+    }
+
+    /// `os` as a label and `os.id` can't stand side by side.
+    fn refuse_confusion(&self) -> Result<(), TemplateFault> {
+        let first = |source: Source| source.name().split('.').next().unwrap_or_default();
+        let confused = self.uses.iter().find(|(source, _)| self.labels.contains(first(*source)));
+        let Some((source, _)) = confused else { return Ok(()) };
+        let (label, name) = (first(source), source.name());
+        let problem = format!("{label} is a label here, which {name} can't be beside; rename it");
+        Err(fault(0, problem))
+    }
+
+    /// The values in the form in which templates name them.
+    fn context(&self, values: &Values, labels: &BTreeMap<String, String>) -> Value {
+        let mut root: BTreeMap<&str, Value> = BTreeMap::new();
+        // Two sources may share the first segment of their names.
+        let mut groups: BTreeMap<&str, BTreeMap<&str, Value>> = BTreeMap::new();
+        for (source, keys) in self.uses.iter() {
+            let value = match source.keys() {
+                Keys::Path => continue,
+                Keys::One => values.get(source, "").map_or(Value::UNDEFINED, Value::from),
+                Keys::Any | Keys::Fields(_) => {
+                    let had =
+                        |key: &String| Some((key.clone(), values.get(source, key)?.to_owned()));
+                    Value::from(keys.iter().filter_map(had).collect::<BTreeMap<_, _>>())
+                }
+            };
+            match source.name().split_once('.') {
+                Some((group, name)) => {
+                    groups.entry(group).or_default().insert(name, value);
+                }
+                None => {
+                    root.insert(source.name(), value);
+                }
+            }
+        }
+        root.extend(groups.into_iter().map(|(group, values)| (group, Value::from(values))));
+        for name in &self.labels {
+            root.insert(name, labels.get(name).map_or(Value::UNDEFINED, Value::from));
+        }
+        Value::from(root)
     }
 
     /// Renders it with every value at hand. That a filter is given too much or the wrong thing does
@@ -148,8 +213,9 @@ impl Template {
             (source, Reading::of(keys.iter().map(|key| (key.clone(), "x".into())).collect()))
         });
         let values = readings.collect();
-        let environment = environment(&values);
-        match environment.render_named_str("", &self.text, context(&self.uses, &values)) {
+        let labels = self.labels.iter().map(|name| (name.clone(), "x".into())).collect();
+        let context = self.context(&values, &labels);
+        match environment(&values).render_named_str("", &self.text, context) {
             Err(error) if error.kind() != ErrorKind::UndefinedError => {
                 let offset = error.range().map_or(0, |range| range.start);
                 Err(fault(offset, describe(&error)))
@@ -213,7 +279,11 @@ fn refuse_statements(text: &str) -> Result<(), TemplateFault> {
 /// Walks the syntax tree, refuses what is not known and notes what is used.
 struct Check<'t> {
     text: &'t str,
+    /// The labels that can be named.
+    known: &'t BTreeSet<&'t str>,
     uses: &'t mut Uses,
+    /// Those that are.
+    named: &'t mut BTreeSet<String>,
 }
 
 impl Check<'_> {
@@ -323,15 +393,21 @@ impl Check<'_> {
         }
     }
 
-    /// A name must be one of a source's values.
+    /// A name must be a label, or one of a source's values.
     fn name(&mut self, path: &[&str], offset: usize) -> Result<(), TemplateFault> {
+        if let [name] = path
+            && self.known.contains(name)
+        {
+            self.named.insert((*name).into());
+            return Ok(());
+        }
         let of = |source: &Source| {
             let name: Vec<_> = source.name().split('.').collect();
             path.starts_with(&name).then_some(name.len())
         };
         let found = Source::ALL.into_iter().find_map(|source| Some((source, of(&source)?)));
         let Some((source, length)) = found else {
-            return Err(fault(offset, unknown_name(path)));
+            return Err(fault(offset, self.unknown_name(path)));
         };
         let name = source.name();
         let key = match (source.keys(), &path[length..]) {
@@ -351,13 +427,38 @@ impl Check<'_> {
                 return Err(fault(offset, problem));
             }
             (Keys::Fields(fields), [field]) if fields.contains(field) => field,
-            (Keys::Fields(_), _) => return Err(fault(offset, unknown_name(path))),
+            (Keys::Fields(_), _) => return Err(fault(offset, self.unknown_name(path))),
             (Keys::Path, _) => {
                 return Err(fault(offset, "file needs a path, as file(\"/path\")"));
             }
         };
         self.uses.insert(source, key);
         Ok(())
+    }
+
+    /// The message for a name that is no label and no source has.
+    fn unknown_name(&self, path: &[&str]) -> String {
+        let written = path.join(".");
+        // The key of a map is free.
+        let stem = path.split_last().map_or_else(String::new, |(_, stem)| stem.join("."));
+        let candidates = Source::ALL.into_iter().flat_map(|source| match source.keys() {
+            Keys::One => vec![(written.as_str(), source.name().to_owned())],
+            Keys::Fields(_) => {
+                fields(source).into_iter().map(|name| (written.as_str(), name)).collect()
+            }
+            Keys::Any => vec![(stem.as_str(), source.name().to_owned())],
+            Keys::Path => Vec::new(),
+        });
+        let labels = self.known.iter().map(|name| (written.as_str(), (*name).to_owned()));
+        let advice = nearest(candidates.chain(labels)).unwrap_or_else(|| {
+            let source = Source::ALL.into_iter().find(|source| source.name() == path[0]);
+            let fields = source.map(fields).unwrap_or_default();
+            let names = Source::ALL.iter().map(|source| -> &str { source.name() });
+            let names: Vec<_> = names.chain(self.known.iter().copied()).collect();
+            let names = if fields.is_empty() { names.join(", ") } else { fields.join(", ") };
+            format!("write one of {names}")
+        });
+        format!("unknown name {written}; {advice}")
     }
 
     /// Where a part of the template stands, if it is one.
@@ -394,29 +495,6 @@ fn known(kind: &str, name: &str, known: &[&str], offset: usize) -> Result<(), Te
     Err(fault(offset, format!("unknown {kind} {name}; {advice}")))
 }
 
-/// The message for a name that no source has.
-fn unknown_name(path: &[&str]) -> String {
-    let written = path.join(".");
-    // The key of a map is free.
-    let stem = path.split_last().map_or_else(String::new, |(_, stem)| stem.join("."));
-    let candidates = Source::ALL.into_iter().flat_map(|source| match source.keys() {
-        Keys::One => vec![(written.as_str(), source.name().to_owned())],
-        Keys::Fields(_) => {
-            fields(source).into_iter().map(|name| (written.as_str(), name)).collect()
-        }
-        Keys::Any => vec![(stem.as_str(), source.name().to_owned())],
-        Keys::Path => Vec::new(),
-    });
-    let advice = nearest(candidates).unwrap_or_else(|| {
-        let source = Source::ALL.into_iter().find(|source| source.name() == path[0]);
-        let fields = source.map(fields).unwrap_or_default();
-        let names: Vec<_> = Source::ALL.into_iter().map(Source::name).collect();
-        let names = if fields.is_empty() { names.join(", ") } else { fields.join(", ") };
-        format!("write one of {names}")
-    });
-    format!("unknown name {written}; {advice}")
-}
-
 /// The full names of a source's fields.
 fn fields(source: Source) -> Vec<String> {
     match source.keys() {
@@ -434,33 +512,6 @@ fn nearest<'w>(names: impl Iterator<Item = (&'w str, String)>) -> Option<String>
     let distances = names.map(|(written, name)| (strsim::osa_distance(written, &name), name));
     let (_, name) = distances.min().filter(|(distance, _)| *distance <= SLIP)?;
     Some(format!("did you mean {name}?"))
-}
-
-/// The values in the form in which templates name them.
-fn context(uses: &Uses, values: &Values) -> Value {
-    let mut root: BTreeMap<&str, Value> = BTreeMap::new();
-    // Two sources may share the first segment of their names.
-    let mut groups: BTreeMap<&str, BTreeMap<&str, Value>> = BTreeMap::new();
-    for (source, keys) in uses.iter() {
-        let value = match source.keys() {
-            Keys::Path => continue,
-            Keys::One => values.get(source, "").map_or(Value::UNDEFINED, Value::from),
-            Keys::Any | Keys::Fields(_) => {
-                let had = |key: &String| Some((key.clone(), values.get(source, key)?.to_owned()));
-                Value::from(keys.iter().filter_map(had).collect::<BTreeMap<_, _>>())
-            }
-        };
-        match source.name().split_once('.') {
-            Some((group, name)) => {
-                groups.entry(group).or_default().insert(name, value);
-            }
-            None => {
-                root.insert(source.name(), value);
-            }
-        }
-    }
-    root.extend(groups.into_iter().map(|(group, values)| (group, Value::from(values))));
-    Value::from(root)
 }
 
 /// Jinja drops a newline at the end; a template stands for exactly what is written.

@@ -46,22 +46,30 @@ pub struct TopologyError {
 }
 
 impl Topology {
-    /// Reads what `sysfs` says of these CPUs. A file that is missing leaves its part out: there are
-    /// no NUMA nodes without `CONFIG_NUMA`, and no cores of CPUs that are offline.
-    pub fn read(sysfs: &Path, possible: &[u32]) -> Result<Self, TopologyError> {
-        let mut places: BTreeMap<u32, Place> =
-            possible.iter().map(|cpu| (*cpu, Place::default())).collect();
+    /// CPUs of which nothing is known yet.
+    pub fn of(possible: Vec<u32>) -> Self {
+        possible.into_iter().map(|cpu| (cpu, Place::default())).collect()
+    }
+
+    /// The same CPUs with what `sysfs` says of them. A file that is missing leaves its part out:
+    /// there are no NUMA nodes without `CONFIG_NUMA`. What was known of a CPU stays: the kernel
+    /// tells the place of one only while it is online.
+    pub fn update(&self, sysfs: &Path) -> Result<Self, TopologyError> {
+        let mut places = self.0.clone();
         for (&cpu, place) in &mut places {
             let directory = sysfs.join(format!("devices/system/cpu/cpu{cpu}/topology"));
             let number = |name: &str| Ok(text(&directory.join(name))?.and_then(|n| n.parse().ok()));
-            place.package = number("physical_package_id")?;
-            place.core = number("core_id")?;
+            place.package = number("physical_package_id")?.or(place.package);
+            place.core = number("core_id")?.or(place.core);
             // Before 5.16 there is none, and -1 says that the firmware doesn't tell.
-            place.cluster = number("cluster_id")?;
-            let siblings = text(&directory.join("thread_siblings_list"))?;
-            let siblings = siblings.and_then(|list| cpus::parse(&list)).unwrap_or_default();
-            let nth = siblings.iter().position(|sibling| *sibling == cpu);
-            place.smt_sibling = nth.and_then(|nth| u32::try_from(nth).ok());
+            place.cluster = number("cluster_id")?.or(place.cluster);
+            // Siblings that are offline are not in the list; they were when it was read first.
+            if place.smt_sibling.is_none() {
+                let siblings = text(&directory.join("thread_siblings_list"))?;
+                let siblings = siblings.and_then(|list| cpus::parse(&list)).unwrap_or_default();
+                let nth = siblings.iter().position(|sibling| *sibling == cpu);
+                place.smt_sibling = nth.and_then(|nth| u32::try_from(nth).ok());
+            }
         }
         for (node, cpus) in nodes(&sysfs.join("devices/system/node"))? {
             for cpu in cpus {
@@ -156,7 +164,7 @@ mod tests {
                 ("node/possible", "0-3\n"),
             ],
         );
-        let topology = Topology::read(&sysfs, &[0, 1, 2]);
+        let topology = Topology::of(vec![0, 1, 2]).update(&sysfs);
         fs::remove_dir_all(&sysfs).unwrap();
         let core = Place {
             numa_node: Some(1),
@@ -175,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_machine_that_tells_nothing_has_cpus_without_places() {
-        let topology = Topology::read(Path::new("/no/such/sysfs"), &[0, 3]).unwrap();
+        let topology = Topology::of(vec![0, 3]).update(Path::new("/no/such/sysfs")).unwrap();
         let expected = [(0, Place::default()), (3, Place::default())];
         assert_eq!(topology, expected.into_iter().collect());
     }

@@ -1,7 +1,7 @@
 //! What must hold for any bytes, for bytes that proptest makes. Needs nothing. `cargo xtask fuzz`
 //! has a fuzzer make them.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use proptest::{
     collection::{btree_map, vec},
@@ -46,9 +46,31 @@ const HEADER_PIECES: [&str; 22] = [
 ];
 
 /// What resembles YAML.
-const YAML_PIECES: [&str; 42] = [
+const YAML_PIECES: [&str; 64] = [
     "labels: ",
     "runqueue_latency: ",
+    "relabel_configs: ",
+    "cpu_relabel_configs: ",
+    "source_labels: [a, __meta_core]",
+    "target_label: ",
+    "regex: ",
+    "modulus: 3",
+    "action: ",
+    "hashmod",
+    "labelmap",
+    "cpus: ",
+    "match: ",
+    "'1-3'",
+    "numa:1",
+    "attach: both",
+    "without: [cpu]",
+    "limits: ",
+    "series: ",
+    "values_per_label: ",
+    "'{{ hostname }}'",
+    "'{{ a }}'",
+    "\n- ",
+    "\n  - ",
     "buckets: ",
     "per_cpu: ",
     "min: ",
@@ -93,6 +115,10 @@ const YAML_PIECES: [&str; 42] = [
 
 fn bytes(len: usize) -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>(), 0..len)
+}
+
+fn is_template(text: &str) -> bool {
+    ["{{", "{%", "{#"].iter().any(|opening| text.contains(opening))
 }
 
 fn text_of(pieces: &'static [&'static str]) -> impl Strategy<Value = String> {
@@ -163,6 +189,7 @@ proptest! {
     fn config_labels_are_read_as_they_are_written(
         labels in btree_map("[a-zA-Z][a-zA-Z0-9_]{4,20}", "(?s).{1,200}", 0..=32)
             .prop_filter("reserved", |labels| !labels.contains_key("reason"))
+            .prop_filter("templates", |labels| labels.values().all(|value| !is_template(value)))
     ) {
         let mut text = String::from("labels:\n");
         for (name, value) in &labels {
@@ -172,7 +199,9 @@ proptest! {
         }
         properties::config(text.as_bytes());
         let config = Config::parse(&text).unwrap();
-        prop_assert_eq!(config.labels(), &labels);
+        let read: BTreeMap<_, _> =
+            config.labels().iter().map(|(name, it)| (name.clone(), it.as_str().to_owned())).collect();
+        prop_assert_eq!(read, labels);
     }
 
     #[test]
@@ -183,6 +212,11 @@ proptest! {
     #[test]
     fn accept_of_what_resembles_headers(text in text_of(&HEADER_PIECES)) {
         properties::accept(text.as_bytes());
+    }
+
+    #[test]
+    fn relabel_of_any_choices(bytes in bytes(512)) {
+        properties::relabel(&bytes);
     }
 
     #[test]

@@ -305,7 +305,8 @@ fn read(answer: &Answer, form: &Form) -> Result<(Exposition, Vec<Sample>), Strin
 
 /// Whether a sample has the labels of a configuration, and is of the series that it asks for.
 fn is_of(sample: &Sample, config: &Config) -> bool {
-    let labels = config.labels().iter().all(|(name, value)| sample.label(name) == Some(value));
+    let labels =
+        config.labels().iter().all(|(name, value)| sample.label(name) == Some(value.as_str()));
     let per_cpu = config.runqueue_latency().per_cpu() || !sample.name.starts_with("sched_runqueue");
     labels && sample.label("cpu").is_some() == per_cpu
 }

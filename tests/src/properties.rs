@@ -5,8 +5,10 @@ mod accept;
 mod btf;
 mod config;
 mod exposition;
+mod relabel;
 
 pub use accept::accept;
 pub use btf::btf;
 pub use config::config;
 pub use exposition::exposition;
+pub use relabel::relabel;

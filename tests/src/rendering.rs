@@ -7,11 +7,13 @@ use sched_exporter::{
     exporter::render,
     exposition::Encoder,
     families::{self, Condition},
+    generation::Generation,
     layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
     negotiate::Format,
-    reload::Generation,
     snapshot::{Cpu, Snapshot, Times},
+    sources::Values,
     telemetry::Telemetry,
+    topology::Topology,
 };
 
 /// The sizes that are measured, in CPUs.
@@ -33,14 +35,13 @@ impl Rendering {
     pub fn of(cpus: u32) -> Self {
         let source = config::read(Path::new(SHIPPED_CONFIG)).unwrap();
         let config = source.parse().unwrap();
-        let sha256 = source.sha256().to_owned();
+        let topology = Topology::of((0..cpus).collect());
+        let (generation, unfit) =
+            Generation::new(&config, source.sha256(), &Values::default(), &topology);
+        assert_eq!(unfit, []);
         let telemetry = Telemetry::new().unwrap();
         telemetry.request("/metrics", 200);
-        Self {
-            snapshot: snapshot(cpus),
-            generation: Generation { config, number: 1, sha256 },
-            telemetry,
-        }
+        Self { snapshot: snapshot(cpus), generation, telemetry }
     }
 
     /// The part of [`sched_exporter::exporter::Exporter::scrape`] that follows the reading of the
@@ -49,7 +50,7 @@ impl Rendering {
         let features = [CONTEXT_SWITCHES, RUNQUEUE_LATENCY].map(|name| Feature { name, off: None });
         let log_messages = [("error", 0), ("warn", 0)];
         let condition = Condition { features: &features, torn_reads: 0, log_messages };
-        let capacity = families::capacity(self.snapshot.cpus.len(), &self.generation.config);
+        let capacity = families::capacity(self.snapshot.cpus.len(), &self.generation);
         let encoder = Encoder::new(Format::OpenMetrics, capacity, None);
         render(encoder, &self.snapshot, &self.generation, condition, &self.telemetry.gather())
     }
@@ -76,5 +77,5 @@ fn snapshot(cpus: u32) -> Snapshot {
         }),
         unattributed_ns: any(1_000_000),
     });
-    Snapshot { cpus: cpus.collect(), taken_at: MONTH_NS }
+    Snapshot { cpus: cpus.collect(), offline: Vec::new(), taken_at: MONTH_NS }
 }

@@ -35,6 +35,7 @@ enum Target {
     Config,
     Accept,
     Exposition,
+    Relabel,
 }
 
 impl Target {
@@ -44,6 +45,7 @@ impl Target {
             Self::Config => "config",
             Self::Accept => "accept",
             Self::Exposition => "exposition",
+            Self::Relabel => "relabel",
         }
     }
 }

@@ -89,17 +89,128 @@ fn every_key_is_read() {
 }
 
 #[test]
+fn every_key_about_labels_is_read() {
+    let config = parse(
+        "cpus:\n\
+         - {match: '0-1,8', labels: {zone: '{{ zone }}-{{ env.RACK }}', cpu: all}}\n\
+         - {match: 'numa:0-1'}\n\
+         - {match: 'package: 2'}\n\
+         - {match: 'cluster:3'}\n\
+         - {match: isolated}\n\
+         cpu_relabel_configs: [{action: labeldrop, regex: cpu}]\n\
+         attach: both\n\
+         without: [cpu, pool]\n\
+         limits: {labels: 4, name_bytes: 8, value_bytes: 99, values_per_label: 4, series: 5}\n\
+         relabel_configs: [{target_label: zone, replacement: z}]\n",
+    );
+    let matches: Vec<_> = config.cpus().iter().map(|entry| entry.matches.clone()).collect();
+    let expected = [
+        CpuMatch::Cpus(vec![0, 1, 8]),
+        CpuMatch::NumaNodes(vec![0, 1]),
+        CpuMatch::Packages(vec![2]),
+        CpuMatch::Clusters(vec![3]),
+        CpuMatch::Isolated,
+    ];
+    assert_eq!(matches, expected);
+    assert_eq!(config.cpus()[0].labels["zone"].as_str(), "{{ zone }}-{{ env.RACK }}");
+    assert_eq!(config.cpu_relabel_configs().len(), 1);
+    assert_eq!(config.attach(), Attach::Both);
+    assert_eq!(config.without(), &["cpu".to_owned(), "pool".to_owned()].into());
+    let limits =
+        Limits { labels: 4, name_bytes: 8, value_bytes: 99, values_per_label: 4, series: 5 };
+    assert_eq!(config.limits(), &limits);
+    let uses: Vec<_> = config.uses().iter().map(|(source, keys)| (source.name(), keys)).collect();
+    assert_eq!(uses, [("env", &["RACK".to_owned()].into())]);
+}
+
+#[test]
+fn a_mistake_in_a_template_is_where_it_is_written() {
+    check(
+        "labels:\n\
+         \x20 a: {{ hostname }}\n\
+         \x20 b: '{{ hostnam }}'\n\
+         \x20 c: \"é {{ hostname | uper }}\"\n\
+         \x20 d: \"\\u00e9 {{ env }}\"\n\
+         \x20 e: |\n\
+         \x20   x {{ arch\n\
+         \x20 f: 'it''s {{ fqd }}'\n\
+         cpus:\n\
+         - match: isolated\n\
+         \x20 labels: {a: \"{{ e }}\", b: '{{ fqd }}'}\n\
+         # the end\n",
+        "2:6: labels.a: a map is not a string; write one in quotes, which a leading { needs\n\
+         3:10: labels.b: unknown name hostnam; did you mean hostname?\n\
+         4:23: labels.c: unknown filter uper; did you mean upper?\n\
+         5:6: labels.d: env needs a name, as env.NAME\n\
+         6:6: labels.e: syntax error: unexpected end of input, expected end of variable block\n\
+         8:6: labels.f: unknown name fqd; did you mean fqdn?\n\
+         11:33: cpus[0].labels.b: unknown name fqd; did you mean fqdn?",
+    );
+}
+
+#[test]
+fn a_choice_of_cpus_is_a_list_or_a_place() {
+    let mistake = "matches no CPUs; write an ascending list like \"0-15,32\", the same after numa:, \
+                   package: or cluster:, or isolated";
+    for bad in ["", "1-0", "2,1", "all", "numa:", "numa:x", "core:1", "isolated:1", "cpu"] {
+        check(
+            &format!("cpus: [{{match: '{bad}'}}]"),
+            &format!("1:16: cpus[0].match: \"{bad}\" {mistake}"),
+        );
+    }
+    check(
+        "cpus:\n- {labels: {a: b}}\n- {match: 3, label: {}}\n- numa:1\n",
+        "2:3: cpus[0]: match is missing; write one like match: \"0-15\"\n\
+         3:11: cpus[1].match: 3 is not a string; write \"3\"\n\
+         3:14: cpus[1].label: unknown key; did you mean labels?\n\
+         4:3: cpus[2]: \"numa:1\" is not a map; write lines of `key: value`",
+    );
+}
+
+#[test]
+fn places_of_labels_and_what_is_summed_over_are_known() {
+    check(
+        "attach: serie",
+        "1:9: attach: \"serie\" is no place for labels; write series, target_info or both",
+    );
+    check(
+        "without: [cpu, le, a-b, 1]",
+        "1:16: without[1]: \"le\" can't be summed over here; do so by PromQL\n\
+         1:20: without[2]: \"a-b\" is not a label name\n\
+         1:25: without[3]: 1 is not a string; write \"1\"",
+    );
+}
+
+#[test]
+fn limits_have_limits() {
+    check(
+        "limits: {labels: 0, value_bytes: 1025, series: -1, name: 3}\n",
+        "1:18: limits.labels: 0 is out of range; write a number from 1 to 64\n\
+         1:34: limits.value_bytes: 1025 is out of range; write a number from 1 to 1024\n\
+         1:48: limits.series: -1 is not a positive integer; write digits without quotes\n\
+         1:52: limits.name: unknown key; write one of labels, name_bytes, value_bytes, \
+         values_per_label, series",
+    );
+    check(
+        "limits: {labels: 1, name_bytes: 1}\nlabels: {aa: x, b: y}\n",
+        "2:9: labels: there are 2 labels; keep at most 1\n\
+         2:10: labels.aa: the name has 2 bytes; keep it to 1",
+    );
+}
+
+#[test]
 fn a_byte_order_mark_is_passed_over() {
     check(
         "\u{feff}foo: 1",
-        "1:1: foo: unknown key; write one of labels, relabel_configs, runqueue_latency",
+        "1:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, attach, without, limits, \
+             runqueue_latency",
     );
 }
 
 #[test]
 fn aliases_are_followed() {
     let config = parse("labels: {a: &a x, b: *a}\n");
-    assert_eq!(config.labels()["b"], "x");
+    assert_eq!(config.labels()["b"].as_str(), "x");
 }
 
 #[test]
@@ -121,7 +232,8 @@ fn the_last_bucket_reaches_max() {
 fn an_unknown_key_is_a_mistake() {
     check(
         "foo: {a: [1]}\n",
-        "1:1: foo: unknown key; write one of labels, relabel_configs, runqueue_latency",
+        "1:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, attach, without, limits, \
+             runqueue_latency",
     );
     check(
         "runqueue_latency:\n  percpu: true",
@@ -139,7 +251,7 @@ fn a_merge_key_merges_nothing() {
     check(
         "labels: {<<: {a: b}}",
         "1:10: labels.<<: \"<<\" is not a label name; write letters, digits and _, no digit first\n\
-         1:14: labels.<<: a map is not a string; write one in quotes",
+         1:14: labels.<<: a map is not a string; write one in quotes, which a leading { needs",
     );
 }
 
@@ -185,7 +297,7 @@ fn a_label_value_is_a_string_and_is_shown_as_it_is_written() {
     check(
         "labels:\n  a: [x]\n  b: {x: y}\n  c: !secret x\n  d: 123456789012345678901234567890\n",
         "2:6: labels.a: a list is not a string; write one in quotes\n\
-         3:6: labels.b: a map is not a string; write one in quotes\n\
+         3:6: labels.b: a map is not a string; write one in quotes, which a leading { needs\n\
          4:6: labels.c: a value with a tag is not a string; write one in quotes\n\
          5:6: labels.d: 123456789012345678901234567890 is not a string; \
          write \"123456789012345678901234567890\"",
@@ -206,21 +318,26 @@ fn a_label_name_is_valid_in_prometheus() {
 
 #[test]
 fn a_label_name_is_not_reserved() {
-    for name in ["cpu", "le", "mode", "reason"] {
+    for name in ["le", "mode", "reason"] {
         let text = format!("labels: {{{name}: x}}");
         let problem = "the series have this label already; choose another";
         check(&text, &format!("1:10: labels.{name}: {problem}"));
     }
     check(
-        "labels: {__a: x}",
-        "1:10: labels.__a: names in __ are kept for Prometheus; choose another",
+        "labels: {cpu: x}",
+        "1:10: labels.cpu: each CPU has this label already; choose another, or set it for CPUs",
     );
+    check(
+        "labels: {__a: x}",
+        "1:10: labels.__a: labels in __ are for rules alone, and there are none; choose another",
+    );
+    parse("labels: {__a: x}\nrelabel_configs: [{target_label: a}]");
 }
 
 #[test]
 fn a_label_is_of_limited_length() {
     let (name, value) = ("n".repeat(128), "v".repeat(1024));
-    assert_eq!(parse(&format!("labels: {{{name}: {value}}}")).labels()[&name], value);
+    assert_eq!(parse(&format!("labels: {{{name}: {value}}}")).labels()[&name].as_str(), value);
     let (name_40, value_40) = ("n".repeat(40), "v".repeat(40));
     check(
         &format!("labels:\n  {name}n: {value}v\n"),
@@ -421,7 +538,8 @@ fn all_mistakes_are_in_one_report_in_the_order_of_the_file() {
          \x20 rack: x\n",
         "3:12: runqueue_latency.buckets: min 2s is above max 1s; lower min or raise max\n\
          4:12: runqueue_latency.per_cpu: \"maybe\" is not a boolean; write true or false\n\
-         5:1: colour: unknown key; write one of labels, relabel_configs, runqueue_latency\n\
+         5:1: colour: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, attach, without, limits, \
+             runqueue_latency\n\
          7:9: labels.rack: 12 is not a string; write \"12\"\n\
          8:3: labels.le: the series have this label already; choose another\n\
          8:7: labels.le: \"\" is the same as no label; remove it\n\
@@ -436,7 +554,8 @@ fn twenty_mistakes_are_shown_and_the_rest_is_counted() {
     let text = lines(1..=25, |i| format!("a{i}: x\n"));
     let expected = lines(1..=20, |i| {
         format!(
-            "{i}:1: a{i}: unknown key; write one of labels, relabel_configs, runqueue_latency\n"
+            "{i}:1: a{i}: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, attach, without, limits, \
+             runqueue_latency\n"
         )
     });
     check(&text, &format!("{expected}and 5 more"));
@@ -455,7 +574,8 @@ fn a_mistake_in_an_aliased_value_is_where_the_value_is_written() {
 fn nothing_that_a_terminal_obeys_is_printed() {
     check(
         "\"a\\e[31m\\n\": \"\"\nlabels: \"\\u202Ex\\\\\"\n",
-        "1:1: a\\u{1b}[31m\\n: unknown key; write one of labels, relabel_configs, runqueue_latency\n\
+        "1:1: a\\u{1b}[31m\\n: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, attach, without, limits, \
+             runqueue_latency\n\
          2:9: labels: \"\\u{202e}x\\\" is not a map; write lines of `key: value`",
     );
 }
@@ -464,8 +584,9 @@ fn nothing_that_a_terminal_obeys_is_printed() {
 fn a_syntax_error_is_reported_with_the_mistakes_before_it() {
     check(
         "labels: {cpu: x}\nfoo: 1\nlabels: [\n",
-        "1:10: labels.cpu: the series have this label already; choose another\n\
-         2:1: foo: unknown key; write one of labels, relabel_configs, runqueue_latency\n\
+        "1:10: labels.cpu: each CPU has this label already; choose another, or set it for CPUs\n\
+         2:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, attach, without, limits, \
+             runqueue_latency\n\
          4:1: can't be read as YAML: did not find expected node content, \
          while parsing a flow node",
     );
@@ -581,7 +702,7 @@ fn a_file_is_read_hashed_and_parsed() {
         let source = read(&file).unwrap();
         let sha256 = "4b2a6d308d4a3b6fc497b57f03e707971ae3459c5718b32ce0c28bb01af4e708";
         assert_eq!(source.sha256(), sha256);
-        assert_eq!(source.parse().unwrap().labels()["a"], "x");
+        assert_eq!(source.parse().unwrap().labels()["a"].as_str(), "x");
 
         let link = directory.join("link");
         symlink(&file, &link).unwrap();
@@ -638,8 +759,8 @@ fn a_file_that_is_not_utf_8_tells_the_byte() {
 fn each_mistake_names_the_file() {
     let one = "f.yaml:1:13: labels.a: 1 is not a string; write \"1\"";
     check_source(b"labels: {a: 1}", one, one);
-    let two =
-        "f.yaml:2:1: foo: unknown key; write one of labels, relabel_configs, runqueue_latency";
+    let two = "f.yaml:2:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, attach, without, limits, \
+             runqueue_latency";
     check_source(
         b"labels: {a: 1}\nfoo: 1",
         &format!("2 mistakes in `f.yaml`\n{one}\n{two}"),

@@ -32,6 +32,9 @@ const MAX_PRINTED: usize = 40;
 /// Characters shown of a message of `yaml_serde`, which can hold a whole value.
 const MAX_MESSAGE: usize = 200;
 
+/// What libyaml takes for the end of a line. <https://yaml.org/spec/1.1/#id871136>
+const BREAKS: [char; 5] = ['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'];
+
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
@@ -153,8 +156,7 @@ fn obstacle(text: &str) -> Option<Mistake> {
         brackets += usize::from(matches!(c, '[' | '{'));
         let problem = match c {
             '\r' if chars.peek() == Some(&'\n') => continue,
-            // What libyaml takes for the end of a line. <https://yaml.org/spec/1.1/#id871136>
-            '\n' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}' => {
+            _ if BREAKS.contains(&c) => {
                 (line, column) = (line + 1, 1);
                 continue;
             }
@@ -172,6 +174,16 @@ fn obstacle(text: &str) -> Option<Mistake> {
         return Some(Mistake { line, column, key: String::new(), problem });
     }
     None
+}
+
+/// A line of a text, counted from 1.
+fn line(text: &str, number: usize) -> &str {
+    let mut rest = text;
+    for _ in 1..number {
+        let (line, after) = rest.split_once(BREAKS).unwrap_or((rest, ""));
+        rest = if rest[line.len()..].starts_with("\r\n") { &after[1..] } else { after };
+    }
+    rest.split_once(BREAKS).map_or(rest, |(line, _)| line)
 }
 
 fn forbidden(c: char) -> String {
@@ -255,6 +267,9 @@ impl Report<'_> {
             Content::Bool(_) | Content::Number(_) => {
                 format!("{value} is not a string; write \"{value}\"")
             }
+            Content::Map(_) => {
+                format!("{value} is not a string; write one in quotes, which a leading {{ needs")
+            }
             _ => format!("{value} is not a string; write one in quotes"),
         });
         None
@@ -284,8 +299,8 @@ impl Report<'_> {
     pub(super) fn unknown_key(&mut self, entry: &Entry<'_>, known: &[&str]) {
         self.key_mistake(entry, |_| {
             let name = shorten(entry.name, MAX_PRINTED);
-            let nearest = known.iter().min_by_key(|known| distance(&name, known));
-            match nearest.filter(|known| distance(&name, known) <= 2) {
+            let distance = |known: &&&str| strsim::osa_distance(&name, known);
+            match known.iter().min_by_key(distance).filter(|known| distance(known) <= 2) {
                 Some(nearest) => format!("unknown key; did you mean {nearest}?"),
                 None => format!("unknown key; write one of {}", known.join(", ")),
             }
@@ -300,6 +315,26 @@ impl Report<'_> {
     /// Adds a mistake in a value. `problem` is given the value as it can be printed.
     pub(super) fn mistake(&mut self, entry: &Entry<'_>, problem: impl FnOnce(&str) -> String) {
         self.add(0, &entry.path, entry.value, problem);
+    }
+
+    /// Adds a mistake at a byte of a string. Where the text has it in another form, as escapes or
+    /// over several lines, the place is that of the whole string.
+    pub(super) fn mistake_within(&mut self, entry: &Entry<'_>, offset: usize, problem: &str) {
+        self.mistake(entry, |_| problem.into());
+        let (Some(mistake), Some(value)) = (self.mistakes.last_mut(), entry.string()) else {
+            return;
+        };
+        if self.more > 0 {
+            return;
+        }
+        let before = value.get(..offset).unwrap_or_default();
+        let line = line(self.text, mistake.line);
+        let written = line.char_indices().nth(mistake.column - 1);
+        let written = written.map_or("", |(start, _)| &line[start..]);
+        let unquoted = written.strip_prefix(['"', '\'']).unwrap_or(written);
+        if unquoted.starts_with(before) {
+            mistake.column += written.len() - unquoted.len() + before.chars().count();
+        }
     }
 
     fn add(
@@ -364,21 +399,6 @@ fn shorten(text: &str, max: usize) -> String {
         short.push('…');
     }
     short
-}
-
-/// The least number of characters to insert, delete or replace to make `b` of `a`.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// Line, column and scalar of a node, the scalar as it is written in the text.

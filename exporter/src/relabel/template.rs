@@ -53,6 +53,14 @@ impl Template {
         Ok(Self { parts })
     }
 
+    /// The text that it always gives; none where a group has a part in it.
+    pub(super) fn literal(&self) -> Option<&str> {
+        match &*self.parts {
+            [Part::Text(text)] => Some(text),
+            _ => None,
+        }
+    }
+
     /// The template with what the groups of a match hold.
     pub(super) fn expand(&self, found: &Match<'_>) -> String {
         let value = |part| match part {

@@ -19,15 +19,19 @@ fn values() -> Values {
     .collect()
 }
 
+fn parse(text: &str) -> Result<Template, TemplateFault> {
+    Template::parse(text, &BTreeSet::new())
+}
+
 #[track_caller]
 fn check(template: &str, expected: Option<&str>) {
-    let rendered = Template::parse(template).unwrap().render(&values());
+    let rendered = parse(template).unwrap().render(&values(), &BTreeMap::new());
     assert_eq!(rendered, Ok(expected.map(str::to_owned)), "{template}");
 }
 
 #[track_caller]
 fn check_fault(template: &str, expected: &str) {
-    let fault = Template::parse(template).unwrap_err();
+    let fault = parse(template).unwrap_err();
     assert_eq!(format!("{}: {fault}", fault.offset), expected, "{template}");
 }
 
@@ -55,7 +59,7 @@ fn values_are_named_by_source() {
 
 #[test]
 fn what_a_template_uses_is_known_before_it_is_rendered() {
-    let template = Template::parse(
+    let template = parse(
         "{{ env.A if hostname == 'x' else file('/a') }} {{ node.labels['z'] | default(env.B) }}",
     );
     let mut expected = Uses::default();
@@ -65,7 +69,7 @@ fn what_a_template_uses_is_known_before_it_is_rendered() {
     expected.insert(Source::Hostname, "");
     expected.insert(Source::NodeLabels, "z");
     assert_eq!(template.unwrap().uses(), &expected);
-    assert_eq!(Template::parse("{ hostname }").unwrap().uses(), &Uses::default());
+    assert_eq!(parse("{ hostname }").unwrap().uses(), &Uses::default());
 }
 
 #[test]
@@ -202,7 +206,7 @@ fn what_is_unknown_is_refused_with_the_nearest_name() {
         "{{ loop.index }}",
         "{{ self }}",
     ] {
-        let fault = Template::parse(template).unwrap_err();
+        let fault = parse(template).unwrap_err();
         let name = fault.problem.strip_prefix("unknown name ").expect(&fault.problem);
         assert!(template[fault.offset..].starts_with(&name[..4]), "{template}: {fault}");
     }
@@ -250,7 +254,7 @@ fn mistakes_of_syntax_have_a_place() {
     for (template, offset) in
         [("{{ arch", 3), ("{{ }}", 3), ("ab {{ arch | }}", 13), ("{{ 'a }}", 8), ("{{ a b }}", 5)]
     {
-        let fault = Template::parse(template).unwrap_err();
+        let fault = parse(template).unwrap_err();
         assert!(fault.problem.starts_with("syntax error: "), "{template}: {fault}");
         assert_eq!(fault.offset, offset, "{template}: {fault}");
     }
@@ -278,22 +282,22 @@ fn filters_are_tried_when_the_template_is_parsed() {
     ] {
         check_fault(template, expected);
     }
-    let fault = Template::parse("{{ arch | regex_replace('\\\\w{999}{99}', '') }}").unwrap_err();
+    let fault = parse("{{ arch | regex_replace('\\\\w{999}{99}', '') }}").unwrap_err();
     assert!(fault.problem.contains("size limit"), "{fault}");
 }
 
 #[test]
 fn text_and_work_are_bounded() {
-    let long = Template::parse("{{ file('/etc/long') }}").unwrap();
-    assert_eq!(long.render(&values()).unwrap().unwrap().len(), 1_024);
-    let longer = Template::parse("{{ file('/etc/long') }}x").unwrap();
-    assert_eq!(longer.render(&values()), Err(RenderError::TooLong(1_025)));
+    let long = parse("{{ file('/etc/long') }}").unwrap();
+    assert_eq!(long.render(&values(), &BTreeMap::new()).unwrap().unwrap().len(), 1_024);
+    let longer = parse("{{ file('/etc/long') }}x").unwrap();
+    assert_eq!(longer.render(&values(), &BTreeMap::new()), Err(RenderError::TooLong(1_025)));
     assert_eq!(
-        Template::parse(&"x".repeat(1_025)).unwrap().render(&values()),
+        parse(&"x".repeat(1_025)).unwrap().render(&values(), &BTreeMap::new()),
         Err(RenderError::TooLong(1_025))
     );
 
-    let fault = Template::parse(&"x".repeat(4_097)).unwrap_err();
+    let fault = parse(&"x".repeat(4_097)).unwrap_err();
     assert_eq!(fault.problem, "has 4097 bytes, 4096 at most");
     check_fault(
         "{{ 'x' * 100000000 }}",
@@ -301,17 +305,35 @@ fn text_and_work_are_bounded() {
     );
     let ever_longer =
         "{{ arch".to_owned() + &" | replace('', 'xxxxxxxxxxxxxxxx')".repeat(6) + " }}";
-    let fault = Template::parse(&ever_longer).unwrap_err();
+    let fault = parse(&ever_longer).unwrap_err();
     assert_eq!(fault.problem, RenderError::TooManySteps.to_string());
     let file = Reading::of([("/f".to_owned(), "x".repeat(1 << 16))].into());
     let values: Values = [(Source::File, file)].into_iter().collect();
-    let longer_file =
-        Template::parse("{{ file('/f') | regex_replace('x', 'yyyyyyyyyyyyyyyyyyyy') }}");
-    let error = longer_file.unwrap().render(&values).unwrap_err();
+    let longer_file = parse("{{ file('/f') | regex_replace('x', 'yyyyyyyyyyyyyyyyyyyy') }}");
+    let error = longer_file.unwrap().render(&values, &BTreeMap::new()).unwrap_err();
     assert!(error.to_string().contains("more than 65536 bytes"), "{error}");
     let works = "{{ file('/f')".to_owned() + &" | lower | upper".repeat(6) + " | truncate(3) }}";
-    let error = Template::parse(&works).unwrap().render(&values).unwrap_err();
+    let error = parse(&works).unwrap().render(&values, &BTreeMap::new()).unwrap_err();
     assert_eq!(error, RenderError::TooManySteps);
     let deep = "{{ ".to_owned() + &"(".repeat(2_000) + "arch" + &")".repeat(2_000) + " }}";
-    assert!(Template::parse(&deep).is_err());
+    assert!(parse(&deep).is_err());
+}
+
+#[test]
+fn labels_are_named_barely_and_come_before_sources() {
+    let labels = [("zone", "eu-1"), ("os", "plan9"), ("hostname", "h")];
+    let names = labels.iter().map(|(name, _)| *name).chain(["gone"]).collect();
+    let set = labels.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    let render = |text: &str| Template::parse(text, &names).unwrap().render(&values(), &set);
+    assert_eq!(render("{{ zone }}-{{ env.RACK }}").unwrap().unwrap(), "eu-1-r12");
+    assert_eq!(render("{{ os | upper }} {{ hostname }}").unwrap().unwrap(), "PLAN9 h");
+    assert_eq!(render("{{ os.id }}").unwrap().unwrap(), "debian");
+    assert_eq!(render("{{ gone }}").unwrap(), None);
+    assert_eq!(render("{{ gone | default(zone) }}").unwrap().unwrap(), "eu-1");
+    let fault = |text| Template::parse(text, &names).unwrap_err().problem;
+    assert_eq!(fault("{{ zoen }}"), "unknown name zoen; did you mean zone?");
+    assert_eq!(
+        fault("{{ os }} {{ os.id }}"),
+        "os is a label here, which os can't be beside; rename it"
+    );
 }

@@ -1,21 +1,24 @@
 //! The configuration, from text to what is rendered under it.
 
-use std::str;
+use std::{collections::BTreeSet, str};
 
 use sched_exporter::{
     config::{Config, Mistakes},
     exposition::{Encoder, le},
     families,
+    generation::Generation,
+    labels::{expand, group},
     layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
     negotiate::Format,
-    reload::Generation,
     snapshot::{Cpu, Snapshot, Times},
+    sources::{Keys, Reading, Source, Uses, Values},
+    topology::{Place, Topology},
 };
 
 use crate::sample::Sample;
 
 /// Reads the bytes as a configuration. Each mistake has its place in the text and can be printed; a
-/// good text gives valid labels and buckets, and renders to series that have just these.
+/// good text gives a machine valid labels and buckets, and renders to series that have just these.
 pub fn config(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
     let parsed = Config::parse(text);
@@ -23,7 +26,7 @@ pub fn config(bytes: &[u8]) {
     match parsed {
         Ok(config) => {
             check_limits(&config);
-            check_rendered(config);
+            check_rendered(&config);
         }
         Err(mistakes) => check_mistakes(text, &mistakes),
     }
@@ -63,52 +66,136 @@ fn lines(text: &str) -> Vec<&str> {
 }
 
 fn check_limits(config: &Config) {
-    assert!(config.labels().len() <= 32);
+    let limits = config.limits();
+    assert!(config.labels().len() <= limits.labels);
     for (name, value) in config.labels() {
-        let mut chars = name.chars();
-        assert!(chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_'), "{name:?}");
-        assert!(chars.all(|c| c.is_ascii_alphanumeric() || c == '_'), "{name:?}");
+        check_name(name);
         assert!(!["cpu", "le", "mode", "reason"].contains(&name.as_str()), "{name:?}");
-        assert!(!name.starts_with("__") && name.len() <= 128, "{name:?}");
-        assert!((1..=1_024).contains(&value.len()), "{value:?}");
+        assert!(name.len() <= limits.name_bytes, "{name:?}");
+        assert!(!value.is_literal() || value.as_str().len() <= limits.value_bytes, "{value:?}");
     }
     let exponents = config.runqueue_latency().bucket_exponents();
     assert!((1..=40).contains(&exponents.len()), "{exponents:?}");
     assert!(exponents.is_sorted_by(|a, b| a < b) && exponents.iter().all(|it| *it <= 62));
 }
 
-fn check_rendered(config: Config) {
+fn check_name(name: &str) {
+    let mut chars = name.chars();
+    assert!(chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_'), "{name:?}");
+    assert!(chars.all(|c| c.is_ascii_alphanumeric() || c == '_'), "{name:?}");
+}
+
+/// CPUs of the machine on which configurations are tried.
+const CPUS: u32 = 5;
+
+/// Time of each CPU in each mode.
+const MODE_NS: u64 = 1 << 40;
+
+/// The labels of a machine fit, whatever the configuration asks for, and all time is in the sums.
+fn check_rendered(config: &Config) {
+    let (values, topology) = (values(config.uses()), topology());
+    let expansion = expand(config, &values, &topology, false);
+    let traced = expand(config, &values, &topology, true);
+    for (host, traced) in expansion.host.iter().zip(&traced.host) {
+        assert_eq!(host.set, traced.set);
+        assert!(traced.set.keys().eq(traced.origins.keys()), "{traced:?}");
+    }
+    let shown = expansion.cpus.len();
+    assert_eq!(shown, traced.cpus.len());
+    for ((cpu, labels), (_, traced)) in expansion.cpus.iter().zip(&traced.cpus) {
+        assert_eq!(labels.set, traced.set, "{cpu}");
+        assert!(traced.set.keys().eq(traced.origins.keys()), "{traced:?}");
+    }
+    let (sets, unfit) = group(config, expansion);
+    let (mut generation, also_unfit) = Generation::new(config, "", &values, &topology);
+    assert_eq!((&sets, &unfit), (&generation.labels, &also_unfit));
+
+    let text = render(&generation);
+    let samples = check_samples(config, &text);
+    let modes = |samples: &[Sample]| {
+        let modes = samples.iter().filter(|sample| sample.label("mode").is_some());
+        modes.map(|sample| sample.value.parse::<f64>().unwrap()).sum::<f64>()
+    };
+    let expected = (shown * 8) as f64 * MODE_NS as f64 / 1e9;
+    assert!((modes(&samples) - expected).abs() < 1e-3, "{text}");
+    // A generation that follows itself shows the same.
+    let before = generation.clone();
+    generation.go_on(&before, &snapshot());
+    assert_eq!(render(&generation), text);
+
     let exponents = config.runqueue_latency().bucket_exponents();
     let mut bounds: Vec<_> = exponents.iter().map(|exponent| le(*exponent)).collect();
     bounds.push("+Inf".to_owned());
-    let labels: Vec<_> = config.labels().clone().into_iter().collect();
-    let histograms = if config.runqueue_latency().per_cpu() { 2 } else { 1 };
-    let generation = Generation { config, number: 1, sha256: String::new() };
-    let text = render(&generation);
-    assert_eq!(text, render(&generation));
-    // `str::lines` would take a carriage return for a part of the line's end.
-    let lines = text.split_terminator('\n').filter(|line| !line.starts_with('#'));
-    let mut found = Vec::new();
-    for sample in lines.map(|line| Sample::read(line).unwrap()) {
-        assert!(sample.labels.starts_with(&labels), "{sample:?}");
-        found.extend(sample.label("le").map(str::to_owned));
-    }
-    assert_eq!(found, vec![bounds; histograms].concat());
+    let found: Vec<_> =
+        samples.iter().filter_map(|sample| sample.label("le").map(str::to_owned)).collect();
+    assert!(found.chunks(bounds.len()).all(|chunk| chunk == bounds), "{text}");
 }
 
-/// Two CPUs under a configuration.
-fn render(generation: &Generation) -> String {
-    let times = |ns| Times {
-        mode_ns: [ns; _],
-        switches: [ns; _],
+/// Each series is there once, with labels that may be.
+fn check_samples(config: &Config, text: &str) -> Vec<Sample> {
+    let limits = config.limits();
+    // `str::lines` would take a carriage return for a part of the line's end.
+    let lines = text.split_terminator('\n').filter(|line| !line.starts_with('#'));
+    let samples: Vec<_> = lines.map(|line| Sample::read(line).unwrap()).collect();
+    let mut series = BTreeSet::new();
+    for sample in &samples {
+        let mut names = BTreeSet::new();
+        let own = |name: &str| ["le", "mode", "reason"].contains(&name);
+        for (name, value) in &sample.labels {
+            check_name(name);
+            assert!(names.insert(name), "{sample:?}");
+            assert!(own(name) || name.len() <= limits.name_bytes, "{sample:?}");
+            // What stands for values that are too long may be too long itself.
+            let fits = value.len() <= limits.value_bytes.max("other".len());
+            assert!(own(name) || fits && !value.is_empty(), "{sample:?}");
+            assert!(!name.starts_with("__"), "{sample:?}");
+            let is_summed_over = sample.name != "target_info" && config.without().contains(name);
+            assert!(!is_summed_over, "{sample:?}");
+        }
+        assert!(names.iter().filter(|name| !own(name)).count() <= limits.labels, "{sample:?}");
+        assert!(series.insert((&sample.name, &sample.labels)), "{sample:?}");
+    }
+    samples
+}
+
+/// A part of what the templates name can be had; keys are their own values.
+fn values(uses: &Uses) -> Values {
+    let reading = |(source, keys): (Source, &BTreeSet<String>)| {
+        let had = keys.iter().filter(|key| key.len() % 3 > 0 || source.keys() == Keys::One);
+        let value = |key: &String| (key.clone(), format!("{}-{key}", source.name()));
+        (source, Reading::of(had.map(value).collect()))
+    };
+    uses.iter().map(reading).collect()
+}
+
+fn topology() -> Topology {
+    let place = |cpu: u32| Place {
+        numa_node: Some(cpu / 2),
+        package: Some(0),
+        core: Some(cpu),
+        cluster: (cpu > 1).then_some(1),
+        smt_sibling: Some(0),
+        isolated: cpu == 3,
+    };
+    (0..CPUS).map(|cpu| (cpu, place(cpu))).collect()
+}
+
+fn snapshot() -> Snapshot {
+    let times = Times {
+        mode_ns: [MODE_NS; _],
+        switches: [7; _],
         missed_switches: 0,
-        wait_ns: ns,
+        wait_ns: MODE_NS,
         wait_buckets: [1; _],
     };
-    let cpus = [0, 511].map(|id| Cpu { id, times: Some(times(1 << 40)), unattributed_ns: 1 });
-    let snapshot = Snapshot { taken_at: 1, cpus: cpus.into() };
+    let cpu = |id| Cpu { id, times: Some(times.clone()), unattributed_ns: 1 };
+    Snapshot { taken_at: 1, cpus: (0..CPUS).map(cpu).collect(), offline: Vec::new() }
+}
+
+fn render(generation: &Generation) -> String {
     let features = [CONTEXT_SWITCHES, RUNQUEUE_LATENCY].map(|name| Feature { name, off: None });
     let mut encoder = Encoder::new(Format::OpenMetrics, 0, None);
-    families::write_scheduler(&mut encoder, &snapshot, generation, &features);
+    families::write_target(&mut encoder, generation);
+    families::write_scheduler(&mut encoder, &snapshot(), generation, &features);
     encoder.finish()
 }

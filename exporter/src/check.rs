@@ -1,0 +1,267 @@
+//! What `--config.check` prints: the labels that a configuration gives this machine, and where each
+//! is from. Pure.
+
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+
+use clap::ValueEnum;
+use serde_json::{Value, json};
+
+use crate::{
+    config::CPU,
+    cpus, families,
+    labels::{self, Labels},
+    reload::Made,
+    sources::Reading,
+};
+
+/// How it is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum CheckFormat {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// The report of a good file.
+pub fn report(path: &Path, made: &Made, format: CheckFormat) -> String {
+    let expansion = labels::expand(&made.config, &made.values, &made.topology, true);
+    let host = expansion.host.clone().unwrap_or_default();
+    let cpus = blocks(&expansion.cpus);
+    let (sets, _) = labels::group(&made.config, expansion);
+    let (of_group, of_latency) =
+        families::series(made.config.runqueue_latency().bucket_exponents().len());
+    let (groups, latency) = (sets.groups.as_slice().len(), sets.latency.as_slice().len());
+    let series = groups * of_group + latency * of_latency;
+    let report = Report { path, made, host, cpus, sets: groups, series };
+    match format {
+        CheckFormat::Table => report.table(),
+        CheckFormat::Json => format!("{:#}\n", report.json()),
+    }
+}
+
+struct Report<'a> {
+    path: &'a Path,
+    made: &'a Made,
+    host: Labels,
+    cpus: Vec<(Vec<u32>, Labels)>,
+    sets: usize,
+    series: usize,
+}
+
+/// CPUs whose labels are alike but for each one's own number.
+fn blocks(cpus: &[(u32, Labels)]) -> Vec<(Vec<u32>, Labels)> {
+    let mut blocks: BTreeMap<_, (Vec<u32>, &Labels)> = BTreeMap::new();
+    for (cpu, labels) in cpus {
+        let mut set = labels.set.clone();
+        if let Some(number) = set.get_mut(CPU).filter(|number| **number == cpu.to_string()) {
+            number.clear();
+        }
+        let block = blocks.entry((set, &labels.origins)).or_insert_with(|| (vec![], labels));
+        block.0.push(*cpu);
+    }
+    let mut blocks: Vec<_> = blocks
+        .into_iter()
+        .map(|((set, _), (cpus, labels))| {
+            let mut labels = labels.clone();
+            if set.get(CPU).is_some_and(String::is_empty) {
+                labels.set.insert(CPU.into(), cpus::list(&cpus));
+            }
+            (cpus, labels)
+        })
+        .collect();
+    blocks.sort_by(|(a, _), (b, _)| a.cmp(b));
+    blocks
+}
+
+impl Report<'_> {
+    fn table(&self) -> String {
+        let mut text = format!("{}: good\n", self.path.display());
+        let mut rows = vec![["ON", "LABEL", "VALUE", "FROM"].map(str::to_owned)];
+        self.rows("host", &self.host, &mut rows);
+        for (cpus, labels) in &self.cpus {
+            self.rows(&format!("cpu {}", cpus::list(cpus)), labels, &mut rows);
+        }
+        write_rows(&mut text, &rows);
+        let mut rows = vec![["SOURCE", "STATE"].map(str::to_owned)];
+        for (source, Reading { fault, .. }) in self.made.values.readings() {
+            let state = fault.as_deref().unwrap_or("good");
+            rows.push([source.name().into(), printable(state)]);
+        }
+        if rows.len() > 1 {
+            write_rows(&mut text, &rows);
+        }
+        let (series, sets) = (self.series, self.sets);
+        let _ = writeln!(text, "\n{series} series at most, {sets} sets of labels");
+        text
+    }
+
+    fn rows(&self, whose: &str, labels: &Labels, rows: &mut Vec<[String; 4]>) {
+        let mut whose = whose;
+        if labels.set.is_empty() {
+            rows.push([whose.into(), "none".into(), String::new(), String::new()]);
+        }
+        for (name, value) in &labels.set {
+            let from = self.from(labels, name);
+            rows.push([whose.into(), name.clone(), printable(value), from]);
+            whose = "";
+        }
+    }
+
+    /// The key that gave a label its value, with the sources that its template names.
+    fn from(&self, labels: &Labels, name: &str) -> String {
+        let origin = labels.origins.get(name).map_or("", String::as_str);
+        let config = &self.made.config;
+        let of_entry = || {
+            let (place, _) = origin.strip_prefix("cpus[")?.split_once(']')?;
+            config.cpus().get(place.parse::<usize>().ok()?)?.labels.get(name)
+        };
+        let template = match origin.strip_prefix("labels.") {
+            Some(name) => config.labels().get(name),
+            None => of_entry(),
+        };
+        let Some(template) = template else { return origin.into() };
+        let of_labels = template.labels().iter().map(|label| format!("label {label}"));
+        let of_sources = template.uses().iter().map(|(source, _)| source.name().to_owned());
+        let named: Vec<_> = of_labels.chain(of_sources).collect();
+        if named.is_empty() { origin.into() } else { format!("{origin}: {}", named.join(", ")) }
+    }
+
+    fn json(&self) -> Value {
+        let labels = |labels: &Labels| -> Value {
+            let label = |(name, value): (&String, &String)| {
+                (name.clone(), json!({ "value": value, "from": self.from(labels, name) }))
+            };
+            Value::Object(labels.set.iter().map(label).collect())
+        };
+        let sources = self.made.values.readings().map(|(source, reading)| {
+            json!({ "source": source.name(), "up": reading.fault.is_none(), "fault": reading.fault })
+        });
+        json!({
+            "file": self.path.display().to_string(),
+            "sha256": self.made.sha256,
+            "host": labels(&self.host),
+            "cpus": self.cpus.iter().map(|(cpus, of_cpus)| {
+                json!({ "cpus": cpus, "labels": labels(of_cpus) })
+            }).collect::<Vec<_>>(),
+            "sources": sources.collect::<Vec<_>>(),
+            "sets": self.sets,
+            "series": self.series,
+        })
+    }
+}
+
+/// Columns as wide as their widest cells, the last as it is.
+fn write_rows<const N: usize>(text: &mut String, rows: &[[String; N]]) {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    text.push('\n');
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = width(column).unwrap_or_default();
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+}
+
+/// Nothing that a terminal obeys.
+fn printable(value: &str) -> String {
+    let escape = |c: char| match c {
+        '"' | '\'' | '\\' => c.to_string(),
+        _ => c.escape_debug().to_string(),
+    };
+    value.chars().map(escape).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        config::Config,
+        sources::{Source, Values},
+        topology::Topology,
+    };
+
+    fn made(config: &str) -> Made {
+        let reading = Reading::of([(String::new(), "web-17".to_owned())].into());
+        let values: Values = [
+            (Source::Hostname, reading),
+            (Source::NodeLabels, Reading::fault("the environment has no NODE_NAME")),
+        ]
+        .into_iter()
+        .collect();
+        Made {
+            config: Arc::new(Config::parse(config).unwrap()),
+            sha256: "5a".into(),
+            values,
+            topology: Topology::of((0..4).collect()),
+        }
+    }
+
+    const CONFIG: &str = "\
+labels:
+  host: \"{{ hostname }}\"
+  zone: \"{{ node.labels['zone'] | default('a\\nb') }}\"
+relabel_configs:
+- {source_labels: [host], target_label: short, regex: '(.*)-.*'}
+cpus:
+- match: \"2-3\"
+  labels: {pool: \"{{ short }}-b\"}
+cpu_relabel_configs:
+- {source_labels: [__cpu__], regex: '3', action: drop}
+";
+
+    #[test]
+    fn the_table_has_every_label_with_its_origin() {
+        let text = report(Path::new("f.yaml"), &made(CONFIG), CheckFormat::Table);
+        let expected = "\
+f.yaml: good
+
+ON       LABEL  VALUE   FROM
+host     host   web-17  labels.host: hostname
+         short  web     relabel_configs[0]
+         zone   a\\nb    labels.zone: node.labels
+cpu 0-1  cpu    0-1     the CPU
+         host   web-17  labels.host: hostname
+         short  web     relabel_configs[0]
+         zone   a\\nb    labels.zone: node.labels
+cpu 2    cpu    2       the CPU
+         host   web-17  labels.host: hostname
+         pool   web-b   cpus[0].labels.pool: label short
+         short  web     relabel_configs[0]
+         zone   a\\nb    labels.zone: node.labels
+
+SOURCE       STATE
+hostname     good
+node.labels  the environment has no NODE_NAME
+
+81 series at most, 3 sets of labels
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn programs_get_the_same_as_json() {
+        let config = "labels: {host: \"{{ hostname }}\"}\nwithout: [cpu]\n";
+        let text = report(Path::new("f.yaml"), &made(config), CheckFormat::Json);
+        let host = json!({ "host": { "value": "web-17", "from": "labels.host: hostname" } });
+        let expected = json!({
+            "file": "f.yaml",
+            "sha256": "5a",
+            "host": host,
+            "cpus": [{ "cpus": [0, 1, 2, 3], "labels": host }],
+            "sources": [
+                { "source": "hostname", "up": true, "fault": null },
+                { "source": "node.labels", "up": false, "fault": "the environment has no NODE_NAME" },
+            ],
+            "sets": 1,
+            "series": 27,
+        });
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
+    }
+}

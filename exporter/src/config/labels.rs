@@ -1,0 +1,302 @@
+//! The sections about labels, each mistake at the key or value that has it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::yaml::{Entry, Report};
+use crate::{
+    cpus,
+    relabel::{Rule, is_label_name},
+    template::Template,
+};
+
+/// Entries of `cpus`.
+const MAX_CPU_ENTRIES: usize = 4096;
+
+/// Labels that some scheduler series have of their own.
+pub const RESERVED: [&str; 3] = ["le", "mode", "reason"];
+
+/// The label of a CPU's number.
+pub const CPU: &str = "cpu";
+
+/// Which series have the labels of the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attach {
+    /// The scheduler's.
+    #[default]
+    Series,
+    /// `target_info` alone.
+    TargetInfo,
+    /// Both.
+    Both,
+}
+
+/// How many labels and series there may be, and how long the labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Labels of a series, beside `le`, `mode` and `reason`.
+    pub labels: usize,
+    /// Bytes of a name.
+    pub name_bytes: usize,
+    /// Bytes of a value.
+    pub value_bytes: usize,
+    /// Values of one label, beside `cpu`.
+    pub values_per_label: usize,
+    /// Series of the scheduler.
+    pub series: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            labels: 32,
+            name_bytes: 128,
+            value_bytes: 1_024,
+            values_per_label: 1_000,
+            series: 200_000,
+        }
+    }
+}
+
+/// Labels of some CPUs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuLabels {
+    /// Which.
+    pub matches: CpuMatch,
+    /// The templates, which can name labels of the host too.
+    pub labels: BTreeMap<String, Template>,
+}
+
+/// A choice of CPUs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CpuMatch {
+    /// These CPUs.
+    Cpus(Vec<u32>),
+    /// Those of these NUMA nodes.
+    NumaNodes(Vec<u32>),
+    /// Those of these packages.
+    Packages(Vec<u32>),
+    /// Those of these clusters.
+    Clusters(Vec<u32>),
+    /// Those that were isolated at boot.
+    Isolated,
+}
+
+/// The labels of the host. Without rules, or labels of CPUs, those in `__` would be of no use.
+pub(super) fn host(
+    report: &mut Report<'_>,
+    section: &Entry<'_>,
+    limits: &Limits,
+    has_rules: bool,
+) -> BTreeMap<String, Template> {
+    templates(report, section, &BTreeSet::new(), limits, |name| match name {
+        CPU => Some("each CPU has this label already; choose another, or set it for CPUs"),
+        _ if name.starts_with("__") && !has_rules => {
+            Some("labels in __ are for rules alone, and there are none; choose another")
+        }
+        _ => None,
+    })
+}
+
+/// The entries of `cpus`. Their templates can name the labels of the host.
+pub(super) fn cpus(
+    report: &mut Report<'_>,
+    section: &Entry<'_>,
+    host: &BTreeMap<String, Template>,
+    rules: &[Rule],
+    limits: &Limits,
+) -> Vec<CpuLabels> {
+    let names = host.keys().map(String::as_str).chain(rules.iter().filter_map(Rule::target));
+    let names = names.collect();
+    let items = report.items(section);
+    if items.len() > MAX_CPU_ENTRIES {
+        report.mistake(section, |_| {
+            format!("there are {} entries; keep at most {MAX_CPU_ENTRIES}", items.len())
+        });
+        return Vec::new();
+    }
+    items.iter().filter_map(|item| cpu_labels(report, item, &names, limits)).collect()
+}
+
+fn cpu_labels(
+    report: &mut Report<'_>,
+    item: &Entry<'_>,
+    names: &BTreeSet<&str>,
+    limits: &Limits,
+) -> Option<CpuLabels> {
+    let mut matches = None;
+    let mut has_match = !item.is_map();
+    let mut labels = BTreeMap::new();
+    for entry in report.entries(item) {
+        match entry.name {
+            "match" => {
+                has_match = true;
+                matches = cpu_match(report, &entry);
+            }
+            "labels" => labels = templates(report, &entry, names, limits, |_| None),
+            _ => report.unknown_key(&entry, &["match", "labels"]),
+        }
+    }
+    if !has_match {
+        report.mistake(item, |_| "match is missing; write one like match: \"0-15\"".into());
+    }
+    Some(CpuLabels { matches: matches?, labels })
+}
+
+fn cpu_match(report: &mut Report<'_>, entry: &Entry<'_>) -> Option<CpuMatch> {
+    let text = report.string(entry)?;
+    let (kind, list) = text.split_once(':').unwrap_or(("cpu", text));
+    let list = || cpus::parse(list.trim());
+    let matches = match kind {
+        "cpu" if text == "isolated" => Some(CpuMatch::Isolated),
+        "cpu" => list().map(CpuMatch::Cpus),
+        "numa" => list().map(CpuMatch::NumaNodes),
+        "package" => list().map(CpuMatch::Packages),
+        "cluster" => list().map(CpuMatch::Clusters),
+        _ => None,
+    };
+    if matches.is_none() {
+        report.mistake(entry, |value| {
+            format!(
+                "{value} matches no CPUs; write an ascending list like \"0-15,32\", the same after \
+                 numa:, package: or cluster:, or isolated"
+            )
+        });
+    }
+    matches
+}
+
+fn templates(
+    report: &mut Report<'_>,
+    section: &Entry<'_>,
+    names: &BTreeSet<&str>,
+    limits: &Limits,
+    objection: impl Fn(&str) -> Option<&'static str>,
+) -> BTreeMap<String, Template> {
+    let entries = report.entries(section);
+    let max = limits.labels;
+    if entries.len() > max {
+        report.mistake(section, |_| {
+            format!("there are {} labels; keep at most {max}", entries.len())
+        });
+    }
+    let mut labels = BTreeMap::new();
+    for entry in entries {
+        name(report, &entry, limits);
+        if let Some(objection) = objection(entry.name) {
+            report.key_mistake(&entry, |_| objection.into());
+        }
+        // After a mistake it is known by name all the same.
+        let template = template(report, &entry, names, limits).unwrap_or_default();
+        labels.insert(entry.name.into(), template);
+    }
+    labels
+}
+
+/// A name in `__` is for the rules alone.
+fn name(report: &mut Report<'_>, entry: &Entry<'_>, limits: &Limits) {
+    let (name, max) = (entry.name, limits.name_bytes);
+    if !is_label_name(name) {
+        report.key_mistake(entry, |name| {
+            format!("{name} is not a label name; write letters, digits and _, no digit first")
+        });
+    } else if name.len() > max {
+        report
+            .key_mistake(entry, |_| format!("the name has {} bytes; keep it to {max}", name.len()));
+    } else if RESERVED.contains(&name) {
+        report.key_mistake(entry, |_| "the series have this label already; choose another".into());
+    }
+}
+
+fn template(
+    report: &mut Report<'_>,
+    entry: &Entry<'_>,
+    names: &BTreeSet<&str>,
+    limits: &Limits,
+) -> Option<Template> {
+    let text = report.string(entry)?;
+    let max = limits.value_bytes;
+    if text.is_empty() {
+        report.mistake(entry, |value| format!("{value} is the same as no label; remove it"));
+        return None;
+    }
+    match Template::parse(text, names) {
+        Ok(template) if template.is_literal() && text.len() > max => {
+            report.mistake(entry, |printed| {
+                format!("{printed} has {} bytes; keep it to {max}", text.len())
+            });
+            None
+        }
+        Ok(template) => Some(template),
+        Err(fault) => {
+            report.mistake_within(entry, fault.offset, &fault.problem);
+            None
+        }
+    }
+}
+
+/// `attach`.
+pub(super) fn attach(report: &mut Report<'_>, entry: &Entry<'_>) -> Attach {
+    match report.string(entry) {
+        Some("target_info") => Attach::TargetInfo,
+        Some("both") => Attach::Both,
+        Some("series") | None => Attach::Series,
+        Some(_) => {
+            report.mistake(entry, |value| {
+                format!("{value} is no place for labels; write series, target_info or both")
+            });
+            Attach::Series
+        }
+    }
+}
+
+/// `without`.
+pub(super) fn without(report: &mut Report<'_>, section: &Entry<'_>) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for item in report.items(section) {
+        let Some(name) = report.string(&item) else { continue };
+        if RESERVED.contains(&name) {
+            report.mistake(&item, |value| {
+                format!("{value} can't be summed over here; do so by PromQL")
+            });
+        } else if !is_label_name(name) {
+            report.mistake(&item, |value| format!("{value} is not a label name"));
+        }
+        names.insert(name.into());
+    }
+    names
+}
+
+/// `limits`.
+pub(super) fn limits(report: &mut Report<'_>, section: &Entry<'_>) -> Limits {
+    /// The largest limits: by them the memory of labels is bounded.
+    const MOST: Limits = Limits {
+        labels: 64,
+        name_bytes: 128,
+        value_bytes: 1_024,
+        values_per_label: 65_536,
+        series: 10_000_000,
+    };
+    let mut limits = Limits::default();
+    for entry in report.entries(section) {
+        let (limit, most) = match entry.name {
+            "labels" => (&mut limits.labels, MOST.labels),
+            "name_bytes" => (&mut limits.name_bytes, MOST.name_bytes),
+            "value_bytes" => (&mut limits.value_bytes, MOST.value_bytes),
+            "values_per_label" => (&mut limits.values_per_label, MOST.values_per_label),
+            "series" => (&mut limits.series, MOST.series),
+            _ => {
+                let known = ["labels", "name_bytes", "value_bytes", "values_per_label", "series"];
+                report.unknown_key(&entry, &known);
+                continue;
+            }
+        };
+        let Some(number) = report.integer(&entry) else { continue };
+        match usize::try_from(number) {
+            Ok(number) if (1..=most).contains(&number) => *limit = number,
+            _ => report.mistake(&entry, |value| {
+                format!("{value} is out of range; write a number from 1 to {most}")
+            }),
+        }
+    }
+    limits
+}

@@ -1,0 +1,61 @@
+//! What a scrape is rendered under: a configuration, made for this machine at one moment. Pure.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    config::Config,
+    exposition,
+    labels::{self, LabelSets, Unfit},
+    snapshot::Snapshot,
+    sources::Values,
+    topology::Topology,
+};
+
+/// A configuration in use, with all that can be rendered before the scrape.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Generation {
+    /// 1 at start, one more with each that followed.
+    pub number: u64,
+    /// SHA-256 of the file, in lowercase hex.
+    pub sha256: String,
+    /// The labels of all series.
+    pub labels: LabelSets,
+    /// The buckets of run-queue latency: exponent and `le`, ascending.
+    pub bounds: Vec<(u32, String)>,
+}
+
+/// The generation that is served now.
+pub type Live = Arc<ArcSwap<Generation>>;
+
+impl Generation {
+    /// Makes the first generation of a configuration, and says what of it does not fit the machine.
+    pub fn new(
+        config: &Config,
+        sha256: &str,
+        values: &Values,
+        topology: &Topology,
+    ) -> (Self, Vec<Unfit>) {
+        let expansion = labels::expand(config, values, topology, false);
+        let (labels, unfit) = labels::group(config, expansion);
+        let exponents = config.runqueue_latency().bucket_exponents();
+        let bounds = exponents.iter().map(|exponent| (*exponent, exposition::le(*exponent)));
+        let generation =
+            Self { number: 1, sha256: sha256.into(), labels, bounds: bounds.collect() };
+        (generation, unfit)
+    }
+
+    /// Whether it must go on from `old` by [`Generation::go_on`].
+    pub fn must_go_on(&self, old: &Self) -> bool {
+        let (old, new) = (&old.labels, &self.labels);
+        new.groups.must_go_on(&old.groups) || new.latency.must_go_on(&old.latency)
+    }
+
+    /// Makes every series go on where it is under `old` at the instant of the snapshot. No scrape
+    /// may be rendered under `old` any later.
+    pub fn go_on(&mut self, old: &Self, snapshot: &Snapshot) {
+        self.labels.groups.go_on(&old.labels.groups, snapshot);
+        self.labels.latency.go_on(&old.labels.latency, snapshot);
+    }
+}

@@ -1,0 +1,313 @@
+//! CPUs whose series have the same labels: their values are summed, exactly, and go on where a new
+//! configuration puts a CPU into another group. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::{
+    exposition::Labels,
+    snapshot::{Snapshot, Times},
+};
+
+/// CPUs that share a set of labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    labels: Labels,
+    cpus: Vec<u32>,
+    /// What CPUs had added that are elsewhere now.
+    past: Option<Box<Times>>,
+    /// That, with the offsets of the CPUs.
+    carried: Option<Box<Times>>,
+}
+
+/// Every group of one family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Groups {
+    groups: Vec<Group>,
+    /// What a CPU adds to its series is its times and this, modulo 2^64: less what it had added to
+    /// another series that is still there. None is nothing.
+    offsets: BTreeMap<u32, Times>,
+}
+
+impl Group {
+    /// The pairs of its series.
+    pub const fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    /// Its CPUs, ascending.
+    pub fn cpus(&self) -> &[u32] {
+        &self.cpus
+    }
+
+    /// Lends its times at the instant of a snapshot. The series of one CPU are there while it is
+    /// online. A sum is there when one of its CPUs has been online, and keeps what those had that
+    /// no longer are: it would go back otherwise.
+    pub fn with_times(&self, snapshot: &Snapshot, write: impl FnOnce(&Times)) {
+        if let [cpu] = self.cpus.as_slice() {
+            let times = snapshot.times(*cpu).filter(|_| snapshot.is_online(*cpu));
+            match (times, &self.carried) {
+                (Some(times), Some(carried)) => write(&sum([times, carried])),
+                // No copy: this is how most series are written.
+                (Some(times), None) => write(times),
+                (None, _) => {}
+            }
+            return;
+        }
+        let times = || self.cpus.iter().filter_map(|cpu| snapshot.times(*cpu));
+        if times().next().is_some() {
+            write(&sum(times().chain(self.carried.as_deref())));
+        }
+    }
+}
+
+impl Groups {
+    /// Groups that begin with all that their CPUs have had. The CPUs of each ascend; none is in two.
+    pub fn new(groups: impl IntoIterator<Item = (Labels, Vec<u32>)>) -> Self {
+        let group = |(labels, cpus)| Group { labels, cpus, past: None, carried: None };
+        Self { groups: groups.into_iter().map(group).collect(), offsets: BTreeMap::new() }
+    }
+
+    /// The groups.
+    pub fn as_slice(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// Whether the same CPUs have the same labels.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let parts = |groups: &Self| {
+            groups.groups.iter().map(|it| (it.labels.clone(), it.cpus.clone())).collect::<Vec<_>>()
+        };
+        parts(self) == parts(other)
+    }
+
+    /// Whether [`Groups::go_on`] has anything to do: not while each CPU has series of its own, before
+    /// and after, none of which was another CPU's.
+    pub fn must_go_on(&self, old: &Self) -> bool {
+        let is_plain = |group: &Group| group.cpus.len() == 1;
+        let are_plain =
+            old.offsets.is_empty() && old.groups.iter().chain(&self.groups).all(is_plain);
+        let of_labels = by_labels(&old.groups);
+        let is_another = |group: &Group| {
+            of_labels.get(&group.labels).is_some_and(|at| old.groups[*at].cpus != group.cpus)
+        };
+        !are_plain || self.groups.iter().any(is_another)
+    }
+
+    /// Makes every series go on where it is under `old` at the instant of the snapshot; no later one
+    /// may be shown under `old`.
+    ///
+    /// A series that stays keeps its value, whichever CPUs it is the sum of from now on. What a CPU
+    /// had added to a series that goes, goes with it if its series is new, and is no longer shown
+    /// if not. So no series goes back or leaps, and no time is in two of them.
+    pub fn go_on(&mut self, old: &Self, snapshot: &Snapshot) {
+        let mut offsets = old.offsets.clone();
+        // What a CPU has had up to now is not in its series from now on.
+        let mut begin = |cpu: u32| {
+            let mut offset = Times::ZERO;
+            snapshot.times(cpu).into_iter().for_each(|times| offset.subtract(times));
+            offsets.insert(cpu, offset);
+        };
+        let (before, after) = (by_labels(&old.groups), by_labels(&self.groups));
+        let stays = |at: usize| after.contains_key(&old.groups[at].labels);
+        let (was_in, is_in) = (by_cpu(&old.groups), by_cpu(&self.groups));
+        let mut past = vec![Times::ZERO; self.groups.len()];
+
+        for (at, group) in self.groups.iter().enumerate() {
+            let same = before.get(&group.labels).copied();
+            for cpu in &group.cpus {
+                let brings_all = match was_in.get(cpu) {
+                    Some(was) => same == Some(*was) || same.is_none() && !stays(*was),
+                    None => same.is_none(),
+                };
+                if !brings_all {
+                    begin(*cpu);
+                }
+            }
+            let Some(same) = same else { continue };
+            let same = &old.groups[same];
+            same.past.iter().for_each(|times| past[at].add(times));
+            for cpu in same.cpus.iter().filter(|cpu| is_in.get(*cpu) != Some(&at)) {
+                let parts = snapshot.times(*cpu).into_iter().chain(old.offsets.get(cpu));
+                parts.for_each(|times| past[at].add(times));
+                begin(*cpu);
+            }
+        }
+        // What is nobody's any more goes with the first that goes on.
+        for group in old.groups.iter().filter(|group| !after.contains_key(&group.labels)) {
+            let goes_to = |cpu: &u32| is_in.get(cpu).copied();
+            let is_new = |at: &usize| !before.contains_key(&self.groups[*at].labels);
+            if let (Some(times), Some(at)) =
+                (&group.past, group.cpus.iter().filter_map(goes_to).find(is_new))
+            {
+                past[at].add(times);
+            }
+        }
+        for (group, past) in self.groups.iter_mut().zip(past) {
+            let of_cpus = group.cpus.iter().filter_map(|cpu| offsets.get(cpu));
+            let boxed = |times: Times| (times != Times::ZERO).then(|| Box::new(times));
+            group.carried = boxed(sum(of_cpus.chain([&past])));
+            group.past = boxed(past);
+        }
+        self.offsets = offsets;
+    }
+}
+
+fn by_labels(groups: &[Group]) -> HashMap<&Labels, usize> {
+    groups.iter().zip(0..).map(|(group, at)| (&group.labels, at)).collect()
+}
+
+fn by_cpu(groups: &[Group]) -> HashMap<u32, usize> {
+    let each =
+        |(group, at): (&Group, usize)| group.cpus.clone().into_iter().map(move |cpu| (cpu, at));
+    groups.iter().zip(0..).flat_map(each).collect()
+}
+
+fn sum<'t>(all: impl IntoIterator<Item = &'t Times>) -> Times {
+    let mut sum = Times::ZERO;
+    all.into_iter().for_each(|times| sum.add(times));
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Cpu;
+
+    /// CPUs that have had so much time idle; those of `offline` are not online any more.
+    fn snapshot(idle_ns: &[u64], offline: &[u32]) -> Snapshot {
+        let cpu = |(id, ns): (u32, &u64)| {
+            let mut times = Times::ZERO;
+            times.mode_ns[0] = *ns;
+            Cpu { id, times: Some(times), unattributed_ns: 0 }
+        };
+        let (offline, cpus) =
+            (0..).zip(idle_ns).map(cpu).partition(|cpu: &Cpu| offline.contains(&cpu.id));
+        Snapshot { taken_at: 0, cpus, offline }
+    }
+
+    fn groups(groups: &[(&str, &[u32])]) -> Groups {
+        Groups::new(
+            groups
+                .iter()
+                .map(|(name, cpus)| ([("name", *name)].into_iter().collect(), cpus.to_vec())),
+        )
+    }
+
+    /// `new` where it goes on from `old`.
+    fn after(new: &[(&str, &[u32])], old: &Groups, snapshot: &Snapshot) -> Groups {
+        let mut new = groups(new);
+        assert!(new.must_go_on(old));
+        new.go_on(old, snapshot);
+        new
+    }
+
+    /// The values of groups at a snapshot; 0 where there is no series.
+    fn values(groups: &Groups, snapshot: &Snapshot) -> Vec<u64> {
+        let value = |group: &Group| {
+            let mut value = 0;
+            group.with_times(snapshot, |times| value = times.mode_ns[0]);
+            value
+        };
+        groups.groups.iter().map(value).collect()
+    }
+
+    #[test]
+    fn times_are_summed_exactly() {
+        let groups = groups(&[("a", &[0, 2]), ("b", &[1]), ("c", &[7, 8])]);
+        assert_eq!(values(&groups, &snapshot(&[1, 20, 300], &[])), [301, 20, 0]);
+    }
+
+    #[test]
+    fn a_cpu_of_its_own_goes_with_its_series_and_a_sum_keeps_what_it_had() {
+        let groups = groups(&[("a", &[0]), ("b", &[1, 2])]);
+        assert_eq!(values(&groups, &snapshot(&[1, 20, 300], &[0, 1])), [0, 320]);
+        assert_eq!(values(&groups, &snapshot(&[1, 20, 300], &[0, 1, 2])), [0, 320]);
+    }
+
+    #[test]
+    fn plain_cpus_need_not_be_made_to_go_on() {
+        let plain = groups(&[("0", &[0]), ("1", &[1])]);
+        assert!(!groups(&[("x", &[0]), ("1", &[1])]).must_go_on(&plain));
+        assert!(groups(&[("1", &[0]), ("0", &[1])]).must_go_on(&plain));
+        assert!(groups(&[("x", &[0, 1])]).must_go_on(&plain));
+        assert!(plain.must_go_on(&groups(&[("x", &[0, 1])])));
+    }
+
+    #[test]
+    fn a_series_goes_on_when_a_cpu_joins_or_leaves_it() {
+        let old = groups(&[("a", &[0, 1]), ("b", &[2])]);
+        let now = snapshot(&[10, 200, 3_000], &[]);
+        let moved = after(&[("a", &[0]), ("b", &[1, 2])], &old, &now);
+        assert_eq!(values(&moved, &now), [210, 3_000]);
+        // What CPU 1 has from now on is b's.
+        let later = snapshot(&[11, 205, 3_000], &[]);
+        assert_eq!(values(&moved, &later), [211, 3_005]);
+        let back = after(&[("a", &[0, 1]), ("b", &[2])], &moved, &later);
+        assert_eq!(values(&back, &snapshot(&[11, 207, 3_000], &[])), [213, 3_005]);
+    }
+
+    #[test]
+    fn a_new_series_begins_with_what_its_cpus_bring() {
+        let old = groups(&[("a", &[0, 1]), ("b", &[2])]);
+        let now = snapshot(&[10, 200, 3_000], &[]);
+        // All new: as if it had always been so.
+        let renamed = after(&[("c", &[0]), ("d", &[1, 2])], &old, &now);
+        assert_eq!(renamed, groups(&[("c", &[0]), ("d", &[1, 2])]));
+        // Of what stays in an old series, nothing.
+        let split = after(&[("a", &[0]), ("c", &[1, 2])], &old, &now);
+        assert_eq!(values(&split, &now), [210, 3_000]);
+        // And what it has had since then goes on with it, wherever it goes.
+        let later = snapshot(&[10, 207, 3_000], &[]);
+        let parted = after(&[("a", &[0]), ("d", &[1]), ("e", &[2])], &split, &later);
+        assert_eq!(values(&parted, &later), [210, 7, 3_000]);
+        // What is nobody's any more stays with the first.
+        let renamed = after(&[("f", &[0])], &parted, &later);
+        assert_eq!(values(&renamed, &later), [210]);
+    }
+
+    #[test]
+    fn what_was_not_shown_begins_where_that_is_new_and_leaps_nowhere() {
+        let now = snapshot(&[10, 200, 3_000], &[]);
+        let shown = after(&[("a", &[0, 1]), ("c", &[2])], &groups(&[("a", &[0])]), &now);
+        assert_eq!(values(&shown, &now), [10, 3_000]);
+    }
+
+    #[test]
+    fn no_series_goes_back_or_leaps_however_cpus_are_grouped() {
+        // Each round has a name for each of four CPUs; 0 shows it nowhere.
+        let mut state = 7_u64;
+        let mut any = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % below
+        };
+        let mut times = [100, 20_000, 3_000_000, 400_000_000];
+        let mut old = groups(&[]);
+        for _ in 0..20_000 {
+            let names = times.map(|_| any(4));
+            let of = |name| (0..4).filter(|cpu| names[*cpu as usize] == name).collect::<Vec<u32>>();
+            let parts = (1..4).map(|name| (name.to_string(), of(name)));
+            let parts: Vec<_> = parts.filter(|(_, cpus)| !cpus.is_empty()).collect();
+            let parts: Vec<(&str, &[u32])> =
+                parts.iter().map(|(name, cpus)| (name.as_str(), cpus.as_slice())).collect();
+            let now = snapshot(&times, &[]);
+            let mut new = groups(&parts);
+            new.go_on(&old, &now);
+            let begun = values(&new, &now);
+            for (group, before) in old.groups.iter().zip(values(&old, &now)) {
+                let stays = new.groups.iter().position(|it| it.labels == group.labels);
+                assert!(stays.is_none_or(|at| begun[at] == before), "{old:?} {new:?}");
+            }
+            // No more than there is: nothing is in two series.
+            assert!(begun.iter().sum::<u64>() <= times.iter().sum(), "{old:?} {new:?}");
+            let grown = times.map(|ns| ns + any(1_000));
+            let growth = |cpu: &u32| grown[*cpu as usize] - times[*cpu as usize];
+            let expected = new
+                .groups
+                .iter()
+                .zip(begun)
+                .map(|(group, begun)| begun + group.cpus.iter().map(growth).sum::<u64>());
+            assert_eq!(values(&new, &snapshot(&grown, &[])), expected.collect::<Vec<_>>());
+            (times, old) = (grown, new);
+        }
+    }
+}

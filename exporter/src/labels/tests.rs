@@ -1,0 +1,274 @@
+//! The labels that a configuration gives an invented machine.
+
+use super::*;
+use crate::sources::{Reading, Source};
+
+/// Four CPUs, the last two on another NUMA node, the last one isolated.
+fn topology() -> Topology {
+    let place = |cpu: u32| Place {
+        numa_node: Some(cpu / 2),
+        package: Some(0),
+        core: Some(cpu / 2),
+        smt_sibling: Some(cpu % 2),
+        isolated: cpu == 3,
+        ..Place::default()
+    };
+    (0..4).map(|cpu| (cpu, place(cpu))).collect()
+}
+
+fn values() -> Values {
+    let reading = |key: &str, value: &str| Reading::of([(key.into(), value.into())].into());
+    [(Source::Hostname, reading("", "web-17")), (Source::Env, reading("LONG", &"x".repeat(1_000)))]
+        .into_iter()
+        .collect()
+}
+
+fn expanded(config: &str) -> Expansion {
+    let config = Config::parse(config).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+    expand(&config, &values(), &topology(), true)
+}
+
+fn sets(config: &str) -> (LabelSets, Vec<Unfit>) {
+    group(&Config::parse(config).unwrap(), expanded(config))
+}
+
+/// Each group as `cpus: labels`.
+fn shown(groups: &Groups) -> Vec<String> {
+    let shown = |group: &crate::groups::Group| {
+        let labels = format!("{:?}", group.labels());
+        let labels = labels.trim_start_matches("Labels(\"").trim_end_matches("\")");
+        format!("{}: {}", crate::cpus::list(group.cpus()), labels.replace("\\\"", ""))
+    };
+    groups.as_slice().iter().map(shown).collect()
+}
+
+#[track_caller]
+fn check(config: &str, expected: &[&str]) {
+    let (sets, unfit) = sets(config);
+    assert_eq!(unfit, []);
+    assert_eq!(shown(&sets.groups), expected, "{config}");
+    assert_eq!(sets.groups, sets.latency, "{config}");
+}
+
+#[track_caller]
+fn check_unfit(config: &str, misfit: Misfit, said: &str, expected: &[&str]) {
+    let (sets, unfit) = sets(config);
+    let told: Vec<_> = unfit.iter().map(|unfit| (unfit.misfit, unfit.to_string())).collect();
+    assert_eq!(told, [(misfit, said.to_owned())], "{config}");
+    assert_eq!(shown(&sets.groups), expected, "{config}");
+}
+
+#[test]
+fn without_a_word_each_cpu_has_its_number() {
+    check("", &["0: cpu=0", "1: cpu=1", "2: cpu=2", "3: cpu=3"]);
+}
+
+#[test]
+fn the_labels_of_the_host_are_on_each_cpu_and_the_number_comes_last() {
+    check(
+        "labels: {zone: z, a: \"{{ hostname }}\", gone: \"{{ env.NONE }}\"}\n\
+         relabel_configs:\n\
+         - {source_labels: [a], regex: '(.*)-.*', target_label: role}\n\
+         - {source_labels: [a], target_label: __tmp}\n\
+         cpu_relabel_configs:\n\
+         - {source_labels: [__cpu__], regex: '[12]', action: drop}\n",
+        &["0: a=web-17,role=web,zone=z,cpu=0", "3: a=web-17,role=web,zone=z,cpu=3"],
+    );
+}
+
+#[test]
+fn cpus_are_told_apart_by_list_and_place_and_the_last_wins() {
+    let config = "\
+labels: {zone: z}
+cpus:
+- {match: '0,2-9', labels: {pool: a, zone: '{{ zone }}-a'}}
+- {match: 'numa:1', labels: {pool: b}}
+- {match: 'package:1', labels: {pool: never}}
+- {match: isolated, labels: {pool: '{{ pool | default(\"c\") }}'}}
+";
+    let config = config.replace("pool | default(\"c\")", "hostname");
+    check(
+        &config,
+        &[
+            "0: pool=a,zone=z-a,cpu=0",
+            "1: zone=z,cpu=1",
+            "2: pool=b,zone=z-a,cpu=2",
+            "3: pool=web-17,zone=z-a,cpu=3",
+        ],
+    );
+}
+
+#[test]
+fn rules_see_where_a_cpu_is() {
+    check(
+        "cpu_relabel_configs:\n\
+         - source_labels: [__cpu__, __meta_numa_node, __meta_package, __meta_core, __meta_cluster, \
+         __meta_smt_sibling, __meta_isolated]\n  target_label: place\n",
+        &[
+            "0: place=0;0;0;0;;0;false,cpu=0",
+            "1: place=1;0;0;0;;1;false,cpu=1",
+            "2: place=2;1;0;1;;0;false,cpu=2",
+            "3: place=3;1;0;1;;1;true,cpu=3",
+        ],
+    );
+}
+
+#[test]
+fn equal_sets_are_one_group() {
+    check("labels: {a: b}\nwithout: [cpu]\n", &["0-3: a=b"]);
+    check("labels: {a: b}\nwithout: [cpu, a]\n", &["0-3: "]);
+    check(
+        "cpu_relabel_configs:\n- {source_labels: [__meta_core], target_label: cpu}\n",
+        &["0-1: cpu=0", "2-3: cpu=1"],
+    );
+    check(
+        "without: [cpu]\ncpus:\n- {match: '1,3', labels: {pool: a}}\n",
+        &["0,2: ", "1,3: pool=a"],
+    );
+}
+
+#[test]
+fn latency_may_be_summed_where_the_rest_is_not() {
+    let (sets, _) =
+        sets("runqueue_latency: {per_cpu: false}\ncpus:\n- {match: '0-2', labels: {pool: a}}\n");
+    assert_eq!(shown(&sets.latency), ["0-2: pool=a", "3: "]);
+    assert_eq!(sets.groups.as_slice().len(), 4);
+}
+
+#[test]
+fn labels_of_the_host_can_be_on_target_info() {
+    let config = "\
+labels: {host: h, zone: z}
+attach: target_info
+cpus:
+- {match: '0-1', labels: {zone: y}}
+";
+    let (info, unfit) = sets(config);
+    assert_eq!(unfit, []);
+    assert_eq!(info.target_info, Some([("host", "h"), ("zone", "z")].into_iter().collect()));
+    let expected = ["0: zone=y,cpu=0", "1: zone=y,cpu=1", "2: cpu=2", "3: cpu=3"];
+    assert_eq!(shown(&info.groups), expected);
+
+    let (both, _) = sets(&config.replace("target_info", "both"));
+    assert_eq!(both.target_info, info.target_info);
+    assert_eq!(shown(&both.groups)[2], "2: host=h,zone=z,cpu=2");
+    let (series, _) = sets(&config.replace("target_info", "series"));
+    assert_eq!((series.target_info, series.groups), (None, both.groups));
+    assert_eq!(sets("attach: both").0.target_info, None);
+}
+
+#[test]
+fn a_host_that_is_dropped_has_no_series() {
+    let config = "relabel_configs: [{source_labels: [host], regex: .+, action: keep}]\n";
+    check(config, &[]);
+    assert_eq!(expanded(config).host, None);
+}
+
+#[test]
+fn each_label_knows_where_it_is_from() {
+    let expansion = expanded(
+        "labels: {host: '{{ hostname }}', a: b, c: d}\n\
+         relabel_configs:\n\
+         - {target_label: new, replacement: x}\n\
+         - {target_label: a, replacement: b}\n\
+         - {target_label: c, replacement: other}\n\
+         cpus:\n\
+         - {match: '0', labels: {c: e}}\n\
+         - {match: '0', labels: {a: f}}\n\
+         cpu_relabel_configs:\n\
+         - {target_label: new, replacement: y}\n",
+    );
+    let origins = |labels: &Labels| {
+        let origins = labels.origins.iter().map(|(name, key)| format!("{name} {key}"));
+        origins.collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(
+        origins(&expansion.host.unwrap()),
+        "a labels.a, c relabel_configs[2], host labels.host, new relabel_configs[0]"
+    );
+    assert_eq!(
+        origins(&expansion.cpus[0].1),
+        "a cpus[1].labels.a, c cpus[0].labels.c, cpu the CPU, host labels.host, \
+         new cpu_relabel_configs[0]"
+    );
+}
+
+#[test]
+fn a_template_without_a_result_is_left_out() {
+    check_unfit(
+        "labels: {a: b, c: '{{ env.LONG }}{{ env.LONG }}'}\nwithout: [cpu]\n",
+        Misfit::Template,
+        "labels.c: the text has 2000 bytes, 1024 at most; shorten it, for example by truncate",
+        &["0-3: a=b"],
+    );
+}
+
+#[test]
+fn names_that_cannot_be_are_left_out() {
+    check_unfit(
+        "labels: {x1: a, b: c}\n\
+         relabel_configs: [{action: labelmap, regex: x(.*)}, {action: labeldrop, regex: x1}]\n\
+         without: [cpu]\n",
+        Misfit::Name,
+        "relabel_configs: the rules give cpu 0 a label \"1\", which no series can have here; remove \
+         it by labeldrop",
+        &["0-3: b=c"],
+    );
+    let (sets, unfit) = sets("relabel_configs: [{target_label: mode, replacement: x}]");
+    assert_eq!((unfit[0].misfit, shown(&sets.groups)[0].as_str()), (Misfit::Name, "0: cpu=0"));
+}
+
+#[test]
+fn what_is_too_much_is_left_out_or_other() {
+    check_unfit(
+        "labels: {a: b, c: d, e: f}\nlimits: {labels: 3}\n",
+        Misfit::Labels,
+        "limits.labels: cpu 0 has 4 labels, 3 at most; remove some",
+        &["0: a=b,c=d,cpu=0", "1: a=b,c=d,cpu=1", "2: a=b,c=d,cpu=2", "3: a=b,c=d,cpu=3"],
+    );
+    check_unfit(
+        "labels: {a: b, long: d}\nlimits: {name_bytes: 4, value_bytes: 5}\nwithout: [cpu]\n\
+         relabel_configs: [{target_label: longer, replacement: x}]\n",
+        Misfit::NameBytes,
+        "limits.name_bytes: the name longer has 6 bytes, 4 at most",
+        &["0-3: a=b,long=d"],
+    );
+    check_unfit(
+        "labels: {a: '{{ hostname }}'}\nlimits: {value_bytes: 5}\nwithout: [cpu]\n",
+        Misfit::ValueBytes,
+        "limits.value_bytes: the value of a of cpu 0 has 6 bytes, 5 at most",
+        &["0-3: a=other"],
+    );
+    check_unfit(
+        "limits: {values_per_label: 2}\n\
+         cpu_relabel_configs: [{source_labels: [__cpu__], target_label: of}]\n\
+         without: [cpu]\n",
+        Misfit::ValuesPerLabel,
+        "limits.values_per_label: of has more than 2 values",
+        &["0: of=0", "1: of=1", "2-3: of=other"],
+    );
+}
+
+#[test]
+fn series_that_are_too_many_are_summed() {
+    // 11 series of a CPU's times and 16 of its waits.
+    let too_many = |max: usize| {
+        format!(
+            "there are 108 series, {max} at most; sum over labels by without, or raise the limit"
+        )
+    };
+    for (max, expected) in [
+        (107, vec!["0: a=b,cpu=0", "1: a=b,cpu=1", "2-3: a=b,cpu=other"]),
+        (92, vec!["0: a=b,cpu=0", "1: a=b,cpu=1", "2-3: a=b,cpu=other"]),
+        (60, vec!["0-3: a=b,cpu=other"]),
+        (1, vec!["0-3: a=b,cpu=other"]),
+    ] {
+        let (sets, unfit) = sets(&format!("labels: {{a: b}}\nlimits: {{series: {max}}}\n"));
+        assert_eq!(unfit[0].problem, too_many(max));
+        assert_eq!(shown(&sets.latency), expected, "{max}");
+    }
+    check(
+        "labels: {a: b}\nlimits: {series: 108}\n",
+        &["0: a=b,cpu=0", "1: a=b,cpu=1", "2: a=b,cpu=2", "3: a=b,cpu=3"],
+    );
+}

@@ -1,0 +1,167 @@
+//! Relabelling, from rules as they are written to what they make of labels.
+
+use std::collections::BTreeMap;
+
+use arbitrary::{Result, Unstructured};
+use sched_exporter::relabel::{Compiler, Rule, Written, apply};
+
+/// Chooses rules and labels by the bytes. A rule is refused with a reason for one of its keys, or
+/// applied: the same way each time, without an empty value, and `keep` as the opposite of `drop`.
+pub fn relabel(bytes: &[u8]) {
+    let _ = try_out(&mut Unstructured::new(bytes));
+}
+
+const ACTIONS: [&str; 12] = [
+    "replace",
+    "keep",
+    "drop",
+    "keepequal",
+    "dropequal",
+    "hashmod",
+    "labelmap",
+    "labeldrop",
+    "labelkeep",
+    "Lowercase",
+    "uppercase",
+    "other",
+];
+
+const NAMES: [&str; 8] = ["a", "b_1", "__c", "d", "${1}x", "$1", "1", ""];
+
+const PIECES: [&str; 40] = [
+    "a",
+    "B",
+    "b_1",
+    "x",
+    "é",
+    "ſ",
+    "İ",
+    ".",
+    "*",
+    "+",
+    "?",
+    "(",
+    ")",
+    "|",
+    "[",
+    "]",
+    "^",
+    "$",
+    "-",
+    "{2}",
+    "{1,}",
+    "(?i)",
+    "(?:",
+    "(?P<n>",
+    "\\d",
+    "\\w",
+    "\\b",
+    "\\pL",
+    "\\p{Greek}",
+    "\\Q",
+    "\\E",
+    "[:alpha:]",
+    "\\x{41}",
+    "\\n",
+    "\n",
+    "$1",
+    "${n}",
+    "$$",
+    "1",
+    ";",
+];
+
+fn text(choices: &mut Unstructured<'_>) -> Result<String> {
+    let mut text = String::new();
+    for _ in 0..choices.int_in_range(0..=8)? {
+        text.push_str(choices.choose(&PIECES)?);
+    }
+    if choices.ratio(1, 8)? {
+        text.push(choices.arbitrary()?);
+    }
+    Ok(text)
+}
+
+fn maybe<T>(
+    choices: &mut Unstructured<'_>,
+    some: impl FnOnce(&mut Unstructured<'_>) -> Result<T>,
+) -> Result<Option<T>> {
+    if choices.arbitrary()? { some(choices).map(Some) } else { Ok(None) }
+}
+
+fn try_out(choices: &mut Unstructured<'_>) -> Result<()> {
+    let mut labels = BTreeMap::new();
+    for name in ["a", "b_1", "__c", "B"] {
+        labels.insert(name.to_owned(), text(choices)?);
+    }
+    let mut compiler = Compiler::default();
+    let mut rules = Vec::new();
+    for _ in 0..choices.int_in_range(1..=4)? {
+        rules.extend(rule(choices, &mut compiler, &labels)?);
+    }
+    let applied = apply(&rules, labels.clone());
+    assert_eq!(applied, apply(&rules, labels.clone()));
+    let one_by_one =
+        rules.iter().try_fold(labels, |labels, rule| apply(std::slice::from_ref(rule), labels));
+    assert_eq!(applied, one_by_one);
+    if let Some(labels) = applied {
+        assert!(labels.values().all(|value| !value.is_empty()), "{labels:?}");
+    }
+    Ok(())
+}
+
+/// A rule, if it is a good one.
+fn rule(
+    choices: &mut Unstructured<'_>,
+    compiler: &mut Compiler,
+    labels: &BTreeMap<String, String>,
+) -> Result<Option<Rule>> {
+    let name = |choices: &mut Unstructured<'_>| choices.choose(&NAMES).copied();
+    let sources = maybe(choices, |choices| {
+        (0..choices.int_in_range(0..=2)?).map(|_| name(choices)).collect::<Result<Vec<_>>>()
+    })?;
+    let (separator, regex) = (maybe(choices, text)?, maybe(choices, text)?);
+    let target = maybe(choices, name)?;
+    let replacement = maybe(choices, text)?;
+    let written = Written {
+        source_labels: sources,
+        separator: separator.as_deref(),
+        regex: regex.as_deref(),
+        modulus: maybe(choices, |choices| choices.int_in_range(0..=9))?,
+        target_label: target,
+        replacement: replacement.as_deref(),
+        action: maybe(choices, |choices| choices.choose(&ACTIONS).copied())?,
+    };
+    match compiler.rule(&written) {
+        Ok(rule) => {
+            if let Some(action @ ("keep" | "drop")) = written.action {
+                let opposite = if action == "keep" { "drop" } else { "keep" };
+                let opposite = Written { action: Some(opposite), ..written };
+                let opposite = compiler.rule(&opposite).expect("it has the same keys");
+                let keeps = |rule| apply(&[rule], labels.clone()).is_some();
+                assert_ne!(keeps(rule.clone()), keeps(opposite), "{rule:?}");
+            }
+            Ok(Some(rule))
+        }
+        Err(faults) => {
+            assert!(!faults.is_empty());
+            for fault in faults {
+                let keys = [
+                    "source_labels",
+                    "regex",
+                    "modulus",
+                    "target_label",
+                    "replacement",
+                    "action",
+                    "separator",
+                ];
+                assert!(keys.contains(&fault.key), "{fault:?}");
+                assert!(
+                    !fault.problem.is_empty() && !fault.problem.contains(char::is_control),
+                    "{fault:?}"
+                );
+            }
+            Ok(None)
+        }
+    }
+}
