@@ -6,6 +6,7 @@ use prometheus::proto::{LabelPair, Metric};
 use sched_exporter::{
     exposition::{Family, Kind},
     families,
+    sources::{Reading, Source},
     telemetry::{self, Telemetry},
 };
 
@@ -27,6 +28,7 @@ fn main() -> prometheus::Result<()> {
     let telemetry = Telemetry::new()?;
     // A family without a sample is not gathered.
     telemetry.request("/", 200);
+    telemetry.label_sources(&[(Source::Hostname, Reading::default())].into_iter().collect());
     for family in telemetry.gather() {
         let Some(kind) = telemetry::kind_of(&family) else { continue };
         let labels = family.get_metric().first().map(Metric::get_label).unwrap_or_default();

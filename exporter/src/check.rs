@@ -28,7 +28,7 @@ pub enum CheckFormat {
 pub fn report(path: &Path, made: &Made, format: CheckFormat) -> String {
     let expansion = labels::expand(&made.config, &made.values, &made.topology, true);
     let host = expansion.host.clone().unwrap_or_default();
-    let cpus = blocks(&expansion.cpus);
+    let cpus = expansion.cpus.clone();
     let (sets, _) = labels::group(&made.config, expansion);
     let (of_group, of_latency) =
         families::series(made.config.runqueue_latency().bucket_exponents().len());
@@ -45,7 +45,7 @@ struct Report<'a> {
     path: &'a Path,
     made: &'a Made,
     host: Labels,
-    cpus: Vec<(Vec<u32>, Labels)>,
+    cpus: Vec<(u32, Labels)>,
     sets: usize,
     series: usize,
 }
@@ -80,7 +80,7 @@ impl Report<'_> {
         let mut text = format!("{}: good\n", self.path.display());
         let mut rows = vec![["ON", "LABEL", "VALUE", "FROM"].map(str::to_owned)];
         self.rows("host", &self.host, &mut rows);
-        for (cpus, labels) in &self.cpus {
+        for (cpus, labels) in &blocks(&self.cpus) {
             self.rows(&format!("cpu {}", cpus::list(cpus)), labels, &mut rows);
         }
         write_rows(&mut text, &rows);
@@ -142,8 +142,8 @@ impl Report<'_> {
             "file": self.path.display().to_string(),
             "sha256": self.made.sha256,
             "host": labels(&self.host),
-            "cpus": self.cpus.iter().map(|(cpus, of_cpus)| {
-                json!({ "cpus": cpus, "labels": labels(of_cpus) })
+            "cpus": self.cpus.iter().map(|(cpu, of_cpu)| {
+                json!({ "cpu": cpu, "labels": labels(of_cpu) })
             }).collect::<Vec<_>>(),
             "sources": sources.collect::<Vec<_>>(),
             "sets": self.sets,
@@ -250,11 +250,12 @@ node.labels  the environment has no NODE_NAME
         let config = "labels: {host: \"{{ hostname }}\"}\nwithout: [cpu]\n";
         let text = report(Path::new("f.yaml"), &made(config), CheckFormat::Json);
         let host = json!({ "host": { "value": "web-17", "from": "labels.host: hostname" } });
+        let cpus = [0, 1, 2, 3].map(|cpu| json!({ "cpu": cpu, "labels": host }));
         let expected = json!({
             "file": "f.yaml",
             "sha256": "5a",
             "host": host,
-            "cpus": [{ "cpus": [0, 1, 2, 3], "labels": host }],
+            "cpus": cpus,
             "sources": [
                 { "source": "hostname", "up": true, "fault": null },
                 { "source": "node.labels", "up": false, "fault": "the environment has no NODE_NAME" },

@@ -46,12 +46,6 @@ impl Generation {
         (generation, unfit)
     }
 
-    /// Whether it must go on from `old` by [`Generation::go_on`].
-    pub fn must_go_on(&self, old: &Self) -> bool {
-        let (old, new) = (&old.labels, &self.labels);
-        new.groups.must_go_on(&old.groups) || new.latency.must_go_on(&old.latency)
-    }
-
     /// Makes every series go on where it is under `old` at the instant of the snapshot. No scrape
     /// may be rendered under `old` any later.
     pub fn go_on(&mut self, old: &Self, snapshot: &Snapshot) {

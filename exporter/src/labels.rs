@@ -141,13 +141,13 @@ pub struct Expansion {
 /// Makes the labels of the host and of each CPU. With `trace` each has its origin, which takes longer.
 pub fn expand(config: &Config, values: &Values, topology: &Topology, trace: bool) -> Expansion {
     let mut maker = Maker { config, values, trace, unfit: Vec::new() };
-    let host = maker.host();
-    let mut cpus = host.as_ref().map(|host| maker.cpus(host, topology)).unwrap_or_default();
+    let mut host = maker.host();
+    let rules_see = host.clone();
+    if let Some(host) = &mut host {
+        maker.fit("the host", host);
+    }
+    let mut cpus = rules_see.map(|host| maker.cpus(&host, topology)).unwrap_or_default();
     maker.limit_values(&mut cpus);
-    let host = host.map(|mut host| {
-        maker.fit("the host", &mut host);
-        host
-    });
     let on_series = |name: &String, value: &String| {
         let of_host = host.as_ref().and_then(|host| host.set.get(name));
         let is_shown_once = config.attach() == Attach::TargetInfo && of_host == Some(value);
@@ -392,16 +392,13 @@ impl Maker<'_> {
                 OTHER.clone_into(value);
             }
         }
-        let fitting = labels.set.len() - removed.len();
-        if fitting > limits.labels {
-            let problem =
-                format!("{whose} has {fitting} labels, {} at most; remove some", limits.labels);
+        let fitting = labels.set.keys().filter(|name| !removed.contains(name) && *name != CPU);
+        let over: Vec<_> = fitting.skip(limits.labels).cloned().collect();
+        if !over.is_empty() {
+            let (found, max) = (limits.labels + over.len(), limits.labels);
+            let problem = format!("{whose} has {found} labels, {max} at most; remove some");
             self.unfit(Misfit::Labels, "limits.labels", problem);
-            let names = labels.set.keys().filter(|name| !removed.contains(name));
-            // The CPU's number tells most of what is in so many.
-            let mut names: Vec<_> = names.cloned().collect();
-            names.sort_by_key(|name| name != CPU);
-            removed.extend(names.drain(limits.labels..));
+            removed.extend(over);
         }
         for name in removed {
             labels.set.remove(&name);

@@ -2,8 +2,8 @@
 //! its file changes, someone asks, or the machine has other values for its labels. A file that is
 //! bad or gone changes nothing but what the log and the reload metrics say.
 //!
-//! Files are read, and labels made, on another thread; the reactor, which scrapes run on, does no
-//! more than to swap a pointer, after a snapshot where sums must go on.
+//! Files are read, and labels made, on another thread. The reactor, which scrapes run on, takes a
+//! snapshot, so that every series goes on, and swaps a pointer.
 
 use std::{
     path::{Path, PathBuf},
@@ -290,14 +290,12 @@ impl Reloader {
         is_new: bool,
         scheduler: &Scheduler,
     ) -> Result<(), ReadError> {
-        let Next { made, generation, must_go_on, unfit } = next;
+        let Next { made, generation, unfit } = next;
         if let Some(mut generation) = generation {
             let live = self.live.load_full();
             generation.number = live.number + 1;
             // No scrape comes between the two: they are on this thread.
-            if must_go_on {
-                generation.go_on(&live, &scheduler.snapshot()?);
-            }
+            generation.go_on(&live, &scheduler.snapshot()?);
             if !is_new {
                 let number = generation.number;
                 tracing::info!(cause = cause.name(), generation = number, "labels changed");
@@ -377,7 +375,6 @@ struct Next {
     made: Made,
     /// None where it would have the labels that it has.
     generation: Option<Generation>,
-    must_go_on: bool,
     unfit: Vec<Unfit>,
 }
 
@@ -417,8 +414,7 @@ impl Looking {
         let topology = self.locate(&config);
         let made = Made { config: Arc::new(config), sha256: sha256.into(), values, topology };
         let generation = made.generation(&self.path)?;
-        let must_go_on = generation.must_go_on(&self.live);
-        Ok(Next { made, generation: Some(generation), must_go_on, unfit: Vec::new() })
+        Ok(Next { made, generation: Some(generation), unfit: Vec::new() })
     }
 
     /// What the configuration in use gives now, if that is something else.
@@ -432,9 +428,8 @@ impl Looking {
         let (generation, unfit) = Generation::new(config, sha256, &values, &topology);
         let generation =
             Some(generation).filter(|generation| !generation.labels.is_like(&self.live.labels));
-        let must_go_on = generation.as_ref().is_some_and(|it| it.must_go_on(&self.live));
         let made = Made { values, topology, ..Made::clone(&self.made) };
-        Some(Next { made, generation, must_go_on, unfit })
+        Some(Next { made, generation, unfit })
     }
 
     /// Where the CPUs are now. What was known stays where it can't be read any more.

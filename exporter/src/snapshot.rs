@@ -79,6 +79,18 @@ impl Times {
         self.each(other, u64::wrapping_sub);
     }
 
+    /// Whether no number is below that of `other`.
+    pub fn is_at_least(&self, other: &Self) -> bool {
+        let no_less = |numbers: &[u64], others: &[u64]| {
+            numbers.iter().zip(others).all(|(number, other)| number >= other)
+        };
+        no_less(&self.mode_ns, &other.mode_ns)
+            && no_less(&self.switches, &other.switches)
+            && no_less(&self.wait_buckets, &other.wait_buckets)
+            && self.missed_switches >= other.missed_switches
+            && self.wait_ns >= other.wait_ns
+    }
+
     fn each(&mut self, other: &Self, operation: impl Fn(u64, u64) -> u64) {
         let each = |numbers: &mut [u64], others: &[u64]| {
             for (number, other) in numbers.iter_mut().zip(others) {

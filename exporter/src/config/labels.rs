@@ -33,7 +33,7 @@ pub enum Attach {
 /// How many labels and series there may be, and how long the labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Labels of a series, beside `le`, `mode` and `reason`.
+    /// Labels of a series, beside `cpu`, `le`, `mode` and `reason`.
     pub labels: usize,
     /// Bytes of a name.
     pub name_bytes: usize,

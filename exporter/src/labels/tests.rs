@@ -210,7 +210,7 @@ fn names_that_cannot_be_are_left_out() {
          relabel_configs: [{action: labelmap, regex: x(.*)}, {action: labeldrop, regex: x1}]\n\
          without: [cpu]\n",
         Misfit::Name,
-        "relabel_configs: the rules give cpu 0 a label \"1\", which no series can have here; remove \
+        "relabel_configs: the rules give the host a label \"1\", which no series can have here; remove \
          it by labeldrop",
         &["0-3: b=c"],
     );
@@ -221,10 +221,11 @@ fn names_that_cannot_be_are_left_out() {
 #[test]
 fn what_is_too_much_is_left_out_or_other() {
     check_unfit(
-        "labels: {a: b, c: d, e: f}\nlimits: {labels: 3}\n",
+        "labels: {a: b, c: d}\nrelabel_configs: [{target_label: b, replacement: x}]\n\
+         limits: {labels: 2}\n",
         Misfit::Labels,
-        "limits.labels: cpu 0 has 4 labels, 3 at most; remove some",
-        &["0: a=b,c=d,cpu=0", "1: a=b,c=d,cpu=1", "2: a=b,c=d,cpu=2", "3: a=b,c=d,cpu=3"],
+        "limits.labels: the host has 3 labels, 2 at most; remove some",
+        &["0: a=b,b=x,cpu=0", "1: a=b,b=x,cpu=1", "2: a=b,b=x,cpu=2", "3: a=b,b=x,cpu=3"],
     );
     check_unfit(
         "labels: {a: b, long: d}\nlimits: {name_bytes: 4, value_bytes: 5}\nwithout: [cpu]\n\
@@ -236,7 +237,7 @@ fn what_is_too_much_is_left_out_or_other() {
     check_unfit(
         "labels: {a: '{{ hostname }}'}\nlimits: {value_bytes: 5}\nwithout: [cpu]\n",
         Misfit::ValueBytes,
-        "limits.value_bytes: the value of a of cpu 0 has 6 bytes, 5 at most",
+        "limits.value_bytes: the value of a of the host has 6 bytes, 5 at most",
         &["0-3: a=other"],
     );
     check_unfit(

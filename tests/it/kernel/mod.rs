@@ -2,5 +2,6 @@
 
 mod accounting;
 mod http;
+mod labels;
 mod reload;
 mod start;

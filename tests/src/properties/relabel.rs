@@ -101,8 +101,8 @@ fn try_out(choices: &mut Unstructured<'_>) -> Result<()> {
     }
     let applied = apply(&rules, labels.clone());
     assert_eq!(applied, apply(&rules, labels.clone()));
-    let one_by_one =
-        rules.iter().try_fold(labels, |labels, rule| apply(std::slice::from_ref(rule), labels));
+    let apply_one = |labels, rule| apply(std::slice::from_ref(rule), labels);
+    let one_by_one = rules.iter().try_fold(apply(&[], labels).unwrap_or_default(), apply_one);
     assert_eq!(applied, one_by_one);
     if let Some(labels) = applied {
         assert!(labels.values().all(|value| !value.is_empty()), "{labels:?}");

@@ -1,0 +1,242 @@
+//! Labels that are made for the machine, and what becomes of counters when they change.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::utsname::uname;
+use sched_exporter_tests::{
+    exposition::{Exposition, nanoseconds},
+    process::{Exporter, run},
+    workload::online,
+};
+use serde_json::{Value, json};
+
+const SECONDS: &str = "sched_cpu_seconds_total";
+
+/// A configuration that splits the machine in two, with what else it says.
+fn split(more: &str) -> String {
+    let (first, others) = halves();
+    format!(
+        "labels: {{zone: eu-1}}\n\
+         cpus:\n\
+         - {{match: '{first}', labels: {{pool: latency, zone: '{{{{ zone }}}}-a'}}}}\n\
+         - {{match: '{others}', labels: {{pool: batch}}}}\n\
+         {more}\n"
+    )
+}
+
+/// The first CPU, and the others that are online.
+fn halves() -> (usize, String) {
+    let cpus = online();
+    let others: Vec<_> = cpus[1..].iter().map(usize::to_string).collect();
+    (cpus[0], others.join(","))
+}
+
+#[test]
+fn a_machine_that_is_split_reports_each_part_and_sums_are_exact() {
+    let exporter = Exporter::start_with(&split("without: [cpu]"), &["--web.enable-lifecycle"]);
+    let times = |exposition: &Exposition| {
+        ["latency", "batch"].map(|pool| exposition.sum_ns(SECONDS, &[&format!("pool=\"{pool}\"")]))
+    };
+    let first = exporter.scrape();
+    thread::sleep(Duration::from_millis(500));
+    let second = exporter.scrape();
+    let [latency, batch] = [0, 1].map(|pool| times(&second)[pool] - times(&first)[pool]);
+    // Every CPU has had the same time.
+    let others = online().len() as u64 - 1;
+    assert!((latency * others).abs_diff(batch) < 100_000 * others, "{latency} {batch}");
+    assert_eq!(second.select(SECONDS, &["mode=\"idle\""]).count(), 2);
+    assert_eq!(second.select(SECONDS, &["zone=\"eu-1-a\"", "pool=\"latency\""]).count(), 8);
+    assert_eq!(second.select("sched_exporter_missed_switches_total", &[]).count(), 1);
+
+    // The sum is that of the parts, to the nanosecond: all of it is later than what was summed.
+    fs::write(exporter.config(), split("")).unwrap();
+    assert_eq!(exporter.connect().request("POST", "/-/reload", &[]).status, 200);
+    let parts = exporter.scrape();
+    let sums = times(&parts);
+    assert!(sums[0] >= times(&second)[0] && sums[1] >= times(&second)[1]);
+    assert_eq!(parts.select(SECONDS, &["mode=\"idle\""]).count(), online().len());
+}
+
+#[test]
+fn target_info_is_first_and_leaves_the_series_bare() {
+    let exporter = Exporter::start_with(&split("attach: target_info"), &[]);
+    let text = exporter.connect().get("/metrics").text();
+    assert!(text.starts_with("# TYPE target info\n# HELP target "), "{text}");
+    let exposition = Exposition::parse(&text);
+    assert_eq!(exposition.value("target_info", &["zone=\"eu-1\""]), 1.0);
+    let first = format!(
+        "{SECONDS}{{pool=\"latency\",zone=\"eu-1-a\",cpu=\"{}\",mode=\"idle\"}}",
+        online()[0]
+    );
+    assert!(text.contains(&first), "{text}");
+    let other = format!("{SECONDS}{{pool=\"batch\",cpu=\"{}\",mode=\"idle\"}}", online()[1]);
+    assert!(text.contains(&other), "{text}");
+}
+
+#[test]
+fn a_value_in_a_file_is_followed_and_counters_go_on() {
+    let exporter = Exporter::start_with("{}", &["--config.auto-reload-interval=0s"]);
+    let zone = exporter.directory().join("zone");
+    let config = format!(
+        "labels: {{zone: '{{{{ file(\"{}\") | default(\"none\") }}}}'}}\nlimits: {{value_bytes: 8}}\n",
+        zone.display()
+    );
+    fs::write(exporter.config(), config).unwrap();
+    let up = |exposition: &Exposition| {
+        exposition.sum("sched_exporter_label_source_up", &["source=\"file\""])
+    };
+    let generation =
+        |exposition: &Exposition| exposition.sum("sched_exporter_config_generation", &[]);
+    let wait_for = |zone: &str| {
+        let pair = format!("zone=\"{zone}\"");
+        let exposition = exporter
+            .wait_until(&pair, |exposition| exposition.select(SECONDS, &[&pair]).next().is_some());
+        let series = exposition.select(SECONDS, &[]).count();
+        assert_eq!(exposition.select(SECONDS, &[&pair]).count(), series);
+        exposition
+    };
+    let mut last = wait_for("none");
+    assert_eq!(up(&last), 0);
+    for value in ["eu-1\n", "eu-2", "eu-3-longer-than-it-may-be"] {
+        fs::write(&zone, value).unwrap();
+        let expected = if value.len() > 8 { "other" } else { value.trim_end() };
+        let next = wait_for(expected);
+        assert_eq!(up(&next), 1);
+        assert_eq!(generation(&next), generation(&last) + 1);
+        assert!(next.sum_ns(SECONDS, &[]) > last.sum_ns(SECONDS, &[]));
+        last = next;
+    }
+    let misfits = |reason: &str| {
+        last.sum("sched_exporter_label_misfits_total", &[&format!("reason=\"{reason}\"")])
+    };
+    assert_eq!((misfits("value_bytes"), misfits("series")), (1, 0));
+    assert!(exporter.log().contains("limits.value_bytes"), "{}", exporter.log());
+    // What is a misfit in use is a mistake at start.
+    let output =
+        run(&[&format!("--config.file={}", exporter.config().display()), "--config.check"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && said.contains("of the host has 26 bytes, 8 at most"),
+        "{said}"
+    );
+    fs::remove_file(zone).unwrap();
+    assert_eq!(up(&wait_for("none")), 0);
+}
+
+#[test]
+fn no_series_goes_back_or_leaps_while_cpus_change_their_groups() {
+    // Four ways to group the CPUs; each has series that another has too.
+    let (first, others) = halves();
+    let pools = |of_first: &str, of_others: &str| {
+        format!(
+            "cpus:\n- {{match: '{first}', labels: {{pool: {of_first}}}}}\n\
+             - {{match: '{others}', labels: {{pool: {of_others}}}}}\nwithout: [cpu]\n"
+        )
+    };
+    let configs =
+        [pools("a", "b"), pools("a", "a"), pools("b", "a"), pools("c", "a"), pools("b", "b")];
+    let exporter = Exporter::start_with(&configs[0], &["--web.enable-lifecycle"]);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let scraper = scope.spawn(|| {
+            let mut client = exporter.connect();
+            let mut last: BTreeMap<String, (u64, Instant)> = BTreeMap::new();
+            let mut scrapes = 0;
+            while !done.load(Ordering::Relaxed) {
+                let before = Instant::now();
+                let exposition = Exposition::parse(&client.get("/metrics").text());
+                scrapes += 1;
+                let is_sum =
+                    |series: &str| series.starts_with("sched_") && series.contains("_seconds");
+                let sums = exposition.iter().filter(|(series, _)| {
+                    is_sum(series)
+                        && series.contains("pool=")
+                        && !series.contains("_bucket")
+                        && !series.contains("_count")
+                });
+                for (series, value) in sums {
+                    let value = nanoseconds(value);
+                    if let Some((old, since)) = last.get(series) {
+                        assert!(*old <= value, "{series} went from {old} to {value}");
+                        // Of waits there can be more than one at a time.
+                        let cpus = online().len() as u128;
+                        let most = since.elapsed().as_nanos() * cpus + 100_000;
+                        let is_time = series.starts_with(SECONDS);
+                        assert!(
+                            !is_time || u128::from(value - old) <= most,
+                            "{series} went from {old} to {value} in {most} ns"
+                        );
+                    }
+                    last.insert(series.to_owned(), (value, before));
+                }
+                for (series, value) in exposition
+                    .iter()
+                    .filter(|(it, _)| it.contains("reason=\"") && it.contains("pool="))
+                {
+                    let value: u64 = value.parse().unwrap();
+                    if let Some((old, _)) = last.get(series) {
+                        assert!(*old <= value, "{series} went from {old} to {value}");
+                    }
+                    last.insert(series.to_owned(), (value, before));
+                }
+            }
+            scrapes
+        });
+        let mut client = exporter.connect();
+        for round in 0..150 {
+            // Another order each time around.
+            let config = &configs[(round * 7 + round / 5) % 5];
+            fs::write(exporter.config(), format!("{config}# {round}\n")).unwrap();
+            assert_eq!(client.request("POST", "/-/reload", &[]).status, 200);
+        }
+        done.store(true, Ordering::Relaxed);
+        let scrapes = scraper.join().unwrap();
+        assert!(scrapes > 150, "{scrapes} scrapes");
+    });
+}
+
+#[test]
+fn the_check_shows_what_each_cpu_gets_and_from_where() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("exporter.yaml");
+    let config = split("relabel_configs: [{target_label: rack, replacement: r1}]");
+    fs::write(&path, config.replace("zone: eu-1}", "zone: eu-1, host: '{{ hostname }}'}")).unwrap();
+    let check = |more: &[&str]| {
+        let flag = format!("--config.file={}", path.display());
+        let output = run(&[&[flag.as_str(), "--config.check"], more].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let table = check(&[]);
+    let name = uname().unwrap();
+    let hostname = name.nodename().to_str().unwrap();
+    let (first, _) = halves();
+    for expected in [
+        format!("{}: good\n", path.display()),
+        "  zone   eu-1".to_owned(),
+        "  cpus[0].labels.zone: label zone\n".to_owned(),
+        "  relabel_configs[0]\n".to_owned(),
+        "  labels.host: hostname\n".to_owned(),
+        format!("\ncpu {first}"),
+    ] {
+        assert!(table.contains(&expected), "no {expected:?} in\n{table}");
+    }
+    let report: Value = serde_json::from_str(&check(&["--format=json"])).unwrap();
+    assert_eq!(
+        report["host"]["host"],
+        json!({ "value": hostname, "from": "labels.host: hostname" })
+    );
+    assert_eq!(
+        report["cpus"][0]["labels"]["pool"],
+        json!({ "value": "latency", "from": "cpus[0].labels.pool" })
+    );
+    let output = run(&["--format=json"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("--config.check"), "{said}");
+}
