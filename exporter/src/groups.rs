@@ -25,7 +25,7 @@ pub struct Group {
 /// Every group of one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Groups {
-    groups: Vec<Group>,
+    all: Vec<Group>,
     /// What a CPU adds to its series is its times and this, modulo 2^64: less what it had added to
     /// another series that is still there. None is nothing.
     offsets: BTreeMap<u32, Times>,
@@ -82,18 +82,18 @@ impl Groups {
     /// Groups that begin with all that their CPUs have had. The CPUs of each ascend; none is in two.
     pub fn new(groups: impl IntoIterator<Item = (Labels, Vec<u32>)>) -> Self {
         let group = |(labels, cpus)| Group { labels, cpus, past: None, carried: None };
-        Self { groups: groups.into_iter().map(group).collect(), ..Self::default() }
+        Self { all: groups.into_iter().map(group).collect(), ..Self::default() }
     }
 
     /// The groups.
     pub fn as_slice(&self) -> &[Group] {
-        &self.groups
+        &self.all
     }
 
     /// Whether the same CPUs have the same labels.
     pub fn is_like(&self, other: &Self) -> bool {
         let parts = |groups: &Self| {
-            groups.groups.iter().map(|it| (it.labels.clone(), it.cpus.clone())).collect::<Vec<_>>()
+            groups.all.iter().map(|it| (it.labels.clone(), it.cpus.clone())).collect::<Vec<_>>()
         };
         parts(self) == parts(other)
     }
@@ -113,13 +113,13 @@ impl Groups {
             snapshot.times(cpu).into_iter().for_each(|times| offset.subtract(times));
             offsets.insert(cpu, offset);
         };
-        let (before, after) = (by_labels(&old.groups), by_labels(&self.groups));
-        let stays = |at: usize| after.contains_key(&old.groups[at].labels);
-        let (was_in, is_in) = (by_cpu(&old.groups), by_cpu(&self.groups));
-        let mut past = vec![Times::ZERO; self.groups.len()];
+        let (before, after) = (by_labels(&old.all), by_labels(&self.all));
+        let stays = |at: usize| after.contains_key(&old.all[at].labels);
+        let (was_in, is_in) = (by_cpu(&old.all), by_cpu(&self.all));
+        let mut past = vec![Times::ZERO; self.all.len()];
         let mut retired = old.retired.clone();
 
-        for (at, group) in self.groups.iter().enumerate() {
+        for (at, group) in self.all.iter().enumerate() {
             let same = before.get(&group.labels).copied();
             for cpu in &group.cpus {
                 let brings_all = match was_in.get(cpu) {
@@ -131,7 +131,7 @@ impl Groups {
                 }
             }
             let Some(same) = same else { continue };
-            let same = &old.groups[same];
+            let same = &old.all[same];
             same.past.iter().for_each(|times| past[at].add(times));
             for cpu in same.cpus.iter().filter(|cpu| is_in.get(*cpu) != Some(&at)) {
                 let parts = snapshot.times(*cpu).into_iter().chain(old.offsets.get(cpu));
@@ -141,10 +141,10 @@ impl Groups {
                 }
             }
         }
-        for group in old.groups.iter().filter(|group| !after.contains_key(&group.labels)) {
+        for group in old.all.iter().filter(|group| !after.contains_key(&group.labels)) {
             retired.push_back(Retired { times: group.sum(snapshot), group: group.clone() });
         }
-        for (at, group) in self.groups.iter().enumerate() {
+        for (at, group) in self.all.iter().enumerate() {
             let is_same = |retired: &Retired| retired.group.labels == group.labels;
             let place = retired.iter().position(is_same);
             let Some(back) = place.and_then(|place| retired.remove(place)) else { continue };
@@ -159,9 +159,9 @@ impl Groups {
             }
         }
         // Enough to take a change back, and the one before it.
-        let most = MIN_RETIRED.max(2 * self.groups.len());
+        let most = MIN_RETIRED.max(2 * self.all.len());
         retired.drain(..retired.len().saturating_sub(most));
-        for (group, past) in self.groups.iter_mut().zip(past) {
+        for (group, past) in self.all.iter_mut().zip(past) {
             let of_cpus = group.cpus.iter().filter_map(|cpu| offsets.get(cpu));
             let boxed = |times: Times| (times != Times::ZERO).then(|| Box::new(times));
             group.carried = boxed(sum(of_cpus.chain([&past])));
@@ -227,7 +227,7 @@ mod tests {
             group.with_times(snapshot, |times| value = times.mode_ns[0]);
             value
         };
-        groups.groups.iter().map(value).collect()
+        groups.all.iter().map(value).collect()
     }
 
     #[test]
@@ -336,7 +336,7 @@ mod tests {
             }
             let grown = times.map(|ns| ns + any(1_000));
             let growth = |cpu: &u32| grown[*cpu as usize] - times[*cpu as usize];
-            let expected = new.groups.iter().zip(begun);
+            let expected = new.all.iter().zip(begun);
             let expected: Vec<_> = expected
                 .map(|(group, begun)| begun + group.cpus.iter().map(growth).sum::<u64>())
                 .collect();

@@ -215,13 +215,14 @@ impl Reloader {
     /// One reload at a time; all requests that wait when it begins are answered by it.
     async fn run(mut self, mut watch: Watch, scheduler: Arc<Scheduler>) {
         // The watch began after the first generation was read.
-        self.catch_up(&mut watch, &scheduler).await;
+        let mut is_behind = true;
+        self.look_again();
         while let Some(request) = self.queue.recv().await {
             let mut batch = vec![request];
             let latest = Instant::now() + MOST_EVENTS;
-            while batch[0].cause == Cause::Change && Instant::now() < latest {
+            while !batch[0].cause.is_asked() && Instant::now() < latest {
                 match timeout(QUIET, self.queue.recv()).await {
-                    Ok(Some(Request { cause: Cause::Change, .. })) => {}
+                    Ok(Some(Request { cause: Cause::Change | Cause::Poll, .. })) => {}
                     Ok(Some(request)) => {
                         batch.push(request);
                         break;
@@ -238,20 +239,17 @@ impl Reloader {
                 let _ = reply.send(outcome.clone());
             }
             if self.renew(&mut watch) {
-                self.catch_up(&mut watch, &scheduler).await;
+                is_behind = true;
+                self.look_again();
+            } else if std::mem::take(&mut is_behind) {
+                tracing::debug!(path = %self.path.display(), "watching the configuration");
             }
         }
     }
 
-    /// Looks again, where a file may have changed before its directories were watched.
-    async fn catch_up(&mut self, watch: &mut Watch, scheduler: &Scheduler) {
-        loop {
-            let _ = self.reload(Cause::Change, scheduler).await;
-            if !self.renew(watch) {
-                tracing::debug!(path = %self.path.display(), "watching the configuration");
-                return;
-            }
-        }
+    /// Asks for another look, where a file may have changed before its directories were watched.
+    fn look_again(&self) {
+        on_change(self.requests.clone())();
     }
 
     /// Watches what matters now, and says whether that is something else than before.

@@ -15,8 +15,8 @@ fn labels(text: &str) -> BTreeMap<String, String> {
 /// Rules in YAML, each the inside of `{…}`, make `expected` of the labels.
 #[track_caller]
 fn check(before: &str, rules: &[&str], expected: &str) {
-    let rules: String = rules.iter().map(|rule| format!("- {{{rule}}}\n")).collect();
-    let config = Config::parse(&format!("relabel_configs:\n{rules}")).unwrap();
+    let rules = rules.join("}\n- {");
+    let config = Config::parse(&format!("relabel_configs:\n- {{{rules}}}\n")).unwrap();
     let after = apply(config.relabel_configs(), labels(before));
     let expected = (expected != "drop").then(|| labels(expected));
     assert_eq!(after, expected, "{before}\n{rules}");
@@ -704,7 +704,10 @@ fn what_a_pattern_can_not_be_is_told_with_what_to_write() {
     {
         check_refused(pattern, name);
     }
+}
 
+#[test]
+fn what_can_not_be_repeated_is_told_with_what_to_write() {
     let nothing =
         "there is nothing to repeat; put the repetition right behind a character or a group";
     for (pattern, place) in [

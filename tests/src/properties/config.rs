@@ -15,7 +15,7 @@ use sched_exporter::{
     topology::{Place, Topology},
 };
 
-use crate::sample::Sample;
+use crate::{exposition::nanoseconds, sample::Sample};
 
 /// Reads the bytes as a configuration. Each mistake has its place in the text and can be printed; a
 /// good text gives a machine valid labels and buckets, and renders to series that have just these.
@@ -112,12 +112,9 @@ fn check_rendered(config: &Config) {
 
     let text = render(&generation);
     let samples = check_samples(config, &text);
-    let modes = |samples: &[Sample]| {
-        let modes = samples.iter().filter(|sample| sample.label("mode").is_some());
-        modes.map(|sample| sample.value.parse::<f64>().unwrap()).sum::<f64>()
-    };
-    let expected = (shown * 8) as f64 * MODE_NS as f64 / 1e9;
-    assert!((modes(&samples) - expected).abs() < 1e-3, "{text}");
+    let modes = samples.iter().filter(|sample| sample.label("mode").is_some());
+    let total: u64 = modes.map(|sample| nanoseconds(&sample.value)).sum();
+    assert_eq!(total, shown as u64 * 8 * MODE_NS, "{text}");
     // A generation that follows itself shows the same.
     let before = generation.clone();
     generation.go_on(&before, &snapshot());
