@@ -59,20 +59,26 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    /// The usual places, or those that the environment names.
+    /// The usual places, or those that the environment names: `POD_INFO_DIR`, and what the clouds'
+    /// own tools read, `AWS_EC2_METADATA_SERVICE_ENDPOINT` and `GCE_METADATA_HOST`.
     pub fn new(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
-        // All three clouds answer at the same address.
-        let metadata = || ("169.254.169.254".to_owned(), 80);
         let environment: BTreeMap<_, _> = environment.into_iter().collect();
         let pod_info = environment.get(&OsString::from("POD_INFO_DIR"));
+        // All three clouds answer at the same address.
+        let metadata = |variable: &str| {
+            let named = environment.get(&OsString::from(variable)).and_then(|it| it.to_str());
+            named.map_or_else(|| ("169.254.169.254".to_owned(), 80), authority)
+        };
+        let aws = metadata("AWS_EC2_METADATA_SERVICE_ENDPOINT");
+        let (gcp, azure) = (metadata("GCE_METADATA_HOST"), metadata(""));
         Self {
             root: "/".into(),
             pod_info: pod_info.map_or_else(|| "/etc/podinfo".into(), PathBuf::from),
             environment,
             service_account: "/var/run/secrets/kubernetes.io/serviceaccount".into(),
-            aws: metadata(),
-            gcp: metadata(),
-            azure: metadata(),
+            aws,
+            gcp,
+            azure,
         }
     }
 
@@ -87,6 +93,16 @@ impl Endpoints {
     fn host(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
+}
+
+/// Host and port of `http://host:port/`, of which only the host is needed.
+fn authority(url: &str) -> (String, u16) {
+    let authority = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let split =
+        authority.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    // An address of IPv6 is in brackets.
+    let (host, port) = split.unwrap_or((authority, 80));
+    (host.trim_matches(['[', ']']).to_owned(), port)
 }
 
 /// When remote sources are asked.

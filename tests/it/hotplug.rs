@@ -5,7 +5,9 @@ use std::{fs, thread, time::Duration};
 use sched_exporter::{ebpf::Scheduler, snapshot::Snapshot};
 use sched_exporter_ebpf::{CpuRecord, Mode};
 use sched_exporter_tests::{
+    exposition::nanoseconds,
     kernel::{attach, times},
+    process::Exporter,
     workload::{monotonic_ns, online, pin},
 };
 
@@ -77,6 +79,30 @@ fn a_cpu_that_was_offline_at_the_start_is_accounted_from_its_first_switch() {
     thread::sleep(Duration::from_millis(50));
     let snapshot = scheduler.snapshot().unwrap();
     assert!(is_exact(&scheduler, &snapshot));
+}
+
+#[test]
+fn sums_keep_what_an_offline_cpu_has_had() {
+    let config = "cpus: [{match: '0-1', labels: {pool: a}}]\nwithout: [cpu]\n";
+    let exporter = Exporter::start_with(config, &[]);
+    let _cpu1 = Cpu1;
+    let sums = || {
+        let exposition = exporter.scrape();
+        ["sched_cpu_seconds_total", "sched_runqueue_latency_seconds_sum"].map(|name| {
+            let of_pool = exposition.select(name, &["pool=\"a\""]);
+            of_pool.map(|(_, value)| nanoseconds(value)).collect::<Vec<_>>()
+        })
+    };
+    let mut last = sums();
+    assert_eq!(last.each_ref().map(Vec::len), [Mode::ALL.len(), 1]);
+    for online in [false, true, false, true] {
+        Cpu1::set(online);
+        let now = sums();
+        for (old, new) in last.iter().flatten().zip(now.iter().flatten()) {
+            assert!(old <= new, "CPU 1 online: {online}\n{last:?}\n{now:?}");
+        }
+        last = now;
+    }
 }
 
 /// Whether the time since attach of CPU 1 is accounted for.

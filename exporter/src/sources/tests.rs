@@ -632,3 +632,20 @@ fn every_source_has_a_name_of_its_own() {
     let names: BTreeSet<_> = Source::ALL.into_iter().map(Source::name).collect();
     assert_eq!(names.len(), Source::ALL.len());
 }
+
+#[test]
+fn the_environment_can_name_metadata_services() {
+    let named = |aws: &str, gcp: &str| {
+        let variables = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", aws), ("GCE_METADATA_HOST", gcp)];
+        let endpoints = Endpoints::new(variables.map(|(name, value)| (name.into(), value.into())));
+        [endpoints.aws, endpoints.gcp, endpoints.azure].map(|(host, port)| format!("{host} {port}"))
+    };
+    assert_eq!(
+        named("http://[fd00:ec2::254]/", "metadata.google.internal"),
+        ["fd00:ec2::254 80", "metadata.google.internal 80", "169.254.169.254 80"]
+    );
+    assert_eq!(
+        named("http://127.0.0.1:1338", "localhost:8080")[..2],
+        ["127.0.0.1 1338", "localhost 8080"]
+    );
+}
