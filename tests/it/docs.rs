@@ -1,6 +1,14 @@
 //! What is written about the exporter holds of the exporter. Needs nothing.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
+
+use sched_exporter::{
+    check::{CheckFormat, report},
+    config::{Config, Limits},
+    reload::Made,
+    sources::{Reading, Source},
+    topology::Topology,
+};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -39,4 +47,60 @@ fn the_readme_has_every_flag() {
         let Some(flag) = argument.get_long() else { continue };
         assert!(readme.contains(&format!("`--{flag}")), "README.md lacks --{flag}");
     }
+}
+
+const LABELS: &str = include_str!("../../docs/labels.md");
+
+#[test]
+fn docs_labels_md_shows_what_the_check_prints() {
+    let block = |language: &str| {
+        let (_, rest) = LABELS.split_once("For the file\n").unwrap();
+        let (_, rest) = rest.split_once(&format!("\n```{language}\n")).unwrap();
+        rest.split_once("```").unwrap().0
+    };
+    let hostname = Reading::of([(String::new(), "vm".to_owned())].into());
+    let env = Reading::fault("the environment has no ZONE");
+    let made = Made {
+        config: Arc::new(Config::parse(block("yaml")).unwrap()),
+        sha256: String::new(),
+        values: [(Source::Hostname, hostname), (Source::Env, env)].into_iter().collect(),
+        topology: Topology::of(vec![0, 1]),
+    };
+    let printed = report(Path::new("exporter.yaml"), &made, CheckFormat::Table);
+    let (_, shown) = LABELS.split_once("\n```\nexporter.yaml: good\n").unwrap();
+    assert_eq!(printed, format!("exporter.yaml: good\n{}", shown.split_once("```").unwrap().0));
+}
+
+#[test]
+fn docs_labels_md_has_every_source_and_limit() {
+    for source in Source::ALL {
+        assert!(LABELS.contains(&format!("`{}", source.name())), "{}", source.name());
+    }
+    let Limits { labels, name_bytes, value_bytes, values_per_label, series } = Limits::default();
+    for (limit, default) in [
+        ("labels", labels),
+        ("name_bytes", name_bytes),
+        ("value_bytes", value_bytes),
+        ("values_per_label", values_per_label),
+        ("series", series),
+    ] {
+        let row = LABELS.lines().find(|line| line.starts_with(&format!("| `{limit}`"))).unwrap();
+        assert!(row.contains(&format!(" | {default} | ")), "{row}");
+    }
+}
+
+#[test]
+fn the_configurations_in_docs_labels_md_are_good() {
+    let blocks: Vec<_> = LABELS.split("```yaml\n").skip(1).collect();
+    for block in &blocks {
+        let text = block.split_once("```").unwrap().0;
+        // Some build on labels that are made before.
+        let text = if text.starts_with("cpus:") {
+            format!("labels: {{zone: z}}\n{text}")
+        } else {
+            text.into()
+        };
+        assert!(Config::parse(&text).is_ok(), "{text}{:?}", Config::parse(&text));
+    }
+    assert!(blocks.len() > 5);
 }
