@@ -5,10 +5,13 @@
 //!    kernel          sched_exporter-ebpf        snapshot.rs  families.rs  │   server.rs
 //!                                                   ▲            ▲   exposition.rs
 //!                                              clock first   one Generation
+//!                                                                ▲   generation.rs
+//!                              Config, Values, Topology ─> labels ─> groups
 //! ```
 //!
-//! The modules below stand in the order of that line. Only `ebpf` names aya; `btf`, `layout`,
-//! `snapshot`, `families`, `exposition`, `negotiate`, `relabel` and `template` are pure.
+//! Only `ebpf` names aya. `btf`, `check`, `config` but for `read`, `exposition`, `families`,
+//! `generation`, `groups`, `labels`, `layout`, `negotiate`, `relabel`, `snapshot` and `template` are
+//! pure.
 
 pub mod args;
 pub mod btf;

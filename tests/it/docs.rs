@@ -84,7 +84,7 @@ fn docs_labels_md_has_every_source_and_limit() {
         ("values_per_label", values_per_label),
         ("series", series),
     ] {
-        let row = LABELS.lines().find(|line| line.starts_with(&format!("| `{limit}`"))).unwrap();
+        let row = LABELS.lines().rfind(|line| line.starts_with(&format!("| `{limit}`"))).unwrap();
         assert!(row.contains(&format!(" | {default} | ")), "{row}");
     }
 }
