@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     config::CPU,
-    cpus, families,
+    cpus,
     labels::{self, Labels},
     reload::Made,
     sources::Reading,
@@ -31,7 +31,7 @@ pub fn report(path: &Path, made: &Made, format: CheckFormat) -> String {
     let cpus = expansion.cpus.clone();
     let (sets, _) = labels::group(&made.config, expansion);
     let (of_group, of_latency) =
-        families::series(made.config.runqueue_latency().bucket_exponents().len());
+        labels::series(made.config.runqueue_latency().bucket_exponents().len());
     let (groups, latency) = (sets.groups.as_slice().len(), sets.latency.as_slice().len());
     let series = groups * of_group + latency * of_latency;
     let report = Report { path, made, host, cpus, sets: groups, series };

@@ -23,7 +23,7 @@ pub use labels::{Attach, CPU, CpuLabels, CpuMatch, Limits, RESERVED};
 use yaml::{Entry, Report};
 pub use yaml::{Mistake, Mistakes};
 
-use crate::{labels::Unfit, relabel::Rule, sources::Uses, template::Template};
+use crate::{relabel::Rule, sources::Uses, template::Template};
 
 /// Size of the largest file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -195,14 +195,6 @@ pub enum ConfigError {
         /// How many bytes are UTF-8 before the first that is not.
         offset: usize,
     },
-    /// What the file says does not fit this machine. The message has a line for each misfit.
-    #[error("{}", misfits(path, unfit).join("\n"))]
-    Unfit {
-        /// The file.
-        path: PathBuf,
-        /// What does not fit; one at least.
-        unfit: Vec<Unfit>,
-    },
     /// The file has mistakes. The message has a line for each.
     #[error("{}", lines(path, mistakes))]
     Invalid {
@@ -218,14 +210,9 @@ impl ConfigError {
     pub fn one_line(&self) -> String {
         match self {
             Self::Invalid { path, mistakes } => places(path, mistakes).join("; "),
-            Self::Unfit { path, unfit } => misfits(path, unfit).join("; "),
             _ => self.to_string(),
         }
     }
-}
-
-fn misfits(path: &Path, unfit: &[Unfit]) -> Vec<String> {
-    unfit.iter().map(|unfit| format!("{}: {unfit}", path.display())).collect()
 }
 
 fn lines(path: &Path, mistakes: &Mistakes) -> String {

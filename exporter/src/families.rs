@@ -7,6 +7,7 @@ use crate::{
     exposition::{Encoder, Family, Kind, Labels, Value},
     generation::Generation,
     groups::Group,
+    labels::series,
     layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
     snapshot::{Cpu, Snapshot},
 };
@@ -140,12 +141,6 @@ const MODES: [&str; Mode::ALL.len()] = [
 /// The label pair of each reason, in the order of [`Reason::ALL`].
 const REASONS: [&str; Reason::ALL.len()] =
     ["reason=\"voluntary\"", "reason=\"preempted\"", "reason=\"idle\""];
-
-/// Series of one set of labels: of run-queue latency with so many buckets, and of the others.
-pub const fn series(buckets: usize) -> (usize, usize) {
-    // Beside the buckets: that of all, the count and the sum.
-    (MODES.len() + REASONS.len(), buckets + 3)
-}
 
 /// Bytes that the text needs at most under a generation on so many CPUs, or little more.
 pub fn capacity(cpus: usize, generation: &Generation) -> usize {

@@ -14,9 +14,11 @@ use std::{
     fmt,
 };
 
+use sched_exporter_ebpf::{Mode, Reason};
+
 use crate::{
     config::{Attach, CPU, Config, CpuMatch, Limits, RESERVED},
-    exposition, families,
+    exposition,
     groups::Groups,
     relabel::{self, Rule, is_label_name},
     sources::Values,
@@ -220,7 +222,7 @@ fn limit_series(
     groups: &mut Vec<(Set, Vec<u32>)>,
     latency: &mut Vec<(Set, Vec<u32>)>,
 ) -> Option<Unfit> {
-    let (of_group, of_latency) = families::series(buckets);
+    let (of_group, of_latency) = series(buckets);
     let max = limits.series;
     let wanted = groups.len() * of_group + latency.len() * of_latency;
     if wanted <= max {
@@ -240,6 +242,13 @@ fn limit_series(
              limit"
         ),
     })
+}
+
+/// Series of one set of labels: those of times and switches, and those of run-queue latency with so
+/// many buckets.
+pub const fn series(buckets: usize) -> (usize, usize) {
+    // Beside the buckets: that of all, the count and the sum.
+    (Mode::ALL.len() + Reason::ALL.len(), buckets + 3)
 }
 
 /// Keeps so many groups, of which the last takes all that are over. Of their labels the host's stay.

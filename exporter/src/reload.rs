@@ -102,12 +102,35 @@ pub enum LoadError {
     /// The file is bad.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// What the file says does not fit this machine. The message has a line for each misfit.
+    #[error("{}", misfits(path, unfit).join("\n"))]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit; one at least.
+        unfit: Vec<Unfit>,
+    },
     /// It is not known which CPUs there are.
     #[error(transparent)]
     CpuList(#[from] CpuListError),
     /// It is not known where they are.
     #[error(transparent)]
     Topology(#[from] TopologyError),
+}
+
+impl LoadError {
+    /// The message in one line, for the log.
+    fn one_line(&self) -> String {
+        match self {
+            Self::Config(error) => error.one_line(),
+            Self::Unfit { path, unfit } => misfits(path, unfit).join("; "),
+            Self::CpuList(_) | Self::Topology(_) => self.to_string(),
+        }
+    }
+}
+
+fn misfits(path: &Path, unfit: &[Unfit]) -> Vec<String> {
+    unfit.iter().map(|unfit| format!("{}: {unfit}", path.display())).collect()
 }
 
 /// What the generation that is served was made of.
@@ -171,7 +194,7 @@ impl Reloader {
 
     /// Makes the first generation again when every source has answered or failed once. For whoever
     /// looks only once.
-    pub async fn settle(&mut self) -> Result<(), ConfigError> {
+    pub async fn settle(&mut self) -> Result<(), LoadError> {
         let uses = self.made.config.uses();
         self.sources.follow(uses);
         let reader = self.sources.reader();
@@ -274,7 +297,9 @@ impl Reloader {
         if let Some(next) = next {
             let is_new = matches!(file, Some(Ok(ReloadOutcome::Applied)));
             if let Err(error) = self.serve(next, cause, is_new, scheduler) {
-                file = is_new.then(|| Err(error.to_string()));
+                // It is tried again, though the file stays as it is.
+                self.seen = Err(error.to_string());
+                file = Some(Err(error.to_string()));
             }
         }
         file.map_or(Ok(ReloadOutcome::Unchanged), |outcome| self.tell(cause, outcome))
@@ -341,13 +366,13 @@ impl Reloader {
 
 impl Made {
     /// The first generation, if all that the configuration asks for fits this machine.
-    fn generation(&self, path: &Path) -> Result<Generation, ConfigError> {
+    fn generation(&self, path: &Path) -> Result<Generation, LoadError> {
         let (generation, unfit) =
             Generation::new(&self.config, &self.sha256, &self.values, &self.topology);
         if unfit.is_empty() {
             return Ok(generation);
         }
-        Err(ConfigError::Unfit { path: path.into(), unfit })
+        Err(LoadError::Unfit { path: path.into(), unfit })
     }
 }
 
@@ -386,7 +411,7 @@ impl Looking {
         let mut file = None;
         let mut next = None;
         if seen != self.seen || self.is_asked {
-            let new = source.and_then(|source| {
+            let new = source.map_err(LoadError::from).and_then(|source| {
                 if source.sha256() == self.made.sha256 {
                     return Ok(None);
                 }
@@ -407,7 +432,7 @@ impl Looking {
     }
 
     /// What a new configuration gives.
-    fn make(&self, config: Config, sha256: &str) -> Result<Next, ConfigError> {
+    fn make(&self, config: Config, sha256: &str) -> Result<Next, LoadError> {
         let values = self.reader.read(config.uses());
         let topology = self.locate(&config);
         let made = Made { config: Arc::new(config), sha256: sha256.into(), values, topology };
