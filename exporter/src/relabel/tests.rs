@@ -15,8 +15,9 @@ fn labels(text: &str) -> BTreeMap<String, String> {
 /// Rules in YAML, each the inside of `{…}`, make `expected` of the labels.
 #[track_caller]
 fn check(before: &str, rules: &[&str], expected: &str) {
-    let rules = rules.join("}\n- {");
-    let config = Config::parse(&format!("relabel_configs:\n- {{{rules}}}\n")).unwrap();
+    let rules: Vec<_> = rules.iter().map(|rule| format!("- {{{rule}}}\n")).collect();
+    let rules = rules.concat();
+    let config = Config::parse(&format!("relabel_configs:\n{rules}")).unwrap();
     let after = apply(config.relabel_configs(), labels(before));
     let expected = (expected != "drop").then(|| labels(expected));
     assert_eq!(after, expected, "{before}\n{rules}");
