@@ -4,7 +4,10 @@
 use std::{panic::resume_unwind, thread, time::Instant};
 
 use anyhow::{Context as _, Result};
-use sched_exporter_tests::workload::{online, pin};
+use sched_exporter_tests::{
+    rules,
+    workload::{online, pin},
+};
 
 use crate::{
     Effort,
@@ -18,7 +21,9 @@ use crate::{
 const NOTE: &str = "\
 Scrapes one after the other on one connection, by a client that is bound to the first CPU; the
 exporter runs where the kernel puts it. CPU is that of the exporter for each scrape, user and system,
-all threads. Peers are asked for text 0.0.4; they run all the while and are scraped in turn.";
+all threads. With 1,000 rules is an exporter of its own, whose configuration makes the same labels by
+rules and templates; the ratio is within a round. It shows a few lines more, whether the sources of
+its templates are up. Peers are asked for text 0.0.4; they run all the while and are scraped in turn.";
 
 /// What is asked for: a name, and the headers that Prometheus sends.
 const FORMS: [(&str, &str); 3] = [
@@ -29,9 +34,11 @@ const FORMS: [(&str, &str); 3] = [
         "Accept: application/openmetrics-text;version=1.0.0\r\nAccept-Encoding: gzip\r\n",
     ),
 ];
+const RULES: &str = "OpenMetrics, 1,000 rules";
 const TEXT: &str = "Accept: text/plain;version=0.0.4\r\n";
 
 /// What is scraped.
+#[derive(Clone, Copy)]
 struct Target<'a> {
     /// Its name on the page.
     name: &'static str,
@@ -52,6 +59,7 @@ struct Round {
 /// Scrapes in rounds, the targets in turn.
 pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
     let exporter = Daemon::start()?;
+    let with_rules = Daemon::start_with(&rules::config(0))?;
     let others = peers.exporters().map(|peer| Ok((peer.name, Daemon::start_peer(peer)?)));
     let others = others.collect::<Result<Vec<_>>>()?;
     let mut targets = Vec::new();
@@ -59,6 +67,8 @@ pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
         let scrapes = effort.choose(2_000, 500);
         targets.push(Target { name, daemon: &exporter, headers, scrapes });
     }
+    let first = targets[0];
+    targets.push(Target { name: RULES, daemon: &with_rules, ..first });
     for (name, daemon) in &others {
         targets.push(Target { name, daemon, headers: TEXT, scrapes: effort.choose(300, 100) });
     }
@@ -87,6 +97,9 @@ pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
             .push(target(Row::new(format!("{name}: CPU"), Unit::Us, of(|round| round.cpu)), 120.0));
         group.push(Row::new(format!("{name}: size"), Unit::Bytes, of(|round| round.bytes)));
     }
+    let cpu = |index: usize| results[index].iter().map(|round| round.cpu).collect::<Vec<_>>();
+    let ratio = Summary::of_ratios(&cpu(FORMS.len()), &cpu(0));
+    group.push(Row::new(format!("{RULES} / none: CPU"), Unit::Ratio, ratio).at_most(1.1));
     Ok(group)
 }
 
