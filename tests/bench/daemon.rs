@@ -1,5 +1,5 @@
-//! The exporter as it is shipped, with the shipped configuration, as a child process; and a peer
-//! that is scraped as it is.
+//! The exporter as it is shipped as a child process, with the shipped configuration or another; and
+//! a peer that is scraped as it is.
 
 use std::{
     fs,
@@ -12,16 +12,21 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::{
+    sched::{CpuSet, sched_setaffinity},
     time::{clock_getcpuclockid, clock_gettime},
     unistd::Pid,
 };
 use sched_exporter_tests::{
+    client::Client,
     process::{PATIENCE, binary},
     rendering::SHIPPED_CONFIG,
 };
 use tempfile::TempDir;
 
 use crate::{children::Running, peers::Peer};
+
+/// Name of its configuration.
+const CONFIG: &str = "exporter.yaml";
 
 /// A running exporter; killed when dropped.
 pub(crate) struct Daemon {
@@ -34,17 +39,30 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it and waits until it is ready.
+    /// Starts it with the shipped configuration and waits until it is ready.
     pub(crate) fn start() -> Result<Self> {
+        Self::start_with(SHIPPED_CONFIG)
+    }
+
+    /// Starts it with another configuration, and allows reloads by HTTP.
+    pub(crate) fn start_with(config: &str) -> Result<Self> {
         // In a directory of its own: what others do beside a file wakes whoever watches it.
         let directory = tempfile::tempdir()?;
-        let config = directory.path().join("exporter.yaml");
-        fs::copy(SHIPPED_CONFIG, &config).context(SHIPPED_CONFIG)?;
+        let path = directory.path().join(CONFIG);
+        fs::write(&path, config)?;
         let mut command = Command::new(binary());
-        command.arg(format!("--config.file={}", config.display()));
+        command.arg(format!("--config.file={}", path.display())).arg("--web.enable-lifecycle");
         let mut daemon = Self::launch(&mut command, "/-/ready")?;
         daemon.directory = Some(directory);
         Ok(daemon)
+    }
+
+    /// Puts another configuration in place, as editors do it.
+    pub(crate) fn configure(&self, config: &str) -> Result<()> {
+        let directory = self.directory.as_ref().context("it has no configuration")?.path();
+        let new = directory.join("new.yaml");
+        fs::write(&new, config)?;
+        Ok(fs::rename(new, directory.join(CONFIG))?)
     }
 
     /// Starts a peer that takes the same flag for its address and logs it the same way.
@@ -76,12 +94,30 @@ impl Daemon {
         self.process.pid()
     }
 
+    /// Binds its threads to a CPU, and so those that they start.
+    pub(crate) fn bind(&self, cpu: usize) -> Result<()> {
+        let mut cpus = CpuSet::new();
+        cpus.set(cpu)?;
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+            let name = task?.file_name();
+            let thread = name.to_str().and_then(|name| name.parse().ok()).context("no thread")?;
+            sched_setaffinity(Pid::from_raw(thread), &cpus)?;
+        }
+        Ok(())
+    }
+
     /// CPU time of all its threads, those that have ended included. Exact while it waits.
     pub(crate) fn cpu_time(&self) -> Result<Duration> {
         let clock = clock_getcpuclockid(Pid::from_raw(self.pid().cast_signed()))?;
         Ok(clock_gettime(clock)?.into())
     }
 
+    /// A connection for any request.
+    pub(crate) fn client(&self) -> Result<Client> {
+        Ok(Client::try_connect(self.address)?)
+    }
+
+    /// A connection to measure scrapes by.
     pub(crate) fn connect(&self) -> Result<Connection> {
         let stream = TcpStream::connect(self.address)?;
         stream.set_nodelay(true)?;

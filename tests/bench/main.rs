@@ -21,6 +21,7 @@ mod memory;
 mod page;
 mod peers;
 mod programs;
+mod reload;
 mod render;
 mod report;
 mod rounds;
@@ -76,6 +77,7 @@ enum Subject {
     Messaging,
     Scrape,
     Render,
+    Reload,
     Memory,
     Idle,
 }
@@ -88,6 +90,7 @@ impl Subject {
             Self::Messaging => "measuring switches of many tasks",
             Self::Scrape => "measuring scrapes",
             Self::Render => "measuring rendering",
+            Self::Reload => "measuring reloads",
             Self::Memory => "measuring start and memory",
             Self::Idle => "measuring the idle exporter",
         }
@@ -100,6 +103,7 @@ impl Subject {
             Self::Messaging => switching::measure_messaging(effort, peers),
             Self::Scrape => scrape::measure(effort, peers),
             Self::Render => render::measure(effort),
+            Self::Reload => reload::measure(effort),
             Self::Memory => memory::measure(effort, peers),
             Self::Idle => idle::measure(effort),
         }

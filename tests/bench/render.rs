@@ -9,16 +9,18 @@ use std::{
     os::fd::AsFd as _,
     path::Path,
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use sched_exporter_tests::rendering::{CPUS, Rendering};
+use sched_exporter_tests::rendering::{CPUS, Rendering, SHIPPED_CONFIG, variants};
 use serde_json::Value;
 
 use crate::{
     Effort, allocations, children,
     report::{Group, Row, Unit},
-    summary::{Summary, number},
+    rounds::in_turn,
+    summary::{Summary, number, us},
 };
 
 const NOTE: &str = "\
@@ -26,7 +28,10 @@ From a snapshot to OpenMetrics with a histogram for each CPU, the exporter's own
 of invented snapshots with numbers as long as those of a machine that has been up for a month. Time
 is measured by Criterion; least and most are those of its samples, each of many renderings. Time for
 each CPU is the time divided by the CPUs: that it falls towards a constant shows that rendering grows
-with the CPUs and no faster.";
+with the CPUs and no faster. The configuration with 1,000 rules makes the labels of the shipped one,
+so that only the rules differ; without cpu is the shipped one with `without: [cpu]`, which sums over
+all CPUs. Their ratios are of renderings in turn, without Criterion; series are lines, the exporter's
+own included.";
 
 /// Where `cargo xtask bench` says that the benchmark is.
 const BENCHMARK: &str = "SCHED_EXPORTER_RENDER_BENCH";
@@ -54,11 +59,44 @@ pub(crate) fn measure(effort: Effort) -> Result<Group> {
         let row = Row::new(format!("{cpus} CPUs: allocations"), Unit::Count, count);
         group.push(if cpus == 512 { row.at_most(least) } else { row });
     }
+    for ((name, _), times) in zip(variants(), &times[CPUS.len()..]) {
+        let row = format!("512 CPUs, {name}: time");
+        group.push(Row::new(row, Unit::Us, Summary::of(times.iter().copied())));
+    }
+    push_variants(&mut group, effort)?;
     Ok(group)
 }
 
+/// What other configurations change for 512 CPUs: time, measured in turn, and series.
+fn push_variants(group: &mut Group, effort: Effort) -> Result<()> {
+    const RENDERINGS: usize = 20;
+    let [rules, summed] = variants();
+    let configs = [("as shipped", SHIPPED_CONFIG.to_owned()), rules, summed];
+    let renderings = configs.each_ref().map(|(_, config)| Rendering::under(config, 512));
+    ensure!(renderings[0].labels() == renderings[1].labels(), "rules make other labels");
+    let times = in_turn(&renderings, effort.choose(51, 11), |rendering| {
+        let started = Instant::now();
+        for _ in 0..RENDERINGS {
+            black_box(rendering.render());
+        }
+        Ok(us(started.elapsed()))
+    })?;
+    for ((name, _), with) in zip(&configs, &times).skip(1) {
+        let ratio = Summary::of_ratios(with, &times[0]);
+        let row = Row::new(format!("512 CPUs, {name} / as shipped: time"), Unit::Ratio, ratio);
+        group.push(if *name == configs[1].0 { row.at_most(1.1) } else { row });
+    }
+    for ((name, _), rendering) in zip(&configs, &renderings) {
+        let text = rendering.render();
+        let series = text.lines().filter(|line| !line.starts_with('#')).count();
+        let row = format!("512 CPUs, {name}: series");
+        group.push(Row::new(row, Unit::Count, Summary::of([number(series)])));
+    }
+    Ok(())
+}
+
 /// Runs the benchmark, which writes to our standard error, and returns microseconds for each
-/// rendering: its samples, for each number of CPUs.
+/// rendering: its samples, for each number of CPUs, then for each variant.
 fn times_us(effort: Effort) -> Result<Vec<Vec<f64>>> {
     let benchmark = env::var_os(BENCHMARK)
         .with_context(|| format!("no {BENCHMARK}: run this by `cargo xtask bench`"))?;
@@ -74,7 +112,9 @@ fn times_us(effort: Effort) -> Result<Vec<Vec<f64>>> {
     )?
     .wait()?;
     ensure!(status.success(), "the benchmark `render`: {status}");
-    CPUS.iter().map(|cpus| samples_us(&results.path().join(format!("render/{cpus}/new")))).collect()
+    let names = CPUS.iter().map(ToString::to_string);
+    let names = names.chain(variants().map(|(name, _)| format!("512, {name}")));
+    names.map(|name| samples_us(&results.path().join(format!("render/{name}/new")))).collect()
 }
 
 /// What Criterion writes of each sample: how many renderings, and how many nanoseconds for all.

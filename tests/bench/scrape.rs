@@ -4,7 +4,10 @@
 use std::{panic::resume_unwind, thread, time::Instant};
 
 use anyhow::{Context as _, Result};
-use sched_exporter_tests::workload::{online, pin};
+use sched_exporter_tests::{
+    rules,
+    workload::{online, pin},
+};
 
 use crate::{
     Effort,
@@ -18,7 +21,10 @@ use crate::{
 const NOTE: &str = "\
 Scrapes one after the other on one connection, by a client that is bound to the first CPU; the
 exporter runs where the kernel puts it. CPU is that of the exporter for each scrape, user and system,
-all threads. Peers are asked for text 0.0.4; they run all the while and are scraped in turn.";
+all threads. Two more are bound to the last CPU, so that their CPU can be compared: one as shipped, one
+whose configuration makes the same labels by 1,000 rules; it shows a few lines more, whether the
+sources of its templates are up. Peers are asked for text 0.0.4; they run all the while and are
+scraped in turn.";
 
 /// What is asked for: a name, and the headers that Prometheus sends.
 const FORMS: [(&str, &str); 3] = [
@@ -29,9 +35,12 @@ const FORMS: [(&str, &str); 3] = [
         "Accept: application/openmetrics-text;version=1.0.0\r\nAccept-Encoding: gzip\r\n",
     ),
 ];
+/// Those whose CPU is compared.
+const BOUND: [&str; 2] = ["OpenMetrics, bound", "OpenMetrics, bound, 1,000 rules"];
 const TEXT: &str = "Accept: text/plain;version=0.0.4\r\n";
 
 /// What is scraped.
+#[derive(Clone, Copy)]
 struct Target<'a> {
     /// Its name on the page.
     name: &'static str,
@@ -52,12 +61,20 @@ struct Round {
 /// Scrapes in rounds, the targets in turn.
 pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
     let exporter = Daemon::start()?;
+    let bound = [Daemon::start()?, Daemon::start_with(&rules::config(0))?];
+    for daemon in &bound {
+        daemon.bind(*online().last().context("no CPU is online")?)?;
+    }
     let others = peers.exporters().map(|peer| Ok((peer.name, Daemon::start_peer(peer)?)));
     let others = others.collect::<Result<Vec<_>>>()?;
     let mut targets = Vec::new();
     for (name, headers) in FORMS {
         let scrapes = effort.choose(2_000, 500);
         targets.push(Target { name, daemon: &exporter, headers, scrapes });
+    }
+    let first = targets[0];
+    for (name, daemon) in BOUND.into_iter().zip(&bound) {
+        targets.push(Target { name, daemon, ..first });
     }
     for (name, daemon) in &others {
         targets.push(Target { name, daemon, headers: TEXT, scrapes: effort.choose(300, 100) });
@@ -87,6 +104,11 @@ pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
             .push(target(Row::new(format!("{name}: CPU"), Unit::Us, of(|round| round.cpu)), 120.0));
         group.push(Row::new(format!("{name}: size"), Unit::Bytes, of(|round| round.bytes)));
     }
+    let cpu = |index: usize| results[index].iter().map(|round| round.cpu).collect::<Vec<_>>();
+    let ratio = Summary::of_ratios(&cpu(FORMS.len() + 1), &cpu(FORMS.len()));
+    group.push(
+        Row::new("1,000 rules / as shipped: CPU".to_owned(), Unit::Ratio, ratio).at_most(1.1),
+    );
     Ok(group)
 }
 

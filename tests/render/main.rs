@@ -1,10 +1,10 @@
-//! How long a scrape renders, by the number of CPUs:
+//! How long a scrape renders, by the number of CPUs and the configuration:
 //! `cargo bench --package sched_exporter-tests --bench render`, which needs no root.
 //!
 //! `cargo xtask bench` runs it too, and makes rows of what it finds.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use sched_exporter_tests::rendering::{CPUS, Rendering};
+use sched_exporter_tests::rendering::{CPUS, Rendering, variants};
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
@@ -13,6 +13,13 @@ fn main() {
         let rendering = Rendering::of(cpus);
         group.throughput(Throughput::Elements(cpus.into()));
         group.bench_function(BenchmarkId::from_parameter(cpus), |bencher| {
+            bencher.iter(|| rendering.render());
+        });
+    }
+    group.throughput(Throughput::Elements(512));
+    for (name, config) in variants() {
+        let rendering = Rendering::under(&config, 512);
+        group.bench_function(format!("512, {name}"), |bencher| {
             bencher.iter(|| rendering.render());
         });
     }

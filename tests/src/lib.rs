@@ -16,6 +16,7 @@ pub mod machine;
 pub mod process;
 pub mod properties;
 pub mod rendering;
+pub mod rules;
 pub mod sample;
 pub mod summary;
 pub mod trace;

@@ -1,13 +1,14 @@
 //! From a snapshot to text, as a scrape does it, for machines larger than this one.
 
-use std::{array, path::Path};
+use std::array;
 
 use sched_exporter::{
-    config,
+    config::Config,
     exporter::render,
     exposition::Encoder,
     families::{self, Condition},
     generation::Generation,
+    labels::LabelSets,
     layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
     negotiate::Format,
     snapshot::{Cpu, Snapshot, Times},
@@ -16,14 +17,21 @@ use sched_exporter::{
     topology::Topology,
 };
 
+use crate::rules;
+
 /// The sizes that are measured, in CPUs.
 pub const CPUS: [u32; 4] = [2, 64, 512, 4096];
 
 /// The configuration that the repository ships.
-pub const SHIPPED_CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/exporter.yaml");
+pub const SHIPPED_CONFIG: &str = include_str!("../../config/exporter.yaml");
 
-/// What a scrape renders: an invented snapshot, the shipped configuration, the exporter's own
-/// metrics.
+/// Other configurations for 512 CPUs, by name.
+pub fn variants() -> [(&'static str, String); 2] {
+    let summed = format!("{SHIPPED_CONFIG}without: [cpu]\n");
+    [("1,000 rules", rules::config(0)), ("without cpu", summed)]
+}
+
+/// What a scrape renders: an invented snapshot, a configuration, the exporter's own metrics.
 pub struct Rendering {
     snapshot: Snapshot,
     generation: Generation,
@@ -31,17 +39,26 @@ pub struct Rendering {
 }
 
 impl Rendering {
-    /// Of a machine with so many CPUs.
+    /// Of a machine with so many CPUs, under the shipped configuration.
     pub fn of(cpus: u32) -> Self {
-        let source = config::read(Path::new(SHIPPED_CONFIG)).unwrap();
-        let config = source.parse().unwrap();
+        Self::under(SHIPPED_CONFIG, cpus)
+    }
+
+    /// Under the configuration of a text.
+    pub fn under(config: &str, cpus: u32) -> Self {
+        let config = Config::parse(config).unwrap();
         let topology = Topology::of((0..cpus).collect());
         let (generation, unfit) =
-            Generation::new(&config, source.sha256(), &Values::default(), &topology);
+            Generation::new(&config, &"0".repeat(64), &Values::default(), &topology);
         assert_eq!(unfit, []);
         let telemetry = Telemetry::new().unwrap();
         telemetry.request("/metrics", 200);
         Self { snapshot: snapshot(cpus), generation, telemetry }
+    }
+
+    /// The labels of all series.
+    pub const fn labels(&self) -> &LabelSets {
+        &self.generation.labels
     }
 
     /// The part of [`sched_exporter::exporter::Exporter::scrape`] that follows the reading of the
