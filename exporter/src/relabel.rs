@@ -17,7 +17,7 @@ use md5::{Digest as _, Md5};
 mod pattern;
 mod template;
 
-use pattern::{Match, Pattern};
+use pattern::{Match, Pattern, Scratch};
 use template::Template;
 
 const DEFAULT_SEPARATOR: &str = ";";
@@ -286,7 +286,8 @@ pub fn apply(
     mut labels: BTreeMap<String, String>,
 ) -> Option<BTreeMap<String, String>> {
     labels.retain(|_, value| !value.is_empty());
-    rules.iter().all(|rule| rule.apply(&mut labels)).then_some(labels)
+    let mut scratch = Scratch::default();
+    rules.iter().all(|rule| rule.apply(&mut labels, &mut scratch)).then_some(labels)
 }
 
 /// Removes the labels in `__`, which Prometheus does after the last rule: they are there for the
@@ -308,16 +309,16 @@ impl Rule {
     }
 
     /// Whether the set is kept.
-    fn apply(&self, labels: &mut BTreeMap<String, String>) -> bool {
+    fn apply(&self, labels: &mut BTreeMap<String, String>, scratch: &mut Scratch) -> bool {
         let get = |name: &String| labels.get(name).map_or("", String::as_str);
         let value = self.source_labels.iter().map(get).collect::<Vec<_>>().join(&self.separator);
         match &self.action {
-            Action::Keep(pattern) => return pattern.is_match(&value),
-            Action::Drop(pattern) => return !pattern.is_match(&value),
+            Action::Keep(pattern) => return pattern.is_match(&value, scratch),
+            Action::Drop(pattern) => return !pattern.is_match(&value, scratch),
             Action::KeepEqual { target } => return get(target) == value,
             Action::DropEqual { target } => return get(target) != value,
             Action::Replace { pattern, target, replacement } => {
-                if let Some(found) = pattern.find(&value) {
+                if let Some(found) = pattern.find(&value, scratch) {
                     let target = target.expand(&found);
                     if is_label_name(&target) {
                         set(labels, target, replacement.expand(&found));
@@ -335,13 +336,14 @@ impl Rule {
             }
             Action::LabelMap { pattern, replacement } => {
                 let renamed = |(name, value): (&String, &String)| {
-                    Some((replacement.expand(&pattern.find(name)?), value.clone()))
+                    let found = pattern.find(name, scratch)?;
+                    Some((replacement.expand(&found), value.clone()))
                 };
                 let renamed: Vec<_> = labels.iter().filter_map(renamed).collect();
                 labels.extend(renamed);
             }
-            Action::LabelDrop(pattern) => labels.retain(|name, _| !pattern.is_match(name)),
-            Action::LabelKeep(pattern) => labels.retain(|name, _| pattern.is_match(name)),
+            Action::LabelDrop(pattern) => labels.retain(|name, _| !pattern.is_match(name, scratch)),
+            Action::LabelKeep(pattern) => labels.retain(|name, _| pattern.is_match(name, scratch)),
         }
         true
     }

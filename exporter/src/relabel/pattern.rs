@@ -41,7 +41,10 @@ use std::{fmt, fmt::Write as _};
 
 use regex_automata::{
     Anchored, Input,
-    nfa::thompson::{self, NFA, pikevm::PikeVM},
+    nfa::thompson::{
+        self, NFA,
+        pikevm::{Cache, PikeVM},
+    },
     util::{captures::Captures, syntax},
 };
 
@@ -124,16 +127,32 @@ pub(super) struct Pattern {
     compiled: PikeVM,
 }
 
+/// What matching needs in between; to make it anew each time takes longer than most matches.
+#[derive(Default)]
+pub(super) struct Scratch(Option<Cache>);
+
+impl Scratch {
+    /// Room for matches of this one.
+    fn for_pattern(&mut self, compiled: &PikeVM) -> &mut Cache {
+        match &mut self.0 {
+            Some(cache) => compiled.reset_cache(cache),
+            none => *none = Some(compiled.create_cache()),
+        }
+        self.0.get_or_insert_with(|| compiled.create_cache())
+    }
+}
+
 impl Pattern {
     /// Whether it matches the whole of a text.
-    pub(super) fn is_match(&self, text: &str) -> bool {
-        self.compiled.is_match(&mut self.compiled.create_cache(), anchored(text))
+    pub(super) fn is_match(&self, text: &str, scratch: &mut Scratch) -> bool {
+        self.compiled.is_match(scratch.for_pattern(&self.compiled), anchored(text))
     }
 
     /// What its groups hold, if it matches the whole of a text.
-    pub(super) fn find<'m>(&'m self, text: &'m str) -> Option<Match<'m>> {
+    pub(super) fn find<'m>(&'m self, text: &'m str, scratch: &mut Scratch) -> Option<Match<'m>> {
         let mut groups = self.compiled.create_captures();
-        self.compiled.captures(&mut self.compiled.create_cache(), anchored(text), &mut groups);
+        let cache = scratch.for_pattern(&self.compiled);
+        self.compiled.captures(cache, anchored(text), &mut groups);
         groups.is_match().then_some(Match { text, groups, names: &self.names })
     }
 }

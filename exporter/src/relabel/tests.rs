@@ -51,10 +51,10 @@ fn compile(pattern: &str) -> Result<Pattern, String> {
 fn check_match(pattern: &str, matches: &[&str], others: &[&str]) {
     let compiled = compile(pattern).unwrap();
     for text in matches {
-        assert!(compiled.is_match(text), "{pattern} on {text:?}");
+        assert!(compiled.is_match(text, &mut Scratch::default()), "{pattern} on {text:?}");
     }
     for text in others {
-        assert!(!compiled.is_match(text), "{pattern} on {text:?}");
+        assert!(!compiled.is_match(text, &mut Scratch::default()), "{pattern} on {text:?}");
     }
 }
 
@@ -68,7 +68,7 @@ fn check_refused(pattern: &str, expected: &str) {
 #[track_caller]
 fn check_template(template: &str, expected: &str) {
     let pattern = compile("w(?P<n>no)?(hole)()(?P<n>x?)(?P<9>y)").unwrap();
-    let found = pattern.find("wholexy").unwrap();
+    let found = pattern.find("wholexy", &mut Scratch::default()).unwrap();
     assert_eq!(Template::parse(template).unwrap().expand(&found), expected, "{template}");
 }
 
@@ -579,7 +579,9 @@ fn every_class_of_posix_is_known() {
         let [class, others] =
             ["", "^"].map(|sign| compile(&format!("[[:{sign}{name}:]]")).unwrap());
         let matched = |pattern: &Pattern| {
-            ('\0'..='\u{ff}').filter(|c| pattern.is_match(c.encode_utf8(&mut [0; 4]))).count()
+            ('\0'..='\u{ff}')
+                .filter(|c| pattern.is_match(c.encode_utf8(&mut [0; 4]), &mut Scratch::default()))
+                .count()
         };
         assert_eq!((matched(&class), matched(&others)), (members, 256 - members), "{name}");
     }
@@ -627,11 +629,17 @@ fn groups_and_flags_are_read_as_in_go() {
     check_match("(?m)a$\n^b", &["a\nb"], &["ab"]);
     check_match("(?m:$)\n(?-m:^)?", &["\n"], &[]);
     let longest = compile("(a+?)(a*)").unwrap();
-    assert_eq!(longest.find("aaa").unwrap().group(1), "a");
+    assert_eq!(longest.find("aaa", &mut Scratch::default()).unwrap().group(1), "a");
     let swapped = compile("(?U)(a+?)(a*)").unwrap();
-    assert_eq!(swapped.find("aaa").unwrap().group(1), "aaa");
+    assert_eq!(swapped.find("aaa", &mut Scratch::default()).unwrap().group(1), "aaa");
     let unused = compile("(a){0}(b)").unwrap();
-    assert_eq!((unused.find("b").unwrap().group(1), unused.find("b").unwrap().group(2)), ("", "b"));
+    assert_eq!(
+        (
+            unused.find("b", &mut Scratch::default()).unwrap().group(1),
+            unused.find("b", &mut Scratch::default()).unwrap().group(2)
+        ),
+        ("", "b")
+    );
 }
 
 #[test]
@@ -864,8 +872,8 @@ proptest! {
     fn a_quoted_text_matches_itself(text in string_regex("(?s).{1,20}").unwrap()) {
         prop_assume!(!text.contains("\\E"));
         let pattern = compile(&format!("\\Q{text}\\E")).unwrap();
-        prop_assert!(pattern.is_match(&text));
+        prop_assert!(pattern.is_match(&text, &mut Scratch::default()));
         let shorter: String = text.chars().skip(1).collect();
-        prop_assert!(!pattern.is_match(&shorter));
+        prop_assert!(!pattern.is_match(&shorter, &mut Scratch::default()));
     }
 }
