@@ -155,9 +155,27 @@ pub struct Reloader {
     /// The file as it was when last looked at: its hash, or why it could not be read.
     seen: Result<String, String>,
     made: Arc<Made>,
-    sources: Sources,
+    /// None while another thread has it, where it may block.
+    watched: Option<Watched>,
+    reader: Reader,
     requests: mpsc::Sender<Request>,
     queue: mpsc::Receiver<Request>,
+}
+
+/// What tells of changes.
+#[derive(Debug)]
+struct Watched {
+    sources: Sources,
+    /// On the file, once it is followed.
+    file: Option<Watch>,
+}
+
+impl Watched {
+    /// Watches what matters now, and says whether that is something else than before.
+    fn renew(&mut self, config: &Config) -> bool {
+        let file = self.file.as_mut().is_some_and(Watch::renew);
+        self.sources.follow(config.uses()) || file
+    }
 }
 
 impl Reloader {
@@ -174,7 +192,8 @@ impl Reloader {
         let source = config::read(path)?;
         let config = Arc::new(source.parse()?);
         let topology = locate(&config, &Topology::of(cpus::possible()?))?;
-        let values = sources.reader().read(config.uses());
+        let reader = sources.reader();
+        let values = reader.read(config.uses());
         let sha256 = source.sha256().to_owned();
         let made = Made { config, sha256, values, topology };
         let generation = made.generation(path)?;
@@ -186,7 +205,8 @@ impl Reloader {
             telemetry,
             seen: Ok(made.sha256.clone()),
             made: Arc::new(made),
-            sources,
+            watched: Some(Watched { sources, file: None }),
+            reader,
             requests,
             queue,
         })
@@ -195,11 +215,10 @@ impl Reloader {
     /// Makes the first generation again when every source has answered or failed once. For whoever
     /// looks only once.
     pub async fn settle(&mut self) -> Result<(), LoadError> {
+        self.renew().await;
         let uses = self.made.config.uses();
-        self.sources.follow(uses);
-        let reader = self.sources.reader();
-        reader.first_answers(uses).await;
-        let values = reader.read(uses);
+        self.reader.first_answers(uses).await;
+        let values = self.reader.read(uses);
         let made = Made { values, ..Made::clone(&self.made) };
         self.live.store(Arc::new(made.generation(&self.path)?));
         self.made = Arc::new(made);
@@ -229,16 +248,18 @@ impl Reloader {
         if !poll.is_zero() {
             tokio::spawn(forward_ticks(poll, requests.clone()));
         }
-        let watch = Watch::new(&self.path, on_change(requests.clone()));
-        self.sources.follow(self.made.config.uses());
-        tokio::spawn(self.run(watch, scheduler));
+        if let Some(watched) = &mut self.watched {
+            watched.file = Some(Watch::new(&self.path, on_change(requests.clone())));
+        }
+        tokio::spawn(self.run(scheduler));
         ReloadHandle(requests)
     }
 
     /// One reload at a time; all requests that wait when it begins are answered by it.
-    async fn run(mut self, mut watch: Watch, scheduler: Arc<Scheduler>) {
+    async fn run(mut self, scheduler: Arc<Scheduler>) {
         // The watch began after the first generation was read.
         let mut is_behind = true;
+        self.renew().await;
         self.look_again();
         while let Some(request) = self.queue.recv().await {
             let mut batch = vec![request];
@@ -261,7 +282,7 @@ impl Reloader {
             for reply in batch.into_iter().filter_map(|request| request.reply) {
                 let _ = reply.send(outcome.clone());
             }
-            if self.renew(&mut watch) {
+            if self.renew().await {
                 is_behind = true;
                 self.look_again();
             } else if std::mem::take(&mut is_behind) {
@@ -276,9 +297,14 @@ impl Reloader {
     }
 
     /// Watches what matters now, and says whether that is something else than before.
-    fn renew(&mut self, watch: &mut Watch) -> bool {
-        let file = watch.renew();
-        self.sources.follow(self.made.config.uses()) || file
+    async fn renew(&mut self) -> bool {
+        let Some(mut watched) = self.watched.take() else { return false };
+        let config = Arc::clone(&self.made.config);
+        let renewed = spawn_blocking(move || (watched.renew(&config), watched)).await;
+        renewed.is_ok_and(|(is_other, watched)| {
+            self.watched = Some(watched);
+            is_other
+        })
     }
 
     async fn reload(&mut self, cause: Cause, scheduler: &Scheduler) -> Outcome {
@@ -288,7 +314,7 @@ impl Reloader {
             is_asked: cause.is_asked(),
             made: Arc::clone(&self.made),
             live: self.live.load_full(),
-            reader: self.sources.reader(),
+            reader: self.reader.clone(),
         };
         // A file on a filesystem that hangs must not hang scrapes.
         let found = spawn_blocking(move || looking.look()).await;

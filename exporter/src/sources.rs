@@ -239,6 +239,12 @@ impl fmt::Debug for Sources {
     }
 }
 
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
 impl Reader {
     /// Reads what `uses` names: what is local now, and the last good answers of what is remote.
     /// It blocks on files.
