@@ -32,7 +32,7 @@ pub(crate) struct Need {
 /// The need that decides whether tests run as root.
 pub(crate) const ROOT: &str = "root";
 /// The modules of tests that attach to the kernel.
-const ON_KERNEL: &[&str] = &["kernel", "trace", "hotplug", "python", "promtool"];
+const ON_KERNEL: &[&str] = &["kernel", "trace", "unplug", "python", "promtool"];
 
 /// Everything that tests need, what others build on first.
 pub(crate) const NEEDS: [Need; 8] = [
@@ -73,7 +73,7 @@ pub(crate) const NEEDS: [Need; 8] = [
     },
     Need {
         what: "a CPU that can be taken offline",
-        modules: &["hotplug"],
+        modules: &["unplug"],
         remedy: "run them on a kernel built with CONFIG_HOTPLUG_CPU, outside of containers",
         variable: None,
         find: hotplug,
