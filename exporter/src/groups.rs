@@ -1,7 +1,10 @@
 //! CPUs whose series have the same labels: their values are summed, exactly, and go on where a new
 //! configuration puts a CPU into another group. Pure.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use crate::{
     exposition::Labels,
@@ -30,7 +33,7 @@ pub struct Groups {
     /// another series that is still there. None is nothing.
     offsets: BTreeMap<u32, Times>,
     /// Series that are no longer shown, the last to go at last.
-    retired: VecDeque<Retired>,
+    retired: Vec<Arc<Retired>>,
 }
 
 /// A series that may come back.
@@ -92,10 +95,10 @@ impl Groups {
 
     /// Whether the same CPUs have the same labels.
     pub fn is_like(&self, other: &Self) -> bool {
-        let parts = |groups: &Self| {
-            groups.all.iter().map(|it| (it.labels.clone(), it.cpus.clone())).collect::<Vec<_>>()
-        };
-        parts(self) == parts(other)
+        fn parts(groups: &Groups) -> impl Iterator<Item = (&Labels, &[u32])> {
+            groups.all.iter().map(|group| (&group.labels, group.cpus()))
+        }
+        parts(self).eq(parts(other))
     }
 
     /// Makes every series go on where it is under `old` at the instant of the snapshot; no later one
@@ -117,7 +120,6 @@ impl Groups {
         let stays = |at: usize| after.contains_key(&old.all[at].labels);
         let (was_in, is_in) = (by_cpu(&old.all), by_cpu(&self.all));
         let mut past = vec![Times::ZERO; self.all.len()];
-        let mut retired = old.retired.clone();
 
         for (at, group) in self.all.iter().enumerate() {
             let same = before.get(&group.labels).copied();
@@ -141,23 +143,25 @@ impl Groups {
                 }
             }
         }
-        for group in old.all.iter().filter(|group| !after.contains_key(&group.labels)) {
-            retired.push_back(Retired { times: group.sum(snapshot), group: group.clone() });
-        }
-        for (at, group) in self.all.iter().enumerate() {
-            let is_same = |retired: &Retired| retired.group.labels == group.labels;
-            let place = retired.iter().position(is_same);
-            let Some(back) = place.and_then(|place| retired.remove(place)) else { continue };
+        for back in &old.retired {
+            let Some(&at) = after.get(&back.group.labels) else { continue };
+            let group = &self.all[at];
             let times = group.cpus.iter().filter_map(|cpu| snapshot.times(*cpu));
             let of_cpus = group.cpus.iter().filter_map(|cpu| offsets.get(cpu));
             let all = sum(times.chain(of_cpus).chain(back.group.past.as_deref()));
             if back.group.cpus == group.cpus && all.is_at_least(&back.times) {
                 back.group.past.iter().for_each(|times| past[at].add(times));
             } else {
-                past[at] = back.times;
+                past[at].clone_from(&back.times);
                 group.cpus.iter().for_each(|cpu| begin(&mut offsets, *cpu));
             }
         }
+        let goes = |labels: &Labels| !after.contains_key(labels);
+        let retire =
+            |group: &Group| Arc::new(Retired { times: group.sum(snapshot), group: group.clone() });
+        let known = old.retired.iter().filter(|retired| goes(&retired.group.labels)).cloned();
+        let new = old.all.iter().filter(|group| goes(&group.labels)).map(retire);
+        let mut retired: Vec<_> = known.chain(new).collect();
         // Enough to take a change back, and the one before it.
         let most = MIN_RETIRED.max(2 * self.all.len());
         retired.drain(..retired.len().saturating_sub(most));
