@@ -205,7 +205,7 @@ impl Scheduler {
                     latest = latest.max(CpuRecord::open(record.open).0);
                     cpus.push(cpu);
                 } else if cpu.times.is_some() {
-                    offline.push(cpu);
+                    offline.push(cpu.offline(taken_at, self.attached_at));
                 }
                 false
             });

@@ -142,22 +142,19 @@ pub struct Expansion {
 
 /// Makes the labels of the host and of each CPU. With `trace` each has its origin, which takes longer.
 pub fn expand(config: &Config, values: &Values, topology: &Topology, trace: bool) -> Expansion {
-    let mut maker = Maker { config, values, trace, unfit: Vec::new() };
+    let mut maker = Maker { config, values, trace, unfit: Vec::new(), told: BTreeSet::new() };
     let mut host = maker.host();
     let rules_see = host.clone();
     if let Some(host) = &mut host {
-        maker.fit("the host", host);
+        maker.fit("the host", None, host);
     }
     let mut cpus = rules_see.map(|host| maker.cpus(&host, topology)).unwrap_or_default();
     maker.limit_values(&mut cpus);
-    let on_series = |name: &String, value: &String| {
-        let of_host = host.as_ref().and_then(|host| host.set.get(name));
-        let is_shown_once = config.attach() == Attach::TargetInfo && of_host == Some(value);
-        !config.without().contains(name) && !is_shown_once
-    };
-    for (_, Labels { set, origins }) in &mut cpus {
-        set.retain(|name, value| on_series(name, value));
-        origins.retain(|name, _| set.contains_key(name));
+    if let (Attach::TargetInfo, Some(host)) = (config.attach(), &host) {
+        for (_, Labels { set, origins }) in &mut cpus {
+            set.retain(|name, value| host.set.get(name) != Some(value));
+            origins.retain(|name, _| set.contains_key(name));
+        }
     }
     Expansion { host, cpus, unfit: maker.unfit }
 }
@@ -277,12 +274,14 @@ struct Maker<'a> {
     values: &'a Values,
     trace: bool,
     unfit: Vec<Unfit>,
+    /// What of them is told already: of each label once.
+    told: BTreeSet<(Misfit, String, String)>,
 }
 
 impl Maker<'_> {
-    fn unfit(&mut self, misfit: Misfit, key: &str, problem: impl Into<String>) {
-        let is_known = |known: &Unfit| known.misfit == misfit && known.key == key;
-        if self.unfit.len() < MAX_UNFIT && !self.unfit.iter().any(is_known) {
+    fn unfit(&mut self, misfit: Misfit, key: &str, label: &str, problem: impl Into<String>) {
+        let is_new = self.told.insert((misfit, key.into(), label.into()));
+        if is_new && self.unfit.len() < MAX_UNFIT {
             self.unfit.push(Unfit { misfit, key: key.into(), problem: problem.into() });
         }
     }
@@ -320,7 +319,8 @@ impl Maker<'_> {
                     None => continue,
                 }
             }
-            self.fit(&format!("cpu {cpu}"), &mut labels);
+            labels.set.retain(|name, _| !config.without().contains(name));
+            self.fit(&format!("cpu {cpu}"), Some(&host.set), &mut labels);
             cpus.push((cpu, labels));
         }
         cpus
@@ -346,42 +346,51 @@ impl Maker<'_> {
             match template.render(self.values, known) {
                 Ok(Some(text)) => self.set(labels, name, text, key),
                 Ok(None) => {}
-                Err(error) => self.unfit(Misfit::Template, &key(), error.to_string()),
+                Err(error) => self.unfit(Misfit::Template, &key(), name, error.to_string()),
             }
         }
     }
 
-    /// Applies rules. To find who gave a label its value, they are applied one by one.
-    fn relabel(&self, list: &str, rules: &[Rule], mut labels: Labels) -> Option<Labels> {
-        if !self.trace {
-            labels.set = relabel::apply(rules, labels.set)?;
-            return Some(labels);
-        }
-        for (place, rule) in rules.iter().enumerate() {
-            let before = labels.set.clone();
-            labels.set = relabel::apply(std::slice::from_ref(rule), labels.set)?;
-            for (name, _) in
-                labels.set.iter().filter(|(name, value)| before.get(*name) != Some(value))
-            {
-                labels.origins.insert(name.clone(), format!("{list}[{place}]"));
+    /// Applies rules; if they make too much of a set, it stays as it was. To find who gave a label
+    /// its value, they are applied one by one.
+    fn relabel(&mut self, list: &str, rules: &[Rule], mut labels: Labels) -> Option<Labels> {
+        let size = if self.trace { 1 } else { rules.len().max(1) };
+        let before_all = labels.clone();
+        for (place, rules) in rules.chunks(size).enumerate() {
+            let before = if self.trace { labels.set.clone() } else { Set::new() };
+            match relabel::apply(rules, labels.set) {
+                Ok(set) => labels.set = set?,
+                Err(error) => {
+                    self.unfit(Misfit::Labels, list, "", error.to_string());
+                    return Some(before_all);
+                }
+            }
+            let changed = |(name, value): &(&String, &String)| before.get(*name) != Some(*value);
+            if self.trace {
+                for (name, _) in labels.set.iter().filter(changed) {
+                    labels.origins.insert(name.clone(), format!("{list}[{place}]"));
+                }
             }
         }
         Some(labels)
     }
 
-    /// Makes a set one that series can have.
-    fn fit(&mut self, whose: &str, labels: &mut Labels) {
+    /// Makes a set one that series can have: the host's, or that of a CPU of this host.
+    fn fit(&mut self, whose: &str, host: Option<&Set>, labels: &mut Labels) {
         relabel::remove_internal(&mut labels.set);
         let limits = self.config.limits();
         let mut removed = Vec::new();
         for (name, value) in &mut labels.set {
             let key = |limit: &str| format!("limits.{limit}");
-            if !is_label_name(name) || RESERVED.contains(&name.as_str()) {
+            let is_taken = RESERVED.contains(&name.as_str()) || host.is_none() && name == CPU;
+            if !is_label_name(name) || is_taken {
                 let problem = format!(
                     "the rules give {whose} a label {name:?}, which no series can have here; remove \
                      it by labeldrop"
                 );
-                self.unfit(Misfit::Name, "relabel_configs", problem);
+                let is_hosts = host.is_none_or(|host| host.contains_key(name));
+                let rules = if is_hosts { "relabel_configs" } else { "cpu_relabel_configs" };
+                self.unfit(Misfit::Name, rules, name, problem);
                 removed.push(name.clone());
             } else if name.len() > limits.name_bytes {
                 let problem = format!(
@@ -389,7 +398,7 @@ impl Maker<'_> {
                     name.len(),
                     limits.name_bytes
                 );
-                self.unfit(Misfit::NameBytes, &key("name_bytes"), problem);
+                self.unfit(Misfit::NameBytes, &key("name_bytes"), name, problem);
                 removed.push(name.clone());
             } else if value.len() > limits.value_bytes {
                 let problem = format!(
@@ -397,7 +406,7 @@ impl Maker<'_> {
                     value.len(),
                     limits.value_bytes
                 );
-                self.unfit(Misfit::ValueBytes, &key("value_bytes"), problem);
+                self.unfit(Misfit::ValueBytes, &key("value_bytes"), name, problem);
                 OTHER.clone_into(value);
             }
         }
@@ -406,7 +415,7 @@ impl Maker<'_> {
         if !over.is_empty() {
             let (found, max) = (limits.labels + over.len(), limits.labels);
             let problem = format!("{whose} has {found} labels, {max} at most; remove some");
-            self.unfit(Misfit::Labels, "limits.labels", problem);
+            self.unfit(Misfit::Labels, "limits.labels", "", problem);
             removed.extend(over);
         }
         for name in removed {
@@ -434,7 +443,7 @@ impl Maker<'_> {
                 }
                 OTHER.clone_into(value);
                 let problem = format!("{name} has more than {max} values");
-                self.unfit(Misfit::ValuesPerLabel, "limits.values_per_label", problem);
+                self.unfit(Misfit::ValuesPerLabel, "limits.values_per_label", name, problem);
             }
         }
     }

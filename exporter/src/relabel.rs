@@ -20,6 +20,12 @@ mod template;
 use pattern::{Match, Pattern, Scratch};
 use template::Template;
 
+/// Labels of a set while rules are applied: a `labelmap` can double them.
+const MAX_LABELS: usize = 1_000;
+
+/// Size of the longest value or name that rules make, and of the longest text that they match.
+const MAX_TEXT_BYTES: usize = 1 << 14;
+
 const DEFAULT_SEPARATOR: &str = ";";
 const DEFAULT_PATTERN: &str = "(.*)";
 const DEFAULT_REPLACEMENT: &str = "$1";
@@ -277,6 +283,14 @@ pub fn is_label_name(name: &str) -> bool {
     valid && !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit())
 }
 
+/// Rules make more labels, or longer ones, than any set has use for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the rules make more than {MAX_LABELS} labels of a set, or a text of more than {MAX_TEXT_BYTES} \
+     bytes; make fewer and shorter ones"
+)]
+pub struct TooLarge;
+
 /// Applies rules in their order. None if one of them drops the set.
 ///
 /// A label without a value is no label. `labelmap` can give a name that [`is_label_name`] refuses,
@@ -284,10 +298,18 @@ pub fn is_label_name(name: &str) -> bool {
 pub fn apply(
     rules: &[Rule],
     mut labels: BTreeMap<String, String>,
-) -> Option<BTreeMap<String, String>> {
+) -> Result<Option<BTreeMap<String, String>>, TooLarge> {
     labels.retain(|_, value| !value.is_empty());
     let mut scratch = Scratch::default();
-    rules.iter().all(|rule| rule.apply(&mut labels, &mut scratch)).then_some(labels)
+    for rule in rules {
+        if !rule.apply(&mut labels, &mut scratch)? {
+            return Ok(None);
+        }
+        if labels.len() > MAX_LABELS {
+            return Err(TooLarge);
+        }
+    }
+    Ok(Some(labels))
 }
 
 /// Removes the labels in `__`, which Prometheus does after the last rule: they are there for the
@@ -309,19 +331,30 @@ impl Rule {
     }
 
     /// Whether the set is kept.
-    fn apply(&self, labels: &mut BTreeMap<String, String>, scratch: &mut Scratch) -> bool {
+    fn apply(
+        &self,
+        labels: &mut BTreeMap<String, String>,
+        scratch: &mut Scratch,
+    ) -> Result<bool, TooLarge> {
         let get = |name: &String| labels.get(name).map_or("", String::as_str);
-        let value = self.source_labels.iter().map(get).collect::<Vec<_>>().join(&self.separator);
+        let mut value = String::new();
+        for (place, name) in self.source_labels.iter().enumerate() {
+            value.push_str(if place > 0 { &self.separator } else { "" });
+            value.push_str(get(name));
+            if value.len() > MAX_TEXT_BYTES {
+                return Err(TooLarge);
+            }
+        }
         match &self.action {
-            Action::Keep(pattern) => return pattern.is_match(&value, scratch),
-            Action::Drop(pattern) => return !pattern.is_match(&value, scratch),
-            Action::KeepEqual { target } => return get(target) == value,
-            Action::DropEqual { target } => return get(target) != value,
+            Action::Keep(pattern) => return Ok(pattern.is_match(&value, scratch)),
+            Action::Drop(pattern) => return Ok(!pattern.is_match(&value, scratch)),
+            Action::KeepEqual { target } => return Ok(get(target) == value),
+            Action::DropEqual { target } => return Ok(get(target) != value),
             Action::Replace { pattern, target, replacement } => {
                 if let Some(found) = pattern.find(&value, scratch) {
-                    let target = target.expand(&found);
+                    let target = target.expand(&found)?;
                     if is_label_name(&target) {
-                        set(labels, target, replacement.expand(&found));
+                        set(labels, target, replacement.expand(&found)?);
                     }
                 }
             }
@@ -335,17 +368,18 @@ impl Rule {
                 set(labels, target.clone(), value.chars().map(uppercase).collect());
             }
             Action::LabelMap { pattern, replacement } => {
-                let renamed = |(name, value): (&String, &String)| {
-                    let found = pattern.find(name, scratch)?;
-                    Some((replacement.expand(&found), value.clone()))
-                };
-                let renamed: Vec<_> = labels.iter().filter_map(renamed).collect();
+                let mut renamed = Vec::new();
+                for (name, value) in &*labels {
+                    if let Some(found) = pattern.find(name, scratch) {
+                        renamed.push((replacement.expand(&found)?, value.clone()));
+                    }
+                }
                 labels.extend(renamed);
             }
             Action::LabelDrop(pattern) => labels.retain(|name, _| !pattern.is_match(name, scratch)),
             Action::LabelKeep(pattern) => labels.retain(|name, _| pattern.is_match(name, scratch)),
         }
-        true
+        Ok(true)
     }
 }
 

@@ -48,7 +48,7 @@ enum Cause {
     Signal(&'static str),
     /// `/-/reload`.
     Http,
-    /// Something changed beside the file.
+    /// The file, or what labels are made of, may have changed.
     Change,
     /// It's time to look.
     Poll,
@@ -64,7 +64,7 @@ impl Cause {
         match self {
             Self::Signal(name) => name,
             Self::Http => "/-/reload",
-            Self::Change => "file change",
+            Self::Change => "change",
             Self::Poll => "poll",
         }
     }
@@ -199,6 +199,7 @@ impl Reloader {
         let generation = made.generation(path)?;
         telemetry.loaded();
         telemetry.label_sources(&made.values);
+        tell_local(&Values::default(), &made.values);
         Ok(Self {
             path: path.to_owned(),
             live: Arc::new(ArcSwap::from_pointee(generation)),
@@ -323,9 +324,11 @@ impl Reloader {
         if let Some(next) = next {
             let is_new = matches!(file, Some(Ok(ReloadOutcome::Applied)));
             if let Err(error) = self.serve(next, cause, is_new, scheduler) {
+                tracing::warn!(%error, "no snapshot; labels stay as they were for now");
                 // It is tried again, though the file stays as it is.
                 self.seen = Err(error.to_string());
-                file = Some(Err(error.to_string()));
+                self.look_again();
+                file = is_new.then(|| Err(error.to_string()));
             }
         }
         file.map_or(Ok(ReloadOutcome::Unchanged), |outcome| self.tell(cause, outcome))
@@ -356,6 +359,7 @@ impl Reloader {
             }
         }
         self.telemetry.label_sources(&made.values);
+        tell_local(&self.made.values, &made.values);
         let old = std::mem::replace(&mut self.made, Arc::new(made));
         // A thousand rules take their time to go.
         spawn_blocking(move || drop(old));
@@ -430,7 +434,7 @@ struct Next {
 impl Looking {
     fn look(self) -> Found {
         let source = config::read(&self.path);
-        let seen = match &source {
+        let mut seen = match &source {
             Ok(source) => Ok(source.sha256().to_owned()),
             Err(error) => Err(error.to_string()),
         };
@@ -449,8 +453,17 @@ impl Looking {
                     next = Some(new);
                     Ok(ReloadOutcome::Applied)
                 }
-                Err(error) => Err(error.one_line()),
+                Err(error) => {
+                    // Values can change so that it fits, while the file stays as it is.
+                    if matches!(error, LoadError::Unfit { .. }) {
+                        seen = Err(error.one_line());
+                    }
+                    Err(error.one_line())
+                }
             });
+            if seen == self.seen && !self.is_asked {
+                file = None;
+            }
         }
         // The last good one follows its sources even while the file is bad.
         let next = next.or_else(|| self.refresh());
@@ -496,6 +509,22 @@ fn locate(config: &Config, known: &Topology) -> Result<Topology, TopologyError> 
         return Ok(known.clone());
     }
     known.update(Path::new(SYSFS))
+}
+
+/// Logs what changed of the sources that are read here; those that are asked tell for themselves.
+fn tell_local(old: &Values, new: &Values) {
+    for (source, reading) in new.readings().filter(|(source, _)| !source.is_remote()) {
+        let before = old.fault(source);
+        match reading.fault.as_deref() {
+            Some(reason) if before != Some(reason) => {
+                tracing::warn!(source = source.name(), reason, "no values");
+            }
+            None if before.is_some() => {
+                tracing::info!(source = source.name(), "values are to be had again");
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Asks for a look. It need not be queued twice: the file is read after the one that waits.

@@ -44,6 +44,15 @@ pub struct Cpu {
     pub unattributed_ns: u64,
 }
 
+impl Cpu {
+    /// The CPU as one that is offline: what is no mode's is unattributed up to now.
+    #[must_use]
+    pub fn offline(self, now: u64, attached_at: u64) -> Self {
+        let modes = self.times.iter().flat_map(|times| times.mode_ns).sum();
+        Self { unattributed_ns: now.saturating_sub(attached_at).saturating_sub(modes), ..self }
+    }
+}
+
 /// Time, switches and waits of a CPU since its first switch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Times {
@@ -202,6 +211,12 @@ mod tests {
         record.offline_ns = 40;
         assert!(is_whole(&record));
         assert_eq!(settle(0, &record, 200, 100).unattributed_ns, 40);
+    }
+
+    #[test]
+    fn an_offline_cpu_has_no_mode() {
+        let cpu = settle(3, &record(100, 150, Mode::Fair, 30, 20), 150, 90).offline(900, 90);
+        assert_eq!(cpu.unattributed_ns, 900 - 90 - 50);
     }
 
     #[test]

@@ -65,12 +65,13 @@ impl Endpoints {
         let environment: BTreeMap<_, _> = environment.into_iter().collect();
         let pod_info = environment.get(&OsString::from("POD_INFO_DIR"));
         // All three clouds answer at the same address.
+        let usual = || ("169.254.169.254".to_owned(), 80);
         let metadata = |variable: &str| {
             let named = environment.get(&OsString::from(variable)).and_then(|it| it.to_str());
-            named.map_or_else(|| ("169.254.169.254".to_owned(), 80), authority)
+            named.filter(|url| !url.is_empty()).map_or_else(usual, authority)
         };
         let aws = metadata("AWS_EC2_METADATA_SERVICE_ENDPOINT");
-        let (gcp, azure) = (metadata("GCE_METADATA_HOST"), metadata(""));
+        let gcp = metadata("GCE_METADATA_HOST");
         Self {
             root: "/".into(),
             pod_info: pod_info.map_or_else(|| "/etc/podinfo".into(), PathBuf::from),
@@ -78,7 +79,7 @@ impl Endpoints {
             service_account: "/var/run/secrets/kubernetes.io/serviceaccount".into(),
             aws,
             gcp,
-            azure,
+            azure: usual(),
         }
     }
 
@@ -335,11 +336,19 @@ impl Ask {
                 Ok(values) => *known = Reading::of(values),
                 Err(reason) => known.fault = Some(reason),
             }
-            match (&before.fault, &known.fault) {
-                (None, Some(reason)) => {
-                    tracing::warn!(source = name, reason, "no values; the last good ones stay");
+            match &known.fault {
+                Some(reason) if before.fault != known.fault => {
+                    let stay = !known.values.is_empty();
+                    tracing::warn!(
+                        source = name,
+                        reason,
+                        last_good_values_stay = stay,
+                        "no values"
+                    );
                 }
-                (Some(_), None) => tracing::info!(source = name, "values are to be had again"),
+                None if before.fault.is_some() => {
+                    tracing::info!(source = name, "values are to be had again");
+                }
                 _ => {}
             }
             first || before != *known

@@ -22,8 +22,9 @@ use crate::sources::{Keys, Reading, Source, Uses, Values};
 /// Size of the longest template.
 const MAX_TEMPLATE_BYTES: usize = 4_096;
 
-/// Size of the longest text that a template may give: a label value.
-const MAX_TEXT_BYTES: usize = 1_024;
+/// Size of the longest text that a template may give. What is too long for a label is shortened by
+/// rules, or by the limits of the configuration.
+const MAX_TEXT_BYTES: usize = 1 << 16;
 
 /// Steps that rendering may take, where a step is an operation or 64 bytes made by one. A file of
 /// the largest size takes 1,024 through each filter.

@@ -63,13 +63,11 @@ impl Topology {
             place.core = number("core_id")?.or(place.core);
             // Before 5.16 there is none, and -1 says that the firmware doesn't tell.
             place.cluster = number("cluster_id")?.or(place.cluster);
-            // Siblings that are offline are not in the list; they were when it was read first.
-            if place.smt_sibling.is_none() {
-                let siblings = text(&directory.join("thread_siblings_list"))?;
-                let siblings = siblings.and_then(|list| cpus::parse(&list)).unwrap_or_default();
-                let nth = siblings.iter().position(|sibling| *sibling == cpu);
-                place.smt_sibling = nth.and_then(|nth| u32::try_from(nth).ok());
-            }
+            // A sibling that is offline is not in the list: the place among all is the largest.
+            let siblings = text(&directory.join("thread_siblings_list"))?;
+            let siblings = siblings.and_then(|list| cpus::parse(&list)).unwrap_or_default();
+            let nth = siblings.iter().position(|sibling| *sibling == cpu);
+            place.smt_sibling = place.smt_sibling.max(nth.and_then(|nth| u32::try_from(nth).ok()));
         }
         for (node, cpus) in nodes(&sysfs.join("devices/system/node"))? {
             for cpu in cpus {

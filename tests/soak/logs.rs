@@ -26,7 +26,7 @@ impl Logs {
             let is_due = !is_complaint || line.contains(REFUSED);
             self.complaints.check(is_due && !line.contains("panicked"), || line.to_owned());
             self.by_signal += u64::from(line.contains("cause=SIGHUP"));
-            self.by_change += u64::from(line.contains("cause=\"file change\""));
+            self.by_change += u64::from(line.contains("cause=change"));
         }
     }
 

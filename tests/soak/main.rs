@@ -262,7 +262,7 @@ impl Loads {
     fn into_invariant(mut self, logs: &Logs) -> Invariant {
         self.invariant.note("a second".to_owned());
         let (by_signal, by_change) = (logs.by_signal, logs.by_change);
-        self.invariant.note(format!("reloads: {by_signal} by signal, {by_change} by file change"));
+        self.invariant.note(format!("reloads: {by_signal} by signal, {by_change} by change"));
         self.invariant.check(by_signal > 0 && by_change > 0, || "no reload".to_owned());
         self.invariant
     }

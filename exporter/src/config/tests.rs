@@ -453,7 +453,7 @@ fn rules_are_read_in_their_order() {
          - action: labeldrop\n  regex: a|d\n",
     );
     let labels = BTreeMap::from([("a".into(), "x".into()), ("b".into(), "y".into())]);
-    let after = relabelling::apply(config.relabel_configs(), labels).unwrap();
+    let after = relabelling::apply(config.relabel_configs(), labels).unwrap().unwrap();
     let after: Vec<_> = after.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
     assert_eq!(after, [("b", "y"), ("c", "y")]);
     for nothing in ["", " []", "\n# - action: drop"] {

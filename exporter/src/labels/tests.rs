@@ -196,9 +196,9 @@ fn each_label_knows_where_it_is_from() {
 #[test]
 fn a_template_without_a_result_is_left_out() {
     check_unfit(
-        "labels: {a: b, c: '{{ env.LONG }}{{ env.LONG }}'}\nwithout: [cpu]\n",
+        &format!("labels: {{a: b, c: '{}'}}\nwithout: [cpu]\n", "{{ env.LONG }}".repeat(70)),
         Misfit::Template,
-        "labels.c: the text has 2000 bytes, 1024 at most; shorten it, for example by truncate",
+        "labels.c: the text has 70000 bytes, 65536 at most; shorten it, for example by truncate",
         &["0-3: a=b"],
     );
 }
@@ -271,5 +271,38 @@ fn series_that_are_too_many_are_summed() {
     check(
         "labels: {a: b}\nlimits: {series: 108}\n",
         &["0: a=b,cpu=0", "1: a=b,cpu=1", "2: a=b,cpu=2", "3: a=b,cpu=3"],
+    );
+}
+
+#[test]
+fn rules_that_make_too_much_leave_a_set_as_it_was() {
+    let double = "- {source_labels: [a, a], separator: '', target_label: a}\n".repeat(40);
+    check_unfit(
+        &format!("labels: {{a: b}}\nwithout: [cpu]\nrelabel_configs:\n{double}"),
+        Misfit::Labels,
+        "relabel_configs: the rules make more than 1000 labels of a set, or a text of more than 16384 \
+         bytes; make fewer and shorter ones",
+        &["0-3: a=b"],
+    );
+}
+
+#[test]
+fn each_name_that_cannot_be_is_told_by_the_rules_that_make_it() {
+    let (sets, unfit) = sets(
+        "relabel_configs: [{target_label: mode, replacement: x}, {target_label: cpu, replacement: '0'}]\n\
+         cpu_relabel_configs: [{target_label: le, replacement: x}]\nattach: target_info\n",
+    );
+    let told: Vec<_> = unfit.iter().map(|unfit| unfit.key.as_str()).collect();
+    assert_eq!(told, ["relabel_configs", "relabel_configs", "cpu_relabel_configs"], "{unfit:?}");
+    assert_eq!(shown(&sets.groups), ["0: cpu=0", "1: cpu=1", "2: cpu=2", "3: cpu=3"]);
+    assert_eq!(sets.target_info, None);
+}
+
+#[test]
+fn what_is_summed_over_counts_for_no_limit() {
+    check(
+        "labels: {a: b}\nlimits: {values_per_label: 1, labels: 1}\nwithout: [cpu, pool]\n\
+         cpus: [{match: '0', labels: {pool: x}}, {match: '1', labels: {pool: y}}]\n",
+        &["0-3: a=b"],
     );
 }

@@ -9,7 +9,7 @@
 //! One thing is refused. Go takes letters of every script into a name, and no group can be named by
 //! them; so a character beyond ASCII right after a name is a mistake in the template, or needs braces.
 
-use super::{Match, quoted};
+use super::{MAX_TEXT_BYTES, Match, TooLarge, quoted};
 
 /// A template.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,13 +62,20 @@ impl Template {
     }
 
     /// The template with what the groups of a match hold.
-    pub(super) fn expand(&self, found: &Match<'_>) -> String {
+    pub(super) fn expand(&self, found: &Match<'_>) -> Result<String, TooLarge> {
         let value = |part| match part {
             &Part::Group(number) => found.group(number),
             Part::Name(name) => found.named(name),
             Part::Text(text) => text,
         };
-        self.parts.iter().map(value).collect()
+        let mut text = String::new();
+        for part in self.parts.iter().map(value) {
+            text.push_str(part);
+            if text.len() > MAX_TEXT_BYTES {
+                return Err(TooLarge);
+            }
+        }
+        Ok(text)
     }
 }
 

@@ -18,7 +18,7 @@ fn check(before: &str, rules: &[&str], expected: &str) {
     let rules: Vec<_> = rules.iter().map(|rule| format!("- {{{rule}}}\n")).collect();
     let rules = rules.concat();
     let config = Config::parse(&format!("relabel_configs:\n{rules}")).unwrap();
-    let after = apply(config.relabel_configs(), labels(before));
+    let after = apply(config.relabel_configs(), labels(before)).unwrap();
     let expected = (expected != "drop").then(|| labels(expected));
     assert_eq!(after, expected, "{before}\n{rules}");
 }
@@ -69,7 +69,7 @@ fn check_refused(pattern: &str, expected: &str) {
 fn check_template(template: &str, expected: &str) {
     let pattern = compile("w(?P<n>no)?(hole)()(?P<n>x?)(?P<9>y)").unwrap();
     let found = pattern.find("wholexy", &mut Scratch::default()).unwrap();
-    assert_eq!(Template::parse(template).unwrap().expand(&found), expected, "{template}");
+    assert_eq!(Template::parse(template).unwrap().expand(&found).unwrap(), expected, "{template}");
 }
 
 #[test]
@@ -756,6 +756,32 @@ fn what_can_not_be_repeated_is_told_with_what_to_write() {
             ),
         );
     }
+}
+
+#[test]
+fn what_rules_make_is_of_limited_size() {
+    let applied = |rules: String, set: &str| {
+        let config = Config::parse(&format!("relabel_configs:\n{rules}")).unwrap();
+        apply(config.relabel_configs(), labels(set)).map(|labels| labels.unwrap().len())
+    };
+    let double = "- {source_labels: [a, a], separator: '', target_label: a}\n";
+    assert_eq!(applied(double.repeat(14), "a=x"), Ok(1));
+    assert_eq!(applied(double.repeat(40), "a=x"), Err(TooLarge));
+    let map = |n: u8| {
+        let letter = |n| {
+            format!(
+                "- {{action: labelmap, regex: (.*), replacement: '{}$1'}}\n",
+                (b'a' + n) as char
+            )
+        };
+        (0..n).map(letter).collect::<Vec<_>>().concat()
+    };
+    assert_eq!(applied(map(9), "x=y"), Ok(512));
+    assert_eq!(applied(map(24), "x=y"), Err(TooLarge));
+    let long = "$1".repeat(20_000);
+    let replace = format!("- {{source_labels: [a], target_label: b, replacement: '{long}'}}\n");
+    assert_eq!(applied(replace.clone(), "a="), Ok(0));
+    assert_eq!(applied(replace, "a=x"), Err(TooLarge));
 }
 
 #[test]

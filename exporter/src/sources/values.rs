@@ -166,7 +166,8 @@ impl Uses {
 /// What one source had to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// The values that it has, by key. Those of an earlier reading stay while there is a fault.
+    /// The values that it has, by key. Of a remote source those of an earlier reading stay while
+    /// there is a fault.
     pub values: BTreeMap<String, String>,
     /// Why some value can't be had.
     pub fault: Option<String>,
@@ -192,6 +193,11 @@ impl Values {
     /// The value of a key, if it could be had.
     pub fn get(&self, source: Source, key: &str) -> Option<&str> {
         self.0.get(&source)?.values.get(key).map(String::as_str)
+    }
+
+    /// Why some value of a source can't be had.
+    pub fn fault(&self, source: Source) -> Option<&str> {
+        self.0.get(&source)?.fault.as_deref()
     }
 
     /// The reading of each source.

@@ -159,7 +159,8 @@ fn compare(directory: &Path, rules: &[Rule], targets: &[Labels]) -> usize {
     let mut changes = 0;
     for (number, target) in targets.iter().enumerate() {
         let before = discovered(number, target);
-        let ours = relabel::apply(config.relabel_configs(), before.clone()).unwrap_or_default();
+        let ours =
+            relabel::apply(config.relabel_configs(), before.clone()).unwrap().unwrap_or_default();
         if !theirs.contains(&ours) {
             let theirs = theirs.iter().find(|theirs| theirs.get("n") == ours.get("n"));
             let theirs = theirs.cloned().unwrap_or_default();
@@ -330,7 +331,7 @@ fn letters_change_case_as_in_prometheus_but_those_too_new_for_it() {
     let theirs = relabelled(directory.path(), &prometheus_config(&rules, &[target]), 1);
     let theirs = theirs.first().unwrap();
     let config = Config::parse(&relabel_configs(&rules, "")).unwrap();
-    let ours = relabel::apply(config.relabel_configs(), before.clone()).unwrap();
+    let ours = relabel::apply(config.relabel_configs(), before.clone()).unwrap().unwrap();
     let (mut same, mut newer) = (0, 0);
     for (name, ours) in ours.iter().filter(|(name, _)| name.contains("case")) {
         let before = before[&name.replace("lowercase", "s").replace("uppercase", "s")].chars();
