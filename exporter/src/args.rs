@@ -44,7 +44,8 @@ pub struct Args {
     )]
     pub format: CheckFormat,
 
-    /// How often to look whether the file changed, for filesystems that send no events; 0s never.
+    /// How often to look whether the file changed without an event, and what labels are made of on
+    /// this host; 0s never.
     #[arg(
         long = "config.auto-reload-interval",
         value_name = "DURATION",

@@ -70,8 +70,8 @@ const CONFIG: Family<'_> = Family {
 const GENERATION: Family<'_> = Family {
     name: "sched_exporter_config_generation",
     kind: Kind::Gauge,
-    help: "Number of the configuration that this exposition was rendered from; 1 at start, one \
-           more with each reload that changed it.",
+    help: "Number of the generation that this exposition was rendered from: 1 at start, one more \
+           with each reload that changed the configuration, and each change of its labels' values.",
 };
 
 const ATTACHED: Family<'_> = Family {

@@ -18,7 +18,8 @@ use std::{
     fmt,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
     time::Duration,
 };
 
@@ -146,11 +147,16 @@ pub struct Sources {
     watches: BTreeMap<PathBuf, Watch>,
 }
 
+/// How long files may take. Their filesystem may hang, and must not hold up start and reloads.
+const FILE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Reads the sources. It may be used on another thread.
 #[derive(Clone)]
 pub struct Reader {
     endpoints: Arc<Endpoints>,
     remote: watch::Receiver<Remote>,
+    /// The sources whose files hang.
+    hanging: Arc<Mutex<BTreeSet<Source>>>,
 }
 
 impl Sources {
@@ -222,7 +228,11 @@ impl Sources {
 
     /// What reads.
     pub fn reader(&self) -> Reader {
-        Reader { endpoints: Arc::clone(&self.endpoints), remote: self.remote.subscribe() }
+        Reader {
+            endpoints: Arc::clone(&self.endpoints),
+            remote: self.remote.subscribe(),
+            hanging: Arc::default(),
+        }
     }
 }
 
@@ -248,7 +258,7 @@ impl fmt::Debug for Reader {
 
 impl Reader {
     /// Reads what `uses` names: what is local now, and the last good answers of what is remote.
-    /// It blocks on files.
+    /// It blocks on files, for as long as their patience lasts.
     pub fn read(&self, uses: &Uses) -> Values {
         uses.iter().map(|(source, keys)| (source, self.reading(source, keys))).collect()
     }
@@ -262,11 +272,51 @@ impl Reader {
         let _ = self.remote.clone().wait_for(answered).await;
     }
 
+    /// Reads on a thread of its own, which is left alone if it takes too long; then the source is not
+    /// read again until that ends.
+    fn within(
+        &self,
+        limit: Duration,
+        source: Source,
+        read: impl FnOnce() -> Reading + Send + 'static,
+    ) -> Reading {
+        let lock = move |hanging: &Mutex<BTreeSet<Source>>, begins: bool| {
+            let mut hanging = hanging.lock().unwrap_or_else(PoisonError::into_inner);
+            if begins { hanging.insert(source) } else { hanging.remove(&source) }
+        };
+        if !lock(&self.hanging, true) {
+            return Reading::fault("its files are still being read");
+        }
+        let (sender, receiver) = mpsc::channel();
+        let hanging = Arc::clone(&self.hanging);
+        let reading = move || {
+            let reading = read();
+            lock(&hanging, false);
+            // Nobody may be waiting any more.
+            let _ = sender.send(reading);
+        };
+        match thread::Builder::new().name("files".into()).spawn(reading) {
+            Ok(_) => receiver.recv_timeout(limit).unwrap_or_else(|_| {
+                Reading::fault(format!("its files are not read within {limit:?}"))
+            }),
+            Err(error) => {
+                lock(&self.hanging, false);
+                Reading::fault(format!("no thread to read files: {error}"))
+            }
+        }
+    }
+
     fn reading(&self, source: Source, keys: &BTreeSet<String>) -> Reading {
         match source {
-            Source::File => files::read_all(keys),
-            Source::PodAnnotations => files::pod(&self.endpoints, "annotations", keys),
-            Source::PodLabels => files::pod(&self.endpoints, "labels", keys),
+            Source::File => {
+                let keys = keys.clone();
+                self.within(FILE_PATIENCE, source, move || files::read_all(&keys))
+            }
+            Source::PodAnnotations | Source::PodLabels => {
+                let file = if source == Source::PodLabels { "labels" } else { "annotations" };
+                let (endpoints, keys) = (Arc::clone(&self.endpoints), keys.clone());
+                self.within(FILE_PATIENCE, source, move || files::pod(&endpoints, file, &keys))
+            }
             Source::Aws | Source::Azure | Source::Gcp | Source::NodeLabels => {
                 let known = self.remote.borrow().get(&source).cloned();
                 known.unwrap_or_else(|| Reading::fault("no answer yet"))

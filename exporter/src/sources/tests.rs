@@ -649,3 +649,26 @@ fn the_environment_can_name_metadata_services() {
         ["127.0.0.1 1338", "localhost 8080"]
     );
 }
+
+#[test]
+fn files_that_hang_are_left_alone() {
+    let sources = Sources::new(Endpoints::new([]), Schedule::default(), || {});
+    let reader = sources.reader();
+    let (release, hang) = mpsc::channel::<()>();
+    let good = || Reading::of(pairs(&[("a", "b")]));
+    let limit = Duration::from_millis(50);
+    let reading = reader.within(limit, Source::File, move || {
+        let _ = hang.recv();
+        Reading::default()
+    });
+    assert_eq!(reading.fault.unwrap(), "its files are not read within 50ms");
+    let again = reader.clone().within(limit, Source::File, good);
+    assert_eq!(again.fault.unwrap(), "its files are still being read");
+    assert_eq!(reader.within(limit, Source::PodLabels, good), good());
+    drop(release);
+    let back = (0..100).any(|_| {
+        thread::sleep(Duration::from_millis(10));
+        reader.within(limit, Source::File, good) == good()
+    });
+    assert!(back);
+}
