@@ -29,6 +29,7 @@ fn main() -> prometheus::Result<()> {
     let telemetry = Telemetry::new()?;
     // A family without a sample is not gathered.
     telemetry.request("/", 200);
+    telemetry.capabilities([("CAP_BPF".to_owned(), false)]);
     telemetry.label_sources(&[(Source::Hostname, Reading::default())].into_iter().collect());
     for family in telemetry.gather() {
         let Some(kind) = telemetry::kind_of(&family) else { continue };

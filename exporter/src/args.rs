@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Parser, Subcommand};
 
 use crate::{
     check::CheckFormat,
@@ -19,8 +19,18 @@ use crate::{
 /// Exact per-CPU scheduler time and run-queue latency of this host, as OpenMetrics.
 #[derive(Clone, Debug, Parser)]
 #[expect(clippy::struct_excessive_bools, reason = "a flag each")]
-#[command(name = "sched_exporter", version = VERSION, long_version = LONG_VERSION)]
+#[command(
+    name = "sched_exporter",
+    version = VERSION,
+    long_version = LONG_VERSION,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
 pub struct Args {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Configuration file; SIGHUP, SIGUSR1 or a change of it reloads it.
     #[arg(
         long = "config.file",
@@ -55,7 +65,7 @@ pub struct Args {
     pub config_auto_reload_interval: Duration,
 
     /// Address to listen on: `:PORT`, `HOST:PORT` or `[IPV6]:PORT`. Repeatable.
-    #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = ":10435")]
+    #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = LISTEN_ADDRESS)]
     pub web_listen_address: Vec<ListenAddress>,
 
     /// Path of the metrics.
@@ -96,6 +106,11 @@ pub struct Args {
     #[arg(long = "no-collector.runqueue-latency", action = ArgAction::SetTrue)]
     pub no_runqueue_latency: bool,
 
+    /// Keep the capabilities that the exporter was started with; without this it gives them up once
+    /// the kernel program is attached.
+    #[arg(long = "privileges.keep")]
+    pub privileges_keep: bool,
+
     /// Least severe level that is logged.
     #[arg(long = "log.level", value_name = "LEVEL", value_enum, default_value_t = LogLevel::Info)]
     pub log_level: LogLevel,
@@ -114,6 +129,18 @@ pub struct Args {
     pub once: bool,
 }
 
+/// What the binary does beside serving.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Ask the exporter that runs on this machine whether it is healthy; exit 0 if it is, 1 if not.
+    Healthcheck {
+        /// Address that the exporter listens on, as it was given to it.
+        #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = LISTEN_ADDRESS)]
+        web_listen_address: ListenAddress,
+    },
+}
+
+const LISTEN_ADDRESS: &str = ":10435";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const LONG_VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),

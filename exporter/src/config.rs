@@ -150,6 +150,11 @@ pub struct Source {
 }
 
 impl Source {
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The SHA-256 of the file in lowercase hexadecimal digits.
     pub fn sha256(&self) -> &str {
         &self.sha256

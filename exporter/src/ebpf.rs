@@ -139,8 +139,8 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Loads the program as `layout` says, attaches it, and begins the accounting of every online
-    /// CPU. A CPU that does not switch within a second begins at its first switch.
+    /// Loads the program as `layout` says and attaches it. The accounting of a CPU begins at its
+    /// first switch, which [`Scheduler::seed`] makes. Leaves no thread behind.
     pub fn attach(layout: Layout, log: bool) -> Result<Self, LoadError> {
         let mut ebpf = load(&layout, log)?;
         let records = ebpf.take_map(MAP).ok_or(LoadError::Incomplete("map"))?;
@@ -160,7 +160,6 @@ impl Scheduler {
             torn_reads: AtomicU64::new(0),
             features: layout.features,
         };
-        scheduler.seed()?;
         trim_heap();
         Ok(scheduler)
     }
@@ -257,7 +256,9 @@ impl Scheduler {
         self.records.get(&0, 0)
     }
 
-    fn seed(&self) -> Result<(), LoadError> {
+    /// Makes every online CPU switch. Of one that does not within a second, the accounting begins
+    /// whenever it does.
+    pub fn seed(&self) -> Result<(), LoadError> {
         let deadline = Instant::now() + SEED_TIMEOUT;
         let unseeded = || -> Result<Vec<u32>, LoadError> {
             let records = self.read().map_err(LoadError::Map)?;

@@ -1,23 +1,26 @@
-//! The daemon: flags, log, configuration, kernel program, server, in this order.
+//! The daemon: flags, log, configuration, kernel program, labels, server, in this order.
 
 use std::{env, fs, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use sched_exporter::{
-    args::Args,
+    args::{Args, Command},
     btf::Btf,
-    check,
+    check, config,
     ebpf::{LoadError, Scheduler},
     exporter::Exporter,
+    healthcheck::healthcheck,
     host::{BTF_PATH, Facts},
     layout::Layout,
     log,
     negotiate::Format,
-    reload::Reloader,
+    privileges,
+    reload::{self, Reloader},
     server::{self, Server},
     signals,
     sources::Endpoints,
+    systemd,
     telemetry::Telemetry,
 };
 use sched_exporter_ebpf::HOOK;
@@ -35,27 +38,31 @@ fn main() -> ExitCode {
 
 #[tokio::main(flavor = "current_thread")]
 async fn run(args: &Args) -> anyhow::Result<()> {
+    if let Some(Command::Healthcheck { web_listen_address }) = &args.command {
+        return Ok(healthcheck(web_listen_address).await?);
+    }
     let (reload_signals, shutdown_signals) = signals::install().context("installing signals")?;
     let log_counts = log::init(args.log_level, args.log_format).context("starting the log")?;
     let telemetry = Telemetry::new()?;
+    let source = config::read(&args.config_file)?;
+    let config = source.parse()?;
     let endpoints = Endpoints::new(env::vars_os());
-    let mut reloader = Reloader::load(&args.config_file, endpoints, telemetry.clone())?;
-    if args.config_check || args.once {
-        reloader.settle().await?;
-    }
+    let reloader = || Reloader::new(&source, config, endpoints, telemetry.clone());
     if args.config_check {
+        let mut reloader = reloader()?;
+        reloader.settle().await?;
         return print(&check::report(&args.config_file, reloader.made(), args.format));
     }
     let listeners = if args.once { vec![] } else { server::bind(&args.web_listen_address).await? };
 
-    let mut scheduler = attach(args)?;
-    if args.log_ebpf {
-        tokio::spawn(scheduler.forward_log().context("opening the BPF program's log")?);
-    }
-    let scheduler = Arc::new(scheduler);
+    // Whatever starts threads comes after this: privileges are a thread's.
+    let scheduler = Arc::new(attach(args, &telemetry)?);
+    scheduler.seed()?;
+    let mut reloader = reloader()?;
     let (kept, live, created) = (Arc::clone(&scheduler), reloader.live(), args.web_created_samples);
     let exporter = Exporter::new(kept, live, telemetry.clone(), log_counts, created);
     if args.once {
+        reloader.settle().await?;
         return print(&exporter.scrape(Format::OpenMetrics)?);
     }
     for listener in &listeners {
@@ -70,22 +77,26 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         max_requests: args.web_max_requests,
         max_connections: args.web_max_connections.into(),
     };
+    systemd::ready(&reload::serving(source.path()));
+    systemd::feed_watchdog();
     let shutdown = async {
         let signal = shutdown_signals.first().await;
+        systemd::stopping();
         tracing::info!(signal, "shutting down");
     };
     server.run(listeners, shutdown).await;
     Ok(())
 }
 
-/// Attaches the kernel program as this kernel allows, or says what is missing here.
-fn attach(args: &Args) -> anyhow::Result<Scheduler> {
+/// Attaches the kernel program as this kernel allows, or says what is missing here; then gives up
+/// the privileges for it.
+fn attach(args: &Args, telemetry: &Telemetry) -> anyhow::Result<Scheduler> {
     let layout = || -> anyhow::Result<Layout> {
         let bytes = fs::read(BTF_PATH).with_context(|| format!("reading `{BTF_PATH}`"))?;
         Ok(Layout::from_btf(&Btf::parse(&bytes)?, args.unwanted())?)
     };
     let scheduler = layout().and_then(|layout| Ok(Scheduler::attach(layout, args.log_ebpf)?));
-    let scheduler = scheduler.map_err(|error| {
+    let mut scheduler = scheduler.map_err(|error| {
         let permission = error.downcast_ref().is_some_and(LoadError::is_permission);
         anyhow::anyhow!("{}{}", chain(&error), Facts::gather().advice(permission))
     })?;
@@ -95,6 +106,15 @@ fn attach(args: &Args) -> anyhow::Result<Scheduler> {
         }
     }
     tracing::info!(hook = HOOK, "attached");
+    if args.log_ebpf {
+        tokio::spawn(scheduler.forward_log().context("opening the BPF program's log")?);
+    }
+    if !args.privileges_keep
+        && let Some(capability) = privileges::drop(|| scheduler.snapshot().map(drop))?
+    {
+        tracing::warn!(%capability, "kept: before Linux 5.19, reading a BPF map can take it");
+    }
+    telemetry.capabilities(privileges::kept()?);
     Ok(scheduler)
 }
 

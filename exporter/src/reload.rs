@@ -19,13 +19,14 @@ use tokio::{
 };
 
 use crate::{
-    config::{self, Config, ConfigError},
+    config::{self, Config, ConfigError, Source},
     cpus::{self, CpuListError},
     ebpf::{ReadError, Scheduler},
     generation::{Generation, Live},
     labels::Unfit,
     signals::ReloadSignals,
     sources::{Endpoints, Reader, Schedule, Sources, Values},
+    systemd,
     telemetry::{ReloadOutcome, Telemetry},
     topology::{SYSFS, Topology, TopologyError},
     watch::Watch,
@@ -179,29 +180,29 @@ impl Watched {
 }
 
 impl Reloader {
-    /// Loads the first generation, with the values that can be had at once. To be called inside a
-    /// tokio runtime.
-    pub fn load(
-        path: &Path,
+    /// Makes the first generation of `source`, understood as `config`, with the values that can be
+    /// had at once. To be called inside a tokio runtime.
+    pub fn new(
+        source: &Source,
+        config: Config,
         endpoints: Endpoints,
         telemetry: Telemetry,
     ) -> Result<Self, LoadError> {
         let (requests, queue) = mpsc::channel(QUEUE);
         let on_change = on_change(requests.clone());
         let sources = Sources::new(endpoints, Schedule::default(), on_change);
-        let source = config::read(path)?;
-        let config = Arc::new(source.parse()?);
+        let config = Arc::new(config);
         let topology = locate(&config, &Topology::of(cpus::possible()?))?;
         let reader = sources.reader();
         let values = reader.read(config.uses());
         let sha256 = source.sha256().to_owned();
         let made = Made { config, sha256, values, topology };
-        let generation = made.generation(path)?;
+        let generation = made.generation(source.path())?;
         telemetry.loaded();
         telemetry.label_sources(&made.values);
         tell_local(&Values::default(), &made.values);
         Ok(Self {
-            path: path.to_owned(),
+            path: source.path().to_owned(),
             live: Arc::new(ArcSwap::from_pointee(generation)),
             telemetry,
             seen: Ok(made.sha256.clone()),
@@ -279,7 +280,15 @@ impl Reloader {
                 batch.push(request);
             }
             let asked = batch.iter().map(|request| request.cause).find(|cause| cause.is_asked());
+            if asked.is_some() {
+                systemd::reloading();
+            }
             let outcome = self.reload(asked.unwrap_or(batch[0].cause), &scheduler).await;
+            if asked.is_some() {
+                systemd::ready(&self.status(&outcome));
+            } else if !matches!(outcome, Ok(ReloadOutcome::Unchanged)) {
+                systemd::status(&self.status(&outcome));
+            }
             for reply in batch.into_iter().filter_map(|request| request.reply) {
                 let _ = reply.send(outcome.clone());
             }
@@ -289,6 +298,15 @@ impl Reloader {
             } else if std::mem::take(&mut is_behind) {
                 tracing::debug!(path = %self.path.display(), "watching the configuration");
             }
+        }
+    }
+
+    /// What is served, in a line for `systemctl status`.
+    fn status(&self, outcome: &Outcome) -> String {
+        let serving = serving(&self.path);
+        match outcome {
+            Ok(_) => serving,
+            Err(reason) => format!("{serving} as it was; it is refused now: {reason}"),
         }
     }
 
@@ -501,6 +519,11 @@ impl Looking {
             self.made.topology.clone()
         })
     }
+}
+
+/// What a service manager is told when all is well.
+pub fn serving(path: &Path) -> String {
+    format!("serving by {}", path.display())
 }
 
 /// Where the CPUs of `known` are, if the configuration asks for it.

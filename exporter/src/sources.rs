@@ -10,7 +10,6 @@
 //! | `files.rs` | files, and the pod's labels and annotations |
 //! | `kubernetes.rs` | the node's labels, from the Kubernetes API |
 //! | `cloud.rs` | the metadata services of EC2, Google Cloud and Azure |
-//! | `http.rs` | the HTTP of the last two |
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,7 +31,6 @@ use tokio::{
 mod cloud;
 mod files;
 mod host;
-mod http;
 mod kubernetes;
 mod values;
 

@@ -30,6 +30,7 @@ pub struct Telemetry {
     reload_success_timestamp: Gauge,
     label_source_up: IntGaugeVec,
     label_misfits: IntCounterVec,
+    capability_kept: IntGaugeVec,
 }
 
 /// How a reload ended.
@@ -112,8 +113,17 @@ impl Telemetry {
                 ),
                 &["reason"],
             )?,
+            capability_kept: IntGaugeVec::new(
+                Opts::new(
+                    "sched_exporter_capability_kept",
+                    "Whether the exporter still has each of the capabilities that loading its \
+                     program may take. All others are given up with them; before Linux 5.19, reading \
+                     the kernel's map can take one.",
+                ),
+                &["capability"],
+            )?,
         };
-        let collectors: [Box<dyn Collector>; 8] = [
+        let collectors: [Box<dyn Collector>; 9] = [
             Box::new(telemetry.requests.clone()),
             Box::new(telemetry.requests_in_flight.clone()),
             Box::new(telemetry.scrape_seconds.clone()),
@@ -122,6 +132,7 @@ impl Telemetry {
             Box::new(telemetry.reload_success_timestamp.clone()),
             Box::new(telemetry.label_source_up.clone()),
             Box::new(telemetry.label_misfits.clone()),
+            Box::new(telemetry.capability_kept.clone()),
         ];
         for collector in collectors {
             telemetry.registry.register(collector)?;
@@ -182,6 +193,13 @@ impl Telemetry {
     /// Counts a label that can't be as the configuration asks.
     pub fn misfit(&self, misfit: Misfit) {
         self.label_misfits.with_label_values(&[misfit.name()]).inc();
+    }
+
+    /// Takes which capabilities the process still has, by name.
+    pub fn capabilities(&self, kept: impl IntoIterator<Item = (String, bool)>) {
+        for (name, is_kept) in kept {
+            self.capability_kept.with_label_values(&[name.as_str()]).set(i64::from(is_kept));
+        }
     }
 
     /// The metrics as they are now, sorted by name.

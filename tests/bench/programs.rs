@@ -65,7 +65,9 @@ impl Program<'_> {
             Self::Minimal => "minimal",
             Self::Product { unwanted, log } => {
                 let layout = Layout::from_btf(&Types::parse(&kernel_btf()?)?, unwanted)?;
-                return Ok(Attached::Product(Scheduler::attach(layout, log)?));
+                let scheduler = Scheduler::attach(layout, log)?;
+                scheduler.seed()?;
+                return Ok(Attached::Product(scheduler));
             }
             Self::Peer(peer) => return attach_peer(peer).map(Attached::Peer),
         };

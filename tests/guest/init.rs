@@ -89,6 +89,7 @@ fn facts() -> Result<()> {
         ensure!(feature.off.is_none(), "{feature:?}");
     }
     let scheduler = Scheduler::attach(layout, false)?;
+    scheduler.seed()?;
     let snapshot = scheduler.snapshot()?;
     let load = started.elapsed();
     let programs = fdinfo::of("self", "prog_tag")?;

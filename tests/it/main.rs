@@ -9,5 +9,6 @@ mod kernel;
 mod promtool;
 mod properties;
 mod python;
+mod systemd;
 mod trace;
 mod unplug;

@@ -20,7 +20,9 @@ pub fn attach() -> Scheduler {
     let bytes = fs::read(BTF_PATH).unwrap();
     let layout = Layout::from_btf(&Btf::parse(&bytes).unwrap(), Unwanted::default()).unwrap();
     assert!(layout.features.iter().all(|feature| feature.off.is_none()), "{:?}", layout.features);
-    Scheduler::attach(layout, false).unwrap()
+    let scheduler = Scheduler::attach(layout, false).unwrap();
+    scheduler.seed().unwrap();
+    scheduler
 }
 
 /// What a snapshot has of a CPU.

@@ -65,14 +65,27 @@ impl Exporter {
 
     /// Starts it with the given configuration and waits until it listens.
     pub fn start_with(config: &str, args: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("exporter.yaml");
-        fs::write(&path, config).unwrap();
-        Self::start_at(directory, path, args)
+        let (directory, config) = in_place(config);
+        Self::start_at(directory, config, args)
+    }
+
+    /// Starts it with [`CONFIG`] and these variables beside those of this process.
+    pub fn start_in(environment: &[(&str, &str)], args: &[&str]) -> Self {
+        let (directory, config) = in_place(CONFIG);
+        Self::spawn(directory, config, environment, args)
     }
 
     /// Starts it with a configuration that is in place already.
     pub fn start_at(directory: TempDir, config: PathBuf, args: &[&str]) -> Self {
+        Self::spawn(directory, config, &[], args)
+    }
+
+    fn spawn(
+        directory: TempDir,
+        config: PathBuf,
+        environment: &[(&str, &str)],
+        args: &[&str],
+    ) -> Self {
         let end_with_us = || set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from);
         let mut command = Command::new(binary());
         // SAFETY: between fork and exec, a system call and nothing else.
@@ -82,6 +95,7 @@ impl Exporter {
             .arg(format!("--config.file={}", config.display()))
             .args(["--web.listen-address=127.0.0.1:0", "--log.level=debug"])
             .args(args)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -186,6 +200,14 @@ impl Exporter {
             thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// A configuration in a directory of its own.
+fn in_place(config: &str) -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("exporter.yaml");
+    fs::write(&path, config).unwrap();
+    (directory, path)
 }
 
 impl Drop for Exporter {

@@ -35,7 +35,7 @@ pub(crate) const ROOT: &str = "root";
 const ON_KERNEL: &[&str] = &["kernel", "trace", "unplug", "python", "promtool"];
 
 /// Everything that tests need, what others build on first.
-pub(crate) const NEEDS: [Need; 8] = [
+pub(crate) const NEEDS: [Need; 9] = [
     Need {
         what: ROOT,
         modules: ON_KERNEL,
@@ -77,6 +77,13 @@ pub(crate) const NEEDS: [Need; 8] = [
         remedy: "run them on a kernel built with CONFIG_HOTPLUG_CPU, outside of containers",
         variable: None,
         find: hotplug,
+    },
+    Need {
+        what: "systemd-analyze",
+        modules: &["systemd"],
+        remedy: "install it (Debian's package is systemd)",
+        variable: None,
+        find: || tools::on_path("systemd-analyze").context("`systemd-analyze` is not on PATH"),
     },
     Need {
         what: "Python's prometheus_client",

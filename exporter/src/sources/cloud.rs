@@ -9,7 +9,7 @@ use http_body_util::Empty;
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::Value;
 
-use super::http::{self, Server};
+use crate::client::{self, Server};
 
 type Answer = Result<BTreeMap<String, String>, String>;
 
@@ -22,7 +22,7 @@ pub(super) async fn aws(endpoint: &(String, u16), keys: &BTreeSet<String>) -> An
     let server = server(endpoint);
     let lifetime = ("x-aws-ec2-metadata-token-ttl-seconds", AWS_TOKEN_SECONDS);
     let token = ask(server, Method::PUT, "/latest/api/token", lifetime).await?;
-    let token = text(server, &http::good(server, token)?)?;
+    let token = text(server, &client::good(server, token)?)?;
     let mut values = BTreeMap::new();
     for key in keys {
         let path = match key.as_str() {
@@ -35,7 +35,7 @@ pub(super) async fn aws(endpoint: &(String, u16), keys: &BTreeSet<String>) -> An
         let path = format!("/latest/meta-data/{path}");
         let answer = ask(server, Method::GET, &path, ("x-aws-ec2-metadata-token", &token)).await?;
         if answer.status() != StatusCode::NOT_FOUND {
-            insert(&mut values, key, &text(server, &http::good(server, answer)?)?);
+            insert(&mut values, key, &text(server, &client::good(server, answer)?)?);
         }
     }
     Ok(values)
@@ -58,7 +58,7 @@ pub(super) async fn gcp(endpoint: &(String, u16), keys: &BTreeSet<String>) -> An
         if answer.headers().get(flavor.0).is_none_or(|value| value != flavor.1) {
             return Err(format!("{server} is not the metadata server: no Metadata-Flavor"));
         }
-        let answer = text(server, &http::good(server, answer)?)?;
+        let answer = text(server, &client::good(server, answer)?)?;
         // `projects/123/zones/europe-west1-b`.
         let last = answer.rsplit('/').next().unwrap_or_default();
         let value = match key.as_str() {
@@ -76,7 +76,7 @@ pub(super) async fn azure(endpoint: &(String, u16), keys: &BTreeSet<String>) -> 
     let server = server(endpoint);
     let path = "/metadata/instance/compute?api-version=2021-02-01&format=json";
     let answer = ask(server, Method::GET, path, ("metadata", "true")).await?;
-    let compute: Value = serde_json::from_slice(&http::good(server, answer)?)
+    let compute: Value = serde_json::from_slice(&client::good(server, answer)?)
         .map_err(|error| format!("{server}: the answer is not JSON: {error}"))?;
     if !compute.is_object() {
         return Err(format!("{server}: the answer is not an object"));

@@ -13,10 +13,8 @@ use hyper::{
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 
-use super::{
-    Endpoints, files,
-    http::{self, Server},
-};
+use super::{Endpoints, files};
+use crate::client::{self, Server};
 
 /// The metadata of an object is enough, and much smaller than a node with its images:
 /// <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-representations>.
@@ -48,7 +46,7 @@ pub(super) async fn node_labels(
         .await
         .map_err(|error| error.to_string())?
         .map_err(|error: files::FileError| error.to_string())?;
-    let tls = http::trust(authority.as_bytes()).map_err(|error| {
+    let tls = client::trust(authority.as_bytes()).map_err(|error| {
         format!("`{}`: {error}", endpoints.service_account.join("ca.crt").display())
     })?;
     let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.trim_end()))
@@ -67,7 +65,7 @@ pub(super) async fn node_labels(
             answer.status()
         ));
     }
-    let object: Value = serde_json::from_slice(&http::good(server, answer)?)
+    let object: Value = serde_json::from_slice(&client::good(server, answer)?)
         .map_err(|error| format!("{server}: the answer is not JSON: {error}"))?;
     let metadata = &object["metadata"];
     if metadata["name"].as_str() != Some(node) {

@@ -3,5 +3,7 @@
 mod accounting;
 mod http;
 mod labels;
+mod notify;
+mod privileges;
 mod reload;
 mod start;

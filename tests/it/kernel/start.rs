@@ -1,7 +1,9 @@
 //! Starting, refusing to start, and the modes that do not serve.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
+    net::TcpListener,
     os::unix::process::CommandExt as _,
     process::{Command, Output},
     thread,
@@ -89,6 +91,36 @@ fn a_first_configuration_that_is_bad_ends_the_start_before_anything_is_attached(
     assert!(!text(&output.stderr).contains("attached"));
     let output = run(&["--config.file=/no/such/file.yaml", "--once"]);
     check_refusal(&output, &["/no/such/file.yaml", "No such file"]);
+}
+
+#[test]
+fn a_health_check_asks_the_exporter() {
+    let exporter = Exporter::start(&[]);
+    let address = format!("--web.listen-address={}", exporter.address);
+    let healthy = run(&["healthcheck", &address]);
+    assert!(healthy.status.success(), "{}", text(&healthy.stderr));
+    // Who listens on all addresses is asked on this machine.
+    let port = format!("--web.listen-address=:{}", exporter.address.port());
+    assert!(run(&["healthcheck", &port]).status.success());
+    drop(exporter);
+    check_refusal(&run(&["healthcheck", &address]), &["127.0.0.1:", "Connection refused"]);
+}
+
+#[test]
+fn a_health_check_of_what_is_no_exporter_fails() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("--web.listen-address={}", other.local_addr().unwrap());
+    let silent = run(&["healthcheck", &address]);
+    check_refusal(&silent, &["does not answer within 2s"]);
+    let server = thread::spawn(move || {
+        let (mut stream, _) = other.accept().unwrap();
+        // The connection of the first, which has gone.
+        drop(stream);
+        (stream, _) = other.accept().unwrap();
+        stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").unwrap();
+    });
+    check_refusal(&run(&["healthcheck", &address]), &["/-/healthy answers 404"]);
+    server.join().unwrap();
 }
 
 #[test]

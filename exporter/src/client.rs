@@ -1,4 +1,4 @@
-//! One request, one connection, one answer of bounded size. There are no proxies, redirects or
+//! HTTP as a client: one request, one connection, one answer of bounded size. There are no proxies, redirects or
 //! cookies. Time is bounded by whoever asks.
 
 use std::{fmt, io, sync::Arc};
@@ -29,7 +29,7 @@ const MAX_HEAD_BYTES: usize = 1 << 14;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HttpError {
+pub(crate) enum HttpError {
     #[error("connecting to {server}: {error}")]
     Connect { server: String, error: io::Error },
     #[error("TLS with {server}: {error}")]
@@ -46,7 +46,7 @@ pub(super) enum HttpError {
 
 /// Why certificate authorities can't be trusted.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TrustError {
+pub(crate) enum TrustError {
     #[error("not PEM: {0}")]
     Pem(pem::Error),
     #[error("no certificate in it")]
@@ -57,9 +57,9 @@ pub(super) enum TrustError {
 
 /// Where requests go: a host and a port.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Server<'s> {
-    pub(super) host: &'s str,
-    pub(super) port: u16,
+pub(crate) struct Server<'s> {
+    pub(crate) host: &'s str,
+    pub(crate) port: u16,
 }
 
 impl fmt::Display for Server<'_> {
@@ -73,7 +73,7 @@ impl fmt::Display for Server<'_> {
 
 impl Server<'_> {
     /// Sends a request without a body, over TLS if it is given what to trust.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         self,
         mut request: Request<Empty<Bytes>>,
         tls: Option<Arc<ClientConfig>>,
@@ -119,7 +119,7 @@ impl Server<'_> {
 }
 
 /// The body of a good answer, or what the answer was instead.
-pub(super) fn good(server: Server<'_>, answer: Response<Bytes>) -> Result<Bytes, String> {
+pub(crate) fn good(server: Server<'_>, answer: Response<Bytes>) -> Result<Bytes, String> {
     match answer.status() {
         StatusCode::OK => Ok(answer.into_body()),
         status => Err(format!("{server} answers {status}")),
@@ -127,7 +127,7 @@ pub(super) fn good(server: Server<'_>, answer: Response<Bytes>) -> Result<Bytes,
 }
 
 /// Trusts these certificate authorities alone.
-pub(super) fn trust(certificates: &[u8]) -> Result<Arc<ClientConfig>, TrustError> {
+pub(crate) fn trust(certificates: &[u8]) -> Result<Arc<ClientConfig>, TrustError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(certificates) {
         roots.add(certificate.map_err(TrustError::Pem)?)?;

@@ -1,0 +1,81 @@
+//! Prints the manual page, `sched_exporter(8)`, for `cargo xtask dist`.
+
+use std::io::{Write as _, stdout};
+
+use clap::CommandFactory as _;
+use clap_mangen::{
+    Man,
+    roff::{Roff, bold, roman},
+};
+use sched_exporter::args::Args;
+
+/// Sections beside those that clap gives: title, and each term with what it means.
+const SECTIONS: [(&str, &[(&str, &str)]); 4] = [
+    (
+        "SIGNALS",
+        &[
+            ("SIGHUP, SIGUSR1", "Reload the configuration. A file with a mistake changes nothing."),
+            ("SIGTERM, SIGINT", "Finish the answers under way, then exit with 0."),
+        ],
+    ),
+    (
+        "FILES",
+        &[
+            ("/etc/sched_exporter/exporter.yaml", "The configuration; it documents itself."),
+            ("/etc/default/sched_exporter", "ARGS, the flags of the systemd unit."),
+            ("/sys/kernel/btf/vmlinux", "The kernel's types, which the program is fitted to."),
+        ],
+    ),
+    (
+        "ENVIRONMENT",
+        &[
+            (
+                "NOTIFY_SOCKET, WATCHDOG_USEC",
+                "Set by systemd: where it is told of start, reloads \
+              and stop, and how often it wants to hear that all is well.",
+            ),
+            (
+                "NODE_NAME, POD_INFO_DIR",
+                "Kubernetes: the node, and the directory of the downward \
+              API's labels and annotations, for templates that name them.",
+            ),
+        ],
+    ),
+    (
+        "EXIT STATUS",
+        &[
+            ("0", "It was told to stop, or did what it was asked for."),
+            (
+                "1",
+                "It could not start, or what it was to check is not good; standard error says why.",
+            ),
+            ("2", "The command line is wrong."),
+        ],
+    ),
+];
+
+fn main() -> std::io::Result<()> {
+    let man = Man::new(Args::command()).section("8").date("").manual("System Administration");
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    let mut roff = Roff::new();
+    roff.control("SH", ["COMMANDS"]);
+    for command in Args::command().get_subcommands() {
+        roff.control("TP", []);
+        roff.text([bold(command.get_name())]);
+        roff.text([roman(command.get_about().map(ToString::to_string).unwrap_or_default())]);
+    }
+    for (title, terms) in SECTIONS {
+        roff.control("SH", [title]);
+        for (term, meaning) in terms {
+            roff.control("TP", []);
+            roff.text([bold(*term)]);
+            roff.text([roman(*meaning)]);
+        }
+    }
+    roff.to_writer(&mut page)?;
+    stdout().write_all(&page)
+}

@@ -1,0 +1,125 @@
+//! What a service manager is told, by a socket that stands in for it.
+
+use std::{
+    io::ErrorKind,
+    os::unix::net::UnixDatagram,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use sched_exporter_tests::{
+    process::{Exporter, PATIENCE},
+    workload::monotonic_ns,
+};
+use tempfile::TempDir;
+
+/// The service manager's end.
+struct Manager {
+    socket: UnixDatagram,
+    directory: TempDir,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        Self { socket, directory }
+    }
+
+    fn start(&self, variables: &[(&str, &str)], args: &[&str]) -> Exporter {
+        let socket = self.directory.path().join("notify");
+        let mut all = vec![("NOTIFY_SOCKET", socket.to_str().unwrap())];
+        all.extend(variables);
+        Exporter::start_in(&all, args)
+    }
+
+    /// The next datagram that is not the watchdog's.
+    #[track_caller]
+    fn next(&self) -> String {
+        self.next_of(|message| message != "WATCHDOG=1\n")
+    }
+
+    #[track_caller]
+    fn next_of(&self, wanted: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut bytes = [0; 4096];
+        while Instant::now() < deadline {
+            match self.socket.recv(&mut bytes) {
+                Ok(length) => {
+                    let message = str::from_utf8(&bytes[..length]).unwrap();
+                    if wanted(message) {
+                        return message.to_owned();
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        panic!("the service manager was not told");
+    }
+}
+
+/// The instant of `RELOADING=1`, which must be in the same datagram.
+#[track_caller]
+fn reloading(message: &str) -> u64 {
+    let usec = message.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap_or_else(|| {
+        panic!("{message:?}");
+    });
+    usec.trim_end().parse().unwrap()
+}
+
+#[test]
+fn start_reloads_and_stop_are_told() {
+    let manager = Manager::new();
+    let mut exporter = manager.start(&[], &[]);
+    let ready = manager.next();
+    assert!(ready.starts_with("READY=1\nSTATUS=serving by "), "{ready:?}");
+
+    let before = monotonic_ns() / 1_000;
+    exporter.signal(Signal::SIGHUP);
+    let instant = reloading(&manager.next());
+    assert!((before..=monotonic_ns() / 1_000).contains(&instant), "{before} {instant}");
+    assert!(manager.next().starts_with("READY=1\n"));
+
+    // A refused file ends the reload too; else systemd would wait for it.
+    std::fs::write(exporter.config(), "labels: 1\n").unwrap();
+    let status = manager.next();
+    assert!(status.starts_with("STATUS=") && status.contains("refused"), "{status:?}");
+    exporter.signal(Signal::SIGHUP);
+    reloading(&manager.next());
+    let ready = manager.next();
+    assert!(ready.starts_with("READY=1\n") && ready.contains("labels"), "{ready:?}");
+    assert_eq!(ready.lines().count(), 2, "{ready:?}");
+
+    exporter.signal(Signal::SIGTERM);
+    assert_eq!(manager.next(), "STOPPING=1\n");
+    assert!(exporter.wait().success());
+}
+
+#[test]
+fn the_watchdog_is_fed_in_half_its_time() {
+    let manager = Manager::new();
+    let exporter = manager.start(&[("WATCHDOG_USEC", "200000")], &[]);
+    manager.next();
+    let mut last = Instant::now();
+    for _ in 0..10 {
+        manager.next_of(|message| message == "WATCHDOG=1\n");
+        assert!(last.elapsed() < Duration::from_millis(200), "{:?}", last.elapsed());
+        last = Instant::now();
+    }
+    drop(exporter);
+}
+
+#[test]
+fn a_service_manager_that_is_gone_stops_nothing() {
+    let manager = Manager::new();
+    let exporter = manager.start(&[], &[]);
+    manager.next();
+    drop(manager);
+    exporter.signal(Signal::SIGHUP);
+    exporter.wait_until("reloaded", |scrape| {
+        scrape.sum("sched_exporter_config_reloads_total", &["outcome=\"unchanged\""]) == 1
+    });
+    exporter.wait_until("told", |_| exporter.log().contains("service manager was not reached"));
+}

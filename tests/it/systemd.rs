@@ -1,0 +1,60 @@
+//! The unit, as systemd's own checker sees it.
+
+use std::{fs, path::Path, process::Command};
+
+use sched_exporter_tests::process::binary;
+use tempfile::TempDir;
+
+const UNIT: &str = include_str!("../../deploy/systemd/sched_exporter.service");
+const DROP_IN: &str =
+    include_str!("../../deploy/systemd/sched_exporter.service.d/notify-reload.conf");
+const PROGRAM: &str = "/usr/bin/sched_exporter";
+
+/// Tenths of the exposure that `systemd-analyze security` may find; 0 is none, 100 all.
+const MOST_EXPOSURE: &str = "20";
+
+/// The unit in a directory of its own, with the program that there is here.
+fn unit() -> (TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sched_exporter.service");
+    assert_eq!(UNIT.matches(PROGRAM).count(), 1);
+    fs::write(&path, UNIT.replace(PROGRAM, binary().to_str().unwrap())).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (directory, path)
+}
+
+/// Whether systemd-analyze succeeds, and all that it says.
+fn analyze(args: &[&str]) -> (bool, String) {
+    let output = Command::new("systemd-analyze").args(args).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), said.into_owned())
+}
+
+#[test]
+fn systemd_finds_no_fault_in_the_unit() {
+    let (_directory, unit) = unit();
+    assert_eq!(analyze(&["verify", "--man=no", &unit]), (true, String::new()));
+}
+
+#[test]
+fn the_unit_is_exposed_to_little() {
+    let (_directory, unit) = unit();
+    let threshold = format!("--threshold={MOST_EXPOSURE}");
+    let (is_below, said) = analyze(&["security", "--offline=true", &threshold, &unit]);
+    assert!(is_below, "{said}");
+}
+
+#[test]
+fn the_drop_in_is_understood_since_systemd_253() {
+    let (directory, unit) = unit();
+    let drop_ins = Path::new(&unit).with_extension("service.d");
+    fs::create_dir(&drop_ins).unwrap();
+    fs::write(drop_ins.join("notify-reload.conf"), DROP_IN).unwrap();
+    let (_, said) = analyze(&["verify", "--man=no", &unit]);
+    let (_, version) = analyze(&["--version"]);
+    let version: u32 = version.split(' ').nth(1).unwrap().parse().unwrap();
+    let refused = said.contains("Failed to parse service type, ignoring: notify-reload");
+    assert_eq!(refused, version < 253, "{version}: {said}");
+    assert_eq!(said.lines().count(), usize::from(refused), "{said}");
+    drop(directory);
+}
