@@ -284,7 +284,7 @@ def fits_together(rendering):
         (of_service,) = service["spec"]["ports"]
         assert of_service["targetPort"] == port["name"], of_service
         assert of_service["port"] == port["containerPort"], of_service
-        assert service["spec"]["clusterIP"] == "None"
+        assert service["spec"]["clusterIP"] == "None", service["spec"]["clusterIP"]
     if policy:
         (ingress,) = policy["spec"]["ingress"]
         assert ingress["ports"] == [{"port": port["name"], "protocol": "TCP"}], ingress
@@ -325,15 +325,16 @@ def takes_no_more_than_it_needs(rendering):
     (container,) = spec["containers"]
     for key in ("hostNetwork", "hostPID", "hostIPC", "securityContext", "initContainers"):
         assert key not in spec, key
-    assert all("hostPath" not in volume for volume in spec["volumes"])
+    assert all("hostPath" not in volume for volume in spec["volumes"]), "hostPath"
     context = dict(container["securityContext"])
-    assert context.pop("readOnlyRootFilesystem") is True
-    assert (context.pop("runAsUser"), context.pop("runAsGroup")) == (0, 0)
+    assert context.pop("readOnlyRootFilesystem") is True, "readOnlyRootFilesystem"
+    assert (context.pop("runAsUser"), context.pop("runAsGroup")) == (0, 0), "not root"
     if context.pop("privileged", False):
         assert context == {}, context
     else:
-        assert context.pop("capabilities") == {"drop": ["ALL"], "add": ["BPF", "PERFMON"]}
-        assert context.pop("allowPrivilegeEscalation") is False
+        capabilities = context.pop("capabilities")
+        assert capabilities == {"drop": ["ALL"], "add": ["BPF", "PERFMON"]}, capabilities
+        assert context.pop("allowPrivilegeEscalation") is False, "allowPrivilegeEscalation"
         assert context.pop("seccompProfile")["type"] in ("RuntimeDefault", "Localhost")
         assert context == {}, context
 
