@@ -6,6 +6,7 @@
 
 mod docs;
 mod kernel;
+mod manifests;
 mod promtool;
 mod properties;
 mod python;

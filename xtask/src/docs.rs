@@ -1,4 +1,5 @@
-//! `cargo xtask docs`: the documents that are generated from the code.
+//! `cargo xtask docs`: the documents that are generated from the code, and the copies of Prometheus's
+//! rules that Kubernetes' tools need, since neither kustomize nor Helm reads outside of its directory.
 
 use std::{fs, process::ExitCode};
 
@@ -6,24 +7,66 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace::{command, output, root};
 
-const METRICS: &str = "docs/metrics.md";
+/// Prometheus's rules, each a file of groups.
+const RULES: [&str; 2] =
+    ["deploy/prometheus/recording.rules.yaml", "deploy/prometheus/alerts.rules.yaml"];
 
 /// Writes the generated documents, or with `check` compares them with the committed ones.
 pub(crate) fn docs(check: bool) -> Result<ExitCode> {
-    let generated = output(command("cargo").args([
-        "run",
-        "--quiet",
-        "--release",
-        "--package",
-        "sched_exporter",
-        "--example",
-        "metrics_md",
-    ]))?;
-    let path = root().join(METRICS);
-    if !check {
-        fs::write(&path, generated).context(METRICS)?;
-    } else if fs::read(&path).context(METRICS)? != generated {
-        bail!("{METRICS} is not what the code gives; run `cargo xtask docs` and commit it");
+    let mut groups = String::new();
+    for path in RULES {
+        let text = fs::read_to_string(root().join(path)).context(path)?;
+        groups += groups_of(&text).with_context(|| format!("{path} has no line `groups:`"))?;
+    }
+    let generated = [
+        ("docs/metrics.md", metrics()?),
+        ("deploy/kubernetes/components/monitoring/prometheusrule.yaml", custom_resource(&groups)),
+        ("deploy/helm/sched_exporter/rules.yaml", format!("{}groups:\n{groups}", origin())),
+    ];
+    for (path, text) in generated {
+        let file = root().join(path);
+        if !check {
+            fs::write(&file, text).context(path)?;
+        } else if fs::read_to_string(&file).context(path)? != text {
+            bail!("{path} is not what it is generated from; run `cargo xtask docs` and commit it");
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn metrics() -> Result<String> {
+    let example = ["run", "--quiet", "--release", "--package", "sched_exporter", "--example"];
+    let text = output(command("cargo").args(example).arg("metrics_md"))?;
+    String::from_utf8(text).context("docs/metrics.md")
+}
+
+/// What stands under `groups:`, which is the only key of a file of rules.
+fn groups_of(text: &str) -> Option<&str> {
+    text.strip_prefix("groups:\n").or_else(|| Some(text.split_once("\ngroups:\n")?.1))
+}
+
+fn origin() -> String {
+    format!("# Written by `cargo xtask docs` from {}.\n", RULES.join(" and "))
+}
+
+/// The groups as prometheus-operator takes them.
+fn custom_resource(groups: &str) -> String {
+    let mut text = origin();
+    text += "apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: sched-exporter
+  namespace: sched-exporter
+  labels: {app.kubernetes.io/name: sched-exporter}
+spec:
+  groups:
+";
+    for line in groups.lines() {
+        if !line.is_empty() {
+            text += "  ";
+        }
+        text += line;
+        text += "\n";
+    }
+    text
 }

@@ -10,6 +10,7 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::Parser;
 
+mod apt;
 mod bench;
 mod docs;
 mod ebpf;
@@ -66,9 +67,9 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// Write the documents that are generated from the code
+    /// Write the documents and manifests that are generated
     Docs {
-        /// Only compare the committed documents with what the code gives
+        /// Only compare the committed ones with what they are generated from
         #[arg(long)]
         check: bool,
     },

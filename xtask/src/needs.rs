@@ -35,7 +35,7 @@ pub(crate) const ROOT: &str = "root";
 const ON_KERNEL: &[&str] = &["kernel", "trace", "unplug", "python", "promtool"];
 
 /// Everything that tests need, what others build on first.
-pub(crate) const NEEDS: [Need; 9] = [
+pub(crate) const NEEDS: [Need; 12] = [
     Need {
         what: ROOT,
         modules: ON_KERNEL,
@@ -98,6 +98,27 @@ pub(crate) const NEEDS: [Need; 9] = [
         remedy: "install Prometheus, and put promtool on PATH",
         variable: Some("SCHED_EXPORTER_PROMTOOL"),
         find: tools::promtool,
+    },
+    Need {
+        what: "kustomize",
+        modules: &["manifests"],
+        remedy: "put it on PATH",
+        variable: Some("SCHED_EXPORTER_KUSTOMIZE"),
+        find: tools::kustomize,
+    },
+    Need {
+        what: "Python's helm-python-sdk and kubernetes-validate",
+        modules: &["manifests"],
+        remedy: "install python3 with venv (Debian's package is python3-venv)",
+        variable: Some("SCHED_EXPORTER_MANIFESTS_PYTHON"),
+        find: tools::manifests,
+    },
+    Need {
+        what: "the types of prometheus-operator, for Node.js",
+        modules: &["manifests"],
+        remedy: "install Node.js with npm",
+        variable: Some("SCHED_EXPORTER_OPERATOR"),
+        find: tools::operator,
     },
 ];
 

@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::workspace::{command, is_root, probe, root, run, tools};
+use crate::{
+    apt::Apt,
+    workspace::{command, is_root, probe, root, run, tools},
+};
 
 /// The compiler that the committed objects are built with: their bytes depend on it.
 const RUST: &str = "1.95.0";
@@ -20,7 +23,13 @@ const BPF_LINKER: &str = "0.10.3";
 /// Builds the fuzz targets.
 const CARGO_FUZZ: &str = "0.13.2";
 /// What checks our exposition in the tests.
-const PROMETHEUS_CLIENT: &str = "0.26.0";
+const PROMETHEUS_CLIENT: &str = "prometheus_client==0.26.0";
+/// What checks the manifests: Helm as a library, and the schemas of Kubernetes' own objects.
+const MANIFESTS: [&str; 2] = ["helm-python-sdk==0.2.2", "kubernetes-validate==1.37.0"];
+/// What checks objects of prometheus-operator: its types, and the compiler that holds objects to them.
+const OPERATOR: [&str; 2] = ["@kubernetes-models/prometheus-operator@6.0.0", "typescript@5.9.3"];
+/// Debian's release with the kustomize that is installed.
+const KUSTOMIZE_SUITE: &str = "trixie";
 
 /// Rust in the version that the objects are built with, and the standard library's source.
 pub(crate) struct PinnedRust {
@@ -166,21 +175,60 @@ fn path_with(tool: &str, version: &str, command: impl Fn(&str) -> Command) -> Re
 
 /// A Python with `prometheus_client`.
 pub(crate) fn python() -> Result<PathBuf> {
-    let venv = tools().join("venv");
+    python_with("venv", &[PROMETHEUS_CLIENT])
+}
+
+/// A Python with what checks the manifests.
+pub(crate) fn manifests() -> Result<PathBuf> {
+    python_with("manifests", &MANIFESTS)
+}
+
+/// A Python of our own with these packages, spelled `name==version`.
+fn python_with(directory: &str, packages: &[&str]) -> Result<PathBuf> {
+    let venv = tools().join(directory);
     let python = venv.join("bin/python");
-    let version = "import importlib.metadata as m; print(m.version('prometheus_client'))";
-    let fits = || {
-        probe(command(&python).args(["-c", version]))
-            .is_some_and(|found| found == PROMETHEUS_CLIENT)
-    };
-    if !fits() {
-        let package = format!("prometheus_client=={PROMETHEUS_CLIENT}");
-        eprintln!("installing {package} in {}", venv.display());
+    let missing = "import importlib.metadata as m, sys
+sys.exit(any(m.version(name) != version for name, version in (p.split('==') for p in sys.argv[1:])))";
+    if probe(command(&python).args(["-c", missing]).args(packages)).is_none() {
+        eprintln!("installing {} in {}", packages.join(" and "), venv.display());
         run(command("python3").args(["-m", "venv", "--clear"]).arg(&venv).stdout(Stdio::null()))?;
-        let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", &package];
-        run(command(&python).args(install))?;
+        let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+        run(command(&python).args(install).args(packages))?;
     }
     Ok(python)
+}
+
+/// The directory with what checks objects of prometheus-operator, for Node.js.
+pub(crate) fn operator() -> Result<PathBuf> {
+    let directory = tools().join("operator");
+    let mark = directory.join("installed");
+    let packages = OPERATOR.join(" ");
+    if fs::read_to_string(&mark).ok().as_ref() != Some(&packages) {
+        eprintln!("installing {packages} in {}", directory.display());
+        fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+        let mut install = command("npm");
+        install.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]);
+        run(install.arg(&directory).args(OPERATOR))?;
+        fs::write(&mark, packages).with_context(|| mark.display().to_string())?;
+    }
+    Ok(directory)
+}
+
+/// kustomize: the one on `PATH`, or Debian's unpacked among our tools.
+pub(crate) fn kustomize() -> Result<PathBuf> {
+    if let Some(found) = on_path("kustomize") {
+        return Ok(found);
+    }
+    let unpacked = tools().join("kustomize");
+    let kustomize = unpacked.join("usr/bin/kustomize");
+    if !kustomize.exists() {
+        let arch = probe(command("dpkg").arg("--print-architecture"));
+        let arch = arch.context("this is not Debian, and `kustomize` is not on PATH")?;
+        eprintln!("installing kustomize in {}", unpacked.display());
+        let (_directory, package) = Apt::new(KUSTOMIZE_SUITE, &arch)?.download("kustomize")?;
+        run(command("dpkg-deb").arg("--extract").arg(package).arg(&unpacked))?;
+    }
+    Ok(kustomize)
 }
 
 /// Prometheus's own checker: the one on `PATH`, or Debian's unpacked among our tools.

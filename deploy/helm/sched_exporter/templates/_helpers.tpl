@@ -1,0 +1,42 @@
+{{/* Names are DNS labels, in which there is no underscore. */}}
+{{- define "sched_exporter.name" -}}
+{{ .Values.nameOverride | default .Chart.Name | replace "_" "-" | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "sched_exporter.fullname" -}}
+{{- $name := include "sched_exporter.name" . }}
+{{- $both := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) }}
+{{- .Values.fullnameOverride | default $both | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "sched_exporter.serviceAccountName" -}}
+{{ .Values.serviceAccount.name | default (.Values.serviceAccount.create | ternary (include "sched_exporter.fullname" .) "default") }}
+{{- end }}
+
+{{- define "sched_exporter.selector" -}}
+app.kubernetes.io/name: {{ include "sched_exporter.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "sched_exporter.metadata" -}}
+name: {{ include "sched_exporter.fullname" . }}
+namespace: {{ .Release.Namespace }}
+labels:
+  {{- include "sched_exporter.labels" . | nindent 2 }}
+{{- end }}
+
+{{- define "sched_exporter.labels" -}}
+{{ include "sched_exporter.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* The exporter's configuration, as text. */}}
+{{- define "sched_exporter.config" -}}
+{{- $config := kindIs "string" .Values.config | ternary .Values.config (toYaml .Values.config) }}
+{{- if and (contains "node.labels" $config) (not .Values.nodeLabels.enabled) }}
+{{- fail "config names node.labels, which takes nodeLabels.enabled: true" }}
+{{- end }}
+{{- $config }}
+{{- end }}

@@ -1,0 +1,609 @@
+"""Checks of deploy/kubernetes and deploy/helm: each test of manifests.rs runs the function of its name.
+
+The manifests are rendered by kustomize and by Helm's own library, with the values below. Where things
+are is in the environment, by `cargo xtask test`.
+"""
+
+import copy
+import difflib
+import functools
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+import kubernetes_validate.utils
+import yaml
+from helm_python import HelmError
+from helm_python.chart import Chart, lint
+from kubernetes_validate import SchemaNotFoundError, ValidationError, validate
+
+ROOT = pathlib.Path(__file__).parents[3]
+KUSTOMIZE = ROOT / "deploy/kubernetes"
+CHART = ROOT / "deploy/helm/sched_exporter"
+RULES = [ROOT / f"deploy/prometheus/{name}.rules.yaml" for name in ("recording", "alerts")]
+EXPORTER = os.environ["SCHED_EXPORTER_BIN"]
+
+NAME = "sched-exporter"
+# The oldest that the chart admits, one between, and the newest whose schemas there are.
+KUBERNETES = ["1.25", "1.31", "1.37"]
+OPERATOR_GROUP = "monitoring.coreos.com/"
+
+# What kustomize's components are by values of the chart.
+COMPONENTS = {
+    "privileged": {"privileged": True},
+    "monitoring": {"podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}},
+    "node-labels": {
+        "nodeLabels": {"enabled": True},
+        "config": {
+            "labels": {"zone": "{{ node.labels['topology.kubernetes.io/zone'] | default('none') }}"}
+        },
+    },
+}
+ALL_COMPONENTS = {key: value for values in COMPONENTS.values() for key, value in values.items()}
+
+# More of what the chart can do.
+VALUES = {
+    "little": {
+        "service": {"enabled": False},
+        "networkPolicy": {"enabled": False},
+        "serviceAccount": {"create": False},
+        "resources": {"requests": None, "limits": None},
+        "nodeSelector": {"kubernetes.io/os": None},
+        "tolerations": [],
+        "priorityClassName": "",
+    },
+    "text": {"config": "# Text.\nlabels: {host: '{{ env.NODE_NAME }}', zone: a}\n"},
+    "map": {"config": {"labels": {"zone": None, "team": "sre"}, "without": ["cpu"]}},
+    "much": {
+        "global": {"imageRegistry": "ignored"},
+        "nameOverride": "sched",
+        "fullnameOverride": "cpu-time",
+        "image": {
+            "repository": "registry.example:5000/team/sched_exporter",
+            "tag": "0.2.0",
+            "digest": "sha256:" + "0a" * 32,
+            "pullPolicy": "Always",
+        },
+        "imagePullSecrets": [{"name": "registry"}],
+        "extraArgs": ["--log.format=json", "--no-collector.context-switches"],
+        "seccompProfile": {"type": "Localhost", "localhostProfile": "profiles/bpf.json"},
+        "nodeLabels": {"enabled": True},
+        "serviceAccount": {"name": "bpf", "annotations": {"example.org/a": "b"}},
+        "resources": {"limits": {"cpu": 1, "memory": "128Mi"}},
+        "priorityClassName": "high",
+        "updateStrategy": {"type": "OnDelete", "rollingUpdate": None},
+        "terminationGracePeriodSeconds": 30,
+        "nodeSelector": {"pool": "a"},
+        "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "affinity": {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {
+                    "nodeSelectorTerms": [
+                        {"matchExpressions": [{"key": "virtual", "operator": "DoesNotExist"}]}
+                    ]
+                }
+            }
+        },
+        "podAnnotations": {"example.org/a": "true"},
+        "podLabels": {"team": "sre"},
+        "service": {"annotations": {"example.org/a": "b"}},
+        "networkPolicy": {
+            "from": [
+                {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+            ]
+        },
+        "podMonitor": {
+            "enabled": True,
+            "labels": {"release": "prometheus"},
+            "interval": "1m30s",
+            "scrapeTimeout": "10s",
+        },
+        "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+    },
+}
+
+# Values that are refused, and what the refusal names.
+REFUSED = [
+    ({"imagee": {}}, "imagee"),
+    ({"image": {"tag": 1.0}}, "/image/tag"),
+    ({"image": {"digest": "sha256:abc"}}, "/image/digest"),
+    ({"image": {"pullPolicy": "Sometimes"}}, "/image/pullPolicy"),
+    ({"image": {"registry": "registry.example"}}, "registry"),
+    ({"imagePullSecrets": ["registry"]}, "/imagePullSecrets/0"),
+    ({"config": ["labels"]}, "/config"),
+    ({"config": {"labels": {"zone": "{{ node.labels['a'] }}"}}}, "nodeLabels.enabled"),
+    ({"extraArgs": "--log.level=debug"}, "/extraArgs"),
+    ({"extraArgs": ["log.level=debug"]}, "/extraArgs/0"),
+    ({"privileged": "yes"}, "/privileged"),
+    ({"seccompProfile": {"type": "Docker"}}, "/seccompProfile/type"),
+    ({"seccompProfile": {"type": "Localhost"}}, "localhostProfile"),
+    ({"nodeLabels": {"enable": True}}, "enable"),
+    ({"serviceAccount": {"create": "false"}}, "/serviceAccount/create"),
+    ({"resources": {"limit": {"memory": "1Gi"}}}, "limit"),
+    ({"priorityClassName": 1}, "/priorityClassName"),
+    ({"updateStrategy": {"type": "Recreate"}}, "/updateStrategy/type"),
+    ({"updateStrategy": {"rollingUpdate": {"maxUnavailable": "ten"}}}, "maxUnavailable"),
+    ({"terminationGracePeriodSeconds": -1}, "/terminationGracePeriodSeconds"),
+    ({"nodeSelector": {"pool": True}}, "/nodeSelector/pool"),
+    ({"tolerations": {"operator": "Exists"}}, "/tolerations"),
+    ({"podLabels": ["team"]}, "/podLabels"),
+    ({"service": {"port": 9100}}, "port"),
+    ({"networkPolicy": {"from": {}}}, "/networkPolicy/from"),
+    ({"podMonitor": {"interval": "5 minutes"}}, "/podMonitor/interval"),
+    ({"prometheusRule": {"rules": []}}, "rules"),
+]
+
+
+def documents(text):
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def kustomize(directory):
+    """What kustomize makes of a directory of deploy/kubernetes, or outside of it."""
+    command = [os.environ["SCHED_EXPORTER_KUSTOMIZE"], "build", str(KUSTOMIZE / directory)]
+    return documents(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def kustomize_ours(kustomization):
+    """What it makes of somebody's own kustomization, which is above the tree."""
+    with tempfile.TemporaryDirectory() as directory:
+        below = os.path.relpath(KUSTOMIZE, os.path.realpath(directory))
+        kustomization = json.dumps(kustomization).replace("BELOW", below)
+        pathlib.Path(directory, "kustomization.yaml").write_text(kustomization)
+        pathlib.Path(directory, "exporter.yaml").write_text("labels: {host: a, zone: b}\n")
+        return kustomize(directory)
+
+
+def helm(values, namespace=NAME):
+    """What the chart makes of values, notes aside."""
+    with Chart.load(CHART) as chart:
+        rendered = chart.render(values, name=NAME, namespace=namespace)
+    texts = [text for path, text in sorted(rendered.items()) if path.endswith(".yaml")]
+    return [document for text in texts for document in documents(text)]
+
+
+@functools.cache
+def renderings():
+    """Everything that is checked, by name."""
+    found = {f"overlay {path.name}": kustomize(path) for path in (KUSTOMIZE / "overlays").iterdir()}
+    every = {"resources": ["BELOW/base"], "components": [f"BELOW/components/{c}" for c in COMPONENTS]}
+    found["every component"] = kustomize_ours(every)
+    found["our own"] = kustomize_ours(
+        every
+        | {
+            "components": ["BELOW/components/monitoring"],
+            "images": [{"name": "sched_exporter", "newName": "registry.example/sched_exporter"}],
+            "configMapGenerator": [
+                {
+                    "name": NAME,
+                    "namespace": NAME,
+                    "behavior": "replace",
+                    "files": ["exporter.yaml"],
+                    "options": {"disableNameSuffixHash": True},
+                }
+            ],
+        }
+    )
+    found["our namespace"] = kustomize_ours(every | {"namespace": "observability"})
+    found["chart by default"] = helm({})
+    for name, values in (COMPONENTS | {"every component": ALL_COMPONENTS} | VALUES).items():
+        found[f"chart: {name}"] = helm(values)
+    return found
+
+
+def one(rendering, kind):
+    """The only object of a kind, or nothing."""
+    found = [document for document in rendering if document["kind"] == kind]
+    assert len(found) <= 1, f"{len(found)} of kind {kind}"
+    return found[0] if found else None
+
+
+def pod_of(rendering):
+    return one(rendering, "DaemonSet")["spec"]["template"]
+
+
+# Kubernetes' and the operator's own definitions.
+
+# Read once, not once for each object.
+kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
+
+
+@functools.cache
+def fault_of(text, version):
+    document = json.loads(text)
+    try:
+        validate(document, version, strict=True)
+    except ValidationError as error:
+        return f"{document['kind']}, Kubernetes {version}: {error.json_path}: {error.message}"
+    except SchemaNotFoundError as error:
+        return error.message
+
+
+def fits_kubernetes(rendering):
+    for document in rendering:
+        if not document["apiVersion"].startswith(OPERATOR_GROUP):
+            for version in KUBERNETES:
+                fault = fault_of(json.dumps(document, sort_keys=True), version)
+                assert fault is None, fault
+
+
+def fits_the_operator(rendering):
+    script = pathlib.Path(__file__).with_name("operator.mjs")
+    objects = [it for it in rendering if it["apiVersion"].startswith(OPERATOR_GROUP)]
+    command = ["node", script, os.environ["SCHED_EXPORTER_OPERATOR"]]
+    done = subprocess.run(command, input=json.dumps(objects), text=True, stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    return len(objects)
+
+
+# What no schema knows: how the objects belong together, and to the exporter.
+
+
+def exporter(*args, environment=None):
+    command = [EXPORTER, *args]
+    done = subprocess.run(command, env=environment, text=True, capture_output=True)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout
+
+
+@functools.cache
+def help_of_the_exporter():
+    return exporter("--help")
+
+
+def fits_together(rendering):
+    pod, daemonset = pod_of(rendering), one(rendering, "DaemonSet")
+    (container,) = pod["spec"]["containers"]
+    labels, namespace = pod["metadata"]["labels"], daemonset["metadata"]["namespace"]
+
+    # Selectors.
+    selectors = {"DaemonSet": daemonset["spec"]["selector"]["matchLabels"]}
+    if service := one(rendering, "Service"):
+        selectors["Service"] = service["spec"]["selector"]
+    if policy := one(rendering, "NetworkPolicy"):
+        selectors["NetworkPolicy"] = policy["spec"]["podSelector"]["matchLabels"]
+    if monitor := one(rendering, "PodMonitor"):
+        selectors["PodMonitor"] = monitor["spec"]["selector"]["matchLabels"]
+    for kind, selector in selectors.items():
+        assert selector and selector.items() <= labels.items(), f"{kind}: {selector} of {labels}"
+
+    # The port, which is the exporter's, and who names it.
+    (port,) = container["ports"]
+    assert f"[default: :{port['containerPort']}]" in help_of_the_exporter(), port
+    for probe, path in [
+        ("startupProbe", "/-/healthy"),
+        ("livenessProbe", "/-/healthy"),
+        ("readinessProbe", "/-/ready"),
+    ]:
+        assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}, probe
+    if service:
+        (of_service,) = service["spec"]["ports"]
+        assert of_service["targetPort"] == port["name"], of_service
+        assert of_service["port"] == port["containerPort"], of_service
+        assert service["spec"]["clusterIP"] == "None", service["spec"]["clusterIP"]
+    if policy:
+        (ingress,) = policy["spec"]["ingress"]
+        assert ingress["ports"] == [{"port": port["name"], "protocol": "TCP"}], ingress
+    if monitor:
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        assert endpoint["port"] == port["name"], endpoint
+
+    # The configuration, where the exporter looks for it.
+    (volume,) = pod["spec"]["volumes"]
+    (mount,) = container["volumeMounts"]
+    config = one(rendering, "ConfigMap")
+    assert volume["configMap"] == {"name": config["metadata"]["name"]}, volume
+    assert mount.keys() == {"name", "mountPath", "readOnly"} and mount["name"] == volume["name"]
+    (file,) = config["data"]
+    assert f"[default: {mount['mountPath']}/{file}]" in help_of_the_exporter(), mount
+    # It is reloaded: nothing of it may be in the pod, or a change would restart all of them.
+    assert not any("checksum" in key for key in pod["metadata"].get("annotations", {}))
+
+    # The service account, and what it may do.
+    account, role = one(rendering, "ServiceAccount"), one(rendering, "ClusterRole")
+    name = pod["spec"]["serviceAccountName"]
+    assert name == (account["metadata"]["name"] if account else "default"), name
+    assert account is None or account["automountServiceAccountToken"] is False
+    assert pod["spec"]["automountServiceAccountToken"] is (role is not None)
+    if role:
+        assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}]
+        binding = one(rendering, "ClusterRoleBinding")
+        assert binding["roleRef"]["name"] == role["metadata"]["name"]
+        subject = {"kind": "ServiceAccount", "name": name, "namespace": namespace}
+        assert binding["subjects"] == [subject], binding
+    for document in rendering:
+        if document["kind"] not in ("Namespace", "ClusterRole", "ClusterRoleBinding"):
+            assert document["metadata"]["namespace"] == namespace, document["kind"]
+
+
+def takes_no_more_than_it_needs(rendering):
+    spec = pod_of(rendering)["spec"]
+    (container,) = spec["containers"]
+    for key in ("hostNetwork", "hostPID", "hostIPC", "securityContext", "initContainers"):
+        assert key not in spec, key
+    assert all("hostPath" not in volume for volume in spec["volumes"]), "hostPath"
+    context = dict(container["securityContext"])
+    assert context.pop("readOnlyRootFilesystem") is True, "readOnlyRootFilesystem"
+    assert (context.pop("runAsUser"), context.pop("runAsGroup")) == (0, 0), "not root"
+    if context.pop("privileged", False):
+        assert context == {}, context
+    else:
+        capabilities = context.pop("capabilities")
+        assert capabilities == {"drop": ["ALL"], "add": ["BPF", "PERFMON"]}, capabilities
+        assert context.pop("allowPrivilegeEscalation") is False, "allowPrivilegeEscalation"
+        assert context.pop("seccompProfile")["type"] in ("RuntimeDefault", "Localhost")
+        assert context == {}, context
+
+
+def check_of_configuration(rendering, zone):
+    """The labels that the exporter makes in a pod of a node `node-1` in this zone."""
+    pod = pod_of(rendering)
+    (container,) = pod["spec"]["containers"]
+    fields = {"spec.nodeName": "node-1", "metadata.labels['topology.kubernetes.io/zone']": zone}
+    environment = {
+        variable["name"]: fields[variable["valueFrom"]["fieldRef"]["fieldPath"]]
+        for variable in container["env"]
+    }
+    ((_, text),) = one(rendering, "ConfigMap")["data"].items()
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(text)
+        file.flush()
+        check = ["--config.check", "--format=json", f"--config.file={file.name}"]
+        report = json.loads(
+            exporter(*container.get("args", []), *check, environment=os.environ | environment)
+        )
+    return {name: label["value"] for name, label in report["host"].items()}
+
+
+# The tests.
+
+
+def every_object_fits_kubernetes():
+    for name, rendering in renderings().items():
+        assert len(rendering) >= 2, name
+        within(name, fits_kubernetes, rendering)
+
+
+def every_object_fits_the_operator():
+    objects = [document for rendering in renderings().values() for document in rendering]
+    assert fits_the_operator(objects) >= 10
+
+
+def objects_belong_together():
+    for name, rendering in renderings().items():
+        within(name, fits_together, rendering)
+
+
+def pods_take_no_more_than_they_need():
+    for name, rendering in renderings().items():
+        within(name, takes_no_more_than_it_needs, rendering)
+        (container,) = pod_of(rendering)["spec"]["containers"]
+        privileged = name.split()[-1] == "privileged" or "every" in name or name == "our namespace"
+        assert container["securityContext"].get("privileged", False) is privileged, name
+        namespace = one(rendering, "Namespace")
+        level = "pod-security.kubernetes.io/enforce"
+        assert namespace is None or namespace["metadata"]["labels"][level] == "privileged"
+
+
+def labels_are_host_and_zone():
+    by_environment = ["overlay capabilities", "overlay privileged", "overlay monitoring"]
+    for name in by_environment + ["chart by default", "chart: little", "chart: much"]:
+        rendering = renderings()[name]
+        for zone, expected in [("eu-1a", "eu-1a"), ("", "none")]:
+            labels = within(name, lambda it: check_of_configuration(it, zone), rendering)
+            assert labels == {"host": "node-1", "zone": expected}, f"{name}: {labels}"
+    for name, expected in [
+        # No API answers here.
+        ("overlay node-labels", {"host": "node-1", "zone": "none"}),
+        ("chart: node-labels", {"host": "node-1", "zone": "none"}),
+        ("our own", {"host": "a", "zone": "b"}),
+        ("chart: text", {"host": "node-1", "zone": "a"}),
+        ("chart: map", {"host": "node-1", "team": "sre"}),
+    ]:
+        labels = check_of_configuration(renderings()[name], "eu-1a")
+        assert labels == expected, f"{name}: {labels}"
+
+
+def the_chart_makes_what_kustomize_makes():
+    pairs = {"capabilities": {}} | COMPONENTS
+    for name, values in pairs.items():
+        same(f"overlay {name}", normal(renderings()[f"overlay {name}"]), normal(helm(values)))
+    ours = normal(renderings()["every component"])
+    same("every component", ours, normal(helm(ALL_COMPONENTS)))
+    # The comparison sees one field.
+    assert ours != normal(helm(ALL_COMPONENTS | {"terminationGracePeriodSeconds": 16}))
+
+
+def rules_are_those_of_prometheus():
+    groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
+    assert groups
+    for name in ["overlay monitoring", "chart: monitoring", "chart: much"]:
+        rule = one(renderings()[name], "PrometheusRule")
+        assert rule["spec"] == {"groups": groups}, name
+        # The alerts name the job.
+        monitor = one(renderings()[name], "PodMonitor")
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        jobs = set(re.findall(r'job="([^"]*)"', json.dumps(groups).replace('\\"', '"')))
+        assert jobs <= {"sched_exporter"}, jobs
+        assert {"targetLabel": "job", "replacement": "sched_exporter"} in endpoint["relabelings"]
+
+
+def the_chart_refuses_bad_values():
+    for values, named in REFUSED:
+        try:
+            helm(values)
+        except HelmError as error:
+            assert named in str(error), f"{values}: {error}"
+        else:
+            raise AssertionError(f"{values} is not refused")
+
+
+def the_chart_is_in_order():
+    for values in [{}, ALL_COMPONENTS, *VALUES.values()]:
+        report = lint(CHART, values, strict=True, namespace=NAME)
+        # Severity 1 is information, that an icon is recommended.
+        assert not report["errors"], report
+        assert all(message["severity"] == 1 for message in report["messages"]), report
+    version = exporter("--version").split()[1]
+    with Chart.load(CHART) as chart:
+        assert chart.metadata["appVersion"] == chart.version == version, chart.metadata
+        assert chart.metadata["kubeVersion"] == f">={KUBERNETES[0]}.0-0"
+        notes = chart.render({}, name=NAME, namespace=NAME)["sched_exporter/templates/NOTES.txt"]
+    assert f"--namespace {NAME} rollout status daemonset/{NAME}" in notes, notes
+    for name in ["overlay capabilities", "chart by default"]:
+        (container,) = pod_of(renderings()[name])["spec"]["containers"]
+        assert container["image"] == f"sched_exporter:{version}", name
+    (container,) = pod_of(renderings()["our own"])["spec"]["containers"]
+    assert container["image"] == f"registry.example/sched_exporter:{version}"
+    (container,) = pod_of(renderings()["chart: much"])["spec"]["containers"]
+    digest = VALUES["much"]["image"]["digest"]
+    assert container["image"] == f"registry.example:5000/team/sched_exporter:0.2.0@{digest}"
+
+
+def the_readme_has_every_value():
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    table = re.findall(r"^\| `([\w.]+)` \| `(.*?)` \|", (CHART / "README.md").read_text(), re.M)
+    rows = {path: json.loads(default.replace("\\|", "|")) for path, default in table}
+    assert len(rows) == len(table), "a value has two rows"
+
+    def of(path):
+        return functools.reduce(lambda value, key: value[key], path.split("."), values)
+
+    for path, default in rows.items():
+        assert of(path) == default, f"README.md: {path} is {of(path)}"
+
+    def described(path):
+        return any(path == row or path.startswith(row + ".") for row in rows)
+
+    def values_below(value, path):
+        if described(path) or not isinstance(value, dict):
+            assert described(path), f"README.md has no {path}"
+        else:
+            for key, below in value.items():
+                values_below(below, f"{path}.{key}".strip("."))
+
+    def properties_below(schema, path):
+        for key, below in schema.get("properties", {}).items():
+            of_key = f"{path}.{key}".strip(".")
+            within = any(row.startswith(of_key + ".") for row in rows)
+            assert described(of_key) or within or key == "global", f"README.md has no {of_key}"
+            assert "properties" not in below or below["additionalProperties"] is False, of_key
+            properties_below(below, of_key)
+
+    values_below(values, "")
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert schema["additionalProperties"] is False
+    properties_below(schema, "")
+
+
+def mistakes_are_seen():
+    """The checks above fail where they should, each on one change of a rendering that is good."""
+
+    def container(rendering):
+        return pod_of(rendering)["spec"]["containers"][0]
+
+    def rename(mapping, old, new):
+        mapping[new] = mapping.pop(old)
+
+    def endpoint(rendering):
+        return one(rendering, "PodMonitor")["spec"]["podMetricsEndpoints"][0]
+
+    def put(mapping, **values):
+        mapping.update(values)
+
+    def spec(kind):
+        return lambda rendering: one(rendering, kind)["spec"]
+
+    mistakes = [
+        (fits_kubernetes, lambda it: rename(pod_of(it)["spec"], "tolerations", "toleration")),
+        (fits_kubernetes, lambda it: rename(container(it), "livenessProbe", "livelinessProbe")),
+        (fits_kubernetes, lambda it: put(container(it)["livenessProbe"], periodSeconds="30s")),
+        (fits_kubernetes, lambda it: put(spec("DaemonSet")(it), replicas=3)),
+        (fits_kubernetes, lambda it: put(one(it, "DaemonSet"), apiVersion="apps/v2")),
+        (fits_kubernetes, lambda it: put(spec("NetworkPolicy")(it), ingress={})),
+        (fits_the_operator, lambda it: rename(endpoint(it), "port", "prt")),
+        (fits_the_operator, lambda it: put(endpoint(it), interval="5 minutes")),
+        (fits_the_operator, lambda it: put(endpoint(it)["relabelings"][0], source_labels=["a"])),
+        (fits_the_operator, lambda it: put(spec("PrometheusRule")(it)["groups"][0], rule=[])),
+        (fits_together, lambda it: put(container(it)["livenessProbe"]["httpGet"], port=10436)),
+        (fits_together, lambda it: put(container(it)["readinessProbe"]["httpGet"], path="/ready")),
+        (fits_together, lambda it: put(container(it)["ports"][0], containerPort=9100)),
+        (fits_together, lambda it: put(spec("Service")(it)["ports"][0], targetPort="metrics")),
+        (fits_together, lambda it: put(spec("Service")(it), selector={"app": NAME})),
+        (fits_together, lambda it: put(spec("NetworkPolicy")(it), podSelector={"matchLabels": {}})),
+        (fits_together, lambda it: put(endpoint(it), port="metrics")),
+        (fits_together, lambda it: put(container(it)["volumeMounts"][0], mountPath="/etc")),
+        (fits_together, lambda it: put(container(it)["volumeMounts"][0], subPath="exporter.yaml")),
+        (fits_together, lambda it: put(one(it, "ConfigMap")["metadata"], name="other")),
+        (fits_together, lambda it: put(pod_of(it)["spec"], serviceAccountName="other")),
+        (fits_together, lambda it: put(pod_of(it)["spec"], automountServiceAccountToken=False)),
+        (fits_together, lambda it: one(it, "ClusterRole")["rules"][0]["verbs"].append("list")),
+        (fits_together, lambda it: put(one(it, "Service")["metadata"], namespace="other")),
+        (takes_no_more_than_it_needs, lambda it: put(pod_of(it)["spec"], hostPID=True)),
+        (
+            takes_no_more_than_it_needs,
+            lambda it: container(it)["securityContext"]["capabilities"]["add"].append("SYS_ADMIN"),
+        ),
+    ]
+    values = {name: it for name, it in ALL_COMPONENTS.items() if name != "privileged"}
+    good = helm(values)
+    for check in {check for check, _ in mistakes}:
+        check(good)
+    for number, (check, make) in enumerate(mistakes):
+        bad = copy.deepcopy(good)
+        make(bad)
+        assert bad != good, number
+        try:
+            check(bad)
+        except AssertionError:
+            continue
+        raise AssertionError(f"{check.__name__} does not see mistake {number}")
+
+
+# Helpers of the tests.
+
+
+def within(name, check, rendering):
+    """Runs a check, and says of what it was."""
+    try:
+        return check(rendering)
+    except AssertionError as error:
+        raise AssertionError(f"{name}: {error}") from error
+
+
+OF_HELM = {
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/version",
+    "app.kubernetes.io/managed-by",
+    "helm.sh/chart",
+}
+
+
+def normal(rendering):
+    """The objects by kind, without what is Helm's own and what Helm does not make."""
+
+    def without_helm(value):
+        if isinstance(value, dict):
+            return {key: without_helm(it) for key, it in value.items() if key not in OF_HELM}
+        return [without_helm(it) for it in value] if isinstance(value, list) else value
+
+    objects = {document["kind"]: without_helm(document) for document in rendering}
+    assert len(objects) == len(rendering), "two objects of a kind"
+    objects.pop("Namespace", None)
+    data = objects["ConfigMap"]["data"]
+    objects["ConfigMap"]["data"] = {file: yaml.safe_load(text) for file, text in data.items()}
+    return objects
+
+
+def same(name, ours, theirs):
+    lines = [yaml.safe_dump(objects).splitlines() for objects in (ours, theirs)]
+    difference = "\n".join(difflib.unified_diff(*lines, "kustomize", "chart", lineterm=""))
+    assert not difference, f"{name}:\n{difference}"
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()

@@ -1,0 +1,116 @@
+//! Packages of any of Debian's releases, through apt with lists of its own: nothing of this machine's
+//! is changed.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::workspace::{command, output, probe, run};
+
+/// How long lists of packages are taken as they are.
+const FRESH: Duration = Duration::from_hours(24);
+
+/// apt, as a machine of this release and architecture would have it.
+pub(crate) struct Apt {
+    /// A directory outside of the tree, so that a new clone downloads nothing again.
+    pub cache: PathBuf,
+    options: Vec<String>,
+}
+
+impl Apt {
+    /// Brings the lists of packages up to date.
+    pub(crate) fn new(suite: &str, arch: &str) -> Result<Self> {
+        let cache = cache()?.join(format!("{suite}-{arch}"));
+        for directory in ["lists/partial", "archives/partial"] {
+            let path = cache.join(directory);
+            fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        }
+        let sources = cache.join("sources.list");
+        fs::write(&sources, format!("deb {} {suite} main\n", mirror()?))
+            .with_context(|| sources.display().to_string())?;
+        let at = |name: &str| cache.join(name).display().to_string();
+        let options = [
+            format!("Dir::Etc::sourcelist={}", at("sources.list")),
+            "Dir::Etc::sourceparts=/dev/null".to_owned(),
+            format!("Dir::State::Lists={}", at("lists")),
+            format!("Dir::Cache={}", cache.display()),
+            format!("APT::Architecture={arch}"),
+            format!("APT::Architectures={arch}"),
+            // As root, apt would download as a user who may not write here.
+            "APT::Sandbox::User=root".to_owned(),
+            // Lists of releases that are no longer updated grow old.
+            "Acquire::Check-Valid-Until=false".to_owned(),
+            "Acquire::Languages=none".to_owned(),
+        ];
+        let apt = Self { cache, options: options.into() };
+        apt.update()?;
+        Ok(apt)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = command(program);
+        for option in &self.options {
+            command.args(["-o", option]);
+        }
+        command
+    }
+
+    fn update(&self) -> Result<()> {
+        let mark = self.cache.join("updated");
+        let age = |path: &Path| {
+            let written = fs::metadata(path).ok()?.modified().ok()?;
+            SystemTime::now().duration_since(written).ok()
+        };
+        if age(&mark).is_none_or(|age| age > FRESH) {
+            run(self.command("apt-get").args(["-qq", "update"]))?;
+            fs::write(&mark, "").with_context(|| mark.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    /// The package of this beginning that a package depends on.
+    pub(crate) fn dependency(&self, package: &str, beginning: &str) -> Result<Option<String>> {
+        let shown = output(self.command("apt-cache").args(["show", "--no-all-versions", package]))?;
+        let shown = String::from_utf8(shown).context("apt's description of a package")?;
+        let depends = shown.lines().find_map(|line| line.strip_prefix("Depends: "));
+        let names = depends.unwrap_or_default().split([',', '|']);
+        let mut names = names.filter_map(|depend| depend.split_whitespace().next());
+        Ok(names.find(|name| name.starts_with(beginning)).map(str::to_owned))
+    }
+
+    /// Downloads a package into a directory that goes when it is dropped.
+    pub(crate) fn download(&self, package: &str) -> Result<(TempDir, PathBuf)> {
+        let directory = tempfile::tempdir_in(&self.cache)?;
+        let mut download = self.command("apt-get");
+        run(download.args(["-qq", "download", package]).current_dir(&directory))?;
+        let file = fs::read_dir(&directory)?.next().context("apt downloaded nothing")??.path();
+        Ok((directory, file))
+    }
+}
+
+fn cache() -> Result<PathBuf> {
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("sched_exporter/vm"))
+}
+
+/// Debian's mirror: the one that is named, or the one that this machine uses.
+fn mirror() -> Result<String> {
+    if let Ok(mirror) = env::var("XTASK_DEBIAN_MIRROR") {
+        return Ok(mirror);
+    }
+    let format = "$(LABEL) $(REPO_URI)";
+    let targets = probe(command("apt-get").args(["indextargets", "--format", format]));
+    let targets = targets.unwrap_or_default();
+    let mut mirrors = targets.lines().filter_map(|line| line.strip_prefix("Debian "));
+    mirrors.next().map(str::to_owned).context(
+        "this machine's apt knows no mirror of Debian; run `apt-get update` on Debian, \
+         or name one in XTASK_DEBIAN_MIRROR",
+    )
+}
