@@ -3,7 +3,10 @@
 
 use std::{fmt::Write as _, fs};
 
-use nix::sys::utsname::uname;
+use nix::sys::{
+    resource::{RLIM_INFINITY, Resource, getrlimit},
+    utsname::uname,
+};
 
 /// Where the kernel's BTF is.
 pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
@@ -17,18 +20,25 @@ pub struct Facts {
     pub has_btf: bool,
     /// Effective capabilities of this process, a bit each.
     pub capabilities: u64,
+    /// How much memory this process may lock, in bytes.
+    pub lockable_bytes: u64,
     /// The lockdown mode; none where the kernel has no lockdown.
     pub lockdown: Option<String>,
 }
 
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/capability.h>
 const CAP_SYS_ADMIN: u32 = 21;
+const CAP_SYS_RESOURCE: u32 = 24;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
 /// `tp_btf` came with Linux 5.5, the two capabilities with 5.8.
 const FIRST_KERNEL: (u32, u32) = (5, 5);
 const FIRST_KERNEL_WITH_CAP_BPF: (u32, u32) = (5, 8);
+
+/// Before, maps and programs count as locked memory.
+/// <https://github.com/torvalds/linux/commit/3ac1f01b43b6e2759cc34d3a715ba5eed04c5805>
+const FIRST_KERNEL_WITHOUT_MEMLOCK: (u32, u32) = (5, 11);
 
 impl Facts {
     /// Looks them up. What can't be read counts as absent.
@@ -41,11 +51,14 @@ impl Facts {
             .find_map(|line| line.strip_prefix("CapEff:"))
             .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
             .unwrap_or_default();
+        let (lockable_bytes, _) =
+            getrlimit(Resource::RLIMIT_MEMLOCK).unwrap_or((RLIM_INFINITY, RLIM_INFINITY));
         let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").ok();
         Self {
             kernel,
             has_btf: fs::exists(BTF_PATH).unwrap_or(false),
             capabilities,
+            lockable_bytes,
             lockdown: lockdown.as_deref().and_then(chosen).map(str::to_owned),
         }
     }
@@ -73,7 +86,17 @@ impl Facts {
         }
         if permission {
             let missing = self.missing_capabilities(version);
-            if missing.is_empty() {
+            let counts = version.is_some_and(|version| version < FIRST_KERNEL_WITHOUT_MEMLOCK);
+            let limited = self.lockable_bytes != RLIM_INFINITY && !self.has(CAP_SYS_RESOURCE);
+            if missing.is_empty() && counts && limited {
+                let _ = write!(
+                    advice,
+                    "\n  locked memory: limited to {} bytes, of which BPF takes its own before Linux \
+                     5.11; lift the limit (systemd: LimitMEMLOCK=infinity, container: --ulimit \
+                     memlock=-1)",
+                    self.lockable_bytes
+                );
+            } else if missing.is_empty() {
                 let _ = write!(
                     advice,
                     "\n  capabilities: enough; a seccomp profile or security module may forbid \
@@ -97,16 +120,23 @@ impl Facts {
         advice
     }
 
+    fn has(&self, capability: u32) -> bool {
+        self.capabilities >> capability & 1 == 1
+    }
+
     fn missing_capabilities(&self, version: Option<(u32, u32)>) -> Vec<&'static str> {
-        let has = |capability: u32| self.capabilities >> capability & 1 == 1;
-        if has(CAP_SYS_ADMIN) {
+        if self.has(CAP_SYS_ADMIN) {
             return Vec::new();
         }
         if version.is_some_and(|version| version < FIRST_KERNEL_WITH_CAP_BPF) {
             return vec!["CAP_SYS_ADMIN"];
         }
         let wanted = [(CAP_BPF, "CAP_BPF"), (CAP_PERFMON, "CAP_PERFMON")];
-        wanted.iter().filter(|(capability, _)| !has(*capability)).map(|(_, name)| *name).collect()
+        wanted
+            .iter()
+            .filter(|(capability, _)| !self.has(*capability))
+            .map(|(_, name)| *name)
+            .collect()
     }
 }
 
@@ -131,6 +161,7 @@ mod tests {
             kernel: "6.1.0-56-cloud-amd64".to_owned(),
             has_btf: true,
             capabilities: 0,
+            lockable_bytes: RLIM_INFINITY,
             lockdown: None,
         }
     }
@@ -158,6 +189,21 @@ mod tests {
     fn a_refusal_in_spite_of_all_capabilities_points_at_seccomp() {
         let admin = Facts { capabilities: 1 << CAP_SYS_ADMIN, ..facts() };
         check(&admin, true, &["seccomp"]);
+    }
+
+    #[test]
+    fn a_limit_of_locked_memory_is_named_where_it_counts() {
+        let limited = |kernel: &str, capabilities: u64| Facts {
+            kernel: kernel.to_owned(),
+            capabilities,
+            lockable_bytes: 65_536,
+            ..facts()
+        };
+        let enough = 1 << CAP_BPF | 1 << CAP_PERFMON;
+        check(&limited("5.10.0-32-amd64", enough), true, &["limited to 65536 bytes"]);
+        check(&limited("5.10.0-32-amd64", enough | 1 << CAP_SYS_RESOURCE), true, &["seccomp"]);
+        check(&limited("5.11.0", enough), true, &["seccomp"]);
+        check(&limited("5.10.0-32-amd64", 1 << CAP_BPF), true, &["CAP_PERFMON missing"]);
     }
 
     #[test]

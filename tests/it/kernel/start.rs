@@ -16,10 +16,12 @@ use nix::{
     sched::{CloneFlags, unshare},
     sys::{
         prctl::set_keepcaps,
+        resource::{Resource, getrlimit, setrlimit},
         signal::{self, Signal},
     },
     unistd::{setgroups, setresgid, setresuid},
 };
+use sched_exporter::host::Facts;
 use sched_exporter_tests::{
     exposition::Exposition,
     process::{CONFIG, Exporter, PATIENCE, binary, run},
@@ -182,6 +184,22 @@ fn missing_capabilities_are_named() {
     check_refusal(&none, &["CAP_BPF and CAP_PERFMON missing", "run as root"]);
     let one = as_nobody(&[Capability::CAP_BPF], &[&config, "--once"]);
     check_refusal(&one, &["capabilities: CAP_PERFMON missing", "sched_switch"]);
+}
+
+#[test]
+fn a_limit_of_locked_memory_is_named_by_kernels_that_count_bpf() {
+    let (_directory, config) = config_for_nobody();
+    let capabilities = [Capability::CAP_BPF, Capability::CAP_PERFMON];
+    let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK).unwrap();
+    setrlimit(Resource::RLIMIT_MEMLOCK, 0, hard).unwrap();
+    let output = as_nobody(&capabilities, &[&config, "--once"]);
+    setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard).unwrap();
+    if output.status.success() {
+        let kernel = Facts::gather().kernel;
+        assert!(!kernel.starts_with("5.10."), "{kernel}");
+    } else {
+        check_refusal(&output, &["locked memory: limited to 0 bytes", "LimitMEMLOCK"]);
+    }
 }
 
 #[test]
