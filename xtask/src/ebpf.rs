@@ -4,14 +4,14 @@
 //! Their bytes depend on the source, the compiler and the linker alone: whatever else could get in
 //! is remapped, pinned or stripped. So anyone can check that an object is what its source gives.
 
-use std::{env, ffi::OsString, fs, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, fs, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
     object,
     tools::{PinnedRust, path_with_bpf_linker},
-    workspace::{root, run},
+    workspace::{remap_flags, root, run},
 };
 
 const PROGRAMS: [&str; 2] = ["sched", "reference"];
@@ -49,8 +49,6 @@ pub(crate) fn ebpf(check: bool) -> Result<ExitCode> {
 
 /// Builds the programs, in a target directory and with flags of their own.
 fn build(rust: &PinnedRust) -> Result<()> {
-    // Cargo names the directories of its sources, which are remapped, when it fetches them.
-    run(rust.command("cargo").args(["fetch", "--quiet", "--locked"]))?;
     run(rust
         .command("cargo")
         .args(["build", "--release", "--locked", "-Z", "build-std=core", "--target", TARGET])
@@ -74,29 +72,8 @@ fn flags(rust: &PinnedRust) -> Result<OsString> {
     ]
     .map(OsString::from)
     .into();
-    // The last that fits is taken, so what may lie in the checkout comes after it. The linker puts
-    // the text of a source line into the object where it finds the file: relative names are found
-    // in the checkout, the absolute ones must not exist.
-    let mut remap = |from: PathBuf, to: &str| {
-        let mut flag = OsString::from("--remap-path-prefix=");
-        flag.push(from);
-        flag.push("=");
-        flag.push(to);
-        flags.push(flag);
-    };
-    remap(root(), "");
-    for registry in cargo_sources()? {
-        remap(registry, "/cargo");
-    }
-    remap(rust.library(), "/rust-library");
+    // The linker puts the text of a source line into the object where it finds the file: relative
+    // names are found in the checkout, the absolute ones must not exist.
+    flags.extend(remap_flags(&rust.library())?);
     Ok(flags.join("\u{1f}".as_ref()))
-}
-
-/// Where cargo unpacks crates: a directory for each registry, named by a hash that differs.
-fn cargo_sources() -> Result<Vec<PathBuf>> {
-    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
-    let cargo_home = cargo_home.or_else(|| Some(env::home_dir()?.join(".cargo")));
-    let sources = cargo_home.context("neither CARGO_HOME nor HOME is set")?.join("registry/src");
-    let entries = fs::read_dir(&sources).with_context(|| sources.display().to_string())?;
-    entries.map(|entry| Ok(entry?.path())).collect()
 }

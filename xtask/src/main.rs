@@ -11,10 +11,13 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::Parser;
 
 mod apt;
+mod arch;
 mod bench;
+mod dist;
 mod docs;
 mod ebpf;
 mod fuzz;
+mod image;
 mod needs;
 mod object;
 mod run;
@@ -41,6 +44,10 @@ enum Command {
     },
     /// Run the tests on Debian's kernels, in QEMU
     Vm(vm::Args),
+    /// Build what a release consists of: static binaries, archives, packages, bills of materials
+    Dist(dist::Args),
+    /// Build a container image of the static binary, by podman or buildah
+    Image(image::Args),
     /// Measure the exporter, as root
     Bench {
         /// Arguments for the benchmark
@@ -80,6 +87,8 @@ fn main() -> ExitCode {
         Command::Run { args } => run::run(&args),
         Command::Test { filter } => test::test(filter.as_deref()),
         Command::Vm(args) => vm::vm(&args),
+        Command::Dist(args) => dist::dist(&args),
+        Command::Image(args) => image::image(&args),
         Command::Bench { args } => bench::bench(&args),
         Command::Soak { args } => soak::soak(&args),
         Command::Fuzz(args) => fuzz::fuzz(&args),

@@ -22,6 +22,8 @@ const RUST: &str = "1.95.0";
 const BPF_LINKER: &str = "0.10.3";
 /// Builds the fuzz targets.
 const CARGO_FUZZ: &str = "0.13.2";
+/// Makes the packages for Debian.
+const CARGO_DEB: &str = "3.8.0";
 /// What checks our exposition in the tests.
 const PROMETHEUS_CLIENT: &str = "prometheus_client==0.26.0";
 /// What checks the manifests: Helm as a library, and the schemas of Kubernetes' own objects.
@@ -30,6 +32,9 @@ const MANIFESTS: [&str; 2] = ["helm-python-sdk==0.2.2", "kubernetes-validate==1.
 const OPERATOR: [&str; 2] = ["@kubernetes-models/prometheus-operator@6.0.0", "typescript@5.9.3"];
 /// Debian's release with the kustomize that is installed.
 const KUSTOMIZE_SUITE: &str = "trixie";
+
+/// The standard library's source in a sysroot.
+const LIBRARY: &str = "lib/rustlib/src/rust/library";
 
 /// Rust in the version that the objects are built with, and the standard library's source.
 pub(crate) struct PinnedRust {
@@ -66,7 +71,7 @@ impl PinnedRust {
 
     /// The standard library's source.
     pub(crate) fn library(&self) -> PathBuf {
-        self.sysroot.join("lib/rustlib/src/rust/library")
+        self.sysroot.join(LIBRARY)
     }
 
     fn ensure_library(&self) -> Result<()> {
@@ -93,8 +98,8 @@ impl PinnedRust {
 }
 
 /// Makes cargo build for a target: with its standard library where that is installed, or can be by
-/// rustup, or else from the source of it.
-pub(crate) fn target(cargo: &mut Command, target: &str) -> Result<()> {
+/// rustup, or else from the source of it. Returns where the source is, or would be.
+pub(crate) fn target(cargo: &mut Command, target: &str) -> Result<PathBuf> {
     let sysroot = probe(command("rustc").args(["--print", "sysroot"]));
     let sysroot = PathBuf::from(sysroot.context("`rustc --print sysroot` failed")?);
     let present = || sysroot.join("lib/rustlib").join(target).join("lib").exists();
@@ -102,11 +107,13 @@ pub(crate) fn target(cargo: &mut Command, target: &str) -> Result<()> {
         eprintln!("installed Rust's standard library for {target}");
     }
     cargo.args(["--target", target]);
-    if !present() {
-        PinnedRust { toolchain: None, sysroot }.ensure_library()?;
+    let build_library = !present();
+    let rust = PinnedRust { toolchain: None, sysroot };
+    if build_library {
+        rust.ensure_library()?;
         cargo.args(["-Z", "build-std=std,test,panic_abort"]).env("RUSTC_BOOTSTRAP", "1");
     }
-    Ok(())
+    Ok(rust.library())
 }
 
 fn is_pinned(version: &str) -> bool {
@@ -122,7 +129,15 @@ fn has_toolchain() -> bool {
 /// Finds the linker of BPF objects on `PATH` or among our tools, or installs it there. Returns the
 /// `PATH` that has it.
 pub(crate) fn path_with_bpf_linker(rust: &PinnedRust) -> Result<OsString> {
-    path_with("bpf-linker", BPF_LINKER, |program| rust.command(program))
+    path_with("bpf-linker", BPF_LINKER, &[], |program| rust.command(program))
+}
+
+/// Finds cargo-deb on `PATH` or among our tools, or installs it there. Returns the `PATH` that has it.
+pub(crate) fn path_with_cargo_deb() -> Result<OsString> {
+    // It runs for a second, and would be optimized for minutes. It calls `xz` instead of a library.
+    path_with("cargo-deb", CARGO_DEB, &["--debug", "--no-default-features"], |program| {
+        command(program)
+    })
 }
 
 /// The nightly of rustup, with what fuzzing takes.
@@ -146,7 +161,7 @@ impl Nightly {
         if probe(command("c++").arg("--version")).is_none() {
             bail!("there is no C++ compiler for libFuzzer; install g++");
         }
-        nightly.path = path_with("cargo-fuzz", CARGO_FUZZ, |program| command(program))?;
+        nightly.path = path_with("cargo-fuzz", CARGO_FUZZ, &[], |program| command(program))?;
         Ok(nightly)
     }
 
@@ -160,7 +175,12 @@ impl Nightly {
 
 /// Finds a tool that cargo installs on `PATH` or among our tools, or installs it there. Returns the
 /// `PATH` that has it.
-fn path_with(tool: &str, version: &str, command: impl Fn(&str) -> Command) -> Result<OsString> {
+fn path_with(
+    tool: &str,
+    version: &str,
+    options: &[&str],
+    command: impl Fn(&str) -> Command,
+) -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
     let directories = iter::once(tools().join("bin")).chain(env::split_paths(&path));
     let path = env::join_paths(directories)?;
@@ -168,7 +188,7 @@ fn path_with(tool: &str, version: &str, command: impl Fn(&str) -> Command) -> Re
     if found != Some(format!("{tool} {version}")) {
         let install = ["install", tool, "--version", version, "--locked", "--quiet"];
         eprintln!("installing {tool} {version} in {}", tools().display());
-        run(command("cargo").args(install).arg("--root").arg(tools()))?;
+        run(command("cargo").args(install).args(options).arg("--root").arg(tools()))?;
     }
     Ok(path)
 }

@@ -10,12 +10,13 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
+    arch::Arch,
     test::Tally,
     vm::{
-        guests::{Arch, GUESTS, Guest, QUICK},
+        guests::{GUESTS, Guest, QUICK},
         qemu::Console,
     },
-    workspace::{build_static, root},
+    workspace::{build_shipped, build_static, root},
 };
 
 mod debian;
@@ -102,13 +103,10 @@ pub(crate) fn vm(args: &Args) -> Result<ExitCode> {
 
 /// Builds what a guest carries, and returns the initramfs that holds it.
 fn build(arch: Arch) -> Result<PathBuf> {
-    let exporter = ["build", "--package", "sched_exporter", "--bin", "sched_exporter"];
     let tests = ["build", "--package", "sched_exporter-tests", "--bin", "guest", "--test", "it"];
-    let mut built = build_static(arch.target(), &exporter)?;
-    built.extend(build_static(arch.target(), &tests)?);
-    let mut files = Vec::new();
-    for (place, name) in [("sched_exporter", "sched_exporter"), ("init", "guest"), ("tests", "it")]
-    {
+    let mut files = vec![("sched_exporter", build_shipped(arch)?)];
+    let built = build_static(arch, &tests)?;
+    for (place, name) in [("init", "guest"), ("tests", "it")] {
         let found = built.iter().find(|executable| executable.name == name);
         let found = found.with_context(|| format!("cargo built no `{name}`"))?;
         files.push((place, found.path.clone()));

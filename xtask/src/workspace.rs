@@ -1,8 +1,8 @@
 //! The workspace on disk, and the commands that are run in it.
 
 use std::{
-    env::{self, consts::ARCH},
-    ffi::OsStr,
+    env,
+    ffi::{OsStr, OsString},
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::tools;
+use crate::{arch::Arch, tools};
 
 /// The directory of the workspace's `Cargo.toml`.
 pub(crate) fn root() -> PathBuf {
@@ -25,6 +25,18 @@ pub(crate) fn root() -> PathBuf {
 /// Where the tools are kept that xtask installs.
 pub(crate) fn tools() -> PathBuf {
     root().join("target/tools")
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_directory() -> PathBuf {
+    root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+}
+
+/// Where cargo keeps what it has downloaded.
+pub(crate) fn cargo_home() -> Result<PathBuf> {
+    let set = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = set.or_else(|| Some(env::home_dir()?.join(".cargo")));
+    home.context("neither CARGO_HOME nor HOME is set")
 }
 
 /// A command that runs at the root of the workspace.
@@ -106,24 +118,76 @@ pub(crate) struct Executable {
 
 /// Runs `cargo` with these arguments and returns the executables that it names.
 pub(crate) fn build(args: &[&str]) -> Result<Vec<Executable>> {
-    executables(command("cargo").args(args))
+    executables(command("cargo").args(args).arg(MESSAGES))
 }
 
-/// As [`build`], released for a target and linked statically, so that it runs where no library is.
-pub(crate) fn build_static(target: &str, args: &[&str]) -> Result<Vec<Executable>> {
-    let mut cargo = command("cargo");
-    tools::target(cargo.args(args).arg("--release"), target)?;
-    if !target.starts_with(ARCH) {
-        let linker = format!("{}-gcc", target.replace("-unknown", ""));
-        let variable = target.replace('-', "_").to_uppercase();
-        cargo.env(format!("CARGO_TARGET_{variable}_LINKER"), linker);
-    }
-    executables(cargo.env("RUSTFLAGS", "-C target-feature=+crt-static"))
+/// As [`build`], released for an architecture and linked statically, so that it runs where no library
+/// is.
+pub(crate) fn build_static(arch: Arch, args: &[&str]) -> Result<Vec<Executable>> {
+    executables(&mut cargo_static(arch, args)?)
 }
+
+/// Builds the exporter as others get it: static, without symbols, and the same bytes wherever the
+/// workspace, cargo's home and its target directory are.
+pub(crate) fn build_shipped(arch: Arch) -> Result<PathBuf> {
+    let args = ["rustc", "--package", "sched_exporter", "--bin", "sched_exporter"];
+    let mut cargo = cargo_static(arch, &args)?;
+    // For the last step alone, so that what comes before is shared with other static builds.
+    exporter_of(executables(cargo.args(["--", "-Cstrip=symbols"]))?)
+}
+
+/// Cargo with arguments, building static programs that hold no path of this machine.
+fn cargo_static(arch: Arch, args: &[&str]) -> Result<Command> {
+    let mut cargo = command("cargo");
+    cargo.args(args).args(["--release", "--locked", MESSAGES]);
+    let library = tools::target(&mut cargo, arch.target())?;
+    let mut flags = vec!["-Ctarget-feature=+crt-static".into()];
+    flags.extend(remap_flags(&library)?);
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}".as_ref()));
+    let variable = arch.target().replace('-', "_").to_uppercase();
+    cargo.env(format!("CARGO_TARGET_{variable}_LINKER"), arch.gcc());
+    if let Some(revision) = revision() {
+        cargo.env(REVISION, revision);
+    }
+    Ok(cargo)
+}
+
+/// Flags that keep the paths of this machine out of what rustc writes, given the standard library's
+/// source.
+pub(crate) fn remap_flags(library: &Path) -> Result<Vec<OsString>> {
+    // Cargo names the directories of its sources when it fetches them.
+    run(command("cargo").args(["fetch", "--quiet", "--locked"]))?;
+    let remap = |from: &Path, to: &str| {
+        let mut flag = OsString::from("--remap-path-prefix=");
+        flag.push(from);
+        flag.push("=");
+        flag.push(to);
+        flag
+    };
+    // The last that fits is taken, so what may lie in the checkout comes after it.
+    let mut flags = vec![remap(&root(), ""), remap(&target_directory(), "target")];
+    let sources = cargo_home()?.join("registry/src");
+    for registry in fs::read_dir(&sources).with_context(|| sources.display().to_string())? {
+        flags.push(remap(&registry?.path(), "/cargo"));
+    }
+    flags.push(remap(library, "/rust-library"));
+    Ok(flags)
+}
+
+/// What tells the exporter's build script what it is built from, where there is no repository.
+pub(crate) const REVISION: &str = "SCHED_EXPORTER_REVISION";
+
+/// The commit, and whether the tree differs from it; nothing where there is no repository.
+pub(crate) fn revision() -> Option<String> {
+    let describe = ["describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"];
+    env::var(REVISION).ok().or_else(|| probe(command("git").args(describe)))
+}
+
+/// Makes cargo name what it builds.
+const MESSAGES: &str = "--message-format=json-render-diagnostics";
 
 fn executables(cargo: &mut Command) -> Result<Vec<Executable>> {
-    let messages = output(cargo.arg("--message-format=json-render-diagnostics"))?;
-    let messages = String::from_utf8(messages).context("cargo's messages")?;
+    let messages = String::from_utf8(output(cargo)?).context("cargo's messages")?;
     let mut executables = Vec::new();
     for line in messages.lines() {
         let message: Value = serde_json::from_str(line).context("cargo's messages")?;
@@ -142,9 +206,13 @@ fn executables(cargo: &mut Command) -> Result<Vec<Executable>> {
     Ok(executables)
 }
 
-/// Builds the exporter as it is shipped.
+/// Builds the exporter for this machine.
 pub(crate) fn build_exporter() -> Result<PathBuf> {
     let args = ["build", "--release", "--package", "sched_exporter", "--bin", "sched_exporter"];
-    let built = build(&args)?.into_iter().find(|executable| executable.kind == "bin");
+    exporter_of(build(&args)?)
+}
+
+fn exporter_of(built: Vec<Executable>) -> Result<PathBuf> {
+    let built = built.into_iter().find(|executable| executable.kind == "bin");
     Ok(built.context("cargo built no `sched_exporter`")?.path)
 }

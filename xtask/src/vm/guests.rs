@@ -1,5 +1,7 @@
 //! The matrix: which kernels, on which machines.
 
+use crate::arch::Arch;
+
 /// A virtual machine.
 pub(crate) struct Guest {
     pub name: &'static str,
@@ -15,39 +17,6 @@ pub(crate) struct Guest {
     pub append: &'static str,
     /// Tests left out.
     pub skip: &'static [&'static str],
-}
-
-/// A processor's architecture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Arch {
-    X86_64,
-    Aarch64,
-}
-
-impl Arch {
-    /// As the kernel and QEMU name it.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::X86_64 => "x86_64",
-            Self::Aarch64 => "aarch64",
-        }
-    }
-
-    /// As Debian names it.
-    pub(crate) const fn debian(self) -> &'static str {
-        match self {
-            Self::X86_64 => "amd64",
-            Self::Aarch64 => "arm64",
-        }
-    }
-
-    /// As Rust names it.
-    pub(crate) const fn target(self) -> &'static str {
-        match self {
-            Self::X86_64 => "x86_64-unknown-linux-gnu",
-            Self::Aarch64 => "aarch64-unknown-linux-gnu",
-        }
-    }
 }
 
 /// Two CPUs on a kernel that Debian builds for clouds.

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::vm::guests::{Arch, Guest};
+use crate::{arch::Arch, vm::guests::Guest};
 
 /// No guest takes so long.
 const LIMIT: Duration = Duration::from_mins(15);

@@ -1,0 +1,48 @@
+//! The architectures that the exporter is shipped for.
+
+/// A processor's architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Arch {
+    #[value(name = "x86_64")]
+    X86_64,
+    #[value(name = "aarch64")]
+    Aarch64,
+}
+
+impl Arch {
+    pub(crate) const ALL: [Self; 2] = [Self::X86_64, Self::Aarch64];
+
+    /// That of this machine.
+    pub(crate) fn host() -> Option<Self> {
+        Self::ALL.into_iter().find(|arch| arch.name() == std::env::consts::ARCH)
+    }
+
+    /// As the kernel, Rust and QEMU name it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        }
+    }
+
+    /// As Debian, Go and container images name it.
+    pub(crate) const fn debian(self) -> &'static str {
+        match self {
+            Self::X86_64 => "amd64",
+            Self::Aarch64 => "arm64",
+        }
+    }
+
+    /// What Rust builds for.
+    pub(crate) const fn target(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64-unknown-linux-gnu",
+            Self::Aarch64 => "aarch64-unknown-linux-gnu",
+        }
+    }
+
+    /// The C compiler and linker.
+    pub(crate) fn gcc(self) -> String {
+        if Some(self) == Self::host() { "gcc".into() } else { format!("{}-linux-gnu-gcc", self.name()) }
+    }
+}

@@ -1,0 +1,208 @@
+//! `cargo xtask dist`: what a release consists of, in target/dist.
+//!
+//! Its bytes depend on the source, the commit's time, the Rust toolchain and the C toolchain alone, so
+//! that anyone can check that a release is what its source gives.
+
+use std::{
+    env, fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    arch::Arch,
+    tools,
+    workspace::{REVISION, build_shipped, cargo_home, command, output, probe, revision, root, run},
+};
+
+mod sbom;
+
+/// What the command line asks for.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Architectures to build for; all where none is named
+    #[arg(long = "arch", value_name = "ARCH")]
+    archs: Vec<Arch>,
+    /// Build the binaries alone, and leave what else is there
+    #[arg(long)]
+    binaries: bool,
+    /// Build again from another path, with another home of cargo, and compare
+    #[arg(long, conflicts_with = "binaries")]
+    check: bool,
+}
+
+/// The version that is released.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Where releases are put.
+pub(crate) fn directory() -> PathBuf {
+    root().join("target/dist")
+}
+
+pub(crate) fn dist(args: &Args) -> Result<ExitCode> {
+    let archs = if args.archs.is_empty() { &Arch::ALL[..] } else { &args.archs };
+    let directory = directory();
+    if !args.binaries && directory.exists() {
+        fs::remove_dir_all(&directory).with_context(|| directory.display().to_string())?;
+    }
+    for arch in archs {
+        binary(*arch)?;
+    }
+    if args.binaries {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let sums = package(&directory, archs)?;
+    print!("{sums}");
+    if args.check { check(archs, &sums) } else { Ok(ExitCode::SUCCESS) }
+}
+
+/// Builds for this machine's architecture, and returns where the release is.
+pub(crate) fn for_this_machine() -> Result<PathBuf> {
+    let arch = Arch::host().context("there is no release for this architecture")?;
+    binary(arch)?;
+    package(&directory(), &[arch])?;
+    Ok(directory())
+}
+
+/// What files of a release begin with, in the manner of Prometheus's own.
+pub(crate) fn name(arch: Arch) -> String {
+    format!("sched_exporter-{VERSION}.linux-{}", arch.debian())
+}
+
+/// Builds a binary and puts it among the releases.
+pub(crate) fn binary(arch: Arch) -> Result<PathBuf> {
+    let built = build_shipped(arch)?;
+    let binary = directory().join(name(arch));
+    fs::create_dir_all(directory()).with_context(|| directory().display().to_string())?;
+    fs::copy(&built, &binary).with_context(|| binary.display().to_string())?;
+    Ok(binary)
+}
+
+/// Makes all that is made of the binaries, and returns the checksums of everything.
+fn package(directory: &Path, archs: &[Arch]) -> Result<String> {
+    let epoch = epoch()?;
+    let manual = ["run", "--quiet", "--release", "--package", "sched_exporter", "--example", "man"];
+    let manual = output(command("cargo").args(manual))?;
+    let page = directory.join("sched_exporter.8");
+    fs::write(&page, manual).with_context(|| page.display().to_string())?;
+    run(command("gzip").args(["--no-name", "--best", "--force"]).arg(&page))?;
+    for &arch in archs {
+        archive(directory, arch, &epoch)?;
+        let sbom = sbom::sbom(arch, &directory.join(name(arch)), &epoch)?;
+        let path = directory.join(format!("{}.cdx.json", name(arch)));
+        fs::write(&path, sbom).with_context(|| path.display().to_string())?;
+        debian(directory, arch, &epoch)?;
+    }
+    checksums(directory)
+}
+
+/// When the source was committed, in seconds of Unix time.
+pub(crate) fn epoch() -> Result<String> {
+    const VARIABLE: &str = "SOURCE_DATE_EPOCH";
+    let commit = || probe(command("git").args(["log", "-1", "--format=%ct"]));
+    let epoch = env::var(VARIABLE).ok().or_else(commit);
+    epoch.with_context(|| format!("this is no repository; set {VARIABLE} and {REVISION}"))
+}
+
+/// The archive for who installs by hand.
+fn archive(directory: &Path, arch: Arch, epoch: &str) -> Result<()> {
+    let name = name(arch);
+    let parent = tempfile::tempdir()?;
+    let content = parent.path().join(&name);
+    fs::create_dir(&content)?;
+    let binary = directory.join(&name);
+    for (from, to) in [
+        (binary.as_path(), "sched_exporter"),
+        (Path::new("deploy/exporter.yaml"), "exporter.yaml"),
+        (Path::new("LICENSE-APACHE"), "LICENSE-APACHE"),
+        (Path::new("LICENSE-MIT"), "LICENSE-MIT"),
+    ] {
+        let to = content.join(to);
+        fs::copy(root().join(from), &to).with_context(|| from.display().to_string())?;
+        let mode = if from == binary { 0o755 } else { 0o644 };
+        fs::set_permissions(&to, fs::Permissions::from_mode(mode))?;
+    }
+    fs::set_permissions(&content, fs::Permissions::from_mode(0o755))?;
+    let mut tar = command("tar");
+    tar.args(["--create", "--format=ustar", "--sort=name", "--numeric-owner"]);
+    tar.args(["--owner=0", "--group=0", &format!("--mtime=@{epoch}")]);
+    tar.args(["--use-compress-program=gzip --no-name --best", "--file"]);
+    tar.arg(directory.join(format!("{name}.tar.gz"))).arg("--directory").arg(parent.path());
+    run(tar.arg(name))
+}
+
+/// The package for Debian and its kin, which exporter/Cargo.toml describes.
+fn debian(directory: &Path, arch: Arch, epoch: &str) -> Result<()> {
+    let mut cargo = command("cargo");
+    cargo.args(["deb", "--quiet", "--locked", "--no-build", "--no-strip", "--compress-system"]);
+    cargo.args(["--package", "sched_exporter", "--target", arch.target(), "--output"]);
+    run(cargo
+        .arg(directory.join(format!("sched-exporter_{VERSION}-1_{}.deb", arch.debian())))
+        .env("PATH", tools::path_with_cargo_deb()?)
+        .env("SOURCE_DATE_EPOCH", epoch))
+}
+
+/// Writes the checksums of all files, and returns them.
+fn checksums(directory: &Path) -> Result<String> {
+    const FILE: &str = "SHA256SUMS";
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        if name != FILE {
+            names.push(name);
+        }
+    }
+    names.sort();
+    let mut sums = command("sha256sum");
+    let sums = output(sums.args(names).current_dir(directory))?;
+    fs::write(directory.join(FILE), &sums)?;
+    Ok(String::from_utf8(sums)?)
+}
+
+/// Builds the binaries again where every path is another, packages again what was built, and compares.
+fn check(archs: &[Arch], sums: &str) -> Result<ExitCode> {
+    let temporary = root().join("target/tmp");
+    fs::create_dir_all(&temporary).with_context(|| temporary.display().to_string())?;
+    let elsewhere = tempfile::tempdir_in(&temporary)?;
+    let (source, home) = (elsewhere.path().join("source"), elsewhere.path().join("cargo"));
+    copy_source(&source)?;
+    // What cargo has downloaded is shared, under another name.
+    fs::create_dir(&home)?;
+    for entry in fs::read_dir(cargo_home()?)? {
+        let entry = entry?;
+        symlink(entry.path(), home.join(entry.file_name()))?;
+    }
+    let mut build = command(env::current_exe()?);
+    build.args(["dist", "--binaries"]);
+    for arch in archs {
+        build.args(["--arch", arch.name()]);
+    }
+    build.env("CARGO_MANIFEST_DIR", source.join("xtask")).env("CARGO_HOME", &home);
+    build.env("CARGO_TARGET_DIR", elsewhere.path().join("built"));
+    run(build.envs(revision().map(|revision| (REVISION, revision))))?;
+
+    let again = source.join("target/dist");
+    let second = package(&again, archs)?;
+    if second != sums {
+        let differ = second.lines().filter(|line| !sums.contains(line));
+        let differ: Vec<_> = differ.filter_map(|line| line.split_whitespace().nth(1)).collect();
+        let kept = elsewhere.keep();
+        bail!("{}: not the same when built in {}", differ.join(", "), kept.display());
+    }
+    println!("the same, built in {}", again.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Copies the files that git tracks, as they are now.
+fn copy_source(to: &Path) -> Result<()> {
+    let files = output(command("git").args(["ls-files", "-z"]))?;
+    for file in String::from_utf8(files)?.split_terminator('\0') {
+        let copy = to.join(file);
+        copy.parent().map_or(Ok(()), fs::create_dir_all)?;
+        fs::copy(root().join(file), copy).with_context(|| file.to_owned())?;
+    }
+    Ok(())
+}
