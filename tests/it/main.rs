@@ -4,12 +4,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
+mod container;
 mod docs;
 mod kernel;
 mod manifests;
 mod promtool;
 mod properties;
 mod python;
+mod release;
 mod systemd;
 mod trace;
 mod unplug;

@@ -1,4 +1,4 @@
-//! What the tests and benches share: the exporter as a process, an HTTP client that can misbehave,
+//! What the tests and benches share: the exporter as a process and in a container, an HTTP client that can misbehave,
 //! expositions as numbers, workloads whose time is known, what perf and the kernel say of it, and the
 //! rendering of machines of any size.
 
@@ -9,6 +9,8 @@
 )]
 
 pub mod client;
+pub mod config_map;
+pub mod container;
 pub mod exposition;
 pub mod fdinfo;
 pub mod kernel;

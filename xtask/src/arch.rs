@@ -43,6 +43,10 @@ impl Arch {
 
     /// The C compiler and linker.
     pub(crate) fn gcc(self) -> String {
-        if Some(self) == Self::host() { "gcc".into() } else { format!("{}-linux-gnu-gcc", self.name()) }
+        if Some(self) == Self::host() {
+            "gcc".into()
+        } else {
+            format!("{}-linux-gnu-gcc", self.name())
+        }
     }
 }

@@ -38,7 +38,13 @@ fn build(arch: Arch) -> Result<String> {
     let name = format!("localhost/sched_exporter:{VERSION}");
     let builder = ["podman", "buildah"].into_iter().find(|program| on_path(program).is_some());
     let mut build = command(builder.context("neither `podman` nor `buildah` is on PATH")?);
-    build.args(["build", "--quiet", "--pull=never", "--format=docker", "--file=deploy/Containerfile"]);
+    build.args([
+        "build",
+        "--quiet",
+        "--pull=never",
+        "--format=docker",
+        "--file=deploy/Containerfile",
+    ]);
     build.args(["--platform", &format!("linux/{}", arch.debian()), "--timestamp", &epoch()?]);
     build.args(["--build-arg", &format!("VERSION={VERSION}"), "--build-arg"]);
     build.arg(format!("REVISION={}", revision().unwrap_or_default()));

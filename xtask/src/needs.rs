@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    tools,
+    dist, image, tools,
     workspace::{command, is_root, probe, root_command, run},
 };
 
@@ -32,13 +32,16 @@ pub(crate) struct Need {
 /// The need that decides whether tests run as root.
 pub(crate) const ROOT: &str = "root";
 /// The modules of tests that attach to the kernel.
-const ON_KERNEL: &[&str] = &["kernel", "trace", "unplug", "python", "promtool"];
+const ON_KERNEL: &[&str] = &["kernel", "trace", "unplug", "python", "promtool", "container"];
+/// Those, and what else takes root.
+const AS_ROOT: &[&str] =
+    &["kernel", "trace", "unplug", "python", "promtool", "container", "debian"];
 
 /// Everything that tests need, what others build on first.
-pub(crate) const NEEDS: [Need; 12] = [
+pub(crate) const NEEDS: [Need; 16] = [
     Need {
         what: ROOT,
-        modules: ON_KERNEL,
+        modules: AS_ROOT,
         remedy: "run `sudo -v` first, or run this as root",
         variable: None,
         find: root,
@@ -119,6 +122,34 @@ pub(crate) const NEEDS: [Need; 12] = [
         remedy: "install Node.js with npm",
         variable: Some("SCHED_EXPORTER_OPERATOR"),
         find: tools::operator,
+    },
+    Need {
+        what: "a release",
+        modules: &["release"],
+        remedy: "see that `cargo xtask dist` works",
+        variable: Some("SCHED_EXPORTER_RELEASE"),
+        find: dist::for_this_machine,
+    },
+    Need {
+        what: "dpkg",
+        modules: &["debian"],
+        remedy: "run them on Debian or its kin",
+        variable: None,
+        find: || tools::on_path("dpkg").context("`dpkg` is not on PATH"),
+    },
+    Need {
+        what: "Python's cyclonedx-python-lib",
+        modules: &["sbom"],
+        remedy: "install python3 with venv (Debian's package is python3-venv)",
+        variable: Some("SCHED_EXPORTER_CYCLONEDX_PYTHON"),
+        find: tools::cyclonedx,
+    },
+    Need {
+        what: "podman",
+        modules: &["container"],
+        remedy: "install it (Debian's packages are podman, runc and catatonit)",
+        variable: Some("SCHED_EXPORTER_IMAGE"),
+        find: image::for_this_machine,
     },
 ];
 

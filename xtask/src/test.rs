@@ -17,11 +17,16 @@ use crate::{
 
 /// Runs all tests, or those whose name contains `filter`.
 pub(crate) fn test(filter: Option<&str>) -> Result<ExitCode> {
-    let mut machine = Machine::find()?;
+    let built = build(&["test", "--workspace", "--no-run"])?;
+    let is_whole = |tests: &&Executable| tests.test && tests.package == root().join("tests");
+    let mut names = Vec::new();
+    for tests in built.iter().filter(is_whole) {
+        names.extend(list(tests, filter)?);
+    }
+    let machine = Machine::find(&names)?;
     let mut tally = Tally::default();
-    for tests in build(&["test", "--workspace", "--no-run"])?.iter().filter(|built| built.test) {
-        let mut command = if tests.package == root().join("tests") {
-            machine.count_skipped(tests, filter)?;
+    for tests in built.iter().filter(|built| built.test) {
+        let mut command = if is_whole(&tests) {
             machine.command(tests)
         } else {
             Command::new(&tests.path)
@@ -33,6 +38,19 @@ pub(crate) fn test(filter: Option<&str>) -> Result<ExitCode> {
     examples.args(["test", "--workspace", "--doc", "--quiet", "--"]);
     tally.run("examples in the documentation", examples.args(filter))?;
     Ok(report(&tally, &machine.missing))
+}
+
+/// The names of the tests in a harness.
+fn list(tests: &Executable, filter: Option<&str>) -> Result<Vec<String>> {
+    let list = output(Command::new(&tests.path).arg("--list").args(filter))?;
+    let list = String::from_utf8(list).context("list of tests")?;
+    let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
+    Ok(names.map(str::to_owned).collect())
+}
+
+/// Whether a test is in a module, or in one within it.
+fn is_in(test: &str, module: &str) -> bool {
+    test.split("::").any(|part| part == module)
 }
 
 /// What this machine has, of what tests need.
@@ -53,18 +71,21 @@ struct Missing {
 }
 
 impl Machine {
-    fn find() -> Result<Self> {
+    /// Finds what these tests need.
+    fn find(tests: &[String]) -> Result<Self> {
         let variables = vec![("SCHED_EXPORTER_BIN", build_exporter()?)];
         let mut machine = Self { variables, missing: Vec::new() };
         for need in &NEEDS {
             let mut modules = need.modules.to_vec();
             modules.retain(|module| !machine.left_out().any(|left_out| left_out == *module));
-            if modules.is_empty() {
+            let in_module = |test: &&String| modules.iter().any(|module| is_in(test, module));
+            let tests = tests.iter().filter(in_module).count();
+            if tests == 0 {
                 continue;
             }
             match (need.find)() {
                 Ok(path) => machine.variables.extend(need.variable.map(|name| (name, path))),
-                Err(why) => machine.missing.push(Missing { need, why, modules, tests: 0 }),
+                Err(why) => machine.missing.push(Missing { need, why, modules, tests }),
             }
         }
         Ok(machine)
@@ -72,20 +93,6 @@ impl Machine {
 
     fn left_out(&self) -> impl Iterator<Item = &'static str> {
         self.missing.iter().flat_map(|missing| missing.modules.iter().copied())
-    }
-
-    /// Counts the tests that are left out.
-    fn count_skipped(&mut self, tests: &Executable, filter: Option<&str>) -> Result<()> {
-        let list = output(Command::new(&tests.path).arg("--list").args(filter))?;
-        let list = String::from_utf8(list).context("list of tests")?;
-        for name in list.lines().filter_map(|line| line.strip_suffix(": test")) {
-            let in_module = |module: &&str| name.contains(&format!("{module}::"));
-            let found = self.missing.iter_mut().find(|it| it.modules.iter().any(in_module));
-            if let Some(missing) = found {
-                missing.tests += 1;
-            }
-        }
-        Ok(())
     }
 
     /// The command for tests of the whole exporter: one at a time, since they share a kernel.

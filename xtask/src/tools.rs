@@ -28,6 +28,8 @@ const CARGO_DEB: &str = "3.8.0";
 const PROMETHEUS_CLIENT: &str = "prometheus_client==0.26.0";
 /// What checks the manifests: Helm as a library, and the schemas of Kubernetes' own objects.
 const MANIFESTS: [&str; 2] = ["helm-python-sdk==0.2.2", "kubernetes-validate==1.37.0"];
+/// What checks bills of materials: the schemas of CycloneDX, and what holds JSON to them.
+const CYCLONEDX: [&str; 2] = ["cyclonedx-python-lib==11.12.0", "jsonschema==4.26.0"];
 /// What checks objects of prometheus-operator: its types, and the compiler that holds objects to them.
 const OPERATOR: [&str; 2] = ["@kubernetes-models/prometheus-operator@6.0.0", "typescript@5.9.3"];
 /// Debian's release with the kustomize that is installed.
@@ -201,6 +203,11 @@ pub(crate) fn python() -> Result<PathBuf> {
 /// A Python with what checks the manifests.
 pub(crate) fn manifests() -> Result<PathBuf> {
     python_with("manifests", &MANIFESTS)
+}
+
+/// A Python with what checks bills of materials.
+pub(crate) fn cyclonedx() -> Result<PathBuf> {
+    python_with("cyclonedx", &CYCLONEDX)
 }
 
 /// A Python of our own with these packages, spelled `name==version`.

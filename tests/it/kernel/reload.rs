@@ -11,6 +11,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use sched_exporter_tests::{
+    config_map::ConfigMap,
     exposition::Exposition,
     process::{CONFIG, Exporter},
 };
@@ -132,26 +133,10 @@ fn a_file_that_is_deleted_is_kept_in_use_and_reloaded_when_it_is_back() {
 
 #[test]
 fn a_configmap_swap_is_reloaded_each_time() {
-    let directory = tempfile::tempdir().unwrap();
-    let mount = directory.path().to_owned();
-    // As kubelet's atomic writer does it.
-    let swap = |host: &str| {
-        let version = format!("..2026_{host}");
-        fs::create_dir(mount.join(&version)).unwrap();
-        fs::write(mount.join(&version).join("exporter.yaml"), config(host)).unwrap();
-        let old = fs::read_link(mount.join("..data")).ok();
-        symlink(&version, mount.join("..data_tmp")).unwrap();
-        fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
-        if let Some(old) = old {
-            fs::remove_dir_all(mount.join(old)).unwrap();
-        }
-    };
-    swap("a");
-    symlink("..data/exporter.yaml", mount.join("exporter.yaml")).unwrap();
-    let path = mount.join("exporter.yaml");
-    let exporter = Exporter::start_at(directory, path, &[NO_POLL]);
+    let mount = ConfigMap::new(&config("a"));
+    let exporter = Exporter::start_at(tempfile::tempdir().unwrap(), mount.file(), &[NO_POLL]);
     for host in ["b", "c", "d"] {
-        swap(host);
+        mount.swap(&config(host));
         wait_for_host(&exporter, host);
     }
 }

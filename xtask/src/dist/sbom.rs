@@ -39,7 +39,8 @@ pub(super) fn sbom(arch: Arch, binary: &Path, epoch: &str) -> Result<String> {
     let exporter = format!("sched_exporter@{VERSION}");
     let linked = crates.remove(&exporter).context("`cargo tree` names no sched_exporter")?;
     let checksums = checksums()?;
-    let mut components: Vec<_> = crates.iter().map(|(id, it)| it.component(id, &checksums)).collect();
+    let mut components: Vec<_> =
+        crates.iter().map(|(id, it)| it.component(id, &checksums)).collect();
     let mut dependencies = vec![json!({ "ref": exporter, "dependsOn": linked.depends_on })];
     dependencies
         .extend(crates.iter().map(|(id, it)| json!({ "ref": id, "dependsOn": it.depends_on })));

@@ -1,0 +1,117 @@
+//! The image, with no more than the exporter needs: two capabilities, a root that can't be written.
+
+use std::{
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use sched_exporter_tests::{
+    client::Client,
+    config_map::ConfigMap,
+    container::{ADDRESS, CAPABILITIES, Container, image, podman, podman_ok, run},
+    process::CONFIG,
+};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn two_capabilities_and_a_read_only_root_are_enough() {
+    let config = ConfigMap::new(CONFIG);
+    let container = Container::start(config.path());
+    let exposition = container.scrape();
+    assert!(exposition.sum_ns("sched_cpu_seconds_total", &["host=\"test-host\""]) > 0);
+    assert!(exposition.sum("sched_context_switches_total", &[]) > 0);
+    assert!(exposition.sum("sched_runqueue_latency_seconds_count", &[]) > 0);
+    let health = podman(["healthcheck", "run", &container.name]);
+    assert!(health.status.success(), "{}", text(&health.stderr));
+    assert_eq!(Client::connect(ADDRESS).get("/-/ready").status, 200);
+}
+
+#[test]
+fn a_container_that_does_not_serve_is_not_healthy() {
+    let config = ConfigMap::new(CONFIG);
+    let container = Container::start(config.path());
+    podman_ok(["pause", &container.name]);
+    let health = run(&[], &["healthcheck"]);
+    assert_eq!(health.status.code(), Some(1));
+    assert!(text(&health.stderr).contains("does not answer"), "{}", text(&health.stderr));
+    podman_ok(["unpause", &container.name]);
+    let health = run(&[], &["healthcheck"]);
+    assert!(health.status.success(), "{}", text(&health.stderr));
+}
+
+#[test]
+fn the_configuration_is_swapped_and_reloaded_by_sighup_without_a_lost_count() {
+    let config = ConfigMap::new(CONFIG);
+    let container = Container::start(config.path());
+    let before = container.scrape().sum("sched_context_switches_total", &[]);
+    config.swap("labels:\n  host: other-host\n");
+    podman_ok(["kill", "--signal=HUP", &container.name]);
+    let after = container.wait_until("took the labels", |exposition| {
+        exposition.select("sched_context_switches_total", &["host=\"other-host\""]).count() > 0
+    });
+    assert_eq!(after.select("sched_context_switches_total", &["host=\"test-host\""]).count(), 0);
+    assert!(after.sum("sched_context_switches_total", &[]) > before);
+    container.wait_until("said so", |_| container.log().contains("cause=SIGHUP"));
+}
+
+#[test]
+fn it_stops_when_told_to() {
+    let config = ConfigMap::new(CONFIG);
+    let container = Container::start(config.path());
+    let started = Instant::now();
+    podman_ok(["stop", "--time=20", &container.name]);
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    let code = podman_ok(["inspect", "--format={{.State.ExitCode}}", &container.name]);
+    assert_eq!(code, "0", "{}", container.log());
+}
+
+#[test]
+fn missing_capabilities_are_named() {
+    let refused = run(&[], &["--once"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = text(&refused.stderr);
+    assert!(said.contains("CAP_BPF and CAP_PERFMON missing"), "{said}");
+    assert!(said.contains("--cap-add"), "{said}");
+}
+
+#[test]
+fn the_configuration_of_the_image_names_the_host() {
+    let once = run(&[&CAPABILITIES[..], &["--uts=private", "--hostname=h1"]].concat(), &["--once"]);
+    let exposition = text(&once.stdout);
+    assert!(exposition.contains("sched_cpu_seconds_total{host=\"h1\","), "{}", text(&once.stderr));
+}
+
+#[test]
+fn it_holds_the_exporter_and_its_configuration_and_nothing_else() {
+    let created = podman_ok(["create", "--pull=never", &image()]);
+    let mut export =
+        Command::new("podman").args(["export", &created]).stdout(Stdio::piped()).spawn().unwrap();
+    let tar = Command::new("tar").arg("--list").stdin(export.stdout.take().unwrap()).output();
+    export.wait().unwrap();
+    podman_ok(["rm", &created]);
+    let listed = text(&tar.unwrap().stdout);
+    let mut files: Vec<_> = listed.lines().filter(|file| !file.ends_with('/')).collect();
+    files.sort_unstable();
+    assert_eq!(files, ["bin/sched_exporter", "etc/sched_exporter/exporter.yaml"]);
+    let shell = run(&["--entrypoint=/bin/sh"], &[]);
+    assert!(!shell.status.success() && text(&shell.stderr).contains("no such file"), "{shell:?}");
+}
+
+#[test]
+fn the_image_says_what_it_is() {
+    let label = |name: &str| {
+        let format =
+            format!("--format={{{{index .Config.Labels \"org.opencontainers.image.{name}\"}}}}");
+        podman_ok(["image", "inspect", &format, &image()])
+    };
+    assert_eq!(label("title"), "sched_exporter");
+    assert_eq!(label("version"), env!("CARGO_PKG_VERSION"));
+    assert_eq!(label("licenses"), "MIT OR Apache-2.0");
+    let version = run(&[], &["--version"]);
+    assert!(text(&version.stdout).contains(&format!("revision: {}", label("revision"))));
+    let config = podman_ok(["image", "inspect", "--format={{.Config.ExposedPorts}}", &image()]);
+    assert!(config.contains("10435/tcp"), "{config}");
+}
