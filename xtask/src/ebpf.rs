@@ -16,7 +16,7 @@ use crate::{
 
 const PROGRAMS: [&str; 2] = ["sched", "reference"];
 /// BPF bytecode for every little-endian architecture.
-const TARGET: &str = "bpfel-unknown-none";
+pub(crate) const TARGET: &str = "bpfel-unknown-none";
 
 /// Builds the objects and writes them, or with `check` compares them with the committed ones.
 pub(crate) fn ebpf(check: bool) -> Result<ExitCode> {

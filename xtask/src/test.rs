@@ -26,11 +26,8 @@ pub(crate) fn test(filter: Option<&str>) -> Result<ExitCode> {
     let machine = Machine::find(&names)?;
     let mut tally = Tally::default();
     for tests in built.iter().filter(|built| built.test) {
-        let mut command = if is_whole(&tests) {
-            machine.command(tests)
-        } else {
-            Command::new(&tests.path)
-        };
+        let mut command =
+            if is_whole(&tests) { machine.command(tests) } else { Command::new(&tests.path) };
         command.current_dir(&tests.package).env("CARGO_MANIFEST_DIR", &tests.package);
         tally.run(&format!("{} {}", tests.kind, tests.name), command.args(filter))?;
     }

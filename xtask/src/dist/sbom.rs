@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     arch::Arch,
     dist::VERSION,
+    ebpf,
     workspace::{command, output, revision, root},
 };
 
@@ -29,12 +30,15 @@ struct Crate<'t> {
 /// Writes it. The same binary has the same.
 pub(super) fn sbom(arch: Arch, binary: &Path, epoch: &str) -> Result<String> {
     let text = |command: &mut _| anyhow::Ok(String::from_utf8(output(command)?)?.trim().to_owned());
-    let tree = text(
-        command("cargo")
-            .args(["tree", "--locked", "--package", "sched_exporter", "--target", arch.target()])
-            .args(["--edges", "normal,no-proc-macro", "--prefix", "depth"])
-            .args(["--format", "\t{p}\t{l}\t{r}"]),
-    )?;
+    let tree = |package: &[&str], target: &str| {
+        let mut tree = command("cargo");
+        tree.args(["tree", "--locked", "--package"]).args(package).args(["--target", target]);
+        tree.args(["--edges", "normal,no-proc-macro", "--prefix", "depth"]);
+        text(tree.args(["--format", "\t{p}\t{l}\t{r}"]))
+    };
+    // The kernel program is in the binary, too.
+    let program = tree(&["sched_exporter-ebpf", "--features", "program"], ebpf::TARGET)?;
+    let tree = tree(&["sched_exporter"], arch.target())? + "\n" + &program;
     let mut crates = crates(&tree)?;
     let exporter = format!("sched_exporter@{VERSION}");
     let linked = crates.remove(&exporter).context("`cargo tree` names no sched_exporter")?;
@@ -86,7 +90,7 @@ pub(super) fn sbom(arch: Arch, binary: &Path, epoch: &str) -> Result<String> {
     Ok(format!("{bom:#}\n"))
 }
 
-/// The crates of a tree, by `name@version`. A line begins with its depth; what a crate depends on is
+/// The crates of trees, by `name@version`. A line begins with its depth; what a crate depends on is
 /// below it where it is named first.
 fn crates(tree: &str) -> Result<BTreeMap<String, Crate<'_>>> {
     let mut crates: BTreeMap<String, Crate<'_>> = BTreeMap::new();
