@@ -10,6 +10,8 @@ use sched_exporter::{
     topology::Topology,
 };
 
+mod monitoring;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }

@@ -8,6 +8,7 @@ mod container;
 mod docs;
 mod kernel;
 mod manifests;
+mod prometheus;
 mod promtool;
 mod properties;
 mod python;

@@ -10,6 +10,7 @@ use std::{
 use sched_exporter_tests::process::Exporter;
 
 mod relabel;
+mod rules;
 
 fn promtool() -> Command {
     Command::new(env::var_os("SCHED_EXPORTER_PROMTOOL").expect("run by `cargo xtask test`"))

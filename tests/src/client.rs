@@ -107,10 +107,26 @@ impl Client {
         }
         let mut answer = Answer { status, headers, body: Vec::new() };
         let length = answer.header("content-length").parse().unwrap_or(0);
-        if !head_only {
+        if head_only {
+        } else if answer.header("transfer-encoding") == "chunked" {
+            while self.read_chunk(&mut answer.body)? {}
+        } else {
             answer.body.resize(length, 0);
             self.0.read_exact(&mut answer.body)?;
         }
         Ok(answer)
+    }
+
+    /// Reads a chunk, and says whether it was not the last. RFC 9112, section 7.1; without trailers.
+    fn read_chunk(&mut self, body: &mut Vec<u8>) -> io::Result<bool> {
+        let mut line = String::new();
+        self.0.read_line(&mut line)?;
+        let length = usize::from_str_radix(line.trim_end(), 16)
+            .map_err(|wrong| io::Error::other(format!("no chunk: {line:?}: {wrong}")))?;
+        let start = body.len();
+        body.resize(start + length, 0);
+        self.0.read_exact(&mut body[start..])?;
+        self.0.read_exact(&mut [0; 2])?;
+        Ok(length > 0)
     }
 }

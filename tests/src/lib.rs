@@ -11,6 +11,7 @@
 pub mod client;
 pub mod config_map;
 pub mod container;
+pub mod dashboard;
 pub mod exposition;
 pub mod fdinfo;
 pub mod kernel;

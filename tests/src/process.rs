@@ -46,6 +46,17 @@ pub fn run(args: &[&str]) -> Output {
     Command::new(binary()).args(args).stdin(Stdio::null()).output().unwrap()
 }
 
+/// A program that is killed when the thread ends that started it, however that ends. A terminal's
+/// Ctrl-C does not reach it.
+pub fn ending_with_us(program: &Path) -> Command {
+    let end_with_us = || set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from);
+    let mut command = Command::new(program);
+    // SAFETY: between fork and exec, a system call and nothing else.
+    unsafe { command.pre_exec(end_with_us) };
+    command.process_group(0);
+    command
+}
+
 /// A running exporter; killed when dropped, and when the thread ends that started it, however that
 /// ends. A terminal's Ctrl-C does not reach it.
 pub struct Exporter {
@@ -86,12 +97,7 @@ impl Exporter {
         environment: &[(&str, &str)],
         args: &[&str],
     ) -> Self {
-        let end_with_us = || set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from);
-        let mut command = Command::new(binary());
-        // SAFETY: between fork and exec, a system call and nothing else.
-        unsafe { command.pre_exec(end_with_us) };
-        let mut child = command
-            .process_group(0)
+        let mut child = ending_with_us(&binary())
             .arg(format!("--config.file={}", config.display()))
             .args(["--web.listen-address=127.0.0.1:0", "--log.level=debug"])
             .args(args)

@@ -32,13 +32,14 @@ pub(crate) struct Need {
 /// The need that decides whether tests run as root.
 pub(crate) const ROOT: &str = "root";
 /// The modules of tests that attach to the kernel.
-const ON_KERNEL: &[&str] = &["kernel", "trace", "unplug", "python", "promtool", "container"];
+const ON_KERNEL: &[&str] =
+    &["kernel", "trace", "unplug", "python", "prometheus", "promtool", "container"];
 /// Those, and what else takes root.
 const AS_ROOT: &[&str] =
-    &["kernel", "trace", "unplug", "python", "promtool", "container", "debian"];
+    &["kernel", "trace", "unplug", "python", "prometheus", "promtool", "container", "debian"];
 
 /// Everything that tests need, what others build on first.
-pub(crate) const NEEDS: [Need; 16] = [
+pub(crate) const NEEDS: [Need; 17] = [
     Need {
         what: ROOT,
         modules: AS_ROOT,
@@ -150,6 +151,13 @@ pub(crate) const NEEDS: [Need; 16] = [
         remedy: "install it (Debian's packages are podman, runc and catatonit)",
         variable: Some("SCHED_EXPORTER_IMAGE"),
         find: image::for_this_machine,
+    },
+    Need {
+        what: "Prometheus",
+        modules: &["prometheus"],
+        remedy: "install it, and put prometheus on PATH",
+        variable: Some("SCHED_EXPORTER_PROMETHEUS"),
+        find: tools::prometheus,
     },
 ];
 

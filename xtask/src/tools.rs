@@ -258,19 +258,29 @@ pub(crate) fn kustomize() -> Result<PathBuf> {
     Ok(kustomize)
 }
 
-/// Prometheus's own checker: the one on `PATH`, or Debian's unpacked among our tools.
+/// Prometheus.
+pub(crate) fn prometheus() -> Result<PathBuf> {
+    of_prometheus("prometheus")
+}
+
+/// Prometheus's own checker.
 pub(crate) fn promtool() -> Result<PathBuf> {
-    if let Some(found) = on_path("promtool") {
+    of_prometheus("promtool")
+}
+
+/// A program of Prometheus: the one on `PATH`, or Debian's unpacked among our tools.
+fn of_prometheus(program: &str) -> Result<PathBuf> {
+    if let Some(found) = on_path(program) {
         return Ok(found);
     }
     let unpacked = tools().join("prometheus");
-    let promtool = unpacked.join("usr/bin/promtool");
-    if !promtool.exists() {
-        eprintln!("installing promtool in {}", unpacked.display());
+    let found = unpacked.join("usr/bin").join(program);
+    if !found.exists() {
+        eprintln!("installing Prometheus in {}", unpacked.display());
         let package = download_debian("prometheus")?;
         run(command("dpkg-deb").arg("--extract").arg(package).arg(&unpacked))?;
     }
-    Ok(promtool)
+    Ok(found)
 }
 
 /// Where a program is on `PATH`.

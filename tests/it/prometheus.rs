@@ -1,0 +1,216 @@
+//! What a real Prometheus makes of two exporters, with the shipped configuration, rules and dashboard.
+//!
+//! One has its labels on the series and is scraped in OpenMetrics. The other has them in `target_info`,
+//! sums over CPUs, and is scraped in the text format.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, thread,
+    time::Duration,
+};
+
+use sched_exporter_tests::{
+    dashboard::{Dashboard, Query, array, interpolate, text},
+    process::Exporter,
+    workload::{Load, online},
+};
+use serde_json::Value;
+
+use self::server::{Prometheus, hastened, number};
+
+mod proxy;
+mod server;
+
+const ON_SERIES: &str = "labels: {host: host-a, zone: zone-a}\n";
+const IN_TARGET_INFO: &str = "labels: {host: host-b, zone: zone-b}\nattach: target_info\n\
+     without: [cpu]\nrunqueue_latency: {per_cpu: false}\n";
+
+/// Two exporters and their Prometheus.
+struct Setup {
+    exporters: [Exporter; 2],
+    prometheus: Prometheus,
+    /// What Prometheus calls them.
+    instances: [String; 2],
+}
+
+impl Setup {
+    fn start() -> Self {
+        let on_series = Exporter::start_with(ON_SERIES, &["--web.enable-lifecycle"]);
+        let in_target_info = Exporter::start_with(IN_TARGET_INFO, &[]);
+        let text = proxy::text_format(in_target_info.address);
+        let instances = [on_series.address, text].map(|address| address.to_string());
+        let prometheus = Prometheus::start(&[&instances[0], &instances[1]]);
+        Self { exporters: [on_series, in_target_info], prometheus, instances }
+    }
+}
+
+/// CPUs that are online.
+fn cpus() -> f64 {
+    f64::from(u32::try_from(online().len()).unwrap())
+}
+
+/// Whether as many seconds were counted in a second as there are CPUs, give or take a scrape that was
+/// late.
+fn all_cpus(rate: f64) -> bool {
+    (rate / cpus() - 1.0).abs() < 0.15
+}
+
+#[test]
+fn both_formats_are_scraped_and_both_places_of_labels_are_known() {
+    let Setup { prometheus, instances, .. } = &Setup::start();
+    prometheus.number("sum(up{job=\"sched_exporter\"})", |up| up == 2.0);
+    // Each format has names of its own for families; units, only one has.
+    let of = |instance: &str| {
+        let target = format!("{{instance=\"{instance}\"}}");
+        let known = prometheus.ask("targets/metadata", &[("match_target", &target)]);
+        let of = |name: &str| {
+            let found = array(&known).iter().find(|it| it["metric"] == name)?;
+            Some((text(&found["type"]).to_owned(), text(&found["unit"]).to_owned()))
+        };
+        (of("sched_cpu_seconds"), of("sched_cpu_seconds_total"))
+    };
+    let counter = |unit: &str| Some(("counter".to_owned(), unit.to_owned()));
+    assert_eq!(of(&instances[0]), (counter("seconds"), None));
+    assert_eq!(of(&instances[1]), (None, counter("")));
+
+    // As docs/labels.md has it.
+    let (_, join) = include_str!("../../docs/labels.md").split_once("```promql\n").unwrap();
+    let join = hastened(join.split_once("```").unwrap().0);
+    let series = prometheus.some(&join);
+    let zones: BTreeSet<_> = series.iter().map(|it| text(&it["metric"]["zone"])).collect();
+    assert_eq!(zones, ["zone-b"].into());
+    prometheus.number(&format!("sum by (zone) ({join})"), all_cpus);
+
+    for zone in ["zone-a", "zone-b"] {
+        let recorded = format!("sum(zone_mode:sched_cpu_seconds:rate5m{{zone=\"{zone}\"}})");
+        prometheus.number(&recorded, all_cpus);
+    }
+}
+
+#[test]
+fn no_panel_of_the_dashboard_is_empty() {
+    let Setup { prometheus, instances: [a, b], .. } = &Setup::start();
+    let dashboard = Dashboard::shipped();
+    prometheus.number("sum(up{job=\"sched_exporter\"})", |up| up == 2.0);
+    // All zones and hosts; and those of each host, which leave no choice of instance.
+    for (zone, host, instance, choice) in [
+        (".*", ".*", a, vec![a, b]),
+        ("zone-a", "host-a", a, vec![a]),
+        ("(zone-b)", "(host-b|host-c)", b, vec![b]),
+    ] {
+        let values = [
+            ("job", "sched_exporter"),
+            ("zone", zone),
+            ("host", host),
+            ("instance", instance.as_str()),
+            ("cpu", ".*"),
+            // Four scrapes, as in Grafana.
+            ("__rate_interval", "4s"),
+        ];
+        for variable in dashboard.variables().iter().filter(|it| it["type"] == "query") {
+            let found =
+                prometheus.label_values(&interpolate(text(&variable["definition"]), &values));
+            let expected = match text(&variable["name"]) {
+                "job" => vec!["sched_exporter".to_owned()],
+                "zone" => vec!["zone-a".to_owned(), "zone-b".to_owned()],
+                "host" if zone == ".*" => vec!["host-a".to_owned(), "host-b".to_owned()],
+                "host" => vec![host.trim_matches('(').split('|').next().unwrap().to_owned()],
+                "instance" => {
+                    choice.iter().copied().cloned().collect::<BTreeSet<_>>().into_iter().collect()
+                }
+                "cpu" if instance == b => vec![],
+                "cpu" => online().iter().map(usize::to_string).collect(),
+                name => panic!("what are the values of {name}?"),
+            };
+            assert_eq!(found, expected, "{}", variable["name"]);
+        }
+        for Query { panel, expr, legend } in dashboard.queries() {
+            let series = prometheus.some(&interpolate(expr, &values));
+            // Host and zone of a host's own series are in target_info here.
+            let labels =
+                legend.split("{{").skip(1).filter_map(|rest| Some(rest.split_once("}}")?.0));
+            for label in labels.filter(|_| instance == a) {
+                let named = |it: &Value| it["metric"][label].is_string();
+                assert!(series.iter().any(named), "{panel}: no {label} in {series:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn counters_go_on_across_a_reload_of_labels() {
+    let Setup { exporters: [on_series, _], prometheus, instances } = &Setup::start();
+    let series = format!("sched_cpu_seconds_total{{instance=\"{}\"}}", instances[0]);
+    let hosts = || {
+        let found = prometheus.query(&format!("count by (host) ({series})"));
+        found.iter().map(|it| text(&it["metric"]["host"]).to_owned()).collect::<Vec<_>>()
+    };
+    prometheus.number(&format!("min(count_over_time({series}[20s]))"), |scrapes| scrapes >= 5.0);
+    assert_eq!(hosts(), ["host-a"]);
+
+    fs::write(on_series.config(), ON_SERIES.replace("-a", "-new")).unwrap();
+    assert_eq!(on_series.connect().request("POST", "/-/reload", &[]).status, 200);
+    // The old series end with the first scrape that lacks them, not five minutes later.
+    prometheus.wait_for("the new host", || {
+        let hosts = hosts();
+        assert!(hosts.len() == 1, "{hosts:?} at once");
+        (hosts == ["host-new"]).then_some(())
+    });
+    let new = format!("min(count_over_time({}[20s]))", series.replace('}', ", host=\"host-new\"}"));
+    prometheus.number(&new, |scrapes| scrapes >= 5.0);
+
+    // What the samples of each scrape add up to, on either side of the change, is the time that passed.
+    let mut totals = BTreeMap::<String, (f64, BTreeSet<String>)>::new();
+    for samples in prometheus.query(&format!("{series}[30s]")) {
+        for sample in array(&samples["values"]) {
+            let (total, hosts) = totals.entry(sample[0].to_string()).or_default();
+            *total += text(&sample[1]).parse::<f64>().unwrap();
+            hosts.insert(text(&samples["metric"]["host"]).to_owned());
+        }
+    }
+    let totals: Vec<_> = totals.iter().map(|(at, it)| (at.parse::<f64>().unwrap(), it)).collect();
+    let mut changes = 0;
+    for pair in totals.windows(2) {
+        let [(before, (from, old)), (after, (to, new))] = pair else { unreachable!() };
+        assert!(old.len() == 1 && new.len() == 1, "two hosts in a scrape: {totals:?}");
+        changes += usize::from(old != new);
+        let off = (to - from) / cpus() - (after - before);
+        assert!(off.abs() < 0.25, "{off} s too many from {old:?} to {new:?}: {totals:?}");
+    }
+    assert_eq!(changes, 1);
+    // So the rate over the change is right, but for the distance of two scrapes.
+    prometheus.number(&format!("sum(rate({series}[10s]))"), all_cpus);
+}
+
+#[test]
+fn an_overload_fires_the_alert_of_the_objective() {
+    let Setup { prometheus, instances, .. } = &Setup::start();
+    let alert = "ALERTS{alertname=\"SchedRunqueueLatencyBudgetBurn\", alertstate=\"firing\"}";
+    let ratio = "instance:sched_runqueue_latency_slow:ratio_rate5m";
+    prometheus
+        .wait_for("share of slow waits", || (prometheus.query(ratio).len() == 2).then_some(()));
+    prometheus.wait_for("quiet", || prometheus.query(alert).is_empty().then_some(()));
+
+    // Each waits while all others have had their turn.
+    let crowded = *online().last().unwrap();
+    let load: Vec<_> = (0..16).map(|_| Load::spinner(crowded)).collect();
+    let firing = prometheus.wait_for("told", || {
+        let firing = prometheus.query(&format!("{alert} == 1"));
+        let [a, b] = instances.each_ref().map(|instance| {
+            firing.iter().find(|it| text(&it["metric"]["instance"]) == *instance).cloned()
+        });
+        Some([a?, b?])
+    });
+    let label = |alert: usize, name: &str| text(&firing[alert]["metric"][name]);
+    assert_eq!([label(0, "host"), label(0, "zone")], ["host-a", "zone-a"]);
+    assert_eq!([label(0, "severity"), label(1, "severity")], ["critical"; 2]);
+    let waiting = prometheus.some("instance:sched_runqueue_latency_seconds_sum:rate5m");
+    assert!(waiting.iter().all(|it| number(it) > 8.0), "{waiting:?}");
+
+    drop(load);
+    thread::sleep(Duration::from_secs(5));
+    prometheus.wait_for("over", || {
+        let firing = prometheus.query(alert);
+        firing.iter().all(|it| text(&it["metric"]["long"]) != "1h").then_some(())
+    });
+}

@@ -1,0 +1,62 @@
+//! The configuration and the rules in `deploy/prometheus`, and the unit tests of the rules there.
+
+use std::{fs, path::PathBuf, process::Output};
+
+use super::promtool;
+
+/// Where they are.
+const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus");
+
+/// What promtool makes of files; it has to find something in them.
+#[track_caller]
+fn good(args: &[&str], files: &[PathBuf]) -> String {
+    assert!(!files.is_empty());
+    let Output { status, stdout, stderr } = promtool().args(args).args(files).output().unwrap();
+    let said = String::from_utf8_lossy(&stdout) + String::from_utf8_lossy(&stderr);
+    assert!(status.success(), "{args:?}: {said}");
+    said.into_owned()
+}
+
+/// The files in a directory whose names end so.
+fn files(directory: &str, suffix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(format!("{DEPLOY}/{directory}")).unwrap();
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.to_string_lossy().ends_with(suffix));
+    files.sort();
+    files
+}
+
+#[test]
+fn prometheus_takes_the_configuration_and_every_rule() {
+    let rules = files("", ".rules.yaml");
+    assert_eq!(rules.len(), 2);
+    good(&["check", "rules", "--lint=all", "--lint-fatal"], &rules);
+    let said =
+        good(&["check", "config", "--lint=all", "--lint-fatal"], &files("", "prometheus.yaml"));
+    assert!(said.contains("2 rule files found"), "{said}");
+}
+
+#[test]
+fn every_rule_does_in_its_unit_tests_what_it_is_for() {
+    good(&["test", "rules"], &files("tests", ".yaml"));
+    let tests = files("tests", ".yaml").into_iter().map(|file| fs::read_to_string(file).unwrap());
+    let tests = tests.collect::<String>();
+    for rules in files("", ".rules.yaml") {
+        for line in fs::read_to_string(rules).unwrap().lines() {
+            if let Some((_, name)) = line.split_once("- record: ") {
+                // A pattern stands for the windows.
+                let name = name.split_once("ratio_rate").map_or(name, |(before, _)| before);
+                let tested = |line: &str| line.contains("expr:") || line.contains("__name__=~");
+                let mut lines = tests.lines().filter(|line| tested(line));
+                assert!(lines.any(|line| line.contains(name)), "nothing tests {name}");
+            } else if let Some((_, alert)) = line.split_once("- alert: ") {
+                let blocks = tests.split("- alertname: ");
+                let blocks: Vec<_> = blocks.filter_map(|it| it.strip_prefix(alert)).collect();
+                for expected in ["exp_alerts: []", "exp_labels"] {
+                    let found = blocks.iter().any(|block| block.contains(expected));
+                    assert!(found, "no test of {alert} has {expected}");
+                }
+            }
+        }
+    }
+}
