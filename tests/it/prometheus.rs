@@ -5,8 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, thread,
-    time::Duration,
+    fs,
 };
 
 use sched_exporter_tests::{
@@ -58,7 +57,7 @@ fn all_cpus(rate: f64) -> bool {
 #[test]
 fn both_formats_are_scraped_and_both_places_of_labels_are_known() {
     let Setup { prometheus, instances, .. } = &Setup::start();
-    prometheus.number("sum(up{job=\"sched_exporter\"})", |up| up == 2.0);
+    prometheus.number("sum(up{job=\"sched_exporter\"})", |up| up > 1.0);
     // Each format has names of its own for families; units, only one has.
     let of = |instance: &str| {
         let target = format!("{{instance=\"{instance}\"}}");
@@ -91,7 +90,7 @@ fn both_formats_are_scraped_and_both_places_of_labels_are_known() {
 fn no_panel_of_the_dashboard_is_empty() {
     let Setup { prometheus, instances: [a, b], .. } = &Setup::start();
     let dashboard = Dashboard::shipped();
-    prometheus.number("sum(up{job=\"sched_exporter\"})", |up| up == 2.0);
+    prometheus.number("sum(up{job=\"sched_exporter\"})", |up| up > 1.0);
     // All zones and hosts; and those of each host, which leave no choice of instance.
     for (zone, host, instance, choice) in [
         (".*", ".*", a, vec![a, b]),
@@ -208,7 +207,6 @@ fn an_overload_fires_the_alert_of_the_objective() {
     assert!(waiting.iter().all(|it| number(it) > 8.0), "{waiting:?}");
 
     drop(load);
-    thread::sleep(Duration::from_secs(5));
     prometheus.wait_for("over", || {
         let firing = prometheus.query(alert);
         firing.iter().all(|it| text(&it["metric"]["long"]) != "1h").then_some(())
