@@ -55,10 +55,16 @@ fn all_cpus(rate: f64) -> bool {
 }
 
 #[test]
-fn both_formats_are_scraped_and_both_places_of_labels_are_known() {
-    let Setup { prometheus, instances, .. } = &Setup::start();
-    prometheus.number("sum(up{job=\"sched_exporter\"})", |up| up > 1.0);
-    // Each format has names of its own for families; units, only one has.
+fn both_formats_are_scraped_with_labels_in_both_places_and_no_panel_is_empty() {
+    let setup = Setup::start();
+    setup.prometheus.number("sum(up{job=\"sched_exporter\"})", |up| up > 1.0);
+    both_formats_are_scraped(&setup);
+    zones_are_known(&setup);
+    no_panel_of_the_dashboard_is_empty(&setup);
+}
+
+/// Each format has names of its own for families; units, only one has.
+fn both_formats_are_scraped(Setup { prometheus, instances, .. }: &Setup) {
     let of = |instance: &str| {
         let target = format!("{{instance=\"{instance}\"}}");
         let known = prometheus.ask("targets/metadata", &[("match_target", &target)]);
@@ -71,8 +77,10 @@ fn both_formats_are_scraped_and_both_places_of_labels_are_known() {
     let counter = |unit: &str| Some(("counter".to_owned(), unit.to_owned()));
     assert_eq!(of(&instances[0]), (counter("seconds"), None));
     assert_eq!(of(&instances[1]), (None, counter("")));
+}
 
-    // As docs/labels.md has it.
+/// By the join in docs/labels.md, and by the recording rules.
+fn zones_are_known(Setup { prometheus, .. }: &Setup) {
     let (_, join) = include_str!("../../docs/labels.md").split_once("```promql\n").unwrap();
     let join = hastened(join.split_once("```").unwrap().0);
     let series = prometheus.some(&join);
@@ -86,11 +94,10 @@ fn both_formats_are_scraped_and_both_places_of_labels_are_known() {
     }
 }
 
-#[test]
-fn no_panel_of_the_dashboard_is_empty() {
-    let Setup { prometheus, instances: [a, b], .. } = &Setup::start();
+/// Nor does a query fail, and variables have the values that there are.
+fn no_panel_of_the_dashboard_is_empty(setup: &Setup) {
+    let Setup { prometheus, instances: [a, b], .. } = setup;
     let dashboard = Dashboard::shipped();
-    prometheus.number("sum(up{job=\"sched_exporter\"})", |up| up > 1.0);
     // All zones and hosts; and those of each host, which leave no choice of instance.
     for (zone, host, instance, choice) in [
         (".*", ".*", a, vec![a, b]),
@@ -125,6 +132,11 @@ fn no_panel_of_the_dashboard_is_empty() {
         }
         for Query { panel, expr, legend } in dashboard.queries() {
             let series = prometheus.some(&interpolate(expr, &values));
+            let chosen = |it: &Value| {
+                let instance = it["metric"]["instance"].as_str();
+                instance.is_none_or(|instance| choice.iter().any(|chosen| *chosen == instance))
+            };
+            assert!(series.iter().all(chosen), "{panel}: {series:?}");
             // Host and zone of a host's own series are in target_info here.
             let labels =
                 legend.split("{{").skip(1).filter_map(|rest| Some(rest.split_once("}}")?.0));
