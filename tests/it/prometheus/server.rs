@@ -146,7 +146,7 @@ impl Drop for Prometheus {
 }
 
 /// The value of a series.
-pub(super) fn number(series: &Value) -> f64 {
+fn number(series: &Value) -> f64 {
     text(&series["value"][1]).parse().unwrap()
 }
 
