@@ -1,16 +1,24 @@
 //! What the exporter and peers take to start, and what they hold: their own memory, and the kernel's
-//! for the exporter's maps.
+//! for the exporter's maps; and the size of the static binaries.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::BTreeMap,
+    env::{self, consts::ARCH},
+    fs,
+    path::PathBuf,
+};
 
 use anyhow::{Context as _, Result};
 use sched_exporter::cpus::possible;
-use sched_exporter_tests::fdinfo::{self, Info};
+use sched_exporter_tests::{
+    fdinfo::{self, Info},
+    rendering::SHIPPED_CONFIG,
+};
 
 use crate::{
     Effort,
     daemon::Daemon,
-    peers::Peers,
+    peers::{Peer, Peers},
     report::{Group, Row, Unit},
     rounds::in_turn,
     summary::{Summary, ms, number},
@@ -19,7 +27,8 @@ use crate::{
 const NOTE: &str = "\
 Start-up is from the start of the process to its first answer, the exporter's on `/-/ready`; steady
 memory is that after 1,000 scrapes, of a peer after 200. The kernel's memory is what it states for
-the exporter's maps; for 64 CPUs the part for each possible CPU is multiplied.";
+the exporter's maps; for 64 CPUs the part for each possible CPU is multiplied. The static binaries
+are those of `cargo xtask dist`.";
 
 const KIB_PER_MIB: f64 = 1_024.0;
 const BYTES_PER_KIB: f64 = 1_024.0;
@@ -33,25 +42,61 @@ struct Held {
     maps: BTreeMap<String, Info>,
 }
 
+/// What is started.
+#[derive(Clone, Copy)]
+enum Started<'p> {
+    Exporter,
+    Static(&'p Release),
+    Peer(&'p Peer),
+}
+
+/// A static binary.
+struct Release {
+    arch: String,
+    path: PathBuf,
+}
+
+/// The static binaries that `cargo xtask bench` has built.
+fn releases() -> Vec<Release> {
+    let built = env::var("SCHED_EXPORTER_RELEASES").unwrap_or_default();
+    let pairs = built.split(' ').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(arch, path)| Release { arch: arch.to_owned(), path: path.into() }).collect()
+}
+
 /// Starts the exporter and its peers over and over.
 pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
-    let mut daemons = vec![None];
-    daemons.extend(peers.exporters().map(Some));
-    let held = in_turn(&daemons, effort.choose(9, 3), |peer| match peer {
-        None => hold(&Daemon::start()?, 1_000),
-        Some(peer) => hold(&Daemon::start_peer(peer)?, 200),
+    let releases = releases();
+    let mut daemons = vec![Started::Exporter];
+    daemons.extend(releases.iter().filter(|release| release.arch == ARCH).map(Started::Static));
+    daemons.extend(peers.exporters().map(Started::Peer));
+    let held = in_turn(&daemons, effort.choose(9, 3), |daemon| match daemon {
+        Started::Exporter => hold(&Daemon::start()?, 1_000),
+        Started::Static(release) => {
+            hold(&Daemon::start_binary(&release.path, SHIPPED_CONFIG)?, 1_000)
+        }
+        Started::Peer(peer) => hold(&Daemon::start_peer(peer)?, 200),
     })?;
     let mut group = Group::new("Start and memory", NOTE);
-    for (peer, rounds) in daemons.iter().zip(&held) {
+    for (daemon, rounds) in daemons.iter().zip(&held) {
         let of = |value: fn(&Held) -> f64| Summary::of(rounds.iter().map(value));
         let row = |what: &str, unit, summary| {
-            let name = peer.map_or_else(String::new, |peer| format!("{}: ", peer.name));
-            Row::new(format!("{name}{what}"), unit, summary)
+            let what = match daemon {
+                Started::Exporter => what.to_owned(),
+                Started::Static(_) => format!("static binary: {what}"),
+                Started::Peer(peer) => format!("{}: {what}", peer.name),
+            };
+            Row::new(what, unit, summary)
         };
         group.push(row("start-up", Unit::Ms, of(|held| held.startup_ms)));
         group.push(row("resident memory, peak", Unit::Mib, of(|held| held.peak)));
         let steady = row("resident memory, steady", Unit::Mib, of(|held| held.steady));
-        group.push(if peer.is_none() { steady.at_most(12.0) } else { steady });
+        let is_peer = matches!(daemon, Started::Peer(_));
+        group.push(if is_peer { steady } else { steady.at_most(12.0) });
+    }
+    for release in &releases {
+        let bytes = fs::read(&release.path)?.len();
+        let size = Summary::of([number(bytes) / BYTES_PER_KIB / KIB_PER_MIB]);
+        group.push(Row::new(format!("static binary, {}: size", release.arch), Unit::Mib, size));
     }
     let mut here = 0.0;
     let mut on_64 = 0.0;

@@ -71,19 +71,27 @@ impl Container {
         let volume = format!("--volume={}:/etc/sched_exporter:ro", config.display());
         let (image, address) = (image(), format!("--web.listen-address={ADDRESS}"));
         let options = ["run", "--detach", "--name", &name, &volume];
-        podman_ok([&options, &CONFINED[..], &CAPABILITIES, &[image.as_str(), &address]].concat());
-        Self::named(name)
+        let args = [&options, &CONFINED[..], &CAPABILITIES, &[image.as_str(), &address]].concat();
+        // One that fails to start is to be removed, too.
+        let container = Self { name: name.clone() };
+        podman_ok(args);
+        container.wait_until_it_serves();
+        container
     }
 
     /// One that was started otherwise; waits until it serves.
     pub fn named(name: String) -> Self {
         let container = Self { name };
+        container.wait_until_it_serves();
+        container
+    }
+
+    fn wait_until_it_serves(&self) {
         let deadline = Instant::now() + PATIENCE;
         while Client::try_connect(ADDRESS).is_err() {
-            assert!(Instant::now() < deadline, "never served\n{}", container.log());
+            assert!(Instant::now() < deadline, "never served\n{}", self.log());
             thread::sleep(Duration::from_millis(20));
         }
-        container
     }
 
     /// What it logged.

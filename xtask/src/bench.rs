@@ -1,10 +1,15 @@
 //! `cargo xtask bench`: what the exporter costs on this machine.
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 
-use crate::workspace::{build, build_exporter, root_command, run};
+use crate::{
+    arch::Arch,
+    dist,
+    tools::on_path,
+    workspace::{build, build_exporter, root_command, run},
+};
 
 /// Builds the benchmarks of package `sched_exporter-tests` and runs, as root, the one that makes the
 /// table. It runs the other.
@@ -16,8 +21,34 @@ pub(crate) fn bench(args: &[OsString]) -> Result<ExitCode> {
         let index = index.with_context(|| format!("cargo built no benchmark `{name}`"))?;
         anyhow::Ok(built.swap_remove(index).path)
     };
-    let variables =
-        [("SCHED_EXPORTER_BIN", exporter), ("SCHED_EXPORTER_RENDER_BENCH", find("render")?)];
+    let variables = [
+        ("SCHED_EXPORTER_BIN", exporter),
+        ("SCHED_EXPORTER_RENDER_BENCH", find("render")?),
+        ("SCHED_EXPORTER_RELEASES", releases(args)?),
+    ];
     run(root_command(&find("bench")?, &variables).args(args))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the static binaries where they are measured, and spells them `ARCH=PATH`, with spaces
+/// between.
+fn releases(args: &[OsString]) -> Result<PathBuf> {
+    let is_flag = |arg: &OsString| arg.to_string_lossy().starts_with('-');
+    let mut releases = OsString::new();
+    if args.iter().all(is_flag) || args.iter().any(|arg| arg == "memory") {
+        for arch in Arch::ALL {
+            if on_path(&arch.gcc()).is_none() {
+                eprintln!(
+                    "`{}` is not on PATH: the size for {} is left out",
+                    arch.gcc(),
+                    arch.name()
+                );
+                continue;
+            }
+            releases.push(format!("{}=", arch.name()));
+            releases.push(dist::binary(arch)?);
+            releases.push(" ");
+        }
+    }
+    Ok(releases.into())
 }

@@ -144,8 +144,12 @@ fn cargo_static(arch: Arch, args: &[&str]) -> Result<Command> {
     let mut flags = vec!["-Ctarget-feature=+crt-static".into()];
     flags.extend(remap_flags(&library)?);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}".as_ref()));
-    let variable = arch.target().replace('-', "_").to_uppercase();
-    cargo.env(format!("CARGO_TARGET_{variable}_LINKER"), arch.gcc());
+    // Named for others alone: it would be one of the settings that the build scripts of this machine
+    // are built with, and so build them anew.
+    if Some(arch) != Arch::host() {
+        let variable = arch.target().replace('-', "_").to_uppercase();
+        cargo.env(format!("CARGO_TARGET_{variable}_LINKER"), arch.gcc());
+    }
     if let Some(revision) = revision() {
         cargo.env(REVISION, revision);
     }

@@ -105,10 +105,9 @@ fn crates(tree: &str) -> Result<BTreeMap<String, Crate<'_>>> {
         let version = version.trim_start_matches('v');
         let id = format!("{name}@{version}");
         path.truncate(depth.parse()?);
-        if let Some(parent) = path.last().and_then(|parent| crates.get_mut(parent)) {
-            if !parent.depends_on.contains(&id) {
-                parent.depends_on.push(id.clone());
-            }
+        let parent = path.last().and_then(|parent| crates.get_mut(parent));
+        if let Some(parent) = parent.filter(|parent| !parent.depends_on.contains(&id)) {
+            parent.depends_on.push(id.clone());
         }
         path.push(id.clone());
         crates.entry(id).or_insert(Crate {
