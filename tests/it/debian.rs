@@ -1,0 +1,136 @@
+//! The package on a Debian with systemd, which is the first process of a container: installed,
+//! reloaded, upgraded and purged by the commands of docs/deploy.md.
+
+use std::{
+    env, thread,
+    time::{Duration, Instant},
+};
+
+use sched_exporter_tests::{
+    commands::block,
+    container::{podman, podman_ok},
+    exposition::Exposition,
+    process::PATIENCE,
+};
+
+const NAME: &str = "sched_cpu_seconds_total";
+
+/// A Debian that runs; what is done to it is gone with it.
+struct Debian(String);
+
+impl Debian {
+    /// Boots it, with the package at its root.
+    fn boot() -> Self {
+        let variable = |name| env::var(name).expect("run by `cargo xtask test`");
+        let package = variable("SCHED_EXPORTER_DEB");
+        let name = package.rsplit('/').next().unwrap();
+        let volume = format!("--volume={package}:/{name}:ro");
+        let rootfs = format!("{}:O", variable("SCHED_EXPORTER_DEBIAN"));
+        // Without a network, all addresses are a loopback of its own.
+        let options =
+            ["--detach", "--rm", "--systemd=always", "--privileged", "--network=none", "--workdir=/"];
+        let system = ["--rootfs", &rootfs, "/lib/systemd/systemd"];
+        let debian = Self(podman_ok([&["run"], &options[..], &[&volume], &system].concat()));
+        debian.wait("booted", |it| it.try_run("systemctl is-system-running").1 == "running\n");
+        debian
+    }
+
+    /// Runs a script of the shell; returns whether it succeeded, and what it wrote.
+    fn try_run(&self, script: &str) -> (bool, String) {
+        let output = podman(["exec", &self.0, "sh", "-ec", script]);
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
+    }
+
+    #[track_caller]
+    fn run(&self, script: &str) -> String {
+        let (succeeded, said) = self.try_run(script);
+        assert!(succeeded, "{script}: {said}\n{}", self.journal());
+        said
+    }
+
+    fn journal(&self) -> String {
+        self.try_run("journalctl --no-pager --output=cat").1
+    }
+
+    fn property(&self, name: &str) -> String {
+        let show = format!("systemctl show --value --property={name} sched_exporter");
+        self.run(&show).trim_end().to_owned()
+    }
+
+    fn scrape(&self) -> Exposition {
+        Exposition::parse(&self.run("curl --silent http://127.0.0.1:10435/metrics"))
+    }
+
+    #[track_caller]
+    fn wait(&self, what: &str, done: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done(self) {
+            assert!(Instant::now() < deadline, "never {what}\n{}", self.journal());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Debian {
+    fn drop(&mut self) {
+        podman(["rm", "--force", "--time=0", &self.0]);
+    }
+}
+
+/// The time of all CPUs under labels.
+fn total(exposition: &Exposition, labels: &[&str]) -> u64 {
+    exposition.sum_ns(NAME, labels)
+}
+
+#[test]
+fn the_package_is_installed_reloaded_upgraded_and_purged() {
+    let debian = Debian::boot();
+    let printed = debian.run(&block("Debian and systemd", 0));
+    assert!(printed.contains("Active: active (running)"), "{printed}");
+    assert!(printed.contains("\nsched_cpu_seconds_total{host="), "{printed}");
+    assert_eq!(debian.run("systemctl is-enabled sched_exporter"), "enabled\n");
+    let before = debian.scrape();
+
+    // It is a user of its own, without capabilities on any thread.
+    let status = debian.run(&format!("cat /proc/{}/task/*/status", debian.property("MainPID")));
+    let without = status.lines().filter(|line| *line == "CapEff:\t0000000000000000").count();
+    assert_eq!(without, status.matches("CapEff:").count());
+    assert!(status.contains("NoNewPrivs:\t1") && !status.contains("Uid:\t0\t"), "{status}");
+
+    let printed = debian.run(&block("Debian and systemd", 1));
+    assert!(printed.contains("eu-1a"), "{printed}");
+    let zone = ["zone=\"eu-1a\""];
+    debian.wait("reloaded", |it| total(&it.scrape(), &zone) > 0);
+    let after = debian.scrape();
+    assert!(total(&after, &zone) > total(&before, &[]));
+
+    debian.run("echo 'label: {}' >> /etc/sched_exporter/exporter.yaml; systemctl reload sched_exporter");
+    debian.wait("refused", |it| it.property("StatusText").contains("refused now"));
+    assert_eq!(debian.property("SubState"), "running");
+    assert!(total(&debian.scrape(), &zone) > total(&after, &zone));
+    debian.run("sed -i '$d' /etc/sched_exporter/exporter.yaml");
+
+    // What is configured stays at an upgrade, and goes when all is purged.
+    debian.run(&block("Upgrade and rollback", 0));
+    assert!(total(&debian.scrape(), &zone) > 0);
+    debian.run(&block("Upgrade and rollback", 1));
+    assert!(!debian.try_run("curl --silent http://127.0.0.1:10435/metrics").0);
+    let left = "ls -d /etc/sched_exporter /etc/default/sched_exporter /usr/bin/sched_exporter";
+    let left = debian.try_run(left).1;
+    assert!(!left.lines().any(|line| line.starts_with('/')), "{left}");
+}
+
+#[test]
+fn an_exporter_that_hangs_is_started_again() {
+    let debian = Debian::boot();
+    debian.run(
+        "mkdir /etc/systemd/system/sched_exporter.service.d
+        printf '[Service]\\nWatchdogSec=1s\\nRestartSec=0\\n' \
+            > /etc/systemd/system/sched_exporter.service.d/watchdog.conf
+        dpkg --install /*.deb
+        systemctl kill --signal=STOP sched_exporter",
+    );
+    debian.wait("started again", |it| it.property("NRestarts") == "1");
+    debian.wait("serving", |it| it.try_run("sched_exporter healthcheck").0);
+}

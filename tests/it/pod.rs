@@ -1,0 +1,137 @@
+//! The pod of deploy/kubernetes, by `podman kube play` instead of kubelet: its ConfigMap is swapped as
+//! kubelet does it, and it is replaced as a roll-out replaces it.
+
+use std::{env, fs, path::Path, process::Command};
+
+use sched_exporter_tests::{
+    client::Client,
+    config_map::ConfigMap,
+    container::{ADDRESS, Container, image, podman, podman_ok},
+    exposition::Exposition,
+};
+use serde::Deserialize as _;
+use serde_yaml::{Deserializer, Mapping, Value};
+use tempfile::TempDir;
+
+const NAME: &str = "sched_cpu_seconds_total";
+
+/// The objects that `kustomize build` gives.
+fn objects() -> Vec<Value> {
+    let kustomize = env::var_os("SCHED_EXPORTER_KUSTOMIZE").expect("run by `cargo xtask test`");
+    let overlay = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/overlays/capabilities");
+    let output = Command::new(kustomize).args(["build", overlay]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let objects = Deserializer::from_slice(&output.stdout);
+    objects.map(|object| Value::deserialize(object).unwrap()).collect()
+}
+
+fn of_kind<'o>(objects: &'o [Value], kind: &str) -> &'o Value {
+    objects.iter().find(|object| object["kind"] == kind).unwrap()
+}
+
+fn yaml(text: &str) -> Value {
+    serde_yaml::from_str(text).unwrap()
+}
+
+/// The pod that a DaemonSet makes, with its configuration in a directory. What podman 4.3 has not is
+/// put otherwise: its probes run curl in the container, so that they are left to the test; it knows no
+/// field of the node; it takes the seccomp profile from an annotation. And it listens on the loopback
+/// alone.
+fn pod(daemon_set: &Value, config: &Path) -> Value {
+    let mut spec = daemon_set["spec"]["template"]["spec"].clone();
+    spec["hostNetwork"] = true.into();
+    assert_eq!(spec["volumes"][0]["configMap"]["name"], "sched-exporter");
+    spec["volumes"][0] = yaml("{name: config, hostPath: {type: Directory}}");
+    spec["volumes"][0]["hostPath"]["path"] = config.to_str().unwrap().into();
+    let container: &mut Mapping = spec["containers"][0].as_mapping_mut().unwrap();
+    for key in ["ports", "startupProbe", "livenessProbe", "readinessProbe"] {
+        container.remove(key).unwrap();
+    }
+    container.insert("image".into(), image().into());
+    container.insert("args".into(), yaml(&format!("['--web.listen-address={ADDRESS}']")));
+    // Before Kubernetes 1.35, a pod does not know its zone.
+    container.insert("env".into(), yaml("[{name: NODE_NAME, value: node-1}, {name: ZONE, value: ''}]"));
+    let mut pod = yaml(
+        "apiVersion: v1
+kind: Pod
+metadata:
+  name: sched-exporter-test
+  annotations: {container.seccomp.security.alpha.kubernetes.io/sched-exporter: unconfined}",
+    );
+    pod["spec"] = spec;
+    pod
+}
+
+/// A pod that podman runs; gone when dropped.
+struct Played {
+    container: Container,
+    file: String,
+    _directory: TempDir,
+}
+
+impl Played {
+    fn new(pod: &Value) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("pod.yaml").to_str().unwrap().to_owned();
+        fs::write(&file, serde_yaml::to_string(pod).unwrap()).unwrap();
+        podman_ok(["kube", "play", &file]);
+        let container = Container::named("sched-exporter-test-sched-exporter".to_owned());
+        Self { container, file, _directory: directory }
+    }
+}
+
+impl Drop for Played {
+    fn drop(&mut self) {
+        podman(["kube", "down", &self.file]);
+    }
+}
+
+/// The time of all CPUs in a zone.
+fn total(exposition: &Exposition, zone: &str) -> u64 {
+    exposition.sum_ns(NAME, &["host=\"node-1\"", &format!("zone=\"{zone}\"")])
+}
+
+#[test]
+fn the_pod_follows_its_configmap_and_is_replaced() {
+    let objects = objects();
+    let config = ConfigMap::new(of_kind(&objects, "ConfigMap")["data"]["exporter.yaml"].as_str().unwrap());
+    let played = Played::new(&pod(of_kind(&objects, "DaemonSet"), config.path()));
+    let Played { container, file, .. } = &played;
+    for probe in ["/-/healthy", "/-/ready"] {
+        assert_eq!(Client::connect(ADDRESS).get(probe).status, 200);
+    }
+    let granted = "--format={{.EffectiveCaps}} {{.HostConfig.ReadonlyRootfs}}";
+    assert_eq!(podman_ok(["inspect", granted, &container.name]), "[CAP_BPF CAP_PERFMON] true");
+    let before = container.scrape();
+    assert!(total(&before, "none") > 0);
+
+    config.swap("labels: {host: node-1, zone: eu-1a}\n");
+    let after = container.wait_until("relabelled", |scrape| total(scrape, "eu-1a") > 0);
+    assert_eq!(total(&after, "none"), 0);
+    assert!(total(&after, "eu-1a") > total(&before, "none"));
+
+    podman_ok(["kill", "--signal=HUP", &container.name]);
+    let reloaded = container.wait_until("reloaded by SIGHUP", |scrape| {
+        scrape.sum("sched_exporter_config_reloads_total", &["outcome=\"unchanged\""]) == 1
+    });
+    assert!(total(&reloaded, "eu-1a") > total(&after, "eu-1a"));
+
+    // A roll-out ends the pod and starts another, whose counts begin anew.
+    podman_ok(["kube", "play", "--replace", file]);
+    let replaced = Container::named(container.name.clone());
+    let counted = total(&replaced.scrape(), "eu-1a");
+    assert!(0 < counted && counted < total(&reloaded, "eu-1a"), "{counted}");
+}
+
+#[test]
+fn a_configmap_with_a_mistake_changes_nothing() {
+    let objects = objects();
+    let config = ConfigMap::new("labels: {host: node-1, zone: eu-1a}\n");
+    let played = Played::new(&pod(of_kind(&objects, "DaemonSet"), config.path()));
+    config.swap("label: {}\n");
+    let refused = played.container.wait_until("refused", |scrape| {
+        scrape.sum("sched_exporter_config_last_reload_successful", &[]) == 0
+    });
+    assert!(total(&refused, "eu-1a") > 0);
+    assert!(played.container.log().contains("exporter.yaml:1:1: label"));
+}
