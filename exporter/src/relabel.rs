@@ -10,7 +10,7 @@
 //! replacement deletes the label that a template names. Where a `labelmap` gives one name to several
 //! labels, the last by name wins.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, iter};
 
 use md5::{Digest as _, Md5};
 
@@ -312,6 +312,18 @@ pub fn apply(
     Ok(Some(labels))
 }
 
+/// The parts as one text.
+fn join<'a>(parts: impl IntoIterator<Item = &'a str>) -> Result<String, TooLarge> {
+    let mut text = String::new();
+    for part in parts {
+        text.push_str(part);
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(TooLarge);
+        }
+    }
+    Ok(text)
+}
+
 /// Removes the labels in `__`, which Prometheus does after the last rule: they are there for the
 /// rules alone.
 pub fn remove_internal(labels: &mut BTreeMap<String, String>) {
@@ -337,14 +349,9 @@ impl Rule {
         scratch: &mut Scratch,
     ) -> Result<bool, TooLarge> {
         let get = |name: &String| labels.get(name).map_or("", String::as_str);
-        let mut value = String::new();
-        for (place, name) in self.source_labels.iter().enumerate() {
-            value.push_str(if place > 0 { &self.separator } else { "" });
-            value.push_str(get(name));
-            if value.len() > MAX_TEXT_BYTES {
-                return Err(TooLarge);
-            }
-        }
+        let separators = iter::once("").chain(iter::repeat(self.separator.as_str()));
+        let values = self.source_labels.iter().map(get);
+        let value = join(separators.zip(values).flat_map(<[&str; 2]>::from))?;
         match &self.action {
             Action::Keep(pattern) => return Ok(pattern.is_match(&value, scratch)),
             Action::Drop(pattern) => return Ok(!pattern.is_match(&value, scratch)),

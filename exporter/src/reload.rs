@@ -25,7 +25,7 @@ use crate::{
     generation::{Generation, Live},
     labels::Unfit,
     signals::ReloadSignals,
-    sources::{Endpoints, Reader, Schedule, Sources, Values},
+    sources::{self, Endpoints, Reader, Schedule, Sources, Values},
     systemd,
     telemetry::{ReloadOutcome, Telemetry},
     topology::{SYSFS, Topology, TopologyError},
@@ -472,11 +472,12 @@ impl Looking {
                     Ok(ReloadOutcome::Applied)
                 }
                 Err(error) => {
+                    let reason = error.one_line();
                     // Values can change so that it fits, while the file stays as it is.
                     if matches!(error, LoadError::Unfit { .. }) {
-                        seen = Err(error.one_line());
+                        seen = Err(reason.clone());
                     }
-                    Err(error.one_line())
+                    Err(reason)
                 }
             });
             if seen == self.seen && !self.is_asked {
@@ -537,16 +538,7 @@ fn locate(config: &Config, known: &Topology) -> Result<Topology, TopologyError> 
 /// Logs what changed of the sources that are read here; those that are asked tell for themselves.
 fn tell_local(old: &Values, new: &Values) {
     for (source, reading) in new.readings().filter(|(source, _)| !source.is_remote()) {
-        let before = old.fault(source);
-        match reading.fault.as_deref() {
-            Some(reason) if before != Some(reason) => {
-                tracing::warn!(source = source.name(), reason, "no values");
-            }
-            None if before.is_some() => {
-                tracing::info!(source = source.name(), "values are to be had again");
-            }
-            _ => {}
-        }
+        sources::tell(source, old.fault(source), reading);
     }
 }
 

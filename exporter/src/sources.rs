@@ -17,7 +17,7 @@ use std::{
     fmt,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::Duration,
 };
@@ -278,18 +278,14 @@ impl Reader {
         source: Source,
         read: impl FnOnce() -> Reading + Send + 'static,
     ) -> Reading {
-        let lock = move |hanging: &Mutex<BTreeSet<Source>>, begins: bool| {
-            let mut hanging = hanging.lock().unwrap_or_else(PoisonError::into_inner);
-            if begins { hanging.insert(source) } else { hanging.remove(&source) }
-        };
-        if !lock(&self.hanging, true) {
+        if !lock(&self.hanging).insert(source) {
             return Reading::fault("its files are still being read");
         }
         let (sender, receiver) = mpsc::channel();
         let hanging = Arc::clone(&self.hanging);
         let reading = move || {
             let reading = read();
-            lock(&hanging, false);
+            lock(&hanging).remove(&source);
             // Nobody may be waiting any more.
             let _ = sender.send(reading);
         };
@@ -298,7 +294,7 @@ impl Reader {
                 Reading::fault(format!("its files are not read within {limit:?}"))
             }),
             Err(error) => {
-                lock(&self.hanging, false);
+                lock(&self.hanging).remove(&source);
                 Reading::fault(format!("no thread to read files: {error}"))
             }
         }
@@ -374,7 +370,6 @@ impl Ask {
 
     /// Takes a good answer in place of the last; a failure leaves that as it is.
     fn keep(&self, answer: Result<BTreeMap<String, String>, String>) {
-        let name = self.source.name();
         let changed = self.remote.send_if_modified(|remote| {
             // Nothing was said of it yet.
             let first = !remote.contains_key(&self.source);
@@ -384,27 +379,34 @@ impl Ask {
                 Ok(values) => *known = Reading::of(values),
                 Err(reason) => known.fault = Some(reason),
             }
-            match &known.fault {
-                Some(reason) if before.fault != known.fault => {
-                    let stay = !known.values.is_empty();
-                    tracing::warn!(
-                        source = name,
-                        reason,
-                        last_good_values_stay = stay,
-                        "no values"
-                    );
-                }
-                None if before.fault.is_some() => {
-                    tracing::info!(source = name, "values are to be had again");
-                }
-                _ => {}
-            }
+            tell(self.source, before.fault.as_deref(), known);
             first || before != *known
         });
         if changed {
             (self.on_change)();
         }
     }
+}
+
+/// Logs a fault that is new, or that is over.
+pub fn tell(source: Source, before: Option<&str>, reading: &Reading) {
+    let name = source.name();
+    match reading.fault.as_deref() {
+        Some(reason) if before != Some(reason) => {
+            // Only the last answer of a service is kept.
+            let last_good_values_stay = source.is_remote().then_some(!reading.values.is_empty());
+            tracing::warn!(source = name, reason, last_good_values_stay, "no values");
+        }
+        None if before.is_some() => {
+            tracing::info!(source = name, "values are to be had again");
+        }
+        _ => {}
+    }
+}
+
+/// What it guards is whole whoever panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A pause of 90 % to 110 %, so that a fleet that started at once does not ask at once.

@@ -9,7 +9,7 @@
 //! One thing is refused. Go takes letters of every script into a name, and no group can be named by
 //! them; so a character beyond ASCII right after a name is a mistake in the template, or needs braces.
 
-use super::{MAX_TEXT_BYTES, Match, TooLarge, quoted};
+use super::{Match, TooLarge, join, quoted};
 
 /// A template.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,14 +68,7 @@ impl Template {
             Part::Name(name) => found.named(name),
             Part::Text(text) => text,
         };
-        let mut text = String::new();
-        for part in self.parts.iter().map(value) {
-            text.push_str(part);
-            if text.len() > MAX_TEXT_BYTES {
-                return Err(TooLarge);
-            }
-        }
-        Ok(text)
+        join(self.parts.iter().map(value))
     }
 }
 
