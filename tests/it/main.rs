@@ -4,10 +4,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
+mod booted;
 mod container;
 mod docs;
 mod kernel;
 mod manifests;
+mod pod;
 mod prometheus;
 mod promtool;
 mod properties;

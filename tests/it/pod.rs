@@ -18,7 +18,8 @@ const NAME: &str = "sched_cpu_seconds_total";
 /// The objects that `kustomize build` gives.
 fn objects() -> Vec<Value> {
     let kustomize = env::var_os("SCHED_EXPORTER_KUSTOMIZE").expect("run by `cargo xtask test`");
-    let overlay = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/overlays/capabilities");
+    let overlay =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/overlays/capabilities");
     let output = Command::new(kustomize).args(["build", overlay]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let objects = Deserializer::from_slice(&output.stdout);
@@ -50,7 +51,8 @@ fn pod(daemon_set: &Value, config: &Path) -> Value {
     container.insert("image".into(), image().into());
     container.insert("args".into(), yaml(&format!("['--web.listen-address={ADDRESS}']")));
     // Before Kubernetes 1.35, a pod does not know its zone.
-    container.insert("env".into(), yaml("[{name: NODE_NAME, value: node-1}, {name: ZONE, value: ''}]"));
+    container
+        .insert("env".into(), yaml("[{name: NODE_NAME, value: node-1}, {name: ZONE, value: ''}]"));
     let mut pod = yaml(
         "apiVersion: v1
 kind: Pod
@@ -94,7 +96,8 @@ fn total(exposition: &Exposition, zone: &str) -> u64 {
 #[test]
 fn the_pod_follows_its_configmap_and_is_replaced() {
     let objects = objects();
-    let config = ConfigMap::new(of_kind(&objects, "ConfigMap")["data"]["exporter.yaml"].as_str().unwrap());
+    let config =
+        ConfigMap::new(of_kind(&objects, "ConfigMap")["data"]["exporter.yaml"].as_str().unwrap());
     let played = Played::new(&pod(of_kind(&objects, "DaemonSet"), config.path()));
     let Played { container, file, .. } = &played;
     for probe in ["/-/healthy", "/-/ready"] {

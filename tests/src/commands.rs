@@ -2,13 +2,14 @@
 
 const GUIDE: &str = include_str!("../../docs/deploy.md");
 
-/// The block of commands with this number, from 0, in the section with this title.
+/// The block in this language with this number, from 0, in the section with this title.
 #[track_caller]
-pub fn block(title: &str, number: usize) -> String {
+pub fn block(title: &str, language: &str, number: usize) -> String {
     let heading = format!("\n## {title}\n");
     let section = GUIDE.split_once(&heading).map(|(_, rest)| rest.split("\n## ").next().unwrap());
     let section = section.unwrap_or_else(|| panic!("docs/deploy.md has no section {title}"));
-    let block = section.split("\n```sh\n").skip(1).nth(number);
-    let block = block.unwrap_or_else(|| panic!("{title} has no block {number}"));
+    let fence = format!("\n```{language}\n");
+    let block = section.split(fence.as_str()).nth(number + 1);
+    let block = block.unwrap_or_else(|| panic!("{title} has no {language} block {number}"));
     block.split("\n```").next().unwrap().to_owned()
 }

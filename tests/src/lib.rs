@@ -1,6 +1,6 @@
-//! What the tests and benches share: the exporter as a process and in a container, an HTTP client that can misbehave,
-//! expositions as numbers, workloads whose time is known, what perf and the kernel say of it, and the
-//! rendering of machines of any size.
+//! What the tests and benches share: the exporter as a process and in a container, the commands that
+//! docs tell readers to type, an HTTP client that can misbehave, expositions as numbers, workloads whose
+//! time is known, what perf and the kernel say of it, and the rendering of machines of any size.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,6 +9,7 @@
 )]
 
 pub mod client;
+pub mod commands;
 pub mod config_map;
 pub mod container;
 pub mod dashboard;

@@ -18,7 +18,7 @@ const FRESH: Duration = Duration::from_hours(24);
 
 /// apt, as a machine of this release and architecture would have it.
 pub(crate) struct Apt {
-    /// A directory outside of the tree, so that a new clone downloads nothing again.
+    /// What it keeps.
     pub cache: PathBuf,
     options: Vec<String>,
 }
@@ -94,14 +94,15 @@ impl Apt {
     }
 }
 
-fn cache() -> Result<PathBuf> {
+/// A directory outside of the tree, so that a new clone downloads nothing again.
+pub(crate) fn cache() -> Result<PathBuf> {
     let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("sched_exporter/vm"))
+    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("sched_exporter"))
 }
 
 /// Debian's mirror: the one that is named, or the one that this machine uses.
-fn mirror() -> Result<String> {
+pub(crate) fn mirror() -> Result<String> {
     if let Ok(mirror) = env::var("XTASK_DEBIAN_MIRROR") {
         return Ok(mirror);
     }

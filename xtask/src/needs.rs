@@ -32,14 +32,33 @@ pub(crate) struct Need {
 /// The need that decides whether tests run as root.
 pub(crate) const ROOT: &str = "root";
 /// The modules of tests that attach to the kernel.
-const ON_KERNEL: &[&str] =
-    &["kernel", "trace", "unplug", "python", "prometheus", "promtool", "container"];
+const ON_KERNEL: &[&str] = &[
+    "kernel",
+    "trace",
+    "unplug",
+    "python",
+    "prometheus",
+    "promtool",
+    "container",
+    "pod",
+    "booted",
+];
 /// Those, and what else takes root.
-const AS_ROOT: &[&str] =
-    &["kernel", "trace", "unplug", "python", "prometheus", "promtool", "container", "debian"];
+const AS_ROOT: &[&str] = &[
+    "kernel",
+    "trace",
+    "unplug",
+    "python",
+    "prometheus",
+    "promtool",
+    "container",
+    "pod",
+    "booted",
+    "debian",
+];
 
 /// Everything that tests need, what others build on first.
-pub(crate) const NEEDS: [Need; 17] = [
+pub(crate) const NEEDS: [Need; 18] = [
     Need {
         what: ROOT,
         modules: AS_ROOT,
@@ -105,7 +124,7 @@ pub(crate) const NEEDS: [Need; 17] = [
     },
     Need {
         what: "kustomize",
-        modules: &["manifests"],
+        modules: &["manifests", "pod"],
         remedy: "put it on PATH",
         variable: Some("SCHED_EXPORTER_KUSTOMIZE"),
         find: tools::kustomize,
@@ -126,7 +145,7 @@ pub(crate) const NEEDS: [Need; 17] = [
     },
     Need {
         what: "a release",
-        modules: &["release"],
+        modules: &["release", "booted"],
         remedy: "see that `cargo xtask dist` works",
         variable: Some("SCHED_EXPORTER_RELEASE"),
         find: dist::for_this_machine,
@@ -147,10 +166,17 @@ pub(crate) const NEEDS: [Need; 17] = [
     },
     Need {
         what: "podman",
-        modules: &["container"],
+        modules: &["container", "pod", "booted"],
         remedy: "install it (Debian's packages are podman, runc and catatonit)",
         variable: Some("SCHED_EXPORTER_IMAGE"),
         find: image::for_this_machine,
+    },
+    Need {
+        what: "a Debian that boots",
+        modules: &["booted"],
+        remedy: "install mmdebstrap on Debian or its kin",
+        variable: Some("SCHED_EXPORTER_DEBIAN"),
+        find: tools::debian,
     },
     Need {
         what: "Prometheus",

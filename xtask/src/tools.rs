@@ -12,8 +12,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    apt::Apt,
-    workspace::{command, is_root, probe, root, run, tools},
+    apt::{self, Apt},
+    workspace::{command, is_root, probe, root, root_command, run, tools},
 };
 
 /// The compiler that the committed objects are built with: their bytes depend on it.
@@ -34,6 +34,8 @@ const CYCLONEDX: [&str; 2] = ["cyclonedx-python-lib==11.12.0", "jsonschema==4.26
 const OPERATOR: [&str; 2] = ["@kubernetes-models/prometheus-operator@6.0.0", "typescript@5.9.3"];
 /// Debian's release with the kustomize that is installed.
 const KUSTOMIZE_SUITE: &str = "trixie";
+/// Debian's release that boots.
+const BOOTED_SUITE: &str = "bookworm";
 
 /// The standard library's source in a sysroot.
 const LIBRARY: &str = "lib/rustlib/src/rust/library";
@@ -256,6 +258,25 @@ pub(crate) fn kustomize() -> Result<PathBuf> {
         run(command("dpkg-deb").arg("--extract").arg(package).arg(&unpacked))?;
     }
     Ok(kustomize)
+}
+
+/// The root of a Debian with systemd, outside of the tree, where Debian's packages can be had.
+pub(crate) fn debian() -> Result<PathBuf> {
+    let cache = apt::cache()?;
+    let installed = cache.join(format!("{BOOTED_SUITE}-booted"));
+    if !installed.exists() {
+        let mmdebstrap = on_path("mmdebstrap").context("`mmdebstrap` is not on PATH")?;
+        let partial = installed.with_extension("partial");
+        let as_root = |program: &str| root_command(program.as_ref(), &[]);
+        eprintln!("installing a Debian in {}", installed.display());
+        fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
+        run(as_root("rm").args(["--recursive", "--force", "--one-file-system"]).arg(&partial))?;
+        let options = ["--quiet", "--mode=root", "--variant=minbase", "--include=systemd,curl"];
+        let mut install = root_command(&mmdebstrap, &[]);
+        run(install.args(options).arg(BOOTED_SUITE).arg(&partial).arg(apt::mirror()?))?;
+        run(as_root("mv").arg(&partial).arg(&installed))?;
+    }
+    Ok(installed)
 }
 
 /// Prometheus.

@@ -14,30 +14,30 @@ use sched_exporter_tests::{
 };
 
 const NAME: &str = "sched_cpu_seconds_total";
+/// Where it finds the release.
+const RELEASE: &str = "/release";
 
 /// A Debian that runs; what is done to it is gone with it.
 struct Debian(String);
 
 impl Debian {
-    /// Boots it, with the package at its root.
+    /// Boots it.
     fn boot() -> Self {
         let variable = |name| env::var(name).expect("run by `cargo xtask test`");
-        let package = variable("SCHED_EXPORTER_DEB");
-        let name = package.rsplit('/').next().unwrap();
-        let volume = format!("--volume={package}:/{name}:ro");
+        let release = format!("--volume={}:{RELEASE}:ro", variable("SCHED_EXPORTER_RELEASE"));
+        // What is written to it goes elsewhere, and away with the container.
         let rootfs = format!("{}:O", variable("SCHED_EXPORTER_DEBIAN"));
         // Without a network, all addresses are a loopback of its own.
-        let options =
-            ["--detach", "--rm", "--systemd=always", "--privileged", "--network=none", "--workdir=/"];
+        let options = ["--detach", "--rm", "--systemd=always", "--privileged", "--network=none"];
         let system = ["--rootfs", &rootfs, "/lib/systemd/systemd"];
-        let debian = Self(podman_ok([&["run"], &options[..], &[&volume], &system].concat()));
+        let debian = Self(podman_ok([&["run"], &options[..], &[&release], &system].concat()));
         debian.wait("booted", |it| it.try_run("systemctl is-system-running").1 == "running\n");
         debian
     }
 
     /// Runs a script of the shell; returns whether it succeeded, and what it wrote.
     fn try_run(&self, script: &str) -> (bool, String) {
-        let output = podman(["exec", &self.0, "sh", "-ec", script]);
+        let output = podman(["exec", "--workdir", RELEASE, &self.0, "sh", "-ec", script]);
         let said = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8(said).unwrap())
     }
@@ -86,7 +86,7 @@ fn total(exposition: &Exposition, labels: &[&str]) -> u64 {
 #[test]
 fn the_package_is_installed_reloaded_upgraded_and_purged() {
     let debian = Debian::boot();
-    let printed = debian.run(&block("Debian and systemd", 0));
+    let printed = debian.run(&block("Debian and systemd", "sh", 0));
     assert!(printed.contains("Active: active (running)"), "{printed}");
     assert!(printed.contains("\nsched_cpu_seconds_total{host="), "{printed}");
     assert_eq!(debian.run("systemctl is-enabled sched_exporter"), "enabled\n");
@@ -98,23 +98,25 @@ fn the_package_is_installed_reloaded_upgraded_and_purged() {
     assert_eq!(without, status.matches("CapEff:").count());
     assert!(status.contains("NoNewPrivs:\t1") && !status.contains("Uid:\t0\t"), "{status}");
 
-    let printed = debian.run(&block("Debian and systemd", 1));
+    let printed = debian.run(&block("Debian and systemd", "sh", 1));
     assert!(printed.contains("eu-1a"), "{printed}");
     let zone = ["zone=\"eu-1a\""];
     debian.wait("reloaded", |it| total(&it.scrape(), &zone) > 0);
     let after = debian.scrape();
     assert!(total(&after, &zone) > total(&before, &[]));
 
-    debian.run("echo 'label: {}' >> /etc/sched_exporter/exporter.yaml; systemctl reload sched_exporter");
+    debian.run(
+        "echo 'label: {}' >> /etc/sched_exporter/exporter.yaml; systemctl reload sched_exporter",
+    );
     debian.wait("refused", |it| it.property("StatusText").contains("refused now"));
     assert_eq!(debian.property("SubState"), "running");
     assert!(total(&debian.scrape(), &zone) > total(&after, &zone));
     debian.run("sed -i '$d' /etc/sched_exporter/exporter.yaml");
 
     // What is configured stays at an upgrade, and goes when all is purged.
-    debian.run(&block("Upgrade and rollback", 0));
+    debian.run(&block("Upgrade and rollback", "sh", 0));
     assert!(total(&debian.scrape(), &zone) > 0);
-    debian.run(&block("Upgrade and rollback", 1));
+    debian.run(&block("Upgrade and rollback", "sh", 1));
     assert!(!debian.try_run("curl --silent http://127.0.0.1:10435/metrics").0);
     let left = "ls -d /etc/sched_exporter /etc/default/sched_exporter /usr/bin/sched_exporter";
     let left = debian.try_run(left).1;
@@ -128,7 +130,7 @@ fn an_exporter_that_hangs_is_started_again() {
         "mkdir /etc/systemd/system/sched_exporter.service.d
         printf '[Service]\\nWatchdogSec=1s\\nRestartSec=0\\n' \
             > /etc/systemd/system/sched_exporter.service.d/watchdog.conf
-        dpkg --install /*.deb
+        dpkg --install sched-exporter_*.deb
         systemctl kill --signal=STOP sched_exporter",
     );
     debian.wait("started again", |it| it.property("NRestarts") == "1");
