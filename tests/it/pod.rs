@@ -64,9 +64,8 @@ metadata:
     pod
 }
 
-/// A pod that podman runs; gone when dropped.
+/// The file of a pod that podman runs until this is dropped.
 struct Played {
-    container: Container,
     file: String,
     _directory: TempDir,
 }
@@ -76,9 +75,14 @@ impl Played {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("pod.yaml").to_str().unwrap().to_owned();
         fs::write(&file, serde_yaml::to_string(pod).unwrap()).unwrap();
-        podman_ok(["kube", "play", &file]);
-        let container = Container::named("sched-exporter-test-sched-exporter".to_owned());
-        Self { container, file, _directory: directory }
+        Self { file, _directory: directory }
+    }
+
+    /// Plays it, and waits until its container serves.
+    #[track_caller]
+    fn play(&self, options: &[&str]) -> Container {
+        podman_ok([&["kube", "play"], options, &[&self.file]].concat());
+        Container::named("sched-exporter-test-sched-exporter".to_owned())
     }
 }
 
@@ -99,7 +103,7 @@ fn the_pod_follows_its_configmap_and_is_replaced() {
     let config =
         ConfigMap::new(of_kind(&objects, "ConfigMap")["data"]["exporter.yaml"].as_str().unwrap());
     let played = Played::new(&pod(of_kind(&objects, "DaemonSet"), config.path()));
-    let Played { container, file, .. } = &played;
+    let container = played.play(&[]);
     for probe in ["/-/healthy", "/-/ready"] {
         assert_eq!(Client::connect(ADDRESS).get(probe).status, 200);
     }
@@ -120,8 +124,7 @@ fn the_pod_follows_its_configmap_and_is_replaced() {
     assert!(total(&reloaded, "eu-1a") > total(&after, "eu-1a"));
 
     // A roll-out ends the pod and starts another, whose counts begin anew.
-    podman_ok(["kube", "play", "--replace", file]);
-    let replaced = Container::named(container.name.clone());
+    let replaced = played.play(&["--replace"]);
     let counted = total(&replaced.scrape(), "eu-1a");
     assert!(0 < counted && counted < total(&reloaded, "eu-1a"), "{counted}");
 }
@@ -131,10 +134,11 @@ fn a_configmap_with_a_mistake_changes_nothing() {
     let objects = objects();
     let config = ConfigMap::new("labels: {host: node-1, zone: eu-1a}\n");
     let played = Played::new(&pod(of_kind(&objects, "DaemonSet"), config.path()));
+    let container = played.play(&[]);
     config.swap("label: {}\n");
-    let refused = played.container.wait_until("refused", |scrape| {
+    let refused = container.wait_until("refused", |scrape| {
         scrape.sum("sched_exporter_config_last_reload_successful", &[]) == 0
     });
     assert!(total(&refused, "eu-1a") > 0);
-    assert!(played.container.log().contains("exporter.yaml:1:1: label"));
+    assert!(container.log().contains("exporter.yaml:1:1: label"));
 }
