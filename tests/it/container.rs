@@ -7,6 +7,7 @@ use std::{
 
 use sched_exporter_tests::{
     client::Client,
+    commands::block,
     config_map::ConfigMap,
     container::{ADDRESS, CAPABILITIES, Container, image, podman, podman_ok, run},
     process::CONFIG,
@@ -98,6 +99,21 @@ fn it_holds_the_exporter_and_its_configuration_and_nothing_else() {
     assert_eq!(files, ["bin/sched_exporter", "etc/sched_exporter/exporter.yaml"]);
     let shell = run(&["--entrypoint=/bin/sh"], &[]);
     assert!(!shell.status.success() && text(&shell.stderr).contains("no such file"), "{shell:?}");
+}
+
+#[test]
+fn the_commands_of_the_guide_run_ask_and_remove_it() {
+    let shell = |number| {
+        let block = block("A container", "sh", number);
+        let output = Command::new("sh").args(["-ec", &block]).output().unwrap();
+        assert!(output.status.success(), "{block}\n{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    shell(1);
+    let container = Container::named("sched_exporter".to_owned());
+    let printed = shell(2);
+    assert!(printed.contains("\nsched_cpu_seconds_total{host="), "{printed}");
+    assert!(!podman(["container", "exists", &container.name]).status.success());
 }
 
 #[test]

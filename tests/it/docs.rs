@@ -10,6 +10,7 @@ use sched_exporter::{
     topology::Topology,
 };
 
+mod guide;
 mod monitoring;
 
 fn root() -> &'static Path {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use sched_exporter_tests::{
+    commands::block,
     dashboard::{Dashboard, Query, array, interpolate, text},
     process::Exporter,
     workload::{Load, online},
@@ -146,6 +147,17 @@ fn no_panel_of_the_dashboard_is_empty(setup: &Setup) {
             }
         }
     }
+}
+
+#[test]
+fn the_commands_of_the_guide_show_a_rate() {
+    let _exporter = Exporter::start(&["--web.listen-address=127.0.0.1:10435"]);
+    let prometheus = Prometheus::start_as_in_the_guide();
+    // Scraped at its own pace, first at a moment of its choice.
+    prometheus.number("up{job=\"sched_exporter\"}", |up| up > 0.0);
+    let rates = prometheus.some(&block("Prometheus", "promql", 0));
+    let idle = rates.iter().any(|it| it["metric"]["mode"] == "idle");
+    assert!(idle && rates.iter().all(|it| it["metric"]["host"] == "test-host"), "{rates:?}");
 }
 
 #[test]

@@ -58,7 +58,7 @@ const AS_ROOT: &[&str] = &[
 ];
 
 /// Everything that tests need, what others build on first.
-pub(crate) const NEEDS: [Need; 18] = [
+pub(crate) const NEEDS: [Need; 19] = [
     Need {
         what: ROOT,
         modules: AS_ROOT,
@@ -170,6 +170,13 @@ pub(crate) const NEEDS: [Need; 18] = [
         remedy: "install it (Debian's packages are podman, runc and catatonit)",
         variable: Some("SCHED_EXPORTER_IMAGE"),
         find: image::for_this_machine,
+    },
+    Need {
+        what: "curl",
+        modules: &["container"],
+        remedy: "install it",
+        variable: None,
+        find: || tools::on_path("curl").context("`curl` is not on PATH"),
     },
     Need {
         what: "a Debian that boots",

@@ -5,14 +5,16 @@ use std::{
     fmt::Write as _,
     fs,
     fs::File,
-    path::Path,
-    process::{Child, Stdio},
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use sched_exporter_tests::{
     client::Client,
+    commands::block,
     dashboard::{array, text},
     process::{PATIENCE, ending_with_us},
 };
@@ -21,6 +23,10 @@ use tempfile::TempDir;
 
 /// Where the files are.
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus");
+
+fn program() -> PathBuf {
+    env::var_os("SCHED_EXPORTER_PROMETHEUS").expect("run by `cargo xtask test`").into()
+}
 
 /// A running Prometheus; killed when dropped.
 pub(super) struct Prometheus {
@@ -45,17 +51,27 @@ impl Prometheus {
         for file in ["recording.rules.yaml", "alerts.rules.yaml"] {
             write(file, &hastened(&read(file)));
         }
+        let mut command = ending_with_us(&program());
+        command.args(["--config.file=prometheus.yaml", "--web.listen-address=127.0.0.1:0"]);
+        Self::spawn(directory, &mut command)
+    }
+
+    /// Starts it by the commands of docs/deploy.md, from a directory that has `deploy`.
+    pub(super) fn start_as_in_the_guide() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        symlink(Path::new(DEPLOY).parent().unwrap(), directory.path().join("deploy")).unwrap();
+        let commands = block("Prometheus", "sh", 0).replace("\nprometheus ", "\nexec prometheus ");
+        let (program, path) = (program(), env::var_os("PATH").unwrap());
+        let found = program.parent().unwrap().to_owned();
+        let path = env::join_paths([found].into_iter().chain(env::split_paths(&path))).unwrap();
+        let mut command = ending_with_us(Path::new("sh"));
+        Self::spawn(directory, command.args(["-ec", &commands]).env("PATH", path))
+    }
+
+    fn spawn(directory: TempDir, command: &mut Command) -> Self {
         let log = File::create(directory.path().join("log")).unwrap();
-        let program = env::var_os("SCHED_EXPORTER_PROMETHEUS").expect("run by `cargo xtask test`");
-        let child = ending_with_us(Path::new(&program))
-            .arg(format!("--config.file={}", directory.path().join("prometheus.yaml").display()))
-            .arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()))
-            .arg("--web.listen-address=127.0.0.1:0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        command.current_dir(&directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().unwrap();
         let mut prometheus = Self { child, address: String::new(), directory };
         prometheus.address = prometheus.wait_for("an address", || {
             let log = prometheus.log();

@@ -1,0 +1,81 @@
+//! docs/deploy.md, and the links of every document.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::root;
+
+/// The files below a directory whose names end so.
+fn files(directory: &Path, suffix: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, suffix));
+        } else if path.to_string_lossy().ends_with(suffix) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn the_exporter_says_what_docs_deploy_md_finds_it_by() {
+    let guide = fs::read_to_string(root().join("docs/deploy.md")).unwrap();
+    let (_, table) =
+        guide.split_once("\n| message | cause | what to do |\n|---|---|---|\n").unwrap();
+    let rows = table.split("\n\n").next().unwrap().lines();
+    let messages: Vec<_> = rows.map(|row| row.split('`').nth(1).unwrap()).collect();
+    assert!(messages.len() > 10);
+    let mut said = String::new();
+    for file in files(&root().join("exporter/src"), ".rs") {
+        // A string that goes on in the next line.
+        let source = fs::read_to_string(file).unwrap();
+        said.extend(source.split("\\\n").map(str::trim_start));
+    }
+    for message in messages {
+        assert!(said.contains(message), "nothing says: {message}");
+    }
+}
+
+/// The anchors of a document's headings, as GitHub makes them.
+fn anchors(document: &str) -> BTreeSet<String> {
+    let headings = document.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+        let heading = heading.trim_start_matches('#').trim().to_lowercase();
+        heading.chars().filter(kept).collect::<String>().replace(' ', "-")
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn every_link_of_a_document_leads_somewhere() {
+    let mut documents = files(&root().join("docs"), ".md");
+    documents.extend(files(&root().join("deploy"), ".md"));
+    documents.extend(["README.md", "ARCHITECTURE.md"].map(|name| root().join(name)));
+    let mut links = 0;
+    for document in &documents {
+        let text = fs::read_to_string(document).unwrap();
+        for link in text.split("](").skip(1) {
+            let link = link.split(')').next().unwrap();
+            if link.starts_with("http") {
+                continue;
+            }
+            links += 1;
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let file = match file {
+                "" => document.clone(),
+                file => document.parent().unwrap().join(file),
+            };
+            assert!(file.exists(), "{}: {link}", document.display());
+            let found =
+                anchor.is_empty() || anchors(&fs::read_to_string(file).unwrap()).contains(anchor);
+            assert!(found, "{}: {link}", document.display());
+        }
+    }
+    assert!(links > 30, "{links}");
+}
