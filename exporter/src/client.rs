@@ -1,5 +1,5 @@
-//! HTTP as a client: one request, one connection, one answer of bounded size. There are no proxies, redirects or
-//! cookies. Time is bounded by whoever asks.
+//! HTTP as a client: one request, one connection, one answer of bounded size. There are no proxies,
+//! redirects or cookies. Time is bounded by whoever asks.
 
 use std::{fmt, io, sync::Arc};
 

@@ -100,12 +100,12 @@ fn start_reloads_and_stop_are_told() {
 #[test]
 fn the_watchdog_is_fed_in_half_its_time() {
     let manager = Manager::new();
-    let exporter = manager.start(&[("WATCHDOG_USEC", "200000")], &[]);
+    let exporter = manager.start(&[("WATCHDOG_USEC", "1000000")], &[]);
     manager.next();
     let mut last = Instant::now();
-    for _ in 0..10 {
+    for _ in 0..3 {
         manager.next_of(|message| message == "WATCHDOG=1\n");
-        assert!(last.elapsed() < Duration::from_millis(200), "{:?}", last.elapsed());
+        assert!(last.elapsed() < Duration::from_secs(1), "{:?}", last.elapsed());
         last = Instant::now();
     }
     drop(exporter);

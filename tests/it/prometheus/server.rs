@@ -52,7 +52,8 @@ impl Prometheus {
             write(file, &hastened(&read(file)));
         }
         let mut command = ending_with_us(&program());
-        command.args(["--config.file=prometheus.yaml", "--web.listen-address=127.0.0.1:0"]);
+        command.args(["--config.file=prometheus.yaml", "--storage.tsdb.path=data"]);
+        command.arg("--web.listen-address=127.0.0.1:0");
         Self::spawn(directory, &mut command)
     }
 
