@@ -102,6 +102,7 @@ fn the_package_is_installed_reloaded_upgraded_and_purged() {
     assert!(printed.contains("eu-1a"), "{printed}");
     let zone = ["zone=\"eu-1a\""];
     debian.wait("reloaded", |it| total(&it.scrape(), &zone) > 0);
+    debian.wait("told to", |it| it.journal().contains("cause=SIGHUP"));
     let after = debian.scrape();
     assert!(total(&after, &zone) > total(&before, &[]));
 
