@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     net::TcpListener,
     os::unix::process::CommandExt as _,
     process::{Command, Output},
@@ -119,6 +119,8 @@ fn a_health_check_of_what_is_no_exporter_fails() {
         // The connection of the first, which has gone.
         drop(stream);
         (stream, _) = other.accept().unwrap();
+        // Who answers before the request is no server of HTTP.
+        assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
         stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").unwrap();
     });
     check_refusal(&run(&["healthcheck", &address]), &["/-/healthy answers 404"]);
