@@ -158,6 +158,12 @@ def kustomize_ours(kustomization):
         return kustomize(directory)
 
 
+def kustomization_of_the_guide():
+    """That of docs/deploy.md, which is beside a clone of this repository."""
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/deploy.md").read_text(), re.S)
+    return yaml.safe_load(block.replace("sched_exporter/deploy/kubernetes", "BELOW"))
+
+
 def helm(values, namespace=NAME):
     """What the chart makes of values, notes aside."""
     with Chart.load(CHART) as chart:
@@ -188,6 +194,7 @@ def renderings():
             ],
         }
     )
+    found["of the guide"] = kustomize_ours(kustomization_of_the_guide())
     found["our namespace"] = kustomize_ours(every | {"namespace": "observability"})
     found["chart by default"] = helm({})
     for name, values in (COMPONENTS | {"every component": ALL_COMPONENTS} | VALUES).items():
@@ -457,8 +464,9 @@ def the_chart_is_in_order():
     for name in ["overlay capabilities", "chart by default"]:
         (container,) = pod_of(renderings()[name])["spec"]["containers"]
         assert container["image"] == f"sched_exporter:{version}", name
-    (container,) = pod_of(renderings()["our own"])["spec"]["containers"]
-    assert container["image"] == f"registry.example/sched_exporter:{version}"
+    for name in ["our own", "of the guide"]:
+        (container,) = pod_of(renderings()[name])["spec"]["containers"]
+        assert container["image"] == f"registry.example/sched_exporter:{version}", name
     (container,) = pod_of(renderings()["chart: much"])["spec"]["containers"]
     digest = VALUES["much"]["image"]["digest"]
     assert container["image"] == f"registry.example:5000/team/sched_exporter:0.2.0@{digest}"
