@@ -14,8 +14,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     arch::Arch,
+    shipped::build_shipped,
     tools,
-    workspace::{REVISION, build_shipped, cargo_home, command, output, probe, revision, root, run},
+    workspace::{REVISION, cargo_home, command, output, probe, revision, root, run},
 };
 
 mod sbom;

@@ -21,6 +21,7 @@ mod image;
 mod needs;
 mod object;
 mod run;
+mod shipped;
 mod soak;
 mod test;
 mod tools;

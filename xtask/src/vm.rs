@@ -11,12 +11,13 @@ use anyhow::{Context, Result};
 
 use crate::{
     arch::Arch,
+    shipped::{build_shipped, build_static},
     test::Tally,
     vm::{
         guests::{GUESTS, Guest, QUICK},
         qemu::Console,
     },
-    workspace::{build_shipped, build_static, root},
+    workspace::root,
 };
 
 mod debian;

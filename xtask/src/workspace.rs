@@ -12,8 +12,6 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{arch::Arch, tools};
-
 /// The directory of the workspace's `Cargo.toml`.
 pub(crate) fn root() -> PathBuf {
     // Cargo says where the package is now; the path compiled in is for a binary started by hand.
@@ -121,41 +119,6 @@ pub(crate) fn build(args: &[&str]) -> Result<Vec<Executable>> {
     executables(command("cargo").args(args).arg(MESSAGES))
 }
 
-/// As [`build`], released for an architecture and linked statically, so that it runs where no library
-/// is.
-pub(crate) fn build_static(arch: Arch, args: &[&str]) -> Result<Vec<Executable>> {
-    executables(&mut cargo_static(arch, args)?)
-}
-
-/// Builds the exporter as others get it: static, without symbols, and the same bytes wherever the
-/// workspace, cargo's home and its target directory are.
-pub(crate) fn build_shipped(arch: Arch) -> Result<PathBuf> {
-    let args = ["rustc", "--package", "sched_exporter", "--bin", "sched_exporter"];
-    let mut cargo = cargo_static(arch, &args)?;
-    // For the last step alone, so that what comes before is shared with other static builds.
-    exporter_of(executables(cargo.args(["--", "-Cstrip=symbols"]))?)
-}
-
-/// Cargo with arguments, building static programs that hold no path of this machine.
-fn cargo_static(arch: Arch, args: &[&str]) -> Result<Command> {
-    let mut cargo = command("cargo");
-    cargo.args(args).args(["--release", "--locked", MESSAGES]);
-    let library = tools::target(&mut cargo, arch.target())?;
-    let mut flags = vec!["-Ctarget-feature=+crt-static".into()];
-    flags.extend(remap_flags(&library)?);
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}".as_ref()));
-    // Named for others alone: it would be one of the settings that the build scripts of this machine
-    // are built with, and so build them anew.
-    if Some(arch) != Arch::host() {
-        let variable = arch.target().replace('-', "_").to_uppercase();
-        cargo.env(format!("CARGO_TARGET_{variable}_LINKER"), arch.gcc());
-    }
-    if let Some(revision) = revision() {
-        cargo.env(REVISION, revision);
-    }
-    Ok(cargo)
-}
-
 /// Flags that keep the paths of this machine out of what rustc writes, given the standard library's
 /// source.
 pub(crate) fn remap_flags(library: &Path) -> Result<Vec<OsString>> {
@@ -188,9 +151,10 @@ pub(crate) fn revision() -> Option<String> {
 }
 
 /// Makes cargo name what it builds.
-const MESSAGES: &str = "--message-format=json-render-diagnostics";
+pub(crate) const MESSAGES: &str = "--message-format=json-render-diagnostics";
 
-fn executables(cargo: &mut Command) -> Result<Vec<Executable>> {
+/// Runs a command of cargo with [`MESSAGES`], and returns the executables that it names.
+pub(crate) fn executables(cargo: &mut Command) -> Result<Vec<Executable>> {
     let messages = String::from_utf8(output(cargo)?).context("cargo's messages")?;
     let mut executables = Vec::new();
     for line in messages.lines() {
@@ -216,7 +180,8 @@ pub(crate) fn build_exporter() -> Result<PathBuf> {
     exporter_of(build(&args)?)
 }
 
-fn exporter_of(built: Vec<Executable>) -> Result<PathBuf> {
+/// The exporter's own among executables.
+pub(crate) fn exporter_of(built: Vec<Executable>) -> Result<PathBuf> {
     let built = built.into_iter().find(|executable| executable.kind == "bin");
     Ok(built.context("cargo built no `sched_exporter`")?.path)
 }
