@@ -19,8 +19,8 @@ BPF object for all; offsets come from the BTF of the kernel it runs on.
 
 What is tested on each: loading and seeding; time conserved at each snapshot under any load; CPUs
 that never switch; counters that never go back; run-queue waits against `run_delay` to the
-nanosecond; switches against `ctxt`; CPUs offline and back; scrapes over HTTP; reloads; what is said
-where capabilities or BTF are missing.
+nanosecond; switches against `ctxt`; CPUs offline and back; scrapes over HTTP; reloads; capabilities
+given up on every thread; what is said where capabilities or BTF are missing.
 
 Load time is from reading the kernel's BTF to the first snapshot, under emulation, which is many
 times slower than hardware. Verified instructions are those that the kernel's verifier went through,
