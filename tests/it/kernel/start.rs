@@ -16,7 +16,7 @@ use nix::{
     sched::{CloneFlags, unshare},
     sys::{
         prctl::set_keepcaps,
-        resource::{Resource, getrlimit, setrlimit},
+        resource::{Resource, setrlimit},
         signal::{self, Signal},
     },
     unistd::{setgroups, setresgid, setresuid},
@@ -136,8 +136,8 @@ fn an_address_in_use_is_named() {
     check_refusal(&output, &[&exporter.address.to_string(), "in use"]);
 }
 
-/// Runs the binary as a user who is nobody, with these capabilities and no way to others.
-fn as_nobody(capabilities: &[Capability], args: &[&str]) -> Output {
+/// The binary as a user who is nobody, with these capabilities and no way to others.
+fn as_nobody(capabilities: &[Capability], args: &[&str]) -> Command {
     let nobody = 65_534;
     let kept: CapsHashSet = capabilities.iter().copied().collect();
     let others: Vec<_> = caps::all().difference(&kept).copied().collect();
@@ -160,7 +160,7 @@ fn as_nobody(capabilities: &[Capability], args: &[&str]) -> Output {
     };
     // SAFETY: system calls and nothing else, but for an error, which ends the test.
     unsafe { command.pre_exec(give_up) };
-    command.output().unwrap()
+    command
 }
 
 /// A copy of the binary and a configuration where everybody may read them.
@@ -174,7 +174,9 @@ fn config_for_nobody() -> (tempfile::TempDir, String) {
 #[test]
 fn two_capabilities_are_enough() {
     let (_directory, config) = config_for_nobody();
-    let output = as_nobody(&[Capability::CAP_BPF, Capability::CAP_PERFMON], &[&config, "--once"]);
+    let output = as_nobody(&[Capability::CAP_BPF, Capability::CAP_PERFMON], &[&config, "--once"])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("sched_runqueue_latency_seconds_count"));
 }
@@ -182,9 +184,9 @@ fn two_capabilities_are_enough() {
 #[test]
 fn missing_capabilities_are_named() {
     let (_directory, config) = config_for_nobody();
-    let none = as_nobody(&[], &[&config, "--once"]);
+    let none = as_nobody(&[], &[&config, "--once"]).output().unwrap();
     check_refusal(&none, &["CAP_BPF and CAP_PERFMON missing", "run as root"]);
-    let one = as_nobody(&[Capability::CAP_BPF], &[&config, "--once"]);
+    let one = as_nobody(&[Capability::CAP_BPF], &[&config, "--once"]).output().unwrap();
     check_refusal(&one, &["capabilities: CAP_PERFMON missing", "sched_switch"]);
 }
 
@@ -192,10 +194,12 @@ fn missing_capabilities_are_named() {
 fn a_limit_of_locked_memory_is_named_by_kernels_that_count_bpf() {
     let (_directory, config) = config_for_nobody();
     let capabilities = [Capability::CAP_BPF, Capability::CAP_PERFMON];
-    let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK).unwrap();
-    setrlimit(Resource::RLIMIT_MEMLOCK, 0, hard).unwrap();
-    let output = as_nobody(&capabilities, &[&config, "--once"]);
-    setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard).unwrap();
+    let mut command = as_nobody(&capabilities, &[&config, "--once"]);
+    // For good: what may be raised again, aya raises.
+    let limit = || Ok(setrlimit(Resource::RLIMIT_MEMLOCK, 0, 0)?);
+    // SAFETY: a system call and nothing else.
+    unsafe { command.pre_exec(limit) };
+    let output = command.output().unwrap();
     if output.status.success() {
         let kernel = Facts::gather().kernel;
         assert!(!kernel.starts_with("5.10."), "{kernel}");
