@@ -108,7 +108,9 @@ impl Client {
         let mut answer = Answer { status, headers, body: Vec::new() };
         let length = answer.header("content-length").parse().unwrap_or(0);
         if head_only {
-        } else if answer.header("transfer-encoding") == "chunked" {
+            return Ok(answer);
+        }
+        if answer.header("transfer-encoding") == "chunked" {
             while self.read_chunk(&mut answer.body)? {}
         } else {
             answer.body.resize(length, 0);

@@ -31,20 +31,9 @@ pub(crate) struct Need {
 
 /// The need that decides whether tests run as root.
 pub(crate) const ROOT: &str = "root";
-/// The modules of tests that attach to the kernel.
-const ON_KERNEL: &[&str] = &[
-    "kernel",
-    "trace",
-    "unplug",
-    "python",
-    "prometheus",
-    "promtool",
-    "container",
-    "pod",
-    "booted",
-];
-/// Those, and what else takes root.
+/// The modules of tests that take root: one that installs packages, and those that attach to the kernel.
 const AS_ROOT: &[&str] = &[
+    "debian",
     "kernel",
     "trace",
     "unplug",
@@ -54,8 +43,9 @@ const AS_ROOT: &[&str] = &[
     "container",
     "pod",
     "booted",
-    "debian",
 ];
+/// Those that attach to the kernel.
+const ON_KERNEL: &[&str] = AS_ROOT.split_at(1).1;
 
 /// Everything that tests need, what others build on first.
 pub(crate) const NEEDS: [Need; 19] = [
