@@ -13,7 +13,7 @@ use std::{
 };
 
 use sched_exporter_tests::{
-    client::Client,
+    client::{Answer, Client},
     commands::block,
     dashboard::{array, text},
     process::{PATIENCE, ending_with_us},
@@ -79,6 +79,8 @@ impl Prometheus {
             let (_, rest) = log.split_once("msg=\"Listening on\" address=")?;
             Some(rest.split_once('\n')?.0.to_owned())
         });
+        // Before that it answers queries with a refusal.
+        prometheus.wait_for("ready", || (prometheus.get("/-/ready").status == 200).then_some(()));
         prometheus
     }
 
@@ -99,6 +101,10 @@ impl Prometheus {
         }
     }
 
+    fn get(&self, path: &str) -> Answer {
+        Client::connect(self.address.parse().unwrap()).get(path)
+    }
+
     /// What its API answers; a query that fails ends the test.
     #[track_caller]
     pub(super) fn ask(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
@@ -106,7 +112,7 @@ impl Prometheus {
         for (name, value) in parameters {
             let _ = write!(url, "{}={}&", encoded(name), encoded(value));
         }
-        let answer = Client::connect(self.address.parse().unwrap()).get(&url);
+        let answer = self.get(&url);
         let mut body: Value = serde_json::from_slice(&answer.body).unwrap();
         assert!(answer.status == 200, "{parameters:?}: {body}");
         body["data"].take()
