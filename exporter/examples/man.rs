@@ -21,7 +21,11 @@ const SECTIONS: [(&str, &[(&str, &str)]); 4] = [
     (
         "FILES",
         &[
-            ("/etc/sched_exporter/exporter.yaml", "The configuration; it documents itself."),
+            ("/etc/sched_exporter/exporter.yaml", "The configuration."),
+            (
+                "/usr/share/doc/sched-exporter/examples/exporter.yaml",
+                "A configuration that describes every key.",
+            ),
             ("/etc/default/sched_exporter", "ARGS, the flags of the systemd unit."),
             ("/sys/kernel/btf/vmlinux", "The kernel's types, which the program is fitted to."),
         ],
@@ -67,6 +71,12 @@ fn main() -> std::io::Result<()> {
         roff.control("TP", []);
         roff.text([bold(command.get_name())]);
         roff.text([roman(command.get_about().map(ToString::to_string).unwrap_or_default())]);
+        for argument in command.get_arguments() {
+            let Some(flag) = argument.get_long() else { continue };
+            roff.control("TP", []);
+            roff.text([bold(format!("{} --{flag}", command.get_name()))]);
+            roff.text([roman(argument.get_help().map(ToString::to_string).unwrap_or_default())]);
+        }
     }
     for (title, terms) in SECTIONS {
         roff.control("SH", [title]);

@@ -30,6 +30,7 @@ pub mod host;
 pub mod labels;
 pub mod layout;
 pub mod log;
+pub mod names;
 pub mod negotiate;
 pub mod privileges;
 pub mod relabel;

@@ -13,7 +13,7 @@ use sched_exporter::{
     healthcheck::healthcheck,
     host::{BTF_PATH, Facts},
     layout::Layout,
-    log,
+    log, names,
     negotiate::Format,
     privileges,
     reload::{self, Reloader},
@@ -26,6 +26,7 @@ use sched_exporter::{
 use sched_exporter_ebpf::HOOK;
 
 fn main() -> ExitCode {
+    names::built_in();
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         #[expect(clippy::print_stderr, reason = "the last word goes to whoever started us")]

@@ -39,8 +39,9 @@ pub enum DropError<E> {
     Read(#[source] E),
 }
 
-/// Gives up every capability for good, in every set, and all ways to new ones. Only one that `read`
-/// fails without is kept; it is returned. Threads that are started from now on have no more.
+/// Gives up every capability for good, and all ways to new ones. Only one that `read` fails without is
+/// kept; it is returned. Threads that are started from now on have no more. The bounding set, which
+/// takes `CAP_SETPCAP` to empty, may stay: it grants nothing under `no_new_privs`.
 ///
 /// Capabilities are a thread's: fails where there are others already.
 pub fn drop<E>(
@@ -53,7 +54,6 @@ pub fn drop<E>(
     set_no_new_privs().map_err(DropError::NoNewPrivs)?;
     caps::clear(None, CapSet::Ambient)?;
     caps::clear(None, CapSet::Inheritable)?;
-    // Who may not shrink it can't gain by it any more: no_new_privs is set.
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
         caps::clear(None, CapSet::Bounding)?;
     }

@@ -94,8 +94,10 @@ fn the_package_is_installed_reloaded_upgraded_and_purged() {
 
     // It is a user of its own, without capabilities on any thread.
     let status = debian.run(&format!("cat /proc/{}/task/*/status", debian.property("MainPID")));
-    let without = status.lines().filter(|line| *line == "CapEff:\t0000000000000000").count();
-    assert_eq!(without, status.matches("CapEff:").count());
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        let without = status.matches(&format!("{set}:\t0000000000000000\n")).count();
+        assert_eq!(without, status.matches("Threads:").count(), "{set} of {status}");
+    }
     assert!(status.contains("NoNewPrivs:\t1") && !status.contains("Uid:\t0\t"), "{status}");
 
     let printed = debian.run(&block("Debian and systemd", "sh", 1));
@@ -106,6 +108,10 @@ fn the_package_is_installed_reloaded_upgraded_and_purged() {
     let after = debian.scrape();
     assert!(total(&after, &zone) > total(&before, &[]));
 
+    // A new name of the host is one of its series.
+    debian.run("echo other > /proc/sys/kernel/hostname; systemctl reload sched_exporter");
+    debian.wait("renamed", |it| total(&it.scrape(), &["host=\"other\""]) > total(&after, &zone));
+
     debian.run(
         "echo 'label: {}' >> /etc/sched_exporter/exporter.yaml; systemctl reload sched_exporter",
     );
@@ -114,9 +120,20 @@ fn the_package_is_installed_reloaded_upgraded_and_purged() {
     assert!(total(&debian.scrape(), &zone) > total(&after, &zone));
     debian.run("sed -i '$d' /etc/sched_exporter/exporter.yaml");
 
-    // What is configured stays at an upgrade, and goes when all is purged.
-    debian.run(&block("Upgrade and rollback", "sh", 0));
-    assert!(total(&debian.scrape(), &zone) > 0);
+    // What is configured stays at an upgrade and a rollback, each of which runs the other version.
+    let upgrade = "dpkg-deb --raw-extract sched-exporter_*.deb /tmp/next
+        sed --in-place 's/^Version: .*/&.1/' /tmp/next/DEBIAN/control
+        dpkg-deb --build /tmp/next /tmp/next.deb
+        dpkg --install /tmp/next.deb";
+    let rollback = block("Upgrade and rollback", "sh", 0);
+    for (change, version) in [(upgrade, "-1.1"), (&rollback, "-1")] {
+        let process = debian.property("MainPID");
+        debian.run(change);
+        let installed = debian.run("dpkg-query --show --showformat='${Version}' sched-exporter");
+        assert!(installed.ends_with(version), "{installed}");
+        assert_ne!(debian.property("MainPID"), process);
+        assert!(total(&debian.scrape(), &zone) > 0);
+    }
     debian.run(&block("Upgrade and rollback", "sh", 1));
     assert!(!debian.try_run("curl --silent http://127.0.0.1:10435/metrics").0);
     let left = "ls -d /etc/sched_exporter /etc/default/sched_exporter /usr/bin/sched_exporter";

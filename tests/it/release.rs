@@ -42,6 +42,32 @@ fn the_binary_runs_where_no_library_is() {
 }
 
 #[test]
+fn names_are_looked_up_without_the_modules_of_the_host() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    fs::copy(file(""), path("sched_exporter")).unwrap();
+    fs::create_dir_all(path("etc")).unwrap();
+    fs::write(path("etc/nsswitch.conf"), "hosts: trap dns\n").unwrap();
+    fs::write(path("trap.c"), "__attribute__((constructor)) void f(void) { __builtin_trap(); }\n")
+        .unwrap();
+    // Where glibc looks on any architecture.
+    fs::create_dir_all(path("lib64")).unwrap();
+    let mut compile = Command::new("cc");
+    compile.args(["-shared", "-nostdlib", "-o"]).args([path("lib64/libnss_trap.so.2")]);
+    output(compile.arg(path("trap.c")));
+    fs::create_dir_all(path("usr")).unwrap();
+    for directory in ["lib", "usr/lib", "usr/lib64"] {
+        std::os::unix::fs::symlink("/lib64", path(directory)).unwrap();
+    }
+    let mut chroot = Command::new("chroot");
+    chroot.arg(root.path()).args(["/sched_exporter", "--web.listen-address=other:10435"]);
+    let output = chroot.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{:?}: {said}", output.status);
+    assert!(said.contains("failed to lookup address information"), "{said}");
+}
+
+#[test]
 fn the_binary_holds_no_path_of_this_machine() {
     let binary = fs::read(file("")).unwrap();
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -66,7 +92,19 @@ fn the_archive_holds_what_is_installed_by_hand() {
     let listed = output(Command::new("tar").args(["--list", "--file"]).arg(file(".tar.gz")));
     let directory = format!("sched_exporter-{VERSION}.linux-{}/", arch());
     let files: Vec<_> = listed.lines().map(|line| line.trim_start_matches(&directory)).collect();
-    assert_eq!(files, ["", "LICENSE-APACHE", "LICENSE-MIT", "exporter.yaml", "sched_exporter"]);
+    assert_eq!(
+        files,
+        [
+            "",
+            "LICENSE-APACHE",
+            "LICENSE-MIT",
+            "exporter.yaml",
+            "notify-reload.conf",
+            "sched_exporter",
+            "sched_exporter.8.gz",
+            "sched_exporter.service",
+        ]
+    );
 }
 
 #[test]
@@ -75,7 +113,14 @@ fn the_manual_page_names_every_flag() {
     let page = release().join("sched_exporter.8.gz");
     let page = output(Command::new("gzip").args(["--decompress", "--stdout"]).arg(page));
     let page = page.replace('\\', "");
-    for argument in sched_exporter::args::Args::command().get_arguments() {
+    let args = sched_exporter::args::Args::command();
+    let (options, commands) = page.split_once(".SH COMMANDS").unwrap();
+    let of_commands = args.get_subcommands().flat_map(clap::Command::get_arguments);
+    for (page, argument) in args
+        .get_arguments()
+        .map(|argument| (options, argument))
+        .chain(of_commands.map(|argument| (commands, argument)))
+    {
         let Some(flag) = argument.get_long() else { continue };
         assert!(page.contains(&format!("--{flag}")), "the page lacks --{flag}");
     }

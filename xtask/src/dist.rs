@@ -38,6 +38,9 @@ pub(crate) struct Args {
 /// The version that is released.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// The manual page's file.
+const MANUAL: &str = "sched_exporter.8.gz";
+
 /// Where releases are put.
 pub(crate) fn directory() -> PathBuf {
     root().join("target/dist")
@@ -87,7 +90,7 @@ fn package(directory: &Path, archs: &[Arch]) -> Result<String> {
     let epoch = epoch()?;
     let manual = ["run", "--quiet", "--release", "--package", "sched_exporter", "--example", "man"];
     let manual = output(command("cargo").args(manual))?;
-    let page = directory.join("sched_exporter.8");
+    let page = directory.join(MANUAL).with_extension("");
     fs::write(&page, manual).with_context(|| page.display().to_string())?;
     run(command("gzip").args(["--no-name", "--best", "--force"]).arg(&page))?;
     for &arch in archs {
@@ -114,9 +117,14 @@ fn archive(directory: &Path, arch: Arch, epoch: &str) -> Result<()> {
     let parent = tempfile::tempdir()?;
     let content = parent.path().join(&name);
     fs::create_dir(&content)?;
-    let binary = directory.join(&name);
+    let (binary, page) = (directory.join(&name), directory.join(MANUAL));
+    let unit = Path::new("deploy/systemd/sched_exporter.service");
+    let drop_in = Path::new("deploy/systemd/sched_exporter.service.d/notify-reload.conf");
     for (from, to) in [
         (binary.as_path(), "sched_exporter"),
+        (page.as_path(), MANUAL),
+        (unit, "sched_exporter.service"),
+        (drop_in, "notify-reload.conf"),
         (Path::new("deploy/exporter.yaml"), "exporter.yaml"),
         (Path::new("LICENSE-APACHE"), "LICENSE-APACHE"),
         (Path::new("LICENSE-MIT"), "LICENSE-MIT"),

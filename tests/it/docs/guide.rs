@@ -32,9 +32,14 @@ fn the_exporter_says_what_docs_deploy_md_finds_it_by() {
     assert!(messages.len() > 10);
     let mut said = String::new();
     for file in files(&root().join("exporter/src"), ".rs") {
-        // A string that goes on in the next line.
+        if file.ends_with("tests.rs") {
+            continue;
+        }
         let source = fs::read_to_string(file).unwrap();
-        said.extend(source.split("\\\n").map(str::trim_start));
+        let code = source.split("#[cfg(test)]").next().unwrap();
+        let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        // A string that goes on in the next line.
+        said.extend(lines.collect::<Vec<_>>().join("\n").split("\\\n").map(str::trim_start));
     }
     for message in messages {
         assert!(said.contains(message), "nothing says: {message}");

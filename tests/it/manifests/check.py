@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import pathlib
+import platform
 import re
 import subprocess
 import sys
@@ -56,7 +57,9 @@ VALUES = {
         "tolerations": [],
         "priorityClassName": "",
     },
-    "text": {"config": "# Text.\nlabels: {host: '{{ env.NODE_NAME }}', zone: a}\n"},
+    # Its first line is indented more than the next, and names in a comment what is not enabled.
+    "text": {"config": "  # node.labels\nlabels: {host: '{{ env.NODE_NAME }}', zone: a}\n"},
+    "shipped": {"config": (ROOT / "config/exporter.yaml").read_text()},
     "map": {"config": {"labels": {"zone": None, "team": "sre"}, "without": ["cpu"]}},
     "much": {
         "global": {"imageRegistry": "ignored"},
@@ -118,6 +121,9 @@ REFUSED = [
     ({"config": {"labels": {"zone": "{{ node.labels['a'] }}"}}}, "nodeLabels.enabled"),
     ({"extraArgs": "--log.level=debug"}, "/extraArgs"),
     ({"extraArgs": ["log.level=debug"]}, "/extraArgs/0"),
+    ({"extraEnv": {"RACK": "r1"}}, "/extraEnv"),
+    ({"extraVolumes": [{"hostPath": {"path": "/etc"}}]}, "/extraVolumes/0"),
+    ({"hostNetwork": "true"}, "/hostNetwork"),
     ({"privileged": "yes"}, "/privileged"),
     ({"seccompProfile": {"type": "Docker"}}, "/seccompProfile/type"),
     ({"seccompProfile": {"type": "Localhost"}}, "localhostProfile"),
@@ -164,10 +170,19 @@ def kustomization_of_the_guide():
     return yaml.safe_load(block.replace("sched_exporter/deploy/kubernetes", "BELOW"))
 
 
-def helm(values, namespace=NAME):
+def values_of_the_readme():
+    """Those of the chart's README that bring more into the pod, and more that it lists."""
+    text = (CHART / "README.md").read_text()
+    (block,) = re.findall(r"```yaml\n(config:.*?)```", text, re.S)
+    values = yaml.safe_load(block)
+    values["config"]["labels"]["rack"] = "{{ env.RACK }}"
+    return values | {"extraEnv": [{"name": "RACK", "value": "r1"}], "hostNetwork": True}
+
+
+def helm(values, name=NAME, namespace=NAME):
     """What the chart makes of values, notes aside."""
     with Chart.load(CHART) as chart:
-        rendered = chart.render(values, name=NAME, namespace=namespace)
+        rendered = chart.render(values, name=name, namespace=namespace)
     texts = [text for path, text in sorted(rendered.items()) if path.endswith(".yaml")]
     return [document for text in texts for document in documents(text)]
 
@@ -199,6 +214,9 @@ def renderings():
     found["chart by default"] = helm({})
     for name, values in (COMPONENTS | {"every component": ALL_COMPONENTS} | VALUES).items():
         found[f"chart: {name}"] = helm(values)
+    found["chart: of its README"] = helm(values_of_the_readme())
+    # Names that YAML would take for numbers.
+    found["chart: numbers"] = helm({"nameOverride": "7"}, name="1", namespace="2")
     return found
 
 
@@ -300,8 +318,9 @@ def fits_together(rendering):
         assert endpoint["port"] == port["name"], endpoint
 
     # The configuration, where the exporter looks for it.
-    (volume,) = pod["spec"]["volumes"]
-    (mount,) = container["volumeMounts"]
+    volume, *more_volumes = pod["spec"]["volumes"]
+    mount, *more_mounts = container["volumeMounts"]
+    assert [it["name"] for it in more_volumes] == [it["name"] for it in more_mounts]
     config = one(rendering, "ConfigMap")
     assert volume["configMap"] == {"name": config["metadata"]["name"]}, volume
     assert mount.keys() == {"name", "mountPath", "readOnly"} and mount["name"] == volume["name"]
@@ -346,13 +365,20 @@ def takes_no_more_than_it_needs(rendering):
         assert context == {}, context
 
 
+def os_id():
+    """The distribution of this machine."""
+    return platform.freedesktop_os_release()["ID"]
+
+
 def check_of_configuration(rendering, zone):
     """The labels that the exporter makes in a pod of a node `node-1` in this zone."""
     pod = pod_of(rendering)
     (container,) = pod["spec"]["containers"]
     fields = {"spec.nodeName": "node-1", "metadata.labels['topology.kubernetes.io/zone']": zone}
     environment = {
-        variable["name"]: fields[variable["valueFrom"]["fieldRef"]["fieldPath"]]
+        variable["name"]: variable["value"]
+        if "value" in variable
+        else fields[variable["valueFrom"]["fieldRef"]["fieldPath"]]
         for variable in container["env"]
     }
     ((_, text),) = one(rendering, "ConfigMap")["data"].items()
@@ -387,6 +413,8 @@ def objects_belong_together():
 
 def pods_take_no_more_than_they_need():
     for name, rendering in renderings().items():
+        if name == "chart: of its README":
+            continue
         within(name, takes_no_more_than_it_needs, rendering)
         (container,) = pod_of(rendering)["spec"]["containers"]
         privileged = name.split()[-1] == "privileged" or "every" in name or name == "our namespace"
@@ -409,6 +437,11 @@ def labels_are_host_and_zone():
         ("chart: node-labels", {"host": "node-1", "zone": "none"}),
         ("our own", {"host": "a", "zone": "b"}),
         ("chart: text", {"host": "node-1", "zone": "a"}),
+        ("chart: shipped", {"host": "example-host", "zone": "example-zone"}),
+        (
+            "chart: of its README",
+            {"host": "node-1", "zone": "eu-1a", "rack": "r1", "team": "none", "os": os_id()},
+        ),
         ("chart: map", {"host": "node-1", "team": "sre"}),
     ]:
         labels = check_of_configuration(renderings()[name], "eu-1a")

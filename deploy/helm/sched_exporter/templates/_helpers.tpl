@@ -14,13 +14,13 @@
 {{- end }}
 
 {{- define "sched_exporter.selector" -}}
-app.kubernetes.io/name: {{ include "sched_exporter.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "sched_exporter.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "sched_exporter.metadata" -}}
-name: {{ include "sched_exporter.fullname" . }}
-namespace: {{ .Release.Namespace }}
+name: {{ include "sched_exporter.fullname" . | quote }}
+namespace: {{ .Release.Namespace | quote }}
 labels:
   {{- include "sched_exporter.labels" . | nindent 2 }}
 {{- end }}
@@ -35,7 +35,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* The exporter's configuration, as text. */}}
 {{- define "sched_exporter.config" -}}
 {{- $config := kindIs "string" .Values.config | ternary .Values.config (toYaml .Values.config) }}
-{{- if and (contains "node.labels" $config) (not .Values.nodeLabels.enabled) }}
+{{- /* Not where a comment names it. */}}
+{{- if and (regexMatch "(?m)^[^#\n]*node\\.labels" $config) (not .Values.nodeLabels.enabled) }}
 {{- fail "config names node.labels, which takes nodeLabels.enabled: true" }}
 {{- end }}
 {{- $config }}
