@@ -48,7 +48,7 @@ impl Mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Reason {
-    /// The task blocked or yielded its state: the kernel's `nvcsw`.
+    /// The task was no longer runnable: the kernel's `nvcsw`.
     Voluntary = 0,
     /// The task was still runnable: the kernel's `nivcsw`.
     Preempted = 1,
@@ -68,8 +68,9 @@ pub const WAIT_BUCKETS: usize = 64;
 /// What the kernel program knows of one CPU. Times are nanoseconds of `CLOCK_MONOTONIC`.
 ///
 /// The program writes `started` first and `done` last; the kernel copies a value to user space
-/// upwards, eight bytes at a time. So a copy in which both are equal was not torn by a write
-/// (Lamport, "Concurrent reading and writing", 1977).
+/// upwards, eight bytes at a time, without barriers. So a copy in which both are equal was not torn by
+/// a write (Lamport, "Concurrent reading and writing", 1977), if stores are seen in their order.
+/// <https://github.com/torvalds/linux/blob/v6.12/include/linux/bpf.h>, `bpf_long_memcpy`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct CpuRecord {

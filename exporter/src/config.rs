@@ -7,8 +7,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    fs::{self, File},
-    io::{self, Read as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,7 +21,12 @@ pub use labels::{Attach, CPU, CpuLabels, CpuMatch, Limits, RESERVED};
 use yaml::{Entry, Report};
 pub use yaml::{Mistake, Mistakes};
 
-use crate::{relabel::Rule, sources::Uses, template::Template};
+use crate::{
+    files::{self, FileError},
+    relabel::Rule,
+    sources::Uses,
+    template::Template,
+};
 
 /// Size of the largest file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -172,26 +175,9 @@ impl Source {
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file can't be opened or read.
-    #[error("reading `{}`: {error}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        error: io::Error,
-    },
-    /// The path leads to a directory, a FIFO, a socket or a device.
-    #[error("`{}` is not a regular file", path.display())]
-    NotAFile {
-        /// The path.
-        path: PathBuf,
-    },
-    /// The file is larger than 1 MiB.
-    #[error("`{}` is larger than {MAX_FILE_BYTES} bytes", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-    },
+    /// The file can't be read, or is larger than 1 MiB.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The file is not UTF-8.
     #[error("`{}` is not UTF-8 at byte {offset}", path.display())]
     NotUtf8 {
@@ -235,19 +221,9 @@ fn places(path: &Path, mistakes: &Mistakes) -> Vec<String> {
     shown.chain(more).collect()
 }
 
-/// Reads a regular file of at most 1 MiB. Symbolic links are followed; nothing but a regular file
-/// is opened, so that a FIFO does not block and a device is left alone.
+/// Reads a regular file of at most 1 MiB.
 pub fn read(path: &Path) -> Result<Source, ConfigError> {
-    let unreadable = |error| ConfigError::Unreadable { path: path.into(), error };
-    if !fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err(ConfigError::NotAFile { path: path.into() });
-    }
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(unreadable)?;
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(ConfigError::TooLarge { path: path.into() });
-    }
+    let bytes = files::read(path, MAX_FILE_BYTES)?;
     let mut sha256 = String::new();
     for byte in Sha256::digest(&bytes) {
         write!(sha256, "{byte:02x}").expect("a string takes all that is written to it");

@@ -32,6 +32,7 @@ pub enum CpuListError {
 }
 
 /// The CPUs that the kernel was booted for: one slot each in a per-CPU map, in this order.
+/// <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/arraymap.c>, `bpf_percpu_array_copy`.
 pub fn possible() -> Result<Vec<u32>, CpuListError> {
     let text = fs::read_to_string(POSSIBLE)
         .map_err(|source| CpuListError::Read { path: POSSIBLE, source })?;

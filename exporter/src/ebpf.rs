@@ -46,8 +46,10 @@ const READ_ATTEMPTS: u32 = 1_000;
 const PROMPT_ATTEMPTS: u32 = 100;
 const PAUSE: Duration = Duration::from_micros(100);
 
-/// How far a record may be ahead of the snapshot's instant, since a switch came between the two.
+/// How far a record may be ahead of the snapshot's instant, since a switch came between the two: so
+/// much, and a while for each CPU that is read meanwhile.
 const MOST_AHEAD_NS: u64 = 50_000;
+const MOST_AHEAD_NS_PER_CPU: u64 = 500;
 
 /// How often a snapshot is taken that is interrupted for longer each time.
 const SNAPSHOT_ATTEMPTS: u32 = 10;
@@ -70,6 +72,12 @@ pub enum LoadError {
     /// The kernel did not take the program.
     #[error("loading program `{HOOK}` for hook `tp_btf/{HOOK}`: bpf(BPF_PROG_LOAD)")]
     Refused(#[source] io::Error),
+    /// The kernel's verifier found the program unsafe: it does not fit this kernel.
+    #[error(
+        "loading program `{HOOK}` for hook `tp_btf/{HOOK}`: the verifier rejects it: {0}; \
+         --log.level=debug shows all that it says"
+    )]
+    Rejected(String),
     /// aya could not load the program.
     #[error("loading program `{HOOK}` for hook `tp_btf/{HOOK}`")]
     Load(#[source] ProgramError),
@@ -122,6 +130,12 @@ pub enum ReadError {
     /// The clock can't be read.
     #[error("clock_gettime: {0}")]
     Clock(#[from] nix::Error),
+    /// The kernel's `CLOCK_MONOTONIC` is not that of this process.
+    #[error(
+        "the kernel's CLOCK_MONOTONIC is not that of this process, which is in a time namespace; start \
+         it outside"
+    )]
+    OtherClock,
 }
 
 /// The attached kernel program. Dropping it detaches it.
@@ -172,13 +186,18 @@ impl Scheduler {
     /// all time up to its last switch, so that a snapshot is taken again where this process lost its
     /// CPU between the clock and the records.
     pub fn snapshot(&self) -> Result<Snapshot, ReadError> {
+        let most_ahead_ns = MOST_AHEAD_NS + MOST_AHEAD_NS_PER_CPU * self.possible.len() as u64;
+        let (mut best, mut least_ahead_ns) = self.attempt()?;
         for _ in 1..SNAPSHOT_ATTEMPTS {
+            if least_ahead_ns <= most_ahead_ns {
+                break;
+            }
             let (snapshot, ahead_ns) = self.attempt()?;
-            if ahead_ns <= MOST_AHEAD_NS {
-                return Ok(snapshot);
+            if ahead_ns < least_ahead_ns {
+                (best, least_ahead_ns) = (snapshot, ahead_ns);
             }
         }
-        Ok(self.attempt()?.0)
+        Ok(best)
     }
 
     /// A snapshot, and how far the latest record is ahead of it.
@@ -258,10 +277,12 @@ impl Scheduler {
 
     /// Makes every online CPU switch. Of one that does not within a second, the accounting begins
     /// whenever it does.
-    pub fn seed(&self) -> Result<(), LoadError> {
+    ///
+    /// Fails where this process has another clock than the kernel program.
+    pub fn seed(&self) -> Result<(), ReadError> {
         let deadline = Instant::now() + SEED_TIMEOUT;
-        let unseeded = || -> Result<Vec<u32>, LoadError> {
-            let records = self.read().map_err(LoadError::Map)?;
+        let unseeded = || -> Result<Vec<u32>, ReadError> {
+            let records = self.read()?;
             let seeded = |cpu: &u32| {
                 let slot = self.possible.binary_search(cpu);
                 slot.is_ok_and(|slot| records[slot].0.open != 0)
@@ -276,6 +297,12 @@ impl Scheduler {
             }
             std::thread::sleep(Duration::from_millis(1));
         };
+        let (records, now) = (self.read()?, monotonic_ns()?);
+        let mut seeded = records.iter().map(|record| record.0).filter(|record| record.open != 0);
+        let since_attach = self.attached_at - CLOCK_MARGIN_NS..=now;
+        if seeded.any(|record| !since_attach.contains(&record.seeded_at)) {
+            return Err(ReadError::OtherClock);
+        }
         if !late.is_empty() {
             tracing::warn!(
                 cpus = ?late,
@@ -327,18 +354,31 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut BtfTracePoint, LoadError> {
     program.ok_or(LoadError::Incomplete("program"))
 }
 
-/// The verifier's log is of use to few, and long: it goes to the log.
+/// The verifier says a lot: all of it goes to the log, what it ends with to the user. Who may not load
+/// programs hears nothing of it.
 fn refused(error: ProgramError) -> LoadError {
-    match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            tracing::debug!(%verifier_log, "the kernel did not take the program");
-            LoadError::Refused(io_error)
-        }
-        error => LoadError::Load(error),
+    let (io_error, said) = match error {
+        ProgramError::LoadError { io_error, verifier_log } => (io_error, verifier_log.to_string()),
+        error => return LoadError::Load(error),
+    };
+    tracing::debug!(verifier = said, "the kernel did not take the program");
+    match verdict(&said) {
+        Some(verdict) => LoadError::Rejected(verdict.to_owned()),
+        None => LoadError::Refused(io_error),
     }
 }
 
+/// The line before the statistics, with which the verifier ends.
+/// <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/verifier.c>, `print_verification_stats`.
+fn verdict(said: &str) -> Option<&str> {
+    const STATISTICS: [&str; 3] = ["verification time ", "stack depth ", "processed "];
+    let is_statistic = |line: &str| STATISTICS.iter().any(|start| line.starts_with(start));
+    let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.rfind(|line| !is_statistic(line))
+}
+
 /// `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`.
+/// <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/helpers.c>, `bpf_ktime_get_ns`.
 pub fn monotonic_ns() -> Result<u64, nix::Error> {
     let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?);
     Ok(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))

@@ -32,9 +32,9 @@ const CAP_SYS_RESOURCE: u32 = 24;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
-/// `tp_btf` came with Linux 5.5, the two capabilities with 5.8.
-const FIRST_KERNEL: (u32, u32) = (5, 5);
-const FIRST_KERNEL_WITH_CAP_BPF: (u32, u32) = (5, 8);
+/// The first with the two capabilities, and with the ring buffer that carries the program's log.
+/// <https://github.com/torvalds/linux/blob/v5.8/kernel/bpf/ringbuf.c>
+const FIRST_KERNEL: (u32, u32) = (5, 8);
 
 /// Before, maps and programs count as locked memory.
 /// <https://github.com/torvalds/linux/commit/3ac1f01b43b6e2759cc34d3a715ba5eed04c5805>
@@ -69,12 +69,8 @@ impl Facts {
         let mut advice = String::new();
         let version = version(&self.kernel);
         if version.is_some_and(|version| version < FIRST_KERNEL) {
-            let _ = write!(
-                advice,
-                "\n  kernel {}: too old; Linux 5.5 or later is needed, for BPF programs on BTF \
-                 tracepoints",
-                self.kernel
-            );
+            let _ =
+                write!(advice, "\n  kernel {}: too old; Linux 5.8 or later is needed", self.kernel);
         }
         if !self.has_btf {
             let _ = write!(
@@ -85,7 +81,7 @@ impl Facts {
             );
         }
         if permission {
-            let missing = self.missing_capabilities(version);
+            let missing = self.missing_capabilities();
             let counts = version.is_some_and(|version| version < FIRST_KERNEL_WITHOUT_MEMLOCK);
             let limited = self.lockable_bytes != RLIM_INFINITY && !self.has(CAP_SYS_RESOURCE);
             if missing.is_empty() && counts && limited {
@@ -124,12 +120,9 @@ impl Facts {
         self.capabilities >> capability & 1 == 1
     }
 
-    fn missing_capabilities(&self, version: Option<(u32, u32)>) -> Vec<&'static str> {
+    fn missing_capabilities(&self) -> Vec<&'static str> {
         if self.has(CAP_SYS_ADMIN) {
             return Vec::new();
-        }
-        if version.is_some_and(|version| version < FIRST_KERNEL_WITH_CAP_BPF) {
-            return vec!["CAP_SYS_ADMIN"];
         }
         let wanted = [(CAP_BPF, "CAP_BPF"), (CAP_PERFMON, "CAP_PERFMON")];
         wanted
@@ -181,8 +174,6 @@ mod tests {
         check(&facts(), true, &["CAP_BPF and CAP_PERFMON missing"]);
         let bpf = Facts { capabilities: 1 << CAP_BPF, ..facts() };
         check(&bpf, true, &["capabilities: CAP_PERFMON missing"]);
-        let old = Facts { kernel: "5.7.1".to_owned(), ..facts() };
-        check(&old, true, &["CAP_SYS_ADMIN missing"]);
     }
 
     #[test]
@@ -209,7 +200,7 @@ mod tests {
     #[test]
     fn an_old_kernel_and_missing_btf_are_both_named() {
         let old = Facts { kernel: "4.19.0-27-amd64".to_owned(), has_btf: false, ..facts() };
-        check(&old, false, &["Linux 5.5 or later", "CONFIG_DEBUG_INFO_BTF"]);
+        check(&old, false, &["Linux 5.8 or later", "CONFIG_DEBUG_INFO_BTF"]);
     }
 
     #[test]

@@ -120,7 +120,7 @@ fn wait_fields(btf: &Btf<'_>) -> Result<Result<Offsets, String>, BtfError> {
 }
 
 /// The state of a task: `unsigned int __state` since 5.14, `long state` before, of which the low
-/// half is read.
+/// half is read. <https://github.com/torvalds/linux/commit/2f064a59a11f>
 fn task_state(btf: &Btf<'_>) -> Result<Result<u32, String>, BtfError> {
     if let Some(state) = btf.field("task_struct", "state")? {
         return Ok(Ok(state.offset));

@@ -23,6 +23,7 @@ pub mod ebpf;
 pub mod exporter;
 pub mod exposition;
 pub mod families;
+pub mod files;
 pub mod generation;
 pub mod groups;
 pub mod healthcheck;

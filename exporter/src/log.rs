@@ -1,7 +1,9 @@
 //! The log: logfmt or JSON, on standard error.
 
 use std::{
-    array, io,
+    array,
+    error::Error,
+    io, iter,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -56,6 +58,16 @@ impl<S: Subscriber> Layer<S> for LogCounts {
         };
         count.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// An error and its causes in one line, each said once: some libraries repeat what they pass on.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let causes = iter::successors(Some(error), |&error| error.source());
+    causes.map(ToString::to_string).fold(String::new(), |line, cause| match line.as_str() {
+        "" => cause,
+        said if said.ends_with(&cause) => line,
+        said => format!("{said}: {cause}"),
+    })
 }
 
 /// Starts logging for the whole process. Fails where a logger is already set.

@@ -24,6 +24,7 @@ use sched_exporter::{
     telemetry::Telemetry,
 };
 use sched_exporter_ebpf::HOOK;
+use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
     names::built_in();
@@ -31,14 +32,21 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         #[expect(clippy::print_stderr, reason = "the last word goes to whoever started us")]
         Err(error) => {
-            eprintln!("sched_exporter: {}", chain(&error));
+            eprintln!("sched_exporter: {}", log::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn run(args: &Args) -> anyhow::Result<()> {
+fn run(args: &Args) -> anyhow::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("starting tokio")?;
+    let ended = runtime.block_on(serve(args));
+    // A thread that reads a file of a filesystem that hangs is not waited for.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(args: &Args) -> anyhow::Result<()> {
     if let Some(Command::Healthcheck { web_listen_address }) = &args.command {
         return Ok(healthcheck(web_listen_address).await?);
     }
@@ -99,7 +107,7 @@ fn attach(args: &Args, telemetry: &Telemetry) -> anyhow::Result<Scheduler> {
     let scheduler = layout().and_then(|layout| Ok(Scheduler::attach(layout, args.log_ebpf)?));
     let mut scheduler = scheduler.map_err(|error| {
         let permission = error.downcast_ref().is_some_and(LoadError::is_permission);
-        anyhow::anyhow!("{}{}", chain(&error), Facts::gather().advice(permission))
+        anyhow::anyhow!("{}{}", log::chain(error.as_ref()), Facts::gather().advice(permission))
     })?;
     for feature in scheduler.features() {
         if let Some(reason) = &feature.off {
@@ -117,15 +125,6 @@ fn attach(args: &Args, telemetry: &Telemetry) -> anyhow::Result<Scheduler> {
     }
     telemetry.capabilities(privileges::kept()?);
     Ok(scheduler)
-}
-
-/// An error and its causes in one line, each said once: some libraries repeat what they pass on.
-fn chain(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match line.as_str() {
-        "" => cause,
-        said if said.ends_with(&cause) => line,
-        said => format!("{said}: {cause}"),
-    })
 }
 
 /// Writes to standard output; a closed pipe is an error like any other.

@@ -6,8 +6,7 @@ use std::{fs, io};
 use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
 use nix::sys::prctl::set_no_new_privs;
 
-/// The capabilities that bring the kernel program to work: the first two since Linux 5.8, the last
-/// one before.
+/// The capabilities that bring the kernel program to work: the first two, or the last for both.
 const LOADING: [Capability; 3] =
     [Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_SYS_ADMIN];
 

@@ -24,6 +24,7 @@ use crate::{
     ebpf::{ReadError, Scheduler},
     generation::{Generation, Live},
     labels::Unfit,
+    log,
     signals::ReloadSignals,
     sources::{self, Endpoints, Reader, Schedule, Sources, Values},
     systemd,
@@ -342,11 +343,14 @@ impl Reloader {
         if let Some(next) = next {
             let is_new = matches!(file, Some(Ok(ReloadOutcome::Applied)));
             if let Err(error) = self.serve(next, cause, is_new, scheduler) {
-                tracing::warn!(%error, "no snapshot; labels stay as they were for now");
+                let error = log::chain(&error);
+                tracing::warn!(error, "no snapshot; labels stay as they were for now");
                 // It is tried again, though the file stays as it is.
-                self.seen = Err(error.to_string());
+                self.seen = Err(error.clone());
                 self.look_again();
-                file = is_new.then(|| Err(error.to_string()));
+                if is_new {
+                    file = Some(Err(error));
+                }
             }
         }
         file.map_or(Ok(ReloadOutcome::Unchanged), |outcome| self.tell(cause, outcome))

@@ -51,6 +51,7 @@ use tokio_io_timeout::TimeoutStream;
 use crate::{
     args::ListenAddress,
     exporter::Exporter,
+    log,
     negotiate::{self, Exposition},
     reload::ReloadHandle,
     telemetry::Telemetry,
@@ -267,7 +268,7 @@ impl Running {
         let text = match self.server.exporter.scrape(exposition.format) {
             Ok(text) => text,
             Err(error) => {
-                tracing::error!(%error, "scrape failed");
+                tracing::error!(error = log::chain(&error), "scrape failed");
                 let reason = "The kernel's records could not be read; see the log.\n";
                 return plain(StatusCode::INTERNAL_SERVER_ERROR, reason);
             }

@@ -31,7 +31,8 @@ struct Directory {
 }
 
 impl Watch {
-    /// Begins to watch `path`; what changed before is not noticed. `on_change` runs on another thread and must not block.
+    /// Begins to watch `path`; what changed before is not noticed. `on_change` runs on another thread
+    /// and must not block.
     pub fn new(path: &Path, on_change: impl Fn() + Send + Sync + 'static) -> Self {
         let on_change = Arc::new(on_change);
         let mut watch =

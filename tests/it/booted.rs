@@ -121,7 +121,8 @@ fn the_package_is_installed_reloaded_upgraded_and_purged() {
     debian.run("sed -i '$d' /etc/sched_exporter/exporter.yaml");
 
     // What is configured stays at an upgrade and a rollback, each of which runs the other version.
-    let upgrade = "dpkg-deb --raw-extract sched-exporter_*.deb /tmp/next
+    let upgrade =
+        "dpkg-deb --raw-extract sched-exporter_*_$(dpkg --print-architecture).deb /tmp/next
         sed --in-place 's/^Version: .*/&.1/' /tmp/next/DEBIAN/control
         dpkg-deb --build /tmp/next /tmp/next.deb
         dpkg --install /tmp/next.deb";
@@ -148,7 +149,7 @@ fn an_exporter_that_hangs_is_started_again() {
         "mkdir /etc/systemd/system/sched_exporter.service.d
         printf '[Service]\\nWatchdogSec=1s\\nRestartSec=0\\n' \
             > /etc/systemd/system/sched_exporter.service.d/watchdog.conf
-        dpkg --install sched-exporter_*.deb
+        dpkg --install sched-exporter_*_$(dpkg --print-architecture).deb
         systemctl kill --signal=STOP sched_exporter",
     );
     debian.wait("started again", |it| it.property("NRestarts") == "1");

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    fs::{self, File},
     os::unix::{fs::symlink, net::UnixListener},
     process::{self, Command},
     time::Instant,

@@ -2,47 +2,29 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::OpenOptions,
-    io::{self, Read as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 use super::{Endpoints, Reading, Source, Uses};
+use crate::files::{self, FileError};
 
 /// Size of the largest file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 16;
 
 /// Why a file gives no text.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FileError {
-    #[error("reading `{}`: {error}", path.display())]
-    Unreadable { path: PathBuf, error: io::Error },
-    #[error("`{}` is not a regular file", path.display())]
-    NotAFile { path: PathBuf },
-    #[error("`{}` is larger than {MAX_FILE_BYTES} bytes", path.display())]
-    TooLarge { path: PathBuf },
+pub(super) enum TextError {
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("`{}` is not UTF-8 at byte {offset}", path.display())]
     NotUtf8 { path: PathBuf, offset: usize },
 }
 
-/// Reads a regular file. Opening a FIFO does not block, and nothing is read from it.
-pub(super) fn read(path: &Path) -> Result<String, FileError> {
-    let path = || path.to_owned();
-    let unreadable = |error| FileError::Unreadable { path: path(), error };
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path());
-    let file = file.map_err(unreadable)?;
-    if !file.metadata().map_err(unreadable)?.is_file() {
-        return Err(FileError::NotAFile { path: path() });
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(FileError::TooLarge { path: path() });
-    }
-    String::from_utf8(bytes).map_err(|error| {
+/// Reads a file of text.
+pub(super) fn read(path: &Path) -> Result<String, TextError> {
+    String::from_utf8(files::read(path, MAX_FILE_BYTES)?).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
-        FileError::NotUtf8 { path: path(), offset }
+        TextError::NotUtf8 { path: path.into(), offset }
     })
 }
 

@@ -45,7 +45,7 @@ pub(super) async fn node_labels(
     let (authority, token) = spawn_blocking(read)
         .await
         .map_err(|error| error.to_string())?
-        .map_err(|error: files::FileError| error.to_string())?;
+        .map_err(|error: files::TextError| error.to_string())?;
     let tls = client::trust(authority.as_bytes()).map_err(|error| {
         format!("`{}`: {error}", endpoints.service_account.join("ca.crt").display())
     })?;

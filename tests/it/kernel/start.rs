@@ -11,17 +11,26 @@ use std::{
 };
 
 use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
+use libc::CLONE_NEWTIME;
 use nix::{
+    fcntl::AT_FDCWD,
     mount::{MsFlags, mount},
-    sched::{CloneFlags, unshare},
+    sched::{CloneFlags, setns, unshare},
     sys::{
+        fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags},
         prctl::set_keepcaps,
         resource::{Resource, setrlimit},
         signal::{self, Signal},
     },
     unistd::{setgroups, setresgid, setresuid},
 };
-use sched_exporter::host::Facts;
+use sched_exporter::{
+    btf::Btf,
+    ebpf::{LoadError, Scheduler},
+    host::{BTF_PATH, Facts},
+    layout::{Layout, Unwanted},
+};
+use sched_exporter_ebpf::global;
 use sched_exporter_tests::{
     exposition::Exposition,
     process::{CONFIG, Exporter, PATIENCE, binary, run},
@@ -253,6 +262,55 @@ fn a_signal_to_reload_that_comes_during_the_start_is_not_lost() {
     let log = text(&output.stderr);
     assert!(output.status.success(), "{log}");
     assert!(log.contains("cause=SIGHUP"), "{log}");
+}
+
+#[test]
+fn what_the_verifier_says_is_passed_on() {
+    let bytes = fs::read(BTF_PATH).unwrap();
+    let mut layout = Layout::from_btf(&Btf::parse(&bytes).unwrap(), Unwanted::default()).unwrap();
+    // No task is as large.
+    for (_, value) in layout.globals.iter_mut().filter(|(name, _)| *name == global::TASK_FLAGS) {
+        *value = 1 << 20;
+    }
+    let error = Scheduler::attach(layout, false).err().unwrap();
+    let said = error.to_string();
+    assert!(matches!(error, LoadError::Rejected(_)) && !error.is_permission(), "{said}");
+    assert!(said.contains("the verifier rejects it: ") && said.contains("task_struct"), "{said}");
+}
+
+#[test]
+fn a_process_with_another_clock_than_the_kernel_does_not_serve() {
+    let (_directory, config) = config_file(CONFIG);
+    let mut command = Command::new(binary());
+    let enter = || {
+        unshare(CloneFlags::from_bits_retain(CLONE_NEWTIME))?;
+        fs::write("/proc/self/timens_offsets", "monotonic 1000 0")?;
+        let time = fs::File::open("/proc/self/ns/time_for_children")?;
+        Ok(setns(time, CloneFlags::from_bits_retain(CLONE_NEWTIME))?)
+    };
+    // SAFETY: the child has one thread, so no lock is held by another.
+    unsafe { command.pre_exec(enter) };
+    let output = command.args([&config, "--once"]).output().unwrap();
+    check_refusal(&output, &["CLOCK_MONOTONIC", "time namespace"]);
+}
+
+#[test]
+fn a_configuration_that_hangs_does_not_hold_up_the_end() {
+    let mut exporter = Exporter::start(&[]);
+    // Whoever opens the file waits for our leave, which never comes.
+    let gate = Fanotify::init(
+        InitFlags::FAN_CLASS_CONTENT,
+        EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC,
+    )
+    .unwrap();
+    let (mark, opening) = (MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_OPEN_PERM);
+    gate.mark(mark, opening, AT_FDCWD, Some(exporter.config())).unwrap();
+    exporter.signal(Signal::SIGHUP);
+    gate.read_events().unwrap();
+    let asked = Instant::now();
+    exporter.signal(Signal::SIGTERM);
+    assert!(exporter.wait().success());
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
 }
 
 #[test]
