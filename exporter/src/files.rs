@@ -39,7 +39,11 @@ pub enum FileError {
 pub fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, FileError> {
     let unreadable = |error| FileError::Unreadable { path: path.into(), error };
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let file = file.map_err(unreadable)?;
+    let file = file.map_err(|error| match error.raw_os_error() {
+        // A socket, or a device that is not there.
+        Some(libc::ENXIO) => FileError::NotAFile { path: path.into() },
+        _ => unreadable(error),
+    })?;
     if !file.metadata().map_err(unreadable)?.is_file() {
         return Err(FileError::NotAFile { path: path.into() });
     }
