@@ -171,7 +171,8 @@ fn checksums(directory: &Path) -> Result<String> {
     Ok(String::from_utf8(sums)?)
 }
 
-/// Builds the binaries again where every path is another, packages again what was built, and compares.
+/// Builds the binaries again where every path is another, packages again, and compares. The Debian
+/// package is made of the first binary both times: what is compared of it is the packaging.
 fn check(archs: &[Arch], sums: &str) -> Result<ExitCode> {
     let temporary = root().join("target/tmp");
     fs::create_dir_all(&temporary).with_context(|| temporary.display().to_string())?;
