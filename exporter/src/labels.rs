@@ -385,8 +385,8 @@ impl Maker<'_> {
             let is_taken = RESERVED.contains(&name.as_str()) || host.is_none() && name == CPU;
             if !is_label_name(name) || is_taken {
                 let problem = format!(
-                    "the rules give {whose} a label {name:?}, which no series can have here; remove \
-                     it by labeldrop"
+                    "the rules give {whose} a label {name:?}, which no series can have here; name it \
+                     otherwise, or remove it by labeldrop"
                 );
                 let is_hosts = host.is_none_or(|host| host.contains_key(name));
                 let rules = if is_hosts { "relabel_configs" } else { "cpu_relabel_configs" };

@@ -50,7 +50,9 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     if let Some(Command::Healthcheck { web_listen_address }) = &args.command {
         return Ok(healthcheck(web_listen_address).await?);
     }
-    let (reload_signals, shutdown_signals) = signals::install().context("installing signals")?;
+    // Whoever only looks is ended by them as any other process.
+    let stays = !args.config_check && !args.once;
+    let signals = stays.then(signals::install).transpose().context("installing signals")?;
     let log_counts = log::init(args.log_level, args.log_format).context("starting the log")?;
     let telemetry = Telemetry::new()?;
     let source = config::read(&args.config_file)?;
@@ -70,10 +72,10 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let mut reloader = reloader()?;
     let (kept, live, created) = (Arc::clone(&scheduler), reloader.live(), args.web_created_samples);
     let exporter = Exporter::new(kept, live, telemetry.clone(), log_counts, created);
-    if args.once {
+    let Some((reload_signals, shutdown_signals)) = signals else {
         reloader.settle().await?;
         return print(&exporter.scrape(Format::OpenMetrics)?);
-    }
+    };
     for listener in &listeners {
         tracing::info!(address = %listener.local_addr()?, path = args.web_telemetry_path, "listening");
     }

@@ -14,7 +14,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{
     sync::{mpsc, oneshot},
-    task::spawn_blocking,
+    task::{JoinHandle, spawn_blocking},
     time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
 
@@ -26,7 +26,7 @@ use crate::{
     labels::Unfit,
     log,
     signals::ReloadSignals,
-    sources::{self, Endpoints, Reader, Schedule, Sources, Values},
+    sources::{self, Endpoints, FILE_PATIENCE, Reader, Schedule, Sources, Values, Watches},
     systemd,
     telemetry::{ReloadOutcome, Telemetry},
     topology::{SYSFS, Topology, TopologyError},
@@ -157,18 +157,21 @@ pub struct Reloader {
     /// The file as it was when last looked at: its hash, or why it could not be read.
     seen: Result<String, String>,
     made: Arc<Made>,
+    sources: Sources,
     /// None while another thread has it, where it may block.
     watched: Option<Watched>,
+    /// That thread, where it has not come back in time.
+    renewing: Option<JoinHandle<(bool, Watched)>>,
     reader: Reader,
     requests: mpsc::Sender<Request>,
     queue: mpsc::Receiver<Request>,
 }
 
-/// What tells of changes.
+/// What tells of changes of files.
 #[derive(Debug)]
 struct Watched {
-    sources: Sources,
-    /// On the file, once it is followed.
+    sources: Watches,
+    /// On the configuration, once it is followed.
     file: Option<Watch>,
 }
 
@@ -176,7 +179,7 @@ impl Watched {
     /// Watches what matters now, and says whether that is something else than before.
     fn renew(&mut self, config: &Config) -> bool {
         let file = self.file.as_mut().is_some_and(Watch::renew);
-        self.sources.follow(config.uses()) || file
+        self.sources.renew(config.uses()) || file
     }
 }
 
@@ -208,7 +211,9 @@ impl Reloader {
             telemetry,
             seen: Ok(made.sha256.clone()),
             made: Arc::new(made),
-            watched: Some(Watched { sources, file: None }),
+            watched: Some(Watched { sources: sources.watches(), file: None }),
+            renewing: None,
+            sources,
             reader,
             requests,
             queue,
@@ -218,8 +223,8 @@ impl Reloader {
     /// Makes the first generation again when every source has answered or failed once. For whoever
     /// looks only once.
     pub async fn settle(&mut self) -> Result<(), LoadError> {
-        self.renew().await;
         let uses = self.made.config.uses();
+        self.sources.follow(uses);
         self.reader.first_answers(uses).await;
         let values = self.reader.read(uses);
         let made = Made { values, ..Made::clone(&self.made) };
@@ -316,14 +321,31 @@ impl Reloader {
         on_change(self.requests.clone())();
     }
 
-    /// Watches what matters now, and says whether that is something else than before.
+    /// Follows what matters now, and says whether other files are watched than before. Where a
+    /// filesystem hangs, changes are found by polling and on request until it answers.
     async fn renew(&mut self) -> bool {
-        let Some(mut watched) = self.watched.take() else { return false };
-        let config = Arc::clone(&self.made.config);
-        let renewed = spawn_blocking(move || (watched.renew(&config), watched)).await;
+        self.sources.follow(self.made.config.uses());
+        let (mut renewing, patience) = match (self.renewing.take(), self.watched.take()) {
+            (Some(renewing), _) => (renewing, Duration::ZERO),
+            (None, Some(mut watched)) => {
+                let config = Arc::clone(&self.made.config);
+                let renew = move || (watched.renew(&config), watched);
+                (spawn_blocking(renew), FILE_PATIENCE)
+            }
+            (None, None) => return false,
+        };
+        let Ok(renewed) = timeout(patience, &mut renewing).await else {
+            if !patience.is_zero() {
+                let reason = "a directory that is to be watched does not answer";
+                tracing::warn!(reason, "changes are found by polling and on request");
+            }
+            self.renewing = Some(renewing);
+            return false;
+        };
         renewed.is_ok_and(|(is_other, watched)| {
             self.watched = Some(watched);
-            is_other
+            // The configuration may be another by now.
+            is_other || patience.is_zero()
         })
     }
 
@@ -375,15 +397,16 @@ impl Reloader {
                 tracing::info!(cause = cause.name(), generation = number, "labels changed");
             }
             self.live.store(Arc::new(generation));
-            for Unfit { misfit, key, problem } in &unfit {
-                self.telemetry.misfit(*misfit);
-                tracing::warn!(key, problem, "a label can't be as the configuration asks");
-            }
+            spawn_blocking(move || drop(live));
+        }
+        for Unfit { misfit, key, problem } in &unfit {
+            self.telemetry.misfit(*misfit);
+            tracing::warn!(key, problem, "a label can't be as the configuration asks");
         }
         self.telemetry.label_sources(&made.values);
         tell_local(&self.made.values, &made.values);
         let old = std::mem::replace(&mut self.made, Arc::new(made));
-        // A thousand rules take their time to go.
+        // A thousand rules take their time to go, as do the labels of many CPUs above.
         spawn_blocking(move || drop(old));
         Ok(())
     }

@@ -134,7 +134,7 @@ impl Default for Schedule {
 
 type Remote = BTreeMap<Source, Reading>;
 
-/// Follows the sources in use.
+/// Asks the remote sources in use.
 pub struct Sources {
     endpoints: Arc<Endpoints>,
     schedule: Schedule,
@@ -142,11 +142,17 @@ pub struct Sources {
     remote: watch::Sender<Remote>,
     /// What asks a remote source, and for which keys.
     tasks: BTreeMap<Source, (BTreeSet<String>, JoinHandle<()>)>,
-    watches: BTreeMap<PathBuf, Watch>,
+}
+
+/// Watches the files of the sources in use.
+pub struct Watches {
+    endpoints: Arc<Endpoints>,
+    on_change: Arc<dyn Fn() + Send + Sync>,
+    by_path: BTreeMap<PathBuf, Watch>,
 }
 
 /// How long files may take. Their filesystem may hang, and must not hold up start and reloads.
-const FILE_PATIENCE: Duration = Duration::from_secs(2);
+pub const FILE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Reads the sources. It may be used on another thread.
 #[derive(Clone)]
@@ -171,14 +177,11 @@ impl Sources {
             on_change: Arc::new(on_change),
             remote: watch::Sender::default(),
             tasks: BTreeMap::new(),
-            watches: BTreeMap::new(),
         }
     }
 
-    /// Follows what `uses` names, and nothing else: watches its files, asks its remote sources.
-    /// Returns whether the watches are others than before, so that a change up to now may not have
-    /// been noticed: then read. To be called inside a tokio runtime.
-    pub fn follow(&mut self, uses: &Uses) -> bool {
+    /// Asks the remote sources that `uses` names, and no others. To be called inside a tokio runtime.
+    pub fn follow(&mut self, uses: &Uses) {
         let wanted: BTreeMap<Source, &BTreeSet<String>> =
             uses.iter().filter(|(source, _)| source.is_remote()).collect();
         self.tasks.retain(|source, (keys, task)| {
@@ -205,23 +208,15 @@ impl Sources {
                 (keys.clone(), tokio::spawn(ask.run()))
             });
         }
-        self.watch(&files::paths(&self.endpoints, uses))
     }
 
-    fn watch(&mut self, paths: &BTreeSet<PathBuf>) -> bool {
-        let count = self.watches.len();
-        self.watches.retain(|path, _| paths.contains(path));
-        let mut renewed = self.watches.len() != count;
-        for path in paths {
-            if let Some(watch) = self.watches.get_mut(path) {
-                renewed |= watch.renew();
-            } else {
-                let on_change = Arc::clone(&self.on_change);
-                self.watches.insert(path.clone(), Watch::new(path, move || on_change()));
-                renewed = true;
-            }
+    /// What watches files; nothing yet.
+    pub fn watches(&self) -> Watches {
+        Watches {
+            endpoints: Arc::clone(&self.endpoints),
+            on_change: Arc::clone(&self.on_change),
+            by_path: BTreeMap::new(),
         }
-        renewed
     }
 
     /// What reads.
@@ -231,6 +226,29 @@ impl Sources {
             remote: self.remote.subscribe(),
             hanging: Arc::default(),
         }
+    }
+}
+
+impl Watches {
+    /// Watches the files that `uses` names, and no others. Returns whether the watches are others than
+    /// before, so that a change up to now may not have been noticed: then read. It blocks where a
+    /// filesystem does.
+    pub fn renew(&mut self, uses: &Uses) -> bool {
+        let paths = files::paths(&self.endpoints, uses);
+        let count = self.by_path.len();
+        self.by_path.retain(|path, _| paths.contains(path));
+        let mut renewed = self.by_path.len() != count;
+        for path in paths {
+            if let Some(watch) = self.by_path.get_mut(&path) {
+                renewed |= watch.renew();
+            } else {
+                let on_change = Arc::clone(&self.on_change);
+                let watch = Watch::new(&path, move || on_change());
+                self.by_path.insert(path, watch);
+                renewed = true;
+            }
+        }
+        renewed
     }
 }
 
@@ -244,7 +262,13 @@ impl Drop for Sources {
 
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sources").field("watches", &self.watches).finish_non_exhaustive()
+        f.debug_struct("Sources").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Watches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watches").field("by_path", &self.by_path).finish_non_exhaustive()
     }
 }
 

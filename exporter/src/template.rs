@@ -613,13 +613,13 @@ fn truncate(
     let end = end.or(named.get("end")?).unwrap_or("...");
     let leeway = named.get::<Option<usize>>("leeway")?.unwrap_or(5);
     named.assert_all_used()?;
-    if text.chars().count() <= length.saturating_add(leeway) {
-        return Ok(text.into());
-    }
     let Some(kept) = length.checked_sub(end.chars().count()) else {
         let problem = format!("truncate: length {length} is less than that of the end `{end}`");
         return Err(Error::new(ErrorKind::InvalidOperation, problem));
     };
+    if text.chars().count() <= length.saturating_add(leeway) {
+        return Ok(text.into());
+    }
     let kept = text.char_indices().nth(kept).map_or(text, |(offset, _)| &text[..offset]);
     let kept =
         if killwords { kept } else { kept.rsplit_once(' ').map_or(kept, |(words, _)| words) };

@@ -7,6 +7,7 @@
 mod booted;
 mod container;
 mod docs;
+mod fuse;
 mod kernel;
 mod manifests;
 mod pod;

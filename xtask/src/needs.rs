@@ -34,6 +34,7 @@ pub(crate) const ROOT: &str = "root";
 /// The modules of tests that take root: one that installs packages, and those that attach to the kernel.
 const AS_ROOT: &[&str] = &[
     "debian",
+    "fuse",
     "kernel",
     "trace",
     "unplug",
@@ -48,7 +49,7 @@ const AS_ROOT: &[&str] = &[
 const ON_KERNEL: &[&str] = AS_ROOT.split_at(1).1;
 
 /// Everything that tests need, what others build on first.
-pub(crate) const NEEDS: [Need; 19] = [
+pub(crate) const NEEDS: [Need; 20] = [
     Need {
         what: ROOT,
         modules: AS_ROOT,
@@ -83,6 +84,13 @@ pub(crate) const NEEDS: [Need; 19] = [
         remedy: "install it (Debian's package is linux-perf)",
         variable: None,
         find: perf,
+    },
+    Need {
+        what: "FUSE",
+        modules: &["fuse"],
+        remedy: "load the module fuse",
+        variable: None,
+        find: || existing("/dev/fuse"),
     },
     Need {
         what: "a CPU that can be taken offline",

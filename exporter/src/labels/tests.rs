@@ -210,8 +210,8 @@ fn names_that_cannot_be_are_left_out() {
          relabel_configs: [{action: labelmap, regex: x(.*)}, {action: labeldrop, regex: x1}]\n\
          without: [cpu]\n",
         Misfit::Name,
-        "relabel_configs: the rules give the host a label \"1\", which no series can have here; remove \
-         it by labeldrop",
+        "relabel_configs: the rules give the host a label \"1\", which no series can have here; name it \
+         otherwise, or remove it by labeldrop",
         &["0-3: b=c"],
     );
     let (sets, unfit) = sets("relabel_configs: [{target_label: mode, replacement: x}]");

@@ -11,6 +11,10 @@ use crate::files::{self, FileError};
 /// Size of the largest file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 16;
 
+/// The same of the pod's labels or annotations. Kubernetes allows 256 KiB of annotations, and quotes
+/// them. <https://github.com/kubernetes/kubernetes/blob/v1.34.0/staging/src/k8s.io/apimachinery/pkg/api/validation/objectmeta.go>
+const MAX_POD_BYTES: u64 = 1 << 20;
+
 /// Why a file gives no text.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TextError {
@@ -20,9 +24,13 @@ pub(super) enum TextError {
     NotUtf8 { path: PathBuf, offset: usize },
 }
 
-/// Reads a file of text.
+/// Reads a small file of text.
 pub(super) fn read(path: &Path) -> Result<String, TextError> {
-    String::from_utf8(files::read(path, MAX_FILE_BYTES)?).map_err(|error| {
+    text(path, MAX_FILE_BYTES)
+}
+
+fn text(path: &Path, max_bytes: u64) -> Result<String, TextError> {
+    String::from_utf8(files::read(path, max_bytes)?).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
         TextError::NotUtf8 { path: path.into(), offset }
     })
@@ -36,7 +44,7 @@ pub(super) fn read_all(paths: &BTreeSet<String>) -> Reading {
             Ok(text) => {
                 reading.values.insert(path.clone(), text.trim_end_matches(['\r', '\n']).into());
             }
-            Err(error) => reading.fault = Some(error.to_string()),
+            Err(error) => reading.add_fault(&error.to_string()),
         }
     }
     reading
@@ -45,7 +53,7 @@ pub(super) fn read_all(paths: &BTreeSet<String>) -> Reading {
 /// Reads `keys` of the labels or annotations of the pod.
 pub(super) fn pod(endpoints: &Endpoints, file: &str, keys: &BTreeSet<String>) -> Reading {
     let path = endpoints.pod_info.join(file);
-    match read(&path) {
+    match text(&path, MAX_POD_BYTES) {
         Ok(text) => match downward(&text) {
             Ok(mut values) => {
                 values.retain(|key, _| keys.contains(key));

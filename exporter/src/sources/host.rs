@@ -49,7 +49,7 @@ fn environment(endpoints: &Endpoints, names: &BTreeSet<String>) -> Reading {
             Ok(value) => {
                 reading.values.insert(name.clone(), value.into());
             }
-            Err(reason) => reading.fault = Some(reason),
+            Err(reason) => reading.add_fault(&reason),
         }
     }
     reading
@@ -194,8 +194,9 @@ mod tests {
         assert_eq!(reading, Reading::of(expected.into()));
         let reading = read(&endpoints, Source::Env, &names(&["A", "BYTES"]));
         assert_eq!(reading.fault.unwrap(), "BYTES in the environment is not UTF-8");
-        let reading = read(&endpoints, Source::Env, &names(&["A", "NONE"]));
-        assert_eq!(reading.fault.unwrap(), "the environment has no NONE");
+        let reading = read(&endpoints, Source::Env, &names(&["A", "NONE", "NOR"]));
+        let faults = "the environment has no NONE; the environment has no NOR";
+        assert_eq!(reading.fault.unwrap(), faults);
         assert_eq!(reading.values["A"], "a");
     }
 

@@ -588,10 +588,11 @@ async fn files_are_watched() {
     fs::write(endpoints.pod_info.join("labels"), "app=\"web\"\n").unwrap();
     fs::write(&file, "a\n").unwrap();
     let path = file.to_str().unwrap();
-    let (mut sources, changes) = sources(&endpoints, FAST);
+    let (sources, changes) = sources(&endpoints, FAST);
+    let mut watches = sources.watches();
     let uses = uses(&[(Source::File, path), (Source::PodLabels, "app")]);
-    assert!(sources.follow(&uses));
-    assert!(!sources.follow(&uses));
+    assert!(watches.renew(&uses));
+    assert!(!watches.renew(&uses));
     let reader = sources.reader();
     assert_eq!(reader.read(&uses).get(Source::File, path), Some("a"));
     assert_eq!(reader.read(&uses).get(Source::PodLabels, "app"), Some("web"));
@@ -608,7 +609,7 @@ async fn files_are_watched() {
     until("the pod's change", || changes.load(Ordering::Relaxed) > before).await;
     assert_eq!(reader.read(&uses).get(Source::PodLabels, "app"), Some("db"));
 
-    assert!(sources.follow(&Uses::default()));
+    assert!(watches.renew(&Uses::default()));
     sleep(Duration::from_millis(50)).await;
     let before = changes.load(Ordering::Relaxed);
     fs::write(&file, "c\n").unwrap();

@@ -179,6 +179,14 @@ impl Reading {
         Self { values, fault: None }
     }
 
+    /// Adds why one more value can't be had.
+    pub fn add_fault(&mut self, reason: &str) {
+        match &mut self.fault {
+            Some(fault) => fault.extend(["; ", reason]),
+            none => *none = Some(reason.to_owned()),
+        }
+    }
+
     /// No values, and why.
     pub fn fault(reason: impl Into<String>) -> Self {
         Self { values: BTreeMap::new(), fault: Some(reason.into()) }

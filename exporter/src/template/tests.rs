@@ -145,10 +145,14 @@ fn truncate_cuts_as_jinja_does() {
         Some("foo bar b"),
     );
     check("{{ 'éèêëüöä' | truncate(1, true, '', leeway=0) }}", Some("é"));
-    check_fault(
-        "{{ 'foo bar baz' | truncate(2) }}",
-        "19: invalid operation: truncate: length 2 is less than that of the end `...`",
-    );
+    // Also where the text would not be cut.
+    for text in ["foo bar baz", "x"] {
+        let problem = "invalid operation: truncate: length 2 is less than that of the end `...`";
+        check_fault(
+            &format!("{{{{ '{text}' | truncate(2) }}}}"),
+            &format!("{}: {problem}", text.len() + 8),
+        );
+    }
 }
 
 #[test]
