@@ -74,7 +74,7 @@ impl Rendering {
 }
 
 /// CPUs that have been up for a month, no two numbers alike.
-fn snapshot(cpus: u32) -> Snapshot {
+pub fn snapshot(cpus: u32) -> Snapshot {
     const MONTH_NS: u64 = 30 * 86_400 * 1_000_000_000;
     let mut state = 1_u64;
     let mut any = |below: u64| {

@@ -63,6 +63,9 @@ pub(crate) fn fuzz(args: &Args) -> Result<ExitCode> {
             return property_tests(targets);
         }
     };
+    // What is locked is what is fuzzed.
+    let manifest = format!("{FUZZ}/Cargo.toml");
+    run(command("cargo").args(["fetch", "--quiet", "--locked", "--manifest-path", &manifest]))?;
     let output = root().join("target/fuzz");
     run(nightly
         .command("cargo")

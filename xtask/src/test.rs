@@ -180,11 +180,15 @@ fn report(tally: &Tally, missing: &[Missing]) -> ExitCode {
     if skipped > 0 && on_ci {
         println!("failed: CI is set, and there every test has to run");
     }
+    let none = passed + failed + skipped == 0;
+    if none {
+        println!("failed: no test has such a name");
+    }
     match skipped {
         0 => println!("{passed} passed, {failed} failed"),
         _ => println!("{passed} passed, {failed} failed, {skipped} skipped"),
     }
-    if *failed > 0 || skipped > 0 && on_ci { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if *failed > 0 || none || skipped > 0 && on_ci { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn counted(count: usize, one: &str, many: &str) -> String {

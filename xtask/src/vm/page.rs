@@ -17,10 +17,12 @@ writes this page: change the text in `xtask/src/vm/page.rs`, not here. It needs 
 and, for aarch64, `aarch64-linux-gnu-gcc`; KVM is not used. One binary for each architecture and one
 BPF object for all; offsets come from the BTF of the kernel it runs on.
 
-What is tested on each: loading and seeding; time conserved at each snapshot under any load; CPUs
-that never switch; counters that never go back; run-queue waits against `run_delay` to the
-nanosecond; switches against `ctxt`; CPUs offline and back; scrapes over HTTP; reloads; capabilities
-given up on every thread; what is said where capabilities or BTF are missing.
+What is tested on each: loading and seeding; time conserved under any load; CPUs that never switch;
+counters that never go back; run-queue waits against `run_delay`; switches against `ctxt`; CPUs offline
+and back, where the kernel lets them (not under `nohz_full`); scrapes over HTTP; reloads; capabilities
+given up on every thread; what is said where capabilities or BTF are missing. Under emulation, where an
+interrupt takes milliseconds, bounds on times are wider than on the machine that
+[accuracy.md](accuracy.md) is of.
 
 Load time is from reading the kernel's BTF to the first snapshot, under emulation, which is many
 times slower than hardware. Verified instructions are those that the kernel's verifier went through,
