@@ -40,6 +40,10 @@ const QUIET: Duration = Duration::from_millis(250);
 /// It is read after this long even if the events go on.
 const MOST_EVENTS: Duration = Duration::from_secs(2);
 
+/// How long it may take to read the file and to make its labels; that takes some hundred milliseconds
+/// at most where no filesystem hangs.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Requests that wait for the reload under way.
 const QUEUE: usize = 16;
 
@@ -162,6 +166,8 @@ pub struct Reloader {
     watched: Option<Watched>,
     /// That thread, where it has not come back in time.
     renewing: Option<JoinHandle<(bool, Watched)>>,
+    /// The one that looks at the file, likewise.
+    looking: Option<JoinHandle<Found>>,
     reader: Reader,
     requests: mpsc::Sender<Request>,
     queue: mpsc::Receiver<Request>,
@@ -213,6 +219,7 @@ impl Reloader {
             made: Arc::new(made),
             watched: Some(Watched { sources: sources.watches(), file: None }),
             renewing: None,
+            looking: None,
             sources,
             reader,
             requests,
@@ -350,17 +357,7 @@ impl Reloader {
     }
 
     async fn reload(&mut self, cause: Cause, scheduler: &Scheduler) -> Outcome {
-        let looking = Looking {
-            path: self.path.clone(),
-            seen: self.seen.clone(),
-            is_asked: cause.is_asked(),
-            made: Arc::clone(&self.made),
-            live: self.live.load_full(),
-            reader: self.reader.clone(),
-        };
-        // A file on a filesystem that hangs must not hang scrapes.
-        let found = spawn_blocking(move || looking.look()).await;
-        let Found { seen, mut file, next } = found.map_err(|error| Arc::from(error.to_string()))?;
+        let Found { seen, mut file, next } = self.look(cause).await;
         self.seen = seen;
         if let Some(next) = next {
             let is_new = matches!(file, Some(Ok(ReloadOutcome::Applied)));
@@ -376,6 +373,34 @@ impl Reloader {
             }
         }
         file.map_or(Ok(ReloadOutcome::Unchanged), |outcome| self.tell(cause, outcome))
+    }
+
+    /// Looks at the file and at what labels are made of, on another thread: a file on a filesystem that
+    /// hangs must not hang scrapes, nor stop reloads without a word.
+    async fn look(&mut self, cause: Cause) -> Found {
+        let looking = Looking {
+            path: self.path.clone(),
+            seen: self.seen.clone(),
+            is_asked: cause.is_asked(),
+            made: Arc::clone(&self.made),
+            live: self.live.load_full(),
+            reader: self.reader.clone(),
+        };
+        let hangs = format!("`{}` is not loaded within {LOOK_PATIENCE:?}", self.path.display());
+        let hangs = looking.fault(hangs);
+        if let Some(mut earlier) = self.looking.take()
+            && timeout(Duration::ZERO, &mut earlier).await.is_err()
+        {
+            self.looking = Some(earlier);
+            return hangs;
+        }
+        let panicked = looking.fault("the thread that loads it panicked".into());
+        let mut thread = spawn_blocking(move || looking.look());
+        let Ok(found) = timeout(LOOK_PATIENCE, &mut thread).await else {
+            self.looking = Some(thread);
+            return hangs;
+        };
+        found.unwrap_or(panicked)
     }
 
     /// Puts a generation in place of that which is served.
@@ -461,6 +486,7 @@ struct Looking {
     reader: Reader,
 }
 
+#[derive(Debug)]
 struct Found {
     seen: Result<String, String>,
     /// How the file is; none where there is nothing new to say of it.
@@ -469,6 +495,7 @@ struct Found {
     next: Option<Next>,
 }
 
+#[derive(Debug)]
 struct Next {
     made: Made,
     /// None where it would have the labels that it has.
@@ -477,6 +504,13 @@ struct Next {
 }
 
 impl Looking {
+    /// What is found where nothing can be.
+    fn fault(&self, reason: String) -> Found {
+        let seen = Err(reason.clone());
+        let file = (self.is_asked || seen != self.seen).then_some(Err(reason));
+        Found { seen, file, next: None }
+    }
+
     fn look(self) -> Found {
         let source = config::read(&self.path);
         let mut seen = match &source {

@@ -5,6 +5,7 @@ use std::{
     io::{self, Read as _, Write as _},
     net::TcpListener,
     os::unix::process::CommandExt as _,
+    path::Path,
     process::{Command, Output},
     thread,
     time::{Duration, Instant},
@@ -294,19 +295,36 @@ fn a_process_with_another_clock_than_the_kernel_does_not_serve() {
     check_refusal(&output, &["CLOCK_MONOTONIC", "time namespace"]);
 }
 
-#[test]
-fn a_configuration_that_hangs_does_not_hold_up_the_end() {
-    let mut exporter = Exporter::start(&[]);
-    // Whoever opens the file waits for our leave, which never comes.
-    let gate = Fanotify::init(
-        InitFlags::FAN_CLASS_CONTENT,
-        EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC,
-    )
-    .unwrap();
+/// Whoever opens the file waits for our leave, which comes when this is dropped.
+fn gate(file: &Path) -> Fanotify {
+    let flags = EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC;
+    let gate = Fanotify::init(InitFlags::FAN_CLASS_CONTENT, flags).unwrap();
     let (mark, opening) = (MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_OPEN_PERM);
-    gate.mark(mark, opening, AT_FDCWD, Some(exporter.config())).unwrap();
+    gate.mark(mark, opening, AT_FDCWD, Some(file)).unwrap();
+    gate
+}
+
+#[test]
+fn a_configuration_that_hangs_is_refused_and_does_not_hold_up_the_end() {
+    let mut exporter = Exporter::start(&["--web.enable-lifecycle"]);
+    let failed =
+        |it: &Exposition| it.value("sched_exporter_config_last_reload_successful", &[]) < 0.5;
+    let held = gate(exporter.config());
+    for _ in 0..2 {
+        let answer = exporter.connect().request("POST", "/-/reload", &[]);
+        assert_eq!(answer.status, 500);
+        assert!(answer.text().contains("is not loaded within 10s"), "{}", answer.text());
+    }
+    assert!(failed(&exporter.scrape()));
+    drop(held);
+    exporter.wait_until("reloaded", |_| {
+        exporter.connect().request("POST", "/-/reload", &[]).status == 200
+    });
+    assert!(!failed(&exporter.scrape()));
+
+    let held = gate(exporter.config());
     exporter.signal(Signal::SIGHUP);
-    gate.read_events().unwrap();
+    held.read_events().unwrap();
     let asked = Instant::now();
     exporter.signal(Signal::SIGTERM);
     assert!(exporter.wait().success());
