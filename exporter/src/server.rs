@@ -217,35 +217,69 @@ async fn serve(stream: TcpStream, peer: SocketAddr, running: Arc<Running>, watch
 
 type Answer = Response<Full<Bytes>>;
 
+/// What a path stands for.
+#[derive(Clone, Copy)]
+enum Route {
+    Metrics,
+    Healthy,
+    Ready,
+    Reload,
+    Landing,
+    Other,
+}
+
+impl Route {
+    /// The route of a path. The metrics come first: they may be at `/`.
+    fn of(path: &str, telemetry_path: &str) -> Self {
+        [Self::Metrics, Self::Healthy, Self::Ready, Self::Reload, Self::Landing]
+            .into_iter()
+            .find(|route| route.name(telemetry_path) == path)
+            .unwrap_or(Self::Other)
+    }
+
+    /// The path, as requests are counted by it.
+    const fn name(self, telemetry_path: &str) -> &str {
+        match self {
+            Self::Metrics => telemetry_path,
+            Self::Healthy => "/-/healthy",
+            Self::Ready => "/-/ready",
+            Self::Reload => "/-/reload",
+            Self::Landing => "/",
+            Self::Other => "other",
+        }
+    }
+
+    /// The methods, as the header `Allow` has them.
+    const fn allow(self) -> &'static str {
+        match self {
+            Self::Reload => "POST, PUT",
+            Self::Metrics | Self::Healthy | Self::Ready | Self::Landing => "GET, HEAD",
+            Self::Other => "",
+        }
+    }
+}
+
 impl Running {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
-        let path = request.uri().path();
         let telemetry_path = self.server.telemetry_path.as_str();
-        let (route, allow) = match path {
-            path if path == telemetry_path => (telemetry_path, "GET, HEAD"),
-            "/" => ("/", "GET, HEAD"),
-            "/-/healthy" => ("/-/healthy", "GET, HEAD"),
-            "/-/ready" => ("/-/ready", "GET, HEAD"),
-            "/-/reload" => ("/-/reload", "POST, PUT"),
-            _ => ("other", ""),
-        };
+        let route = Route::of(request.uri().path(), telemetry_path);
         let answer = match route {
-            "other" => plain(StatusCode::NOT_FOUND, "Not found.\n"),
-            _ if !allows(allow, request.method()) => {
+            Route::Other => plain(StatusCode::NOT_FOUND, "Not found.\n"),
+            _ if !allows(route.allow(), request.method()) => {
                 let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed.\n");
-                answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+                answer.headers_mut().insert(ALLOW, HeaderValue::from_static(route.allow()));
                 answer
             }
-            route if route == telemetry_path => self.metrics(request.headers()),
-            "/-/healthy" => plain(StatusCode::OK, "sched_exporter is healthy.\n"),
-            "/-/ready" if self.shutting_down.load(Ordering::Relaxed) => {
+            Route::Metrics => self.metrics(request.headers()),
+            Route::Healthy => plain(StatusCode::OK, "sched_exporter is healthy.\n"),
+            Route::Ready if self.shutting_down.load(Ordering::Relaxed) => {
                 plain(StatusCode::SERVICE_UNAVAILABLE, "sched_exporter is shutting down.\n")
             }
-            "/-/ready" => plain(StatusCode::OK, "sched_exporter is ready.\n"),
-            "/-/reload" => self.reload().await,
-            _ => self.landing_page(),
+            Route::Ready => plain(StatusCode::OK, "sched_exporter is ready.\n"),
+            Route::Reload => self.reload().await,
+            Route::Landing => self.landing_page(),
         };
-        self.server.telemetry.request(route, answer.status().as_u16());
+        self.server.telemetry.request(route.name(telemetry_path), answer.status().as_u16());
         answer
     }
 
