@@ -233,6 +233,24 @@ fn a_shutdown_finishes_the_scrapes_under_way() {
 }
 
 #[test]
+fn who_asks_during_a_shutdown_is_told_that_the_exporter_is_not_ready() {
+    let mut exporter = Exporter::start(&[]);
+    let mut asking = exporter.connect();
+    asking.stream().write_all(b"GET /-/ready HTTP/1.1\r\n").unwrap();
+    // What came later is answered, so the half of a request was read.
+    exporter.scrape();
+    exporter.scrape();
+    exporter.signal(Signal::SIGTERM);
+    poll("it shuts down", || exporter.log().contains("shutting down"));
+    asking.stream().write_all(b"Host: test\r\n\r\n").unwrap();
+    let answer = asking.answer(false).unwrap();
+    assert_eq!((answer.status, answer.header("connection")), (503, "close"));
+    assert!(answer.text().contains("shutting down"), "{}", answer.text());
+    assert!(asking.answer(false).is_none());
+    assert!(exporter.wait().success());
+}
+
+#[test]
 fn garbage_is_answered_or_closed_and_nothing_else() {
     let exporter = Exporter::start(&[]);
     for garbage in [
