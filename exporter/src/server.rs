@@ -55,6 +55,10 @@ use crate::{
     reload::ReloadHandle,
     telemetry::Telemetry,
 };
+/// Size of the largest head of a request; a longer one is answered 431. It is held for as long as a
+/// client takes to send it, on every connection at once, and all of that must fit into a container's
+/// memory.
+const MAX_HEAD_BYTES: usize = 1 << 14;
 
 /// A client must have sent its first request after this long.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -198,7 +202,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, running: Arc<Running>, watch
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE_TIMEOUT)
-        .half_close(false)
+        .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let connection = watcher.watch(connection);
     let nothing_asked = async {

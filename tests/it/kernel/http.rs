@@ -251,6 +251,25 @@ fn who_asks_during_a_shutdown_is_told_that_the_exporter_is_not_ready() {
 }
 
 #[test]
+fn a_head_that_is_too_large_is_refused_and_disturbs_nobody() {
+    let exporter = Exporter::start(&[]);
+    let mut client = exporter.connect();
+    let padding = "x".repeat(12 << 10);
+    assert_eq!(client.request("GET", "/-/ready", &[("X", &padding)]).status, 200);
+    // Unfinished, so that an exporter that takes it all waits for more.
+    let padding = "x".repeat(64 << 10);
+    let mut large = exporter.connect();
+    let _ = write!(large.stream(), "GET /-/ready HTTP/1.1\r\nHost: test\r\nX: {padding}");
+    large.stream().set_read_timeout(Some(BEFORE_IT_CLOSES)).unwrap();
+    // Closed without an answer where the reset for what was not read overtakes it.
+    if let Some(answer) = large.answer(false) {
+        assert_eq!(answer.status, 431);
+    }
+    assert_eq!(client.get("/-/ready").status, 200);
+    exporter.scrape();
+}
+
+#[test]
 fn garbage_is_answered_or_closed_and_nothing_else() {
     let exporter = Exporter::start(&[]);
     for garbage in [
