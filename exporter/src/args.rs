@@ -85,7 +85,7 @@ pub struct Args {
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = 40)]
     pub web_max_requests: usize,
 
-    /// Connections open at a time; those beyond wait to be accepted.
+    /// Connections served at a time; those beyond wait.
     #[arg(
         long = "web.max-connections",
         value_name = "N",

@@ -93,7 +93,7 @@ pub struct Server {
     pub lifecycle: bool,
     /// Scrapes answered at a time; 0 is no limit.
     pub max_requests: usize,
-    /// Connections open at a time; more wait to be accepted.
+    /// Connections served at a time; more wait.
     pub max_connections: usize,
 }
 
@@ -158,17 +158,20 @@ impl Server {
     }
 }
 
-/// Accepts connections, each when a place is free.
+/// Accepts connections, and serves each when a place is free. The place is asked for last, since a
+/// listener that nobody connects to would else keep one from the others; so each listener has one
+/// connection that waits, accepted.
 async fn accept(
     listener: TcpListener,
     places: Arc<Semaphore>,
     running: Arc<Running>,
     graceful: Arc<GracefulShutdown>,
 ) {
-    // The semaphore is never closed.
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+    loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
+                // The semaphore is never closed.
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
                 let (running, watcher) = (Arc::clone(&running), graceful.watcher());
                 tokio::spawn(async move {
                     serve(stream, peer, running, watcher).await;
