@@ -168,7 +168,7 @@ pub struct ListenAddress {
 }
 
 impl ListenAddress {
-    /// What to bind: the first that works.
+    /// What to bind: the first that this machine has.
     pub fn candidates(&self) -> &[SocketAddr] {
         &self.candidates
     }

@@ -54,7 +54,7 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         reloader.settle().await?;
         return print(&check::report(&args.config_file, reloader.made(), args.format));
     }
-    let listeners = if args.once { vec![] } else { server::bind(&args.web_listen_address).await? };
+    let listeners = if args.once { vec![] } else { server::bind(&args.web_listen_address)? };
 
     // Whatever starts threads comes after this: privileges are a thread's.
     let scheduler = Arc::new(attach(args, &telemetry)?);

@@ -14,7 +14,7 @@ use std::{
     convert::Infallible,
     future,
     io::{self, Write as _},
-    net::SocketAddr,
+    net::{Ipv6Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -39,9 +39,13 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
 };
+use nix::{
+    errno::Errno,
+    sys::socket::{setsockopt, sockopt},
+};
 use prometheus::IntGauge;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{sleep, timeout},
@@ -55,6 +59,10 @@ use crate::{
     reload::ReloadHandle,
     telemetry::Telemetry,
 };
+
+/// Connections that the kernel holds for us to accept.
+const BACKLOG: u32 = 1_024;
+
 /// Size of the largest head of a request; a longer one is answered 431. It is held for as long as a
 /// client takes to send it, on every connection at once, and all of that must fit into a container's
 /// memory.
@@ -105,14 +113,16 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// Binds every address.
-pub async fn bind(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, BindError> {
+/// Binds every address: the first of its candidates that this machine has. Another error than that it
+/// has not is for whoever chose the address, since a port that is taken would else be served in part.
+/// To be called inside a tokio runtime.
+pub fn bind(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, BindError> {
     let mut listeners = Vec::new();
     for address in addresses {
         let mut bound = Err(io::Error::from(io::ErrorKind::AddrNotAvailable));
         for candidate in address.candidates() {
-            bound = TcpListener::bind(candidate).await;
-            if bound.is_ok() {
+            bound = listen(*candidate);
+            if !bound.as_ref().is_err_and(is_absent) {
                 break;
             }
         }
@@ -120,6 +130,23 @@ pub async fn bind(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, BindE
         listeners.push(bound);
     }
     Ok(listeners)
+}
+
+/// Listens on all addresses of IPv4 too where that is on all of IPv6, whatever the machine's default.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
+    }
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Whether the machine lacks the address, or its family.
+fn is_absent(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
 }
 
 /// State of a running server.
