@@ -75,7 +75,7 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         reload: reloader.start(reload_signals, args.config_auto_reload_interval, scheduler),
         telemetry_path: args.web_telemetry_path.clone(),
         lifecycle: args.web_enable_lifecycle,
-        max_requests: args.web_max_requests,
+        max_requests: args.web_max_requests.into(),
         max_connections: args.web_max_connections.into(),
     };
     systemd::ready(&reload::serving(source.path()));
