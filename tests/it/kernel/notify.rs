@@ -112,6 +112,14 @@ fn the_watchdog_is_fed_in_half_its_time() {
 }
 
 #[test]
+fn a_watchdog_without_patience_is_none() {
+    let manager = Manager::new();
+    let exporter = manager.start(&[("WATCHDOG_USEC", "0")], &[]);
+    manager.next();
+    exporter.scrape();
+}
+
+#[test]
 fn a_service_manager_that_is_gone_stops_nothing() {
     let manager = Manager::new();
     let exporter = manager.start(&[], &[]);
