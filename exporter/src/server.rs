@@ -394,8 +394,8 @@ impl Running {
     }
 }
 
-/// An exposition on its way. It counts as in flight, and keeps its place, until the client has
-/// taken the last of it.
+/// An exposition on its way. It counts as in flight, and keeps its place, until the kernel has taken
+/// the last of it, which it does as the client does.
 struct ScrapeBody {
     bytes: Vec<u8>,
     in_flight: IntGauge,
