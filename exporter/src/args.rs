@@ -83,9 +83,9 @@ pub struct Args {
 
     /// Scrapes answered at a time; those beyond get 503. 0 is no limit.
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = 40)]
-    pub web_max_requests: usize,
+    pub web_max_requests: u16,
 
-    /// Connections open at a time; those beyond wait to be accepted.
+    /// Connections served at a time; those beyond wait.
     #[arg(
         long = "web.max-connections",
         value_name = "N",
@@ -168,7 +168,7 @@ pub struct ListenAddress {
 }
 
 impl ListenAddress {
-    /// What to bind: the first that works.
+    /// What to bind: the first that this machine has.
     pub fn candidates(&self) -> &[SocketAddr] {
         &self.candidates
     }
@@ -220,6 +220,15 @@ mod tests {
     #[test]
     fn the_flags_are_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn numbers_beyond_what_can_be_are_refused() {
+        let parsed = |flag: &str| Args::try_parse_from(["sched_exporter", flag]);
+        assert_eq!(parsed("--web.max-requests=0").unwrap().web_max_requests, 0);
+        for flag in ["--web.max-requests=4611686018427387904", "--web.max-connections=0"] {
+            assert!(parsed(flag).is_err(), "{flag}");
+        }
     }
 
     #[test]

@@ -64,7 +64,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         reloader.settle().await?;
         return print(&check::report(&args.config_file, reloader.made(), args.format));
     }
-    let listeners = if args.once { vec![] } else { server::bind(&args.web_listen_address).await? };
+    let listeners = if args.once { vec![] } else { server::bind(&args.web_listen_address)? };
 
     // Whatever starts threads comes after this: privileges are a thread's.
     let scheduler = Arc::new(attach(args, &telemetry)?);
@@ -85,7 +85,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         reload: reloader.start(reload_signals, args.config_auto_reload_interval, scheduler),
         telemetry_path: args.web_telemetry_path.clone(),
         lifecycle: args.web_enable_lifecycle,
-        max_requests: args.web_max_requests,
+        max_requests: args.web_max_requests.into(),
         max_connections: args.web_max_connections.into(),
     };
     systemd::ready(&reload::serving(source.path()));

@@ -14,7 +14,7 @@ use std::{
     convert::Infallible,
     future,
     io::{self, Write as _},
-    net::SocketAddr,
+    net::{Ipv6Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -39,9 +39,13 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
 };
+use nix::{
+    errno::Errno,
+    sys::socket::{setsockopt, sockopt},
+};
 use prometheus::IntGauge;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{sleep, timeout},
@@ -56,6 +60,14 @@ use crate::{
     reload::ReloadHandle,
     telemetry::Telemetry,
 };
+
+/// Connections that the kernel holds for us to accept.
+const BACKLOG: u32 = 1_024;
+
+/// Size of the largest head of a request; a longer one is answered 431. It is held for as long as a
+/// client takes to send it, on every connection at once, and all of that must fit into a container's
+/// memory.
+const MAX_HEAD_BYTES: usize = 1 << 14;
 
 /// A client must have sent its first request after this long.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -90,7 +102,7 @@ pub struct Server {
     pub lifecycle: bool,
     /// Scrapes answered at a time; 0 is no limit.
     pub max_requests: usize,
-    /// Connections open at a time; more wait to be accepted.
+    /// Connections served at a time; more wait.
     pub max_connections: usize,
 }
 
@@ -102,14 +114,16 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// Binds every address.
-pub async fn bind(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, BindError> {
+/// Binds every address: the first of its candidates that this machine has. Another error than that it
+/// has not is for whoever chose the address, since a port that is taken would else be served in part.
+/// To be called inside a tokio runtime.
+pub fn bind(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, BindError> {
     let mut listeners = Vec::new();
     for address in addresses {
         let mut bound = Err(io::Error::from(io::ErrorKind::AddrNotAvailable));
         for candidate in address.candidates() {
-            bound = TcpListener::bind(candidate).await;
-            if bound.is_ok() {
+            bound = listen(*candidate);
+            if !bound.as_ref().is_err_and(is_absent) {
                 break;
             }
         }
@@ -117,6 +131,23 @@ pub async fn bind(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, BindE
         listeners.push(bound);
     }
     Ok(listeners)
+}
+
+/// Listens on all addresses of IPv4 too where that is on all of IPv6, whatever the machine's default.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
+    }
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Whether the machine lacks the address, or its family.
+fn is_absent(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
 }
 
 /// State of a running server.
@@ -155,17 +186,20 @@ impl Server {
     }
 }
 
-/// Accepts connections, each when a place is free.
+/// Accepts connections, and serves each when a place is free. The place is asked for last, since a
+/// listener that nobody connects to would else keep one from the others; so each listener has one
+/// connection that waits, accepted.
 async fn accept(
     listener: TcpListener,
     places: Arc<Semaphore>,
     running: Arc<Running>,
     graceful: Arc<GracefulShutdown>,
 ) {
-    // The semaphore is never closed.
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+    loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
+                // The semaphore is never closed.
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
                 let (running, watcher) = (Arc::clone(&running), graceful.watcher());
                 tokio::spawn(async move {
                     serve(stream, peer, running, watcher).await;
@@ -199,7 +233,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, running: Arc<Running>, watch
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE_TIMEOUT)
-        .half_close(false)
+        .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let connection = watcher.watch(connection);
     let nothing_asked = async {
@@ -218,35 +252,69 @@ async fn serve(stream: TcpStream, peer: SocketAddr, running: Arc<Running>, watch
 
 type Answer = Response<Full<Bytes>>;
 
+/// What a path stands for.
+#[derive(Clone, Copy)]
+enum Route {
+    Metrics,
+    Healthy,
+    Ready,
+    Reload,
+    Landing,
+    Other,
+}
+
+impl Route {
+    /// The route of a path. The metrics come first: they may be at `/`.
+    fn of(path: &str, telemetry_path: &str) -> Self {
+        [Self::Metrics, Self::Healthy, Self::Ready, Self::Reload, Self::Landing]
+            .into_iter()
+            .find(|route| route.name(telemetry_path) == path)
+            .unwrap_or(Self::Other)
+    }
+
+    /// The path, as requests are counted by it.
+    const fn name(self, telemetry_path: &str) -> &str {
+        match self {
+            Self::Metrics => telemetry_path,
+            Self::Healthy => "/-/healthy",
+            Self::Ready => "/-/ready",
+            Self::Reload => "/-/reload",
+            Self::Landing => "/",
+            Self::Other => "other",
+        }
+    }
+
+    /// The methods, as the header `Allow` has them.
+    const fn allow(self) -> &'static str {
+        match self {
+            Self::Reload => "POST, PUT",
+            Self::Metrics | Self::Healthy | Self::Ready | Self::Landing => "GET, HEAD",
+            Self::Other => "",
+        }
+    }
+}
+
 impl Running {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
-        let path = request.uri().path();
         let telemetry_path = self.server.telemetry_path.as_str();
-        let (route, allow) = match path {
-            path if path == telemetry_path => (telemetry_path, "GET, HEAD"),
-            "/" => ("/", "GET, HEAD"),
-            "/-/healthy" => ("/-/healthy", "GET, HEAD"),
-            "/-/ready" => ("/-/ready", "GET, HEAD"),
-            "/-/reload" => ("/-/reload", "POST, PUT"),
-            _ => ("other", ""),
-        };
+        let route = Route::of(request.uri().path(), telemetry_path);
         let answer = match route {
-            "other" => plain(StatusCode::NOT_FOUND, "Not found.\n"),
-            _ if !allows(allow, request.method()) => {
+            Route::Other => plain(StatusCode::NOT_FOUND, "Not found.\n"),
+            _ if !allows(route.allow(), request.method()) => {
                 let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed.\n");
-                answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+                answer.headers_mut().insert(ALLOW, HeaderValue::from_static(route.allow()));
                 answer
             }
-            route if route == telemetry_path => self.metrics(request.headers()),
-            "/-/healthy" => plain(StatusCode::OK, "sched_exporter is healthy.\n"),
-            "/-/ready" if self.shutting_down.load(Ordering::Relaxed) => {
+            Route::Metrics => self.metrics(request.headers()),
+            Route::Healthy => plain(StatusCode::OK, "sched_exporter is healthy.\n"),
+            Route::Ready if self.shutting_down.load(Ordering::Relaxed) => {
                 plain(StatusCode::SERVICE_UNAVAILABLE, "sched_exporter is shutting down.\n")
             }
-            "/-/ready" => plain(StatusCode::OK, "sched_exporter is ready.\n"),
-            "/-/reload" => self.reload().await,
-            _ => self.landing_page(),
+            Route::Ready => plain(StatusCode::OK, "sched_exporter is ready.\n"),
+            Route::Reload => self.reload().await,
+            Route::Landing => self.landing_page(),
         };
-        self.server.telemetry.request(route, answer.status().as_u16());
+        self.server.telemetry.request(route.name(telemetry_path), answer.status().as_u16());
         answer
     }
 
@@ -327,8 +395,8 @@ impl Running {
     }
 }
 
-/// An exposition on its way. It counts as in flight, and keeps its place, until the client has
-/// taken the last of it.
+/// An exposition on its way. It counts as in flight, and keeps its place, until the kernel has taken
+/// the last of it, which it does as the client does.
 struct ScrapeBody {
     bytes: Vec<u8>,
     in_flight: IntGauge,

@@ -33,7 +33,9 @@ pub fn stopping() {
 /// Starts to tell the watchdog that the reactor runs, twice in the time that the unit's
 /// `WatchdogSec=` allows. To be called inside a tokio runtime.
 pub fn feed_watchdog() {
-    let Some(patience) = sd_notify::watchdog_enabled() else { return };
+    // As for sd_watchdog_enabled(3), a watchdog without patience is none.
+    let patience = sd_notify::watchdog_enabled().filter(|patience| !patience.is_zero());
+    let Some(patience) = patience else { return };
     let mut ticks = interval(patience / 2);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::spawn(async move {

@@ -23,7 +23,7 @@ const SCRAPE_BOUNDS: [f64; 8] = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.
 pub struct Telemetry {
     registry: Registry,
     requests: IntCounterVec,
-    requests_in_flight: IntGauge,
+    scrapes_in_flight: IntGauge,
     scrape_seconds: Histogram,
     reloads: IntCounterVec,
     reload_successful: IntGauge,
@@ -68,9 +68,10 @@ impl Telemetry {
                 ),
                 &["path", "code"],
             )?,
-            requests_in_flight: IntGauge::new(
+            scrapes_in_flight: IntGauge::new(
                 "sched_exporter_scrapes_in_flight",
-                "Scrapes being rendered, or sent to a client that has not taken them yet.",
+                "Scrapes that are rendered but not all sent yet, which takes as long as their clients \
+                 do; the scrape that says so is not among them.",
             )?,
             scrape_seconds: Histogram::with_opts(
                 HistogramOpts::new(
@@ -125,7 +126,7 @@ impl Telemetry {
         };
         let collectors: [Box<dyn Collector>; 9] = [
             Box::new(telemetry.requests.clone()),
-            Box::new(telemetry.requests_in_flight.clone()),
+            Box::new(telemetry.scrapes_in_flight.clone()),
             Box::new(telemetry.scrape_seconds.clone()),
             Box::new(telemetry.reloads.clone()),
             Box::new(telemetry.reload_successful.clone()),
@@ -155,9 +156,9 @@ impl Telemetry {
         self.requests.with_label_values(&[path, itoa::Buffer::new().format(code)]).inc();
     }
 
-    /// Scrapes under way, to be kept up to date by whoever answers them.
+    /// Scrapes whose answer is on its way, to be kept up to date by whoever sends it.
     pub fn scrapes_in_flight(&self) -> &IntGauge {
-        &self.requests_in_flight
+        &self.scrapes_in_flight
     }
 
     /// Takes the time that a scrape needed.

@@ -4,9 +4,7 @@
 
 #![expect(clippy::print_stdout, reason = "the console is all that the host sees")]
 
-use std::{
-    env, fs, io, net::UdpSocket, os::fd::AsRawFd as _, process::Command, ptr, time::Instant,
-};
+use std::{env, fs, process::Command, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::{
@@ -20,7 +18,7 @@ use sched_exporter::{
     host::BTF_PATH,
     layout::{Layout, Unwanted},
 };
-use sched_exporter_tests::fdinfo;
+use sched_exporter_tests::{fdinfo, network};
 
 /// What the exporter and its tests expect of any machine.
 const FILESYSTEMS: [(&str, &str); 6] = [
@@ -51,22 +49,7 @@ fn prepare() -> Result<()> {
             }
         }
     }
-    loopback().context("bringing up the loopback interface")
-}
-
-/// `ip link set lo up`.
-fn loopback() -> io::Result<()> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    // SAFETY: a structure of numbers, for which zero is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // SAFETY: the name is shorter than the array, which ends with zeros.
-    unsafe { ptr::copy_nonoverlapping(c"lo".as_ptr(), request.ifr_name.as_mut_ptr(), 2) };
-    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP).unwrap_or_default();
-    // SAFETY: the request is of the kind that the call expects, and outlives it.
-    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    network::loopback().context("bringing up the loopback interface")
 }
 
 /// The harness says itself what passed and failed.

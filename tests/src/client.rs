@@ -83,11 +83,17 @@ impl Client {
         self.read(method == "HEAD")
     }
 
-    /// Reads an answer; none where the connection ends before its first byte.
+    /// Reads an answer; none where the connection ends before its first byte. A server that does
+    /// neither is one that hangs.
+    #[track_caller]
     pub fn answer(&mut self, head_only: bool) -> Option<Answer> {
         match self.0.fill_buf() {
-            Ok([]) | Err(_) => None,
+            Ok([]) => None,
             Ok(_) => Some(self.read(head_only).unwrap()),
+            Err(error) => match error.kind() {
+                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => None,
+                _ => panic!("neither answered nor closed: {error}"),
+            },
         }
     }
 

@@ -17,6 +17,7 @@ pub mod exposition;
 pub mod fdinfo;
 pub mod kernel;
 pub mod machine;
+pub mod network;
 pub mod process;
 pub mod properties;
 pub mod rendering;

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
@@ -15,6 +15,9 @@ use sched_exporter_tests::{client::Client, process::Exporter};
 const OPEN_METRICS: &str =
     "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores";
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Less than the exporter leaves a client that asks nothing: what takes longer was not understood.
+const BEFORE_IT_CLOSES: Duration = Duration::from_secs(5);
 
 #[test]
 fn the_format_is_negotiated() {
@@ -95,16 +98,20 @@ fn each_path_answers_its_methods_and_no_other() {
 
 #[test]
 fn every_listen_address_is_served() {
-    let exporter = Exporter::start(&["--web.listen-address=127.0.0.2:0"]);
-    exporter.scrape();
-    let addresses: Vec<SocketAddr> = exporter
-        .log()
-        .lines()
-        .filter_map(|line| line.split("address=").nth(1)?.split(' ').next()?.parse().ok())
-        .collect();
-    assert_eq!(addresses.len(), 2, "{}", exporter.log());
-    for address in addresses {
-        assert_eq!(Client::connect(address).get("/-/ready").status, 200, "{address}");
+    let second = "--web.listen-address=127.0.0.2:0";
+    // A place that one of them kept for itself would be missing where there is but one.
+    for limit in ["--web.max-connections=512", "--web.max-connections=1"] {
+        let exporter = Exporter::start(&[second, limit]);
+        exporter.scrape();
+        let addresses: Vec<SocketAddr> = exporter
+            .log()
+            .lines()
+            .filter_map(|line| line.split("address=").nth(1)?.split(' ').next()?.parse().ok())
+            .collect();
+        assert_eq!(addresses.len(), 2, "{}", exporter.log());
+        for address in addresses.iter().chain(&addresses) {
+            assert_eq!(Client::connect(*address).get("/-/ready").status, 200, "{address} {limit}");
+        }
     }
 }
 
@@ -115,6 +122,16 @@ fn large_config() -> String {
         let _ = writeln!(config, "  label_{label}: \"{}\"", "x".repeat(1_000));
     }
     config
+}
+
+/// Waits until something is so, for less time than the exporter leaves a client that does not read.
+#[track_caller]
+fn poll(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(8);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not so: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Asks for more than socket buffers hold, so that the answers get stuck.
@@ -129,8 +146,9 @@ fn ask_and_do_not_read(exporter: &Exporter) -> Client {
 fn clients_that_do_not_read_hold_up_nobody_and_are_cut_off() {
     let exporter = Exporter::start_with(&large_config(), &["--web.max-requests=2"]);
     let (mut first, _second) = (ask_and_do_not_read(&exporter), ask_and_do_not_read(&exporter));
-    thread::sleep(Duration::from_millis(300));
     let mut client = exporter.connect();
+    // A head alone gives its place back at once, so the two lose none to it.
+    poll("both are stuck", || client.request("HEAD", "/metrics", &[]).status == 503);
     let refused = client.get("/metrics");
     assert_eq!(refused.status, 503);
     assert!(refused.text().contains("Limit of concurrent requests reached (2)"));
@@ -185,7 +203,8 @@ fn connections_beyond_the_limit_wait_for_a_place() {
     let waiting = flood.first_mut().unwrap();
     waiting.stream().write_all(b"GET /-/ready HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
     waiting.stream().set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    assert!(waiting.answer(false).is_none(), "accepted beyond the limit");
+    let answered = waiting.stream().peek(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(answered, Err(ErrorKind::WouldBlock), "served beyond the limit");
     assert_eq!(held[0].get("/-/ready").status, 200);
     held.pop();
     waiting.stream().set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -199,11 +218,11 @@ fn a_shutdown_finishes_the_scrapes_under_way() {
         let mut idle = exporter.connect();
         assert_eq!(idle.get("/-/ready").status, 200);
         let mut slow = ask_and_do_not_read(&exporter);
-        thread::sleep(Duration::from_millis(300));
+        exporter.wait_until("on its way", |scrape| {
+            scrape.value("sched_exporter_scrapes_in_flight", &[]) > 0.5
+        });
         exporter.signal(signal);
-        thread::sleep(Duration::from_millis(300));
-        let refused = TcpStream::connect(exporter.address);
-        assert!(refused.is_err(), "accepted after {signal}");
+        poll("none is accepted", || TcpStream::connect(exporter.address).is_err());
         let mut answers = 0;
         while let Some(answer) = slow.answer(false) {
             assert_eq!(answer.status, 200);
@@ -218,6 +237,43 @@ fn a_shutdown_finishes_the_scrapes_under_way() {
 }
 
 #[test]
+fn who_asks_during_a_shutdown_is_told_that_the_exporter_is_not_ready() {
+    let mut exporter = Exporter::start(&[]);
+    let mut asking = exporter.connect();
+    asking.stream().write_all(b"GET /-/ready HTTP/1.1\r\n").unwrap();
+    // What came later is answered, so the half of a request was read.
+    exporter.scrape();
+    exporter.scrape();
+    exporter.signal(Signal::SIGTERM);
+    poll("it shuts down", || exporter.log().contains("shutting down"));
+    asking.stream().write_all(b"Host: test\r\n\r\n").unwrap();
+    let answer = asking.answer(false).unwrap();
+    assert_eq!((answer.status, answer.header("connection")), (503, "close"));
+    assert!(answer.text().contains("shutting down"), "{}", answer.text());
+    assert!(asking.answer(false).is_none());
+    assert!(exporter.wait().success());
+}
+
+#[test]
+fn a_head_that_is_too_large_is_refused_and_disturbs_nobody() {
+    let exporter = Exporter::start(&[]);
+    let mut client = exporter.connect();
+    let padding = "x".repeat(12 << 10);
+    assert_eq!(client.request("GET", "/-/ready", &[("X", &padding)]).status, 200);
+    // Unfinished, so that an exporter that takes it all waits for more.
+    let padding = "x".repeat(64 << 10);
+    let mut large = exporter.connect();
+    let _ = write!(large.stream(), "GET /-/ready HTTP/1.1\r\nHost: test\r\nX: {padding}");
+    large.stream().set_read_timeout(Some(BEFORE_IT_CLOSES)).unwrap();
+    // Closed without an answer where the reset for what was not read overtakes it.
+    if let Some(answer) = large.answer(false) {
+        assert_eq!(answer.status, 431);
+    }
+    assert_eq!(client.get("/-/ready").status, 200);
+    exporter.scrape();
+}
+
+#[test]
 fn garbage_is_answered_or_closed_and_nothing_else() {
     let exporter = Exporter::start(&[]);
     for garbage in [
@@ -227,6 +283,7 @@ fn garbage_is_answered_or_closed_and_nothing_else() {
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ] {
         let mut client = exporter.connect();
+        client.stream().set_read_timeout(Some(BEFORE_IT_CLOSES)).unwrap();
         client.stream().write_all(garbage).unwrap();
         if let Some(answer) = client.answer(false) {
             assert_eq!(answer.status, 400, "{garbage:?}");
@@ -234,6 +291,7 @@ fn garbage_is_answered_or_closed_and_nothing_else() {
     }
     let header = "x".repeat(1 << 20);
     let mut client = exporter.connect();
+    client.stream().set_read_timeout(Some(BEFORE_IT_CLOSES)).unwrap();
     let request = format!("GET /metrics HTTP/1.1\r\nHost: a\r\nX: {header}\r\n\r\n");
     let _ = client.stream().write_all(request.as_bytes());
     if let Some(answer) = client.answer(false) {

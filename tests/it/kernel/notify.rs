@@ -2,6 +2,7 @@
 
 use std::{
     io::ErrorKind,
+    mem,
     os::unix::net::UnixDatagram,
     time::{Duration, Instant},
 };
@@ -102,13 +103,27 @@ fn the_watchdog_is_fed_in_half_its_time() {
     let manager = Manager::new();
     let exporter = manager.start(&[("WATCHDOG_USEC", "1000000")], &[]);
     manager.next();
-    let mut last = Instant::now();
-    for _ in 0..3 {
+    let fed = || {
         manager.next_of(|message| message == "WATCHDOG=1\n");
-        assert!(last.elapsed() < Duration::from_secs(1), "{:?}", last.elapsed());
-        last = Instant::now();
-    }
+        Instant::now()
+    };
+    let mut last = fed();
+    // A busy machine may delay one or two.
+    let mut gaps = [(); 5].map(|()| {
+        let now = fed();
+        now - mem::replace(&mut last, now)
+    });
+    gaps.sort();
+    assert!(gaps[2] < Duration::from_millis(750), "{gaps:?}");
     drop(exporter);
+}
+
+#[test]
+fn a_watchdog_without_patience_is_none() {
+    let manager = Manager::new();
+    let exporter = manager.start(&[("WATCHDOG_USEC", "0")], &[]);
+    manager.next();
+    exporter.scrape();
 }
 
 #[test]

@@ -33,7 +33,9 @@ use sched_exporter::{
 };
 use sched_exporter_ebpf::global;
 use sched_exporter_tests::{
+    client::Client,
     exposition::Exposition,
+    network,
     process::{CONFIG, Exporter, PATIENCE, binary, run},
 };
 
@@ -144,6 +146,33 @@ fn an_address_in_use_is_named() {
     let address = format!("--web.listen-address={}", exporter.address);
     let output = run(&[&config, &address]);
     check_refusal(&output, &[&exporter.address.to_string(), "in use"]);
+}
+
+#[test]
+fn a_port_that_is_taken_on_one_address_is_not_served_on_others() {
+    network::alone(|| {
+        let taken = TcpListener::bind("[::1]:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let (_directory, config) = config_file(CONFIG);
+        let address = format!("--web.listen-address=:{port}");
+        // The second is no machine's: it would end a start that the first does not.
+        let output = run(&[&config, &address, "--web.listen-address=192.0.2.1:1"]);
+        check_refusal(&output, &[&format!("listening on `:{port}`"), "in use"]);
+    });
+}
+
+#[test]
+fn a_port_alone_is_served_to_ipv4_and_ipv6_whatever_the_default_for_sockets() {
+    network::alone(|| {
+        for only in ["0", "1"] {
+            fs::write("/proc/sys/net/ipv6/bindv6only", only).unwrap();
+            let _exporter = Exporter::start(&["--web.listen-address=:10435"]);
+            for address in ["127.0.0.1:10435", "[::1]:10435"] {
+                let mut client = Client::connect(address.parse().unwrap());
+                assert_eq!(client.get("/-/ready").status, 200, "{address} {only}");
+            }
+        }
+    });
 }
 
 /// The binary as a user who is nobody, with these capabilities and no way to others.
