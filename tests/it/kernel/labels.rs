@@ -12,7 +12,7 @@ use nix::sys::utsname::uname;
 use sched_exporter_tests::{
     exposition::{Exposition, nanoseconds},
     process::{Exporter, run},
-    workload::online,
+    workload::{Ending, online},
 };
 use serde_json::{Value, json};
 
@@ -154,6 +154,7 @@ fn no_series_goes_back_or_leaps_while_cpus_change_their_groups() {
             }
             scrapes
         });
+        let ending = Ending(&done);
         let mut client = exporter.connect();
         for round in 0..150 {
             // Another order each time around.
@@ -161,7 +162,7 @@ fn no_series_goes_back_or_leaps_while_cpus_change_their_groups() {
             fs::write(exporter.config(), format!("{config}# {round}\n")).unwrap();
             assert_eq!(client.request("POST", "/-/reload", &[]).status, 200);
         }
-        done.store(true, Ordering::Relaxed);
+        drop(ending);
         let scrapes = scraping.join().unwrap();
         assert!(scrapes > 50, "{scrapes} scrapes");
     });

@@ -14,6 +14,7 @@ use sched_exporter_tests::{
     config_map::ConfigMap,
     exposition::Exposition,
     process::{CONFIG, Exporter},
+    workload::Ending,
 };
 
 /// Keeps polling out of the tests of everything else.
@@ -221,6 +222,7 @@ fn every_scrape_shows_one_generation_under_a_storm_of_reloads() {
                 })
             })
             .collect();
+        let ending = Ending(&done);
         let mut client = exporter.connect();
         for round in 1..=200 {
             let bad = round % 5 == 0;
@@ -232,7 +234,7 @@ fn every_scrape_shows_one_generation_under_a_storm_of_reloads() {
             let status = client.request("POST", "/-/reload", &[]).status;
             assert_eq!(status, if bad { 500 } else { 200 });
         }
-        done.store(true, Ordering::Relaxed);
+        drop(ending);
         scrapers.into_iter().map(|scraper| scraper.join().unwrap()).sum()
     });
     assert!(scrapes > 200, "{scrapes} scrapes");
