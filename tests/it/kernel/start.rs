@@ -34,6 +34,7 @@ use sched_exporter_ebpf::global;
 use sched_exporter_tests::{
     exposition::Exposition,
     process::{CONFIG, Exporter, PATIENCE, binary, ending_with_us, output, run},
+    workload::{Load, online, pin},
 };
 
 fn text(bytes: &[u8]) -> String {
@@ -72,6 +73,24 @@ fn once_prints_one_exposition() {
     assert!(!stdout.contains("_created"));
     let output = run(&[&config, "--once", "--web.created-samples"]);
     assert!(text(&output.stdout).contains("sched_cpu_seconds_created{"));
+}
+
+#[test]
+fn once_shows_cpus_that_would_not_have_switched_by_themselves() {
+    let (_directory, config) = config_file(CONFIG);
+    let cpus = online();
+    let _spinners: Vec<_> = cpus[1..].iter().map(|cpu| Load::spinner(*cpu)).collect();
+    // On another thread, whose CPU the exporter inherits: this one may be that of other tests too.
+    let once = || {
+        pin(cpus[0]);
+        run(&[&config, "--once"])
+    };
+    let output = thread::scope(|scope| scope.spawn(once).join().unwrap());
+    let exposition = Exposition::parse(&text(&output.stdout));
+    for cpu in &cpus {
+        let cpu = format!("cpu=\"{cpu}\"");
+        assert_eq!(exposition.select("sched_cpu_seconds_total", &[&cpu]).count(), 8, "{cpu}");
+    }
 }
 
 #[test]
@@ -325,14 +344,22 @@ fn the_log_is_json_where_it_is_asked_for() {
 
 #[test]
 fn a_feature_that_is_left_out_is_left_out_of_the_exposition_and_says_why() {
-    let exporter = Exporter::start(&["--no-collector.runqueue-latency"]);
-    let exposition = exporter.scrape();
-    assert_eq!(exposition.select("sched_runqueue_latency_seconds_count", &[]).count(), 0);
-    let enabled = "sched_exporter_feature_enabled";
-    let reason = "reason=\"--no-collector.runqueue-latency\"";
-    assert!(exposition.value(enabled, &["feature=\"runqueue_latency\"", reason]) < 0.5);
-    assert!(exposition.value(enabled, &["feature=\"context_switches\""]) > 0.5);
-    assert!(exposition.sum("sched_context_switches_total", &[]) > 0);
+    let (latency, switches) =
+        ("sched_runqueue_latency_seconds_count", "sched_context_switches_total");
+    for (collector, is_off, is_on) in
+        [("runqueue-latency", latency, switches), ("context-switches", switches, latency)]
+    {
+        let flag = format!("--no-collector.{collector}");
+        let exporter = Exporter::start(&[&flag]);
+        let exposition = exporter.scrape();
+        assert_eq!(exposition.select(is_off, &[]).count(), 0);
+        assert!(exposition.sum(is_on, &[]) > 0);
+        let feature = format!("feature=\"{}\"", collector.replace('-', "_"));
+        let reason = format!("reason=\"{flag}\"");
+        let enabled = "sched_exporter_feature_enabled";
+        assert!(exposition.value(enabled, &[&feature, &reason]) < 0.5);
+        assert!(exposition.value(enabled, &["reason=\"\""]) > 0.5);
+    }
 }
 
 #[test]
@@ -342,7 +369,7 @@ fn the_exposition_accounts_for_all_time_of_each_cpu() {
     thread::sleep(Duration::from_secs(1));
     let second = exporter.scrape();
     let mut grown = Vec::new();
-    for cpu in sched_exporter_tests::workload::online() {
+    for cpu in online() {
         let cpu = format!("cpu=\"{cpu}\"");
         let total = |exposition: &Exposition| {
             exposition.sum_ns("sched_cpu_seconds_total", &[&cpu])
