@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     os::unix::fs::symlink,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
@@ -73,7 +74,8 @@ fn a_signal_reloads() {
         exporter.signal(signal);
         let exposition = wait_for_host(&exporter, "b");
         assert_eq!(generation(&exposition), 2);
-        assert!(exporter.log().contains(&format!("cause={signal}")), "{}", exporter.log());
+        let log = exporter.log();
+        assert!(log.contains(&format!("cause={signal}")) && !log.contains("panicked"), "{log}");
     }
 }
 
@@ -163,6 +165,24 @@ fn a_post_reloads_and_answers_with_the_outcome() {
         exposition.value("sched_exporter_config_reloads_total", &[&outcome])
     };
     assert!(reloads("applied") >= 1.0 && reloads("unchanged") >= 1.0 && reloads("failed") >= 1.0);
+    assert!(!successful(&exposition));
+    fs::write(exporter.config(), config("c")).unwrap();
+    assert_eq!(client.request("POST", "/-/reload", &[]).status, 200);
+    assert!(successful(&exporter.scrape()));
+}
+
+#[test]
+fn all_who_ask_at_once_are_answered() {
+    let exporter = Exporter::start(&["--web.enable-lifecycle", NO_POLL]);
+    let mut clients: Vec<_> = (0..8).map(|_| exporter.connect()).collect();
+    for client in &mut clients {
+        let request = b"POST /-/reload HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n";
+        client.stream().write_all(request).unwrap();
+    }
+    for mut client in clients {
+        let answer = client.answer(false).unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "unchanged\n"));
+    }
 }
 
 #[test]
