@@ -292,3 +292,111 @@ fn write_of_cpus(
         encoder.sample(&labels, "", value(number));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::Config, exporter::render, negotiate::Format, snapshot::Times, sources::Values,
+        topology::Topology,
+    };
+
+    /// No two numbers alike, so that each is seen where it belongs.
+    fn cpu(id: u32) -> Cpu {
+        let base = u64::from(id + 1) * 1_000;
+        let mut times = Times::ZERO;
+        times.mode_ns = std::array::from_fn(|mode| base + mode as u64);
+        times.switches = std::array::from_fn(|reason| base + 10 + reason as u64);
+        times.missed_switches = base + 20;
+        times.wait_ns = base + 21;
+        for (bucket, waits) in [(10, 1), (11, 2), (13, 4), (14, 8)] {
+            times.wait_buckets[bucket] = waits * u64::from(id + 1);
+        }
+        Cpu { id, times: Some(times), unattributed_ns: base + 22 }
+    }
+
+    /// The samples of an online and an offline CPU, but for what the build is called.
+    fn shown(config: &str) -> String {
+        let buckets = "runqueue_latency: {buckets: {min: 1us, max: 8us, factor: 2}}";
+        let config = Config::parse(&format!("{config}\n{buckets}\n")).unwrap();
+        let (generation, _) =
+            Generation::new(&config, "5a", &Values::default(), &Topology::of(vec![0, 1]));
+        let snapshot = Snapshot { taken_at: 0, cpus: vec![cpu(0)], offline: vec![cpu(1)] };
+        let features = [(CONTEXT_SWITCHES, None), (RUNQUEUE_LATENCY, None), ("other", Some("why"))];
+        let features = features.map(|(name, off)| Feature { name, off: off.map(Into::into) });
+        let log_messages = [("error", 3), ("warn", 4)];
+        let condition = Condition { features: &features, torn_reads: 5, log_messages };
+        let encoder = Encoder::new(Format::OpenMetrics, 0, None);
+        let text = render(encoder, &snapshot, &generation, condition, &[]);
+        let is_shown = |line: &&str| !line.starts_with('#') && !line.contains("_build_");
+        text.lines().filter(is_shown).map(|line| format!("{line}\n")).collect()
+    }
+
+    /// Of the online CPU.
+    const OF_CPU: &str = r#"sched_cpu_seconds_total{cpu="0",mode="idle"} 0.000001
+sched_cpu_seconds_total{cpu="0",mode="kthread"} 0.000001001
+sched_cpu_seconds_total{cpu="0",mode="fair"} 0.000001002
+sched_cpu_seconds_total{cpu="0",mode="batch"} 0.000001003
+sched_cpu_seconds_total{cpu="0",mode="idle_policy"} 0.000001004
+sched_cpu_seconds_total{cpu="0",mode="realtime"} 0.000001005
+sched_cpu_seconds_total{cpu="0",mode="deadline"} 0.000001006
+sched_cpu_seconds_total{cpu="0",mode="ext"} 0.000001007
+sched_context_switches_total{cpu="0",reason="voluntary"} 1010
+sched_context_switches_total{cpu="0",reason="preempted"} 1011
+sched_context_switches_total{cpu="0",reason="idle"} 1012
+sched_runqueue_latency_seconds_bucket{cpu="0",le="1.024e-06"} 1
+sched_runqueue_latency_seconds_bucket{cpu="0",le="2.048e-06"} 3
+sched_runqueue_latency_seconds_bucket{cpu="0",le="4.096e-06"} 3
+sched_runqueue_latency_seconds_bucket{cpu="0",le="8.192e-06"} 7
+sched_runqueue_latency_seconds_bucket{cpu="0",le="+Inf"} 15
+sched_runqueue_latency_seconds_count{cpu="0"} 15
+sched_runqueue_latency_seconds_sum{cpu="0"} 0.000001021
+sched_exporter_unattributed_seconds_total{cpu="0"} 0.000001022
+sched_exporter_missed_switches_total{cpu="0"} 1020
+"#;
+
+    /// Of both.
+    const OF_SUMS: &str = r#"sched_cpu_seconds_total{mode="idle"} 0.000003
+sched_cpu_seconds_total{mode="kthread"} 0.000003002
+sched_cpu_seconds_total{mode="fair"} 0.000003004
+sched_cpu_seconds_total{mode="batch"} 0.000003006
+sched_cpu_seconds_total{mode="idle_policy"} 0.000003008
+sched_cpu_seconds_total{mode="realtime"} 0.00000301
+sched_cpu_seconds_total{mode="deadline"} 0.000003012
+sched_cpu_seconds_total{mode="ext"} 0.000003014
+sched_context_switches_total{reason="voluntary"} 3020
+sched_context_switches_total{reason="preempted"} 3022
+sched_context_switches_total{reason="idle"} 3024
+sched_runqueue_latency_seconds_bucket{le="1.024e-06"} 3
+sched_runqueue_latency_seconds_bucket{le="2.048e-06"} 9
+sched_runqueue_latency_seconds_bucket{le="4.096e-06"} 9
+sched_runqueue_latency_seconds_bucket{le="8.192e-06"} 21
+sched_runqueue_latency_seconds_bucket{le="+Inf"} 45
+sched_runqueue_latency_seconds_count 45
+sched_runqueue_latency_seconds_sum 0.000003042
+sched_exporter_unattributed_seconds_total 0.000003044
+sched_exporter_missed_switches_total 3040
+"#;
+
+    /// Of none.
+    const OF_NONE: &str = r#"sched_exporter_config_info{sha256="5a"} 1
+sched_exporter_config_generation 1
+sched_exporter_program_attached{hook="sched_switch"} 1
+sched_exporter_feature_enabled{feature="context_switches",reason=""} 1
+sched_exporter_feature_enabled{feature="runqueue_latency",reason=""} 1
+sched_exporter_feature_enabled{feature="other",reason="why"} 0
+sched_exporter_torn_reads_total 5
+sched_exporter_log_messages_total{level="error"} 3
+sched_exporter_log_messages_total{level="warn"} 4
+"#;
+
+    #[test]
+    fn each_number_of_a_cpu_is_where_it_belongs() {
+        assert_eq!(shown(""), format!("{OF_CPU}{OF_NONE}"));
+    }
+
+    #[test]
+    fn each_sum_has_what_offline_cpus_have_had() {
+        assert_eq!(shown("without: [cpu]"), format!("{OF_SUMS}{OF_NONE}"));
+    }
+}

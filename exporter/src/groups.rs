@@ -284,6 +284,15 @@ mod tests {
     }
 
     #[test]
+    fn a_cpu_that_left_every_series_brings_what_it_has_had_since() {
+        let now = snapshot(&[10, 200], &[]);
+        let left = after(&[("a", &[0])], &groups(&[("a", &[0, 1])]), &now);
+        let later = snapshot(&[10, 207], &[]);
+        let back = after(&[("a", &[0]), ("c", &[1])], &left, &later);
+        assert_eq!(values(&back, &later), [210, 7]);
+    }
+
+    #[test]
     fn a_series_that_comes_back_goes_on() {
         let old = groups(&[("a", &[0, 1]), ("b", &[2])]);
         let now = snapshot(&[10, 200, 3_000], &[]);
@@ -299,14 +308,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
-        let now = snapshot(&[10], &[]);
+    fn what_is_remembered_is_bounded_and_the_last_to_go() {
+        let now = snapshot(&[10, 200], &[]);
         let mut last = groups(&[]);
         for round in 0..1_000 {
             last = after(&[(&round.to_string(), &[0])], &last, &now);
         }
         assert_eq!((last.retired.len(), last.offsets.len()), (MIN_RETIRED, 0));
         assert_eq!(values(&last, &now), [10]);
+        // With another CPU, what is remembered goes on where it went, and all else begins.
+        let begun = |name| values(&after(&[(name, &[1])], &last, &now), &now);
+        assert_eq!([begun("935"), begun("998")], [[10], [10]]);
+        assert_eq!([begun("0"), begun("934")], [[200], [200]]);
     }
 
     #[test]

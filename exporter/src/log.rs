@@ -97,3 +97,20 @@ pub fn init(level: LogLevel, format: LogFormat) -> Result<LogCounts, TryInitErro
     }
     Ok(counts)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_tell_of_trouble_are_counted_by_level() {
+        let counts = LogCounts::default();
+        let registry = tracing_subscriber::registry().with(counts.clone());
+        tracing::subscriber::with_default(registry, || {
+            tracing::info!("all is well");
+            tracing::warn!("it is not");
+            (0..2).for_each(|_| tracing::error!("it is worse"));
+        });
+        assert_eq!(counts.read(), [("error", 2), ("warn", 1)]);
+    }
+}

@@ -131,6 +131,20 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_that_takes_the_place_of_another_is_watched() {
+        let top = std::env::temp_dir().join(format!("sched_exporter-renew-{}", std::process::id()));
+        fs::create_dir_all(top.join("mount")).unwrap();
+        let mut watch = Watch::new(&top.join("mount/exporter.yaml"), || ());
+        let mut renewed = vec![watch.renew()];
+        // It is kept, so that the other has another inode.
+        fs::rename(top.join("mount"), top.join("old")).unwrap();
+        fs::create_dir(top.join("mount")).unwrap();
+        renewed.extend([watch.renew(), watch.renew()]);
+        fs::remove_dir_all(&top).unwrap();
+        assert_eq!(renewed, [false, true, false]);
+    }
+
+    #[test]
     fn a_bare_file_name_is_in_the_working_directory() {
         let paths: Vec<_> =
             directories(Path::new("no-such-file")).into_iter().map(|found| found.path).collect();

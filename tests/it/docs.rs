@@ -19,19 +19,15 @@ fn root() -> &'static Path {
 
 #[test]
 fn only_one_file_names_aya() {
-    let mut naming = Vec::new();
-    for entry in fs::read_dir(root().join("exporter/src")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_file()
-            && fs::read_to_string(&path)
-                .unwrap()
-                .lines()
-                .any(|line| !line.trim_start().starts_with("//") && line.contains("aya"))
-        {
-            naming.push(path.file_name().unwrap().to_owned());
-        }
-    }
-    assert_eq!(naming, ["ebpf.rs"]);
+    let sources = root().join("exporter/src");
+    let mut naming = guide::files(&sources, ".rs");
+    naming.retain(|path| {
+        let text = fs::read_to_string(path).unwrap();
+        let mut code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        // It is part of other words.
+        code.any(|line| line.split(|c: char| !c.is_alphanumeric()).any(|word| word == "aya"))
+    });
+    assert_eq!(naming, [sources.join("ebpf.rs")]);
 }
 
 #[test]

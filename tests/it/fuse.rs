@@ -3,12 +3,11 @@
 use std::{
     fs::{self, File, OpenOptions},
     os::fd::AsRawFd as _,
-    process::Command,
     time::{Duration, Instant},
 };
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use sched_exporter_tests::process::{Exporter, binary};
+use sched_exporter_tests::process::{Exporter, binary, ending_with_us, output};
 use tempfile::TempDir;
 
 /// Whoever asks it anything waits until it is dropped, since nobody answers.
@@ -81,9 +80,9 @@ fn files_that_hang_do_not_hold_up_the_check() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("exporter.yaml");
     fs::write(&config, hanging.configuration()).unwrap();
-    let mut check = Command::new(binary());
+    let mut check = ending_with_us(&binary());
     let flag = format!("--config.file={}", config.display());
-    let output = check.args(["--config.check", &flag]).output().unwrap();
+    let output = output(check.args(["--config.check", &flag]));
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && printed.contains("file    its files are"), "{printed}");
 }

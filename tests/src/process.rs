@@ -8,7 +8,7 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -42,8 +42,30 @@ pub fn binary() -> PathBuf {
 }
 
 /// The binary with arguments, run to its end.
+#[track_caller]
 pub fn run(args: &[&str]) -> Output {
-    Command::new(binary()).args(args).stdin(Stdio::null()).output().unwrap()
+    output(ending_with_us(&binary()).args(args))
+}
+
+/// A program, run to its end; one that does not end in time is killed.
+#[track_caller]
+pub fn output(command: &mut Command) -> Output {
+    let child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = pid_of(&child);
+    let (ending, ended) = mpsc::channel();
+    thread::spawn(move || ending.send(child.wait_with_output()));
+    if let Ok(output) = ended.recv_timeout(PATIENCE) {
+        return output.unwrap();
+    }
+    let _ = signal::kill(pid, Signal::SIGKILL);
+    let Output { stdout, stderr, .. } = ended.recv().unwrap().unwrap();
+    let [stdout, stderr] = [&stdout, &stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    panic!("{command:?} did not end\n{stdout}\n{stderr}");
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_raw(child.id().cast_signed())
 }
 
 /// A program that is killed when the thread ends that started it, however that ends. A terminal's
@@ -91,7 +113,24 @@ impl Exporter {
         Self::spawn(directory, config, &[], args)
     }
 
+    /// Starts it with [`CONFIG`] and does not wait: it is not known yet where it listens.
+    pub fn begin(args: &[&str]) -> Self {
+        let (directory, config) = in_place(CONFIG);
+        Self::launch(directory, config, &[], args)
+    }
+
     fn spawn(
+        directory: TempDir,
+        config: PathBuf,
+        environment: &[(&str, &str)],
+        args: &[&str],
+    ) -> Self {
+        let mut exporter = Self::launch(directory, config, environment, args);
+        exporter.address = exporter.wait_for_address();
+        exporter
+    }
+
+    fn launch(
         directory: TempDir,
         config: PathBuf,
         environment: &[(&str, &str)],
@@ -117,10 +156,7 @@ impl Exporter {
                 log.push('\n');
             }
         });
-        let mut exporter =
-            Self { child, address: ([127, 0, 0, 1], 0).into(), log, directory, config };
-        exporter.address = exporter.wait_for_address();
-        exporter
+        Self { child, address: ([127, 0, 0, 1], 0).into(), log, directory, config }
     }
 
     fn wait_for_address(&mut self) -> SocketAddr {
@@ -152,7 +188,7 @@ impl Exporter {
 
     /// Its process.
     pub fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().cast_signed())
+        pid_of(&self.child)
     }
 
     /// Path of its configuration.
@@ -191,6 +227,16 @@ impl Exporter {
             }
             assert!(Instant::now() < deadline, "never {what}\n{}", self.log());
             thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until it has logged this.
+    #[track_caller]
+    pub fn wait_for_log(&self, expected: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log().contains(expected) {
+            assert!(Instant::now() < deadline, "never logged {expected}\n{}", self.log());
+            thread::sleep(Duration::from_millis(5));
         }
     }
 

@@ -72,6 +72,16 @@ pub struct Load {
     ids: Vec<Pid>,
 }
 
+/// Sets a flag when dropped, so that threads which go on until then end however a test does.
+#[derive(Debug)]
+pub struct Ending<'a>(pub &'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Lets threads spin while it is open, and sleep while it is not.
 #[derive(Clone, Debug, Default)]
 pub struct Gate(Arc<(Mutex<bool>, Condvar)>);

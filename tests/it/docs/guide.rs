@@ -9,7 +9,7 @@ use std::{
 use super::root;
 
 /// The files below a directory whose names end so.
-fn files(directory: &Path, suffix: &str) -> Vec<PathBuf> {
+pub(super) fn files(directory: &Path, suffix: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -12,7 +13,7 @@ use nix::sys::utsname::uname;
 use sched_exporter_tests::{
     exposition::{Exposition, nanoseconds},
     process::{Exporter, run},
-    workload::online,
+    workload::{Ending, online},
 };
 use serde_json::{Value, json};
 
@@ -43,23 +44,28 @@ fn a_machine_that_is_split_reports_each_part_and_sums_are_exact() {
     let times = |exposition: &Exposition| {
         ["latency", "batch"].map(|pool| exposition.sum_ns(SECONDS, &[&format!("pool=\"{pool}\"")]))
     };
+    let others = online().len() as u64 - 1;
+    let growth = |from: &Exposition, to: &Exposition| {
+        let [latency, batch] = [0, 1].map(|pool| times(to)[pool] - times(from)[pool]);
+        // Every CPU has had the same time.
+        assert!((latency * others).abs_diff(batch) < 100_000 * others, "{latency} {batch}");
+        latency
+    };
     let first = exporter.scrape();
     thread::sleep(Duration::from_millis(500));
+    let before = Instant::now();
     let second = exporter.scrape();
-    let [latency, batch] = [0, 1].map(|pool| times(&second)[pool] - times(&first)[pool]);
-    // Every CPU has had the same time.
-    let others = online().len() as u64 - 1;
-    assert!((latency * others).abs_diff(batch) < 100_000 * others, "{latency} {batch}");
+    growth(&first, &second);
     assert_eq!(second.select(SECONDS, &["mode=\"idle\""]).count(), 2);
     assert_eq!(second.select(SECONDS, &["zone=\"eu-1-a\"", "pool=\"latency\""]).count(), 8);
     assert_eq!(second.select("sched_exporter_missed_switches_total", &[]).count(), 1);
 
-    // The sum is that of the parts, to the nanosecond: all of it is later than what was summed.
+    // The sums are those of the parts: they have grown by the time that went by, and no more.
     fs::write(exporter.config(), split("")).unwrap();
     assert_eq!(exporter.connect().request("POST", "/-/reload", &[]).status, 200);
     let parts = exporter.scrape();
-    let sums = times(&parts);
-    assert!(sums[0] >= times(&second)[0] && sums[1] >= times(&second)[1]);
+    let grown = u128::from(growth(&second, &parts));
+    assert!(grown < before.elapsed().as_nanos() + 100_000, "{grown}");
     assert_eq!(parts.select(SECONDS, &["mode=\"idle\""]).count(), online().len());
 }
 
@@ -83,11 +89,7 @@ fn target_info_is_first_and_leaves_the_series_bare() {
 fn a_value_in_a_file_is_followed_and_counters_go_on() {
     let exporter = Exporter::start_with("{}", &["--config.auto-reload-interval=0s"]);
     let zone = exporter.directory().join("zone");
-    let config = format!(
-        "labels: {{zone: '{{{{ file(\"{}\") | default(\"none\") }}}}'}}\nlimits: {{value_bytes: 8}}\n",
-        zone.display()
-    );
-    fs::write(exporter.config(), config).unwrap();
+    fs::write(exporter.config(), zone_of(&zone)).unwrap();
     let up = |exposition: &Exposition| {
         exposition.sum("sched_exporter_label_source_up", &["source=\"file\""])
     };
@@ -129,6 +131,57 @@ fn a_value_in_a_file_is_followed_and_counters_go_on() {
     assert_eq!(up(&wait_for("none")), 0);
 }
 
+/// A configuration whose zone is what a file says, of 8 bytes at most.
+fn zone_of(file: &Path) -> String {
+    format!(
+        "labels: {{zone: '{{{{ file(\"{}\") | default(\"none\") }}}}'}}\nlimits: {{value_bytes: 8}}\n",
+        file.display()
+    )
+}
+
+/// Whether all series have this zone.
+fn is_in(exposition: &Exposition, zone: &str) -> bool {
+    let pair = format!("zone=\"{zone}\"");
+    exposition.select(SECONDS, &[&pair]).count() == exposition.select(SECONDS, &[]).count()
+}
+
+fn successful(exposition: &Exposition) -> bool {
+    exposition.sum("sched_exporter_config_last_reload_successful", &[]) == 1
+}
+
+#[test]
+fn a_file_that_does_not_fit_the_machine_is_applied_once_it_does() {
+    let exporter = Exporter::start(&["--config.auto-reload-interval=0s"]);
+    let zone = exporter.directory().join("zone");
+    fs::write(&zone, "longer-than-it-may-be").unwrap();
+    fs::write(exporter.config(), zone_of(&zone)).unwrap();
+    let refused = exporter.wait_until("refused", |exposition| !successful(exposition));
+    assert!(is_in(&refused, "test-zone"));
+    fs::write(&zone, "eu-1").unwrap();
+    let applied = exporter.wait_until("applied", |exposition| is_in(exposition, "eu-1"));
+    assert!(successful(&applied));
+}
+
+#[test]
+fn labels_follow_their_sources_while_the_configuration_is_bad() {
+    let flags = ["--web.enable-lifecycle", "--config.auto-reload-interval=0s"];
+    let exporter = Exporter::start(&flags);
+    let zone = exporter.directory().join("zone");
+    fs::write(&zone, "eu-1").unwrap();
+    fs::write(exporter.config(), zone_of(&zone)).unwrap();
+    exporter.wait_until("applied", |exposition| is_in(exposition, "eu-1"));
+    // Both are found by one look.
+    fs::write(&zone, "eu-2").unwrap();
+    fs::write(exporter.config(), "labels: [").unwrap();
+    assert_eq!(exporter.connect().request("POST", "/-/reload", &[]).status, 500);
+    let bad = exporter.scrape();
+    assert!(is_in(&bad, "eu-2") && !successful(&bad), "{}", exporter.log());
+    // The file is by itself.
+    fs::write(&zone, "eu-3").unwrap();
+    let bad = exporter.wait_until("followed", |exposition| is_in(exposition, "eu-3"));
+    assert!(!successful(&bad));
+}
+
 #[test]
 fn no_series_goes_back_or_leaps_while_cpus_change_their_groups() {
     // Series stay with other CPUs, go, and come back with the same or others.
@@ -154,6 +207,7 @@ fn no_series_goes_back_or_leaps_while_cpus_change_their_groups() {
             }
             scrapes
         });
+        let ending = Ending(&done);
         let mut client = exporter.connect();
         for round in 0..150 {
             // Another order each time around.
@@ -161,7 +215,7 @@ fn no_series_goes_back_or_leaps_while_cpus_change_their_groups() {
             fs::write(exporter.config(), format!("{config}# {round}\n")).unwrap();
             assert_eq!(client.request("POST", "/-/reload", &[]).status, 200);
         }
-        done.store(true, Ordering::Relaxed);
+        drop(ending);
         let scrapes = scraping.join().unwrap();
         assert!(scrapes > 50, "{scrapes} scrapes");
     });

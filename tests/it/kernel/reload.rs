@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     os::unix::fs::symlink,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
@@ -14,6 +15,7 @@ use sched_exporter_tests::{
     config_map::ConfigMap,
     exposition::Exposition,
     process::{CONFIG, Exporter},
+    workload::Ending,
 };
 
 /// Keeps polling out of the tests of everything else.
@@ -72,7 +74,8 @@ fn a_signal_reloads() {
         exporter.signal(signal);
         let exposition = wait_for_host(&exporter, "b");
         assert_eq!(generation(&exposition), 2);
-        assert!(exporter.log().contains(&format!("cause={signal}")), "{}", exporter.log());
+        let log = exporter.log();
+        assert!(log.contains(&format!("cause={signal}")) && !log.contains("panicked"), "{log}");
     }
 }
 
@@ -162,6 +165,24 @@ fn a_post_reloads_and_answers_with_the_outcome() {
         exposition.value("sched_exporter_config_reloads_total", &[&outcome])
     };
     assert!(reloads("applied") >= 1.0 && reloads("unchanged") >= 1.0 && reloads("failed") >= 1.0);
+    assert!(!successful(&exposition));
+    fs::write(exporter.config(), config("c")).unwrap();
+    assert_eq!(client.request("POST", "/-/reload", &[]).status, 200);
+    assert!(successful(&exporter.scrape()));
+}
+
+#[test]
+fn all_who_ask_at_once_are_answered() {
+    let exporter = Exporter::start(&["--web.enable-lifecycle", NO_POLL]);
+    let mut clients: Vec<_> = (0..8).map(|_| exporter.connect()).collect();
+    for client in &mut clients {
+        let request = b"POST /-/reload HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n";
+        client.stream().write_all(request).unwrap();
+    }
+    for mut client in clients {
+        let answer = client.answer(false).unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "unchanged\n"));
+    }
 }
 
 #[test]
@@ -221,6 +242,7 @@ fn every_scrape_shows_one_generation_under_a_storm_of_reloads() {
                 })
             })
             .collect();
+        let ending = Ending(&done);
         let mut client = exporter.connect();
         for round in 1..=200 {
             let bad = round % 5 == 0;
@@ -232,7 +254,7 @@ fn every_scrape_shows_one_generation_under_a_storm_of_reloads() {
             let status = client.request("POST", "/-/reload", &[]).status;
             assert_eq!(status, if bad { 500 } else { 200 });
         }
-        done.store(true, Ordering::Relaxed);
+        drop(ending);
         scrapers.into_iter().map(|scraper| scraper.join().unwrap()).sum()
     });
     assert!(scrapes > 200, "{scrapes} scrapes");

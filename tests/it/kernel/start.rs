@@ -19,9 +19,9 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::{
         fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags},
-        prctl::set_keepcaps,
+        prctl::{set_keepcaps, set_pdeathsig},
         resource::{Resource, setrlimit},
-        signal::{self, Signal},
+        signal::Signal,
     },
     unistd::{setgroups, setresgid, setresuid},
 };
@@ -36,7 +36,8 @@ use sched_exporter_tests::{
     client::Client,
     exposition::Exposition,
     network,
-    process::{CONFIG, Exporter, PATIENCE, binary, run},
+    process::{CONFIG, Exporter, PATIENCE, binary, ending_with_us, output, run},
+    workload::{Load, online, pin},
 };
 
 fn text(bytes: &[u8]) -> String {
@@ -75,6 +76,24 @@ fn once_prints_one_exposition() {
     assert!(!stdout.contains("_created"));
     let output = run(&[&config, "--once", "--web.created-samples"]);
     assert!(text(&output.stdout).contains("sched_cpu_seconds_created{"));
+}
+
+#[test]
+fn once_shows_cpus_that_would_not_have_switched_by_themselves() {
+    let (_directory, config) = config_file(CONFIG);
+    let cpus = online();
+    let _spinners: Vec<_> = cpus[1..].iter().map(|cpu| Load::spinner(*cpu)).collect();
+    // On another thread, whose CPU the exporter inherits: this one may be that of other tests too.
+    let once = || {
+        pin(cpus[0]);
+        run(&[&config, "--once"])
+    };
+    let output = thread::scope(|scope| scope.spawn(once).join().unwrap());
+    let exposition = Exposition::parse(&text(&output.stdout));
+    for cpu in &cpus {
+        let cpu = format!("cpu=\"{cpu}\"");
+        assert_eq!(exposition.select("sched_cpu_seconds_total", &[&cpu]).count(), 8, "{cpu}");
+    }
 }
 
 #[test]
@@ -181,7 +200,7 @@ fn as_nobody(capabilities: &[Capability], args: &[&str]) -> Command {
     let kept: CapsHashSet = capabilities.iter().copied().collect();
     let others: Vec<_> = caps::all().difference(&kept).copied().collect();
     let failed = |error: CapsError| io::Error::other(error.to_string());
-    let mut command = Command::new(binary());
+    let mut command = ending_with_us(&binary());
     command.args(args);
     let give_up = move || {
         for capability in &others {
@@ -195,7 +214,8 @@ fn as_nobody(capabilities: &[Capability], args: &[&str]) -> Command {
         for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Ambient] {
             caps::set(None, set, &kept).map_err(failed)?;
         }
-        Ok(())
+        // The kernel forgets it of whoever becomes another user.
+        Ok(set_pdeathsig(Signal::SIGKILL)?)
     };
     // SAFETY: system calls and nothing else, but for an error, which ends the test.
     unsafe { command.pre_exec(give_up) };
@@ -213,9 +233,8 @@ fn config_for_nobody() -> (tempfile::TempDir, String) {
 #[test]
 fn two_capabilities_are_enough() {
     let (_directory, config) = config_for_nobody();
-    let output = as_nobody(&[Capability::CAP_BPF, Capability::CAP_PERFMON], &[&config, "--once"])
-        .output()
-        .unwrap();
+    let capabilities = [Capability::CAP_BPF, Capability::CAP_PERFMON];
+    let output = output(&mut as_nobody(&capabilities, &[&config, "--once"]));
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("sched_runqueue_latency_seconds_count"));
 }
@@ -223,9 +242,9 @@ fn two_capabilities_are_enough() {
 #[test]
 fn missing_capabilities_are_named() {
     let (_directory, config) = config_for_nobody();
-    let none = as_nobody(&[], &[&config, "--once"]).output().unwrap();
+    let none = output(&mut as_nobody(&[], &[&config, "--once"]));
     check_refusal(&none, &["CAP_BPF and CAP_PERFMON missing", "run as root"]);
-    let one = as_nobody(&[Capability::CAP_BPF], &[&config, "--once"]).output().unwrap();
+    let one = output(&mut as_nobody(&[Capability::CAP_BPF], &[&config, "--once"]));
     check_refusal(&one, &["capabilities: CAP_PERFMON missing", "sched_switch"]);
 }
 
@@ -238,7 +257,7 @@ fn a_limit_of_locked_memory_is_named_by_kernels_that_count_bpf() {
     let limit = || Ok(setrlimit(Resource::RLIMIT_MEMLOCK, 0, 0)?);
     // SAFETY: a system call and nothing else.
     unsafe { command.pre_exec(limit) };
-    let output = command.output().unwrap();
+    let output = output(&mut command);
     if output.status.success() {
         let kernel = Facts::gather().kernel;
         assert!(!kernel.starts_with("5.10."), "{kernel}");
@@ -250,7 +269,7 @@ fn a_limit_of_locked_memory_is_named_by_kernels_that_count_bpf() {
 #[test]
 fn missing_btf_is_named() {
     let (_directory, config) = config_file(CONFIG);
-    let mut command = Command::new(binary());
+    let mut command = ending_with_us(&binary());
     command.args([&config, "--once"]);
     let hide = || {
         let none = None::<&str>;
@@ -260,21 +279,13 @@ fn missing_btf_is_named() {
     };
     // SAFETY: system calls and nothing else.
     unsafe { command.pre_exec(hide) };
-    check_refusal(
-        &command.output().unwrap(),
-        &["/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF=y"],
-    );
+    check_refusal(&output(&mut command), &["/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF=y"]);
 }
 
 #[test]
 fn a_signal_to_reload_that_comes_during_the_start_is_not_lost() {
-    let (_directory, config) = config_file(CONFIG);
-    let child = Command::new(binary())
-        .args([&config, "--web.listen-address=127.0.0.1:0"])
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    let mut exporter = Exporter::begin(&[]);
+    let pid = exporter.pid();
     let handled = || {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
@@ -285,13 +296,10 @@ fn a_signal_to_reload_that_comes_during_the_start_is_not_lost() {
         assert!(Instant::now() < deadline);
         thread::yield_now();
     }
-    signal::kill(pid, Signal::SIGHUP).unwrap();
-    thread::sleep(Duration::from_millis(1_500));
-    signal::kill(pid, Signal::SIGTERM).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let log = text(&output.stderr);
-    assert!(output.status.success(), "{log}");
-    assert!(log.contains("cause=SIGHUP"), "{log}");
+    exporter.signal(Signal::SIGHUP);
+    exporter.wait_for_log("cause=SIGHUP");
+    exporter.signal(Signal::SIGTERM);
+    assert!(exporter.wait().success());
 }
 
 #[test]
@@ -311,7 +319,7 @@ fn what_the_verifier_says_is_passed_on() {
 #[test]
 fn a_process_with_another_clock_than_the_kernel_does_not_serve() {
     let (_directory, config) = config_file(CONFIG);
-    let mut command = Command::new(binary());
+    let mut command = ending_with_us(&binary());
     let enter = || {
         unshare(CloneFlags::from_bits_retain(CLONE_NEWTIME))?;
         fs::write("/proc/self/timens_offsets", "monotonic 1000 0")?;
@@ -320,7 +328,7 @@ fn a_process_with_another_clock_than_the_kernel_does_not_serve() {
     };
     // SAFETY: the child has one thread, so no lock is held by another.
     unsafe { command.pre_exec(enter) };
-    let output = command.args([&config, "--once"]).output().unwrap();
+    let output = output(command.args([&config, "--once"]));
     check_refusal(&output, &["CLOCK_MONOTONIC", "time namespace"]);
 }
 
@@ -383,14 +391,22 @@ fn the_log_is_json_where_it_is_asked_for() {
 
 #[test]
 fn a_feature_that_is_left_out_is_left_out_of_the_exposition_and_says_why() {
-    let exporter = Exporter::start(&["--no-collector.runqueue-latency"]);
-    let exposition = exporter.scrape();
-    assert_eq!(exposition.select("sched_runqueue_latency_seconds_count", &[]).count(), 0);
-    let enabled = "sched_exporter_feature_enabled";
-    let reason = "reason=\"--no-collector.runqueue-latency\"";
-    assert!(exposition.value(enabled, &["feature=\"runqueue_latency\"", reason]) < 0.5);
-    assert!(exposition.value(enabled, &["feature=\"context_switches\""]) > 0.5);
-    assert!(exposition.sum("sched_context_switches_total", &[]) > 0);
+    let (latency, switches) =
+        ("sched_runqueue_latency_seconds_count", "sched_context_switches_total");
+    for (collector, is_off, is_on) in
+        [("runqueue-latency", latency, switches), ("context-switches", switches, latency)]
+    {
+        let flag = format!("--no-collector.{collector}");
+        let exporter = Exporter::start(&[&flag]);
+        let exposition = exporter.scrape();
+        assert_eq!(exposition.select(is_off, &[]).count(), 0);
+        assert!(exposition.sum(is_on, &[]) > 0);
+        let feature = format!("feature=\"{}\"", collector.replace('-', "_"));
+        let reason = format!("reason=\"{flag}\"");
+        let enabled = "sched_exporter_feature_enabled";
+        assert!(exposition.value(enabled, &[&feature, &reason]) < 0.5);
+        assert!(exposition.value(enabled, &["reason=\"\""]) > 0.5);
+    }
 }
 
 #[test]
@@ -400,7 +416,7 @@ fn the_exposition_accounts_for_all_time_of_each_cpu() {
     thread::sleep(Duration::from_secs(1));
     let second = exporter.scrape();
     let mut grown = Vec::new();
-    for cpu in sched_exporter_tests::workload::online() {
+    for cpu in online() {
         let cpu = format!("cpu=\"{cpu}\"");
         let total = |exposition: &Exposition| {
             exposition.sum_ns("sched_cpu_seconds_total", &[&cpu])
