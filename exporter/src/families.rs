@@ -329,7 +329,7 @@ mod tests {
         let encoder = Encoder::new(Format::OpenMetrics, 0, None);
         let text = render(encoder, &snapshot, &generation, condition, &[]);
         let is_shown = |line: &&str| !line.starts_with('#') && !line.contains("_build_");
-        text.lines().filter(is_shown).map(|line| format!("{line}\n")).collect()
+        text.split_inclusive('\n').filter(is_shown).collect()
     }
 
     /// Of the online CPU.
