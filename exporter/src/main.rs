@@ -50,7 +50,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     if let Some(Command::Healthcheck { web_listen_address }) = &args.command {
         return Ok(healthcheck(web_listen_address).await?);
     }
-    // Whoever only looks is ended by them as any other process.
+    // Who only looks is ended by a signal as any other process is.
     let stays = !args.config_check && !args.once;
     let signals = stays.then(signals::install).transpose().context("installing signals")?;
     let log_counts = log::init(args.log_level, args.log_format).context("starting the log")?;
