@@ -368,11 +368,12 @@ fn refused(error: ProgramError) -> LoadError {
     }
 }
 
-/// The line before the statistics, with which the verifier ends.
-/// <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/verifier.c>, `print_verification_stats`.
+/// The line before the statistics, with which the verifier ends: some lines, of which kernels have
+/// others. <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/verifier.c>, `print_verification_stats`.
 fn verdict(said: &str) -> Option<&str> {
-    const STATISTICS: [&str; 3] = ["verification time ", "stack depth ", "processed "];
+    const STATISTICS: [&str; 4] = ["verification time ", "stack depth ", "subprog ", "processed "];
     let is_statistic = |line: &str| STATISTICS.iter().any(|start| line.starts_with(start));
+    let said = said.rsplit_once("\nverification time ").map_or(said, |(reason, _)| reason);
     let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
     lines.rfind(|line| !is_statistic(line))
 }
@@ -390,5 +391,25 @@ fn trim_heap() {
     // SAFETY: glibc's own function; it takes its locks itself.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verdict_comes_before_the_statistics() {
+        let reason = "access beyond struct task_struct at off 1048576 size 4";
+        for statistics in [
+            "processed 16 insns (limit 1000000) max_states_per_insn 0",
+            "verification time 476 usec\nstack depth 16\nprocessed 16 insns (limit 1000000)",
+            "verification time 1 usec\nanything new\nprocessed 16 insns (limit 1000000)",
+            "subprog 0 (sched_switch) main insns_self 16\nprocessed 16 insns (limit 1000000)",
+        ] {
+            let said = format!("17: (61) r1 = *(u32 *)(r2 +0)\n{reason}\n{statistics}\n\n");
+            assert_eq!(verdict(&said), Some(reason), "{statistics}");
+        }
+        assert_eq!(verdict(""), None);
     }
 }
