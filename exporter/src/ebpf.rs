@@ -298,7 +298,9 @@ impl Scheduler {
             std::thread::sleep(Duration::from_millis(1));
         };
         let (records, now) = (self.read()?, monotonic_ns()?);
-        let mut seeded = records.iter().map(|record| record.0).filter(|record| record.open != 0);
+        // A CPU may be in the midst of its first switch.
+        let is_seeded = |record: &&CpuRecord| record.open != 0 && snapshot::is_whole(record);
+        let mut seeded = records.iter().map(|record| &record.0).filter(is_seeded);
         let since_attach = self.attached_at - CLOCK_MARGIN_NS..=now;
         if seeded.any(|record| !since_attach.contains(&record.seeded_at)) {
             return Err(ReadError::OtherClock);
