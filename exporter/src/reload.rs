@@ -276,22 +276,7 @@ impl Reloader {
         let mut is_behind = true;
         self.renew().await;
         self.look_again();
-        while let Some(request) = self.queue.recv().await {
-            let mut batch = vec![request];
-            let latest = Instant::now() + MOST_EVENTS;
-            while !batch[0].cause.is_asked() && Instant::now() < latest {
-                match timeout(QUIET, self.queue.recv()).await {
-                    Ok(Some(Request { cause: Cause::Change | Cause::Poll, .. })) => {}
-                    Ok(Some(request)) => {
-                        batch.push(request);
-                        break;
-                    }
-                    Ok(None) | Err(_) => break,
-                }
-            }
-            while let Ok(request) = self.queue.try_recv() {
-                batch.push(request);
-            }
+        while let Some(batch) = next_batch(&mut self.queue).await {
             let asked = batch.iter().map(|request| request.cause).find(|cause| cause.is_asked());
             if asked.is_some() {
                 systemd::reloading();
@@ -603,6 +588,27 @@ fn tell_local(old: &Values, new: &Values) {
     }
 }
 
+/// The requests that the next reload answers. Who asks does not wait; a change does, until the events
+/// are over. None where nobody can ask any more.
+async fn next_batch(queue: &mut mpsc::Receiver<Request>) -> Option<Vec<Request>> {
+    let mut batch = vec![queue.recv().await?];
+    let latest = Instant::now() + MOST_EVENTS;
+    while !batch[0].cause.is_asked() && Instant::now() < latest {
+        match timeout(QUIET, queue.recv()).await {
+            Ok(Some(Request { cause: Cause::Change | Cause::Poll, .. })) => {}
+            Ok(Some(request)) => {
+                batch.push(request);
+                break;
+            }
+            Ok(None) | Err(_) => break,
+        }
+    }
+    while let Ok(request) = queue.try_recv() {
+        batch.push(request);
+    }
+    Some(batch)
+}
+
 /// Asks for a look. It need not be queued twice: the file is read after the one that waits.
 fn on_change(requests: mpsc::Sender<Request>) -> impl Fn() + Send + Sync + 'static {
     move || {
@@ -627,5 +633,60 @@ async fn forward_ticks(period: Duration, requests: mpsc::Sender<Request>) {
         if requests.send(Request { cause: Cause::Poll, reply: None }).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// Milliseconds until a batch is complete, and its causes, where these come at these milliseconds.
+    async fn batch(causes: Vec<(u64, Cause)>) -> (u128, Vec<Cause>) {
+        let (requests, mut queue) = mpsc::channel(QUEUE);
+        let started = Instant::now();
+        tokio::spawn(async move {
+            for (at, cause) in causes {
+                sleep(Duration::from_millis(at).saturating_sub(started.elapsed())).await;
+                let _ = requests.send(Request { cause, reply: None }).await;
+            }
+            // No one hangs up in the meantime.
+            sleep(Duration::from_mins(1)).await;
+        });
+        let batch = next_batch(&mut queue).await.unwrap();
+        let took = started.elapsed().as_millis();
+        (took, batch.into_iter().map(|request| request.cause).collect())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_looked_at_when_the_events_are_over() {
+        let changes = [0, 200, 400].map(|at| (at, Cause::Change));
+        assert_eq!(batch(changes.into()).await, (650, vec![Cause::Change]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_that_go_on_do_not_put_it_off_for_ever() {
+        let changes = (0..100).map(|number| (number * 100, Cause::Change));
+        assert_eq!(batch(changes.collect()).await, (2_000, vec![Cause::Change]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_does_not_wait_for_events() {
+        let changed = vec![(0, Cause::Change), (100, Cause::Http), (150, Cause::Change)];
+        assert_eq!(batch(changed).await, (100, vec![Cause::Change, Cause::Http]));
+        let asked = vec![(30, Cause::Signal("SIGHUP")), (150, Cause::Change)];
+        assert_eq!(batch(asked).await, (30, vec![Cause::Signal("SIGHUP")]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_that_wait_are_in_one_batch() {
+        let (requests, mut queue) = mpsc::channel(QUEUE);
+        for cause in [Cause::Http, Cause::Signal("SIGHUP"), Cause::Poll, Cause::Http] {
+            requests.try_send(Request { cause, reply: None }).unwrap();
+        }
+        assert_eq!(next_batch(&mut queue).await.unwrap().len(), 4);
+        drop(requests);
+        assert!(next_batch(&mut queue).await.is_none());
     }
 }

@@ -1,5 +1,7 @@
 //! The architectures that the exporter is shipped for.
 
+use anyhow::{Context, Result};
+
 /// A processor's architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Arch {
@@ -13,8 +15,15 @@ impl Arch {
     pub(crate) const ALL: [Self; 2] = [Self::X86_64, Self::Aarch64];
 
     /// That of this machine.
-    pub(crate) fn host() -> Option<Self> {
-        Self::ALL.into_iter().find(|arch| arch.name() == std::env::consts::ARCH)
+    pub(crate) fn host() -> Result<Self> {
+        let host = std::env::consts::ARCH;
+        let found = Self::ALL.into_iter().find(|arch| arch.name() == host);
+        found.with_context(|| format!("this is for x86_64 and aarch64, and this machine is {host}"))
+    }
+
+    /// Whether it is another than that of this machine.
+    pub(crate) fn is_foreign(self) -> bool {
+        self.name() != std::env::consts::ARCH
     }
 
     /// As the kernel, Rust and QEMU name it.
@@ -43,10 +52,6 @@ impl Arch {
 
     /// The C compiler and linker.
     pub(crate) fn gcc(self) -> String {
-        if Some(self) == Self::host() {
-            "gcc".into()
-        } else {
-            format!("{}-linux-gnu-gcc", self.name())
-        }
+        if self.is_foreign() { format!("{}-linux-gnu-gcc", self.name()) } else { "gcc".into() }
     }
 }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     arch::Arch,
-    shipped::build_shipped,
+    shipped::{build_shipped, example},
     tools,
     workspace::{REVISION, cargo_home, command, output, probe, revision, root, run},
 };
@@ -65,7 +65,7 @@ pub(crate) fn dist(args: &Args) -> Result<ExitCode> {
 
 /// Builds for this machine's architecture, and returns where the release is.
 pub(crate) fn for_this_machine() -> Result<PathBuf> {
-    let arch = Arch::host().context("there is no release for this architecture")?;
+    let arch = Arch::host()?;
     binary(arch)?;
     package(&directory(), &[arch])?;
     Ok(directory())
@@ -88,8 +88,7 @@ pub(crate) fn binary(arch: Arch) -> Result<PathBuf> {
 /// Makes all that is made of the binaries, and returns the checksums of everything.
 fn package(directory: &Path, archs: &[Arch]) -> Result<String> {
     let epoch = epoch()?;
-    let manual = ["run", "--quiet", "--release", "--package", "sched_exporter", "--example", "man"];
-    let manual = output(command("cargo").args(manual))?;
+    let manual = output(&mut example("man")?)?;
     let page = directory.join(MANUAL).with_extension("");
     fs::write(&page, manual).with_context(|| page.display().to_string())?;
     run(command("gzip").args(["--no-name", "--best", "--force"]).arg(&page))?;

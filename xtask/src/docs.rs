@@ -5,7 +5,10 @@ use std::{fs, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-use crate::workspace::{command, output, root};
+use crate::{
+    shipped::example,
+    workspace::{output, root},
+};
 
 /// Prometheus's rules, each a file of groups.
 const RULES: [&str; 2] =
@@ -35,8 +38,7 @@ pub(crate) fn docs(check: bool) -> Result<ExitCode> {
 }
 
 fn metrics() -> Result<String> {
-    let example = ["run", "--quiet", "--release", "--package", "sched_exporter", "--example"];
-    let text = output(command("cargo").args(example).arg("metrics_md"))?;
+    let text = output(&mut example("metrics_md")?)?;
     String::from_utf8(text).context("docs/metrics.md")
 }
 

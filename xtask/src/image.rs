@@ -20,15 +20,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn image(args: &Args) -> Result<ExitCode> {
-    let arch = args.arch.or_else(Arch::host);
-    let name = build(arch.context("there is no image for this architecture; name one")?)?;
-    println!("{name}");
+    let arch = args.arch.map_or_else(Arch::host, Ok)?;
+    println!("{}", build(arch)?);
     Ok(ExitCode::SUCCESS)
 }
 
 /// Builds the image for this machine, and returns its name.
 pub(crate) fn for_this_machine() -> Result<PathBuf> {
-    let arch = Arch::host().context("there is no image for this architecture")?;
+    let arch = Arch::host()?;
     on_path("podman").context("`podman` is not on PATH")?;
     build(arch).map(PathBuf::from)
 }

@@ -1,8 +1,9 @@
-//! Programs that run on other machines than the one that builds them.
+//! Programs that run wherever their kernel does, whatever libraries are there: what is shipped, and
+//! the tests of it, so that one build of them serves this machine and emulated ones.
 
 use std::{path::PathBuf, process::Command};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{
     arch::Arch,
@@ -12,32 +13,51 @@ use crate::{
     },
 };
 
-/// Runs `cargo` with these arguments for an architecture and returns the executables that it names,
-/// linked statically, so that they run where no library is.
-pub(crate) fn build_static(arch: Arch, args: &[&str]) -> Result<Vec<Executable>> {
-    executables(&mut cargo_static(arch, args)?)
-}
-
 /// Builds the exporter as others get it: static, without symbols, and the same bytes wherever the
 /// workspace, cargo's home and its target directory are.
 pub(crate) fn build_shipped(arch: Arch) -> Result<PathBuf> {
-    let args = ["rustc", "--package", "sched_exporter", "--bin", "sched_exporter"];
-    let mut cargo = cargo_static(arch, &args)?;
+    let mut cargo = cargo(arch, "rustc")?;
+    cargo.args(["--release", "--package", "sched_exporter", "--bin", "sched_exporter", MESSAGES]);
     // For the last step alone, so that what comes before is shared with other static builds.
     exporter_of(executables(cargo.args(["--", "-Cstrip=symbols"]))?)
 }
 
-/// Cargo with arguments, building static programs that hold no path of this machine.
-fn cargo_static(arch: Arch, args: &[&str]) -> Result<Command> {
+/// Builds every test of the workspace, and the programs that go with them.
+pub(crate) fn build_tests(arch: Arch) -> Result<Vec<Executable>> {
+    executables(cargo(arch, "test")?.args(["--workspace", "--no-run", MESSAGES]))
+}
+
+/// Runs the examples in the documentation; arguments for the harness come after `--`.
+pub(crate) fn doctests(arch: Arch) -> Result<Command> {
+    let mut cargo = cargo(arch, "test")?;
+    cargo.args(["--workspace", "--doc", "--quiet"]);
+    Ok(cargo)
+}
+
+/// An example of the exporter, which writes what is generated from its code.
+pub(crate) fn example(name: &str) -> Result<Command> {
+    let mut cargo = cargo(Arch::host()?, "build")?;
+    let built = executables(cargo.args(["--workspace", "--example", name, MESSAGES]))?;
+    Ok(command(named(&built, name)?))
+}
+
+/// Where the executable of this name is.
+pub(crate) fn named(built: &[Executable], name: &str) -> Result<PathBuf> {
+    let found = built.iter().find(|executable| executable.name == name);
+    Ok(found.with_context(|| format!("cargo built no `{name}`"))?.path.clone())
+}
+
+/// A command of cargo that builds static programs that hold no path of this machine.
+fn cargo(arch: Arch, subcommand: &str) -> Result<Command> {
     let mut cargo = command("cargo");
-    cargo.args(args).args(["--release", "--locked", MESSAGES]);
+    cargo.args([subcommand, "--locked"]);
     let library = tools::target(&mut cargo, arch.target())?;
     let mut flags = vec!["-Ctarget-feature=+crt-static".into()];
     flags.extend(remap_flags(&library)?);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}".as_ref()));
     // Named for others alone: it would be one of the settings that the build scripts of this machine
     // are built with, and so build them anew.
-    if Some(arch) != Arch::host() {
+    if arch.is_foreign() {
         let variable = arch.target().replace('-', "_").to_uppercase();
         cargo.env(format!("CARGO_TARGET_{variable}_LINKER"), arch.gcc());
     }

@@ -2,16 +2,18 @@
 
 use std::{ffi::OsString, process::ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::workspace::{build, build_exporter, root_command, run};
+use crate::{
+    arch::Arch,
+    shipped::{build_shipped, build_tests, named},
+    workspace::{root_command, run},
+};
 
 /// Builds the soak of package `sched_exporter-tests` and runs it as root.
 pub(crate) fn soak(args: &[OsString]) -> Result<ExitCode> {
-    let exporter = build_exporter()?;
-    let built = build(&["build", "--package", "sched_exporter-tests", "--bin", "soak"])?;
-    let soak = built.into_iter().find(|executable| executable.name == "soak");
-    let soak = soak.context("package `sched_exporter-tests` has no soak")?;
-    run(root_command(&soak.path, &[("SCHED_EXPORTER_BIN", exporter)]).args(args))?;
+    let arch = Arch::host()?;
+    let (exporter, soak) = (build_shipped(arch)?, named(&build_tests(arch)?, "soak")?);
+    run(root_command(&soak, &[("SCHED_EXPORTER_BIN", exporter)]).args(args))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,19 +11,22 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
+    arch::Arch,
     needs::{NEEDS, Need, ROOT},
-    workspace::{Executable, build, build_exporter, command, output, root, root_command, spell},
+    shipped::{build_shipped, build_tests, doctests},
+    workspace::{Executable, output, root, root_command, spell},
 };
 
 /// Runs all tests, or those whose name contains `filter`.
 pub(crate) fn test(filter: Option<&str>) -> Result<ExitCode> {
-    let built = build(&["test", "--workspace", "--no-run"])?;
+    let arch = Arch::host()?;
+    let built = build_tests(arch)?;
     let is_whole = |tests: &&Executable| tests.test && tests.package == root().join("tests");
     let mut names = Vec::new();
     for tests in built.iter().filter(is_whole) {
         names.extend(list(tests, filter)?);
     }
-    let machine = Machine::find(&names)?;
+    let machine = Machine::find(arch, &names)?;
     let mut tally = Tally::default();
     for tests in built.iter().filter(|built| built.test) {
         let mut command =
@@ -31,9 +34,7 @@ pub(crate) fn test(filter: Option<&str>) -> Result<ExitCode> {
         command.current_dir(&tests.package).env("CARGO_MANIFEST_DIR", &tests.package);
         tally.run(&format!("{} {}", tests.kind, tests.name), command.args(filter))?;
     }
-    let mut examples = command("cargo");
-    examples.args(["test", "--workspace", "--doc", "--quiet", "--"]);
-    tally.run("examples in the documentation", examples.args(filter))?;
+    tally.run("examples in the documentation", doctests(arch)?.arg("--").args(filter))?;
     Ok(report(&tally, &machine.missing))
 }
 
@@ -69,8 +70,8 @@ struct Missing {
 
 impl Machine {
     /// Finds what these tests need.
-    fn find(tests: &[String]) -> Result<Self> {
-        let variables = vec![("SCHED_EXPORTER_BIN", build_exporter()?)];
+    fn find(arch: Arch, tests: &[String]) -> Result<Self> {
+        let variables = vec![("SCHED_EXPORTER_BIN", build_shipped(arch)?)];
         let mut machine = Self { variables, missing: Vec::new() };
         for need in &NEEDS {
             let mut modules = need.modules.to_vec();

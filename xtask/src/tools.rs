@@ -138,10 +138,8 @@ pub(crate) fn path_with_bpf_linker(rust: &PinnedRust) -> Result<OsString> {
 
 /// Finds cargo-deb on `PATH` or among our tools, or installs it there. Returns the `PATH` that has it.
 pub(crate) fn path_with_cargo_deb() -> Result<OsString> {
-    // It runs for a second, and would be optimized for minutes. It calls `xz` instead of a library.
-    path_with("cargo-deb", CARGO_DEB, &["--debug", "--no-default-features"], |program| {
-        command(program)
-    })
+    // It calls `xz` instead of a library.
+    path_with("cargo-deb", CARGO_DEB, &["--no-default-features"], |program| command(program))
 }
 
 /// The nightly of rustup, with what fuzzing takes.
@@ -190,7 +188,8 @@ fn path_with(
     let path = env::join_paths(directories)?;
     let found = probe(command(tool).arg("--version").env("PATH", &path));
     if found != Some(format!("{tool} {version}")) {
-        let install = ["install", tool, "--version", version, "--locked", "--quiet"];
+        // They run for a second, and would be optimized for minutes.
+        let install = ["install", tool, "--version", version, "--locked", "--quiet", "--debug"];
         eprintln!("installing {tool} {version} in {}", tools().display());
         run(command("cargo").args(install).args(options).arg("--root").arg(tools()))?;
     }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     arch::Arch,
-    shipped::{build_shipped, build_static},
+    shipped::{build_shipped, build_tests, named},
     test::Tally,
     vm::{
         guests::{GUESTS, Guest, QUICK},
@@ -104,13 +104,10 @@ pub(crate) fn vm(args: &Args) -> Result<ExitCode> {
 
 /// Builds what a guest carries, and returns the initramfs that holds it.
 fn build(arch: Arch) -> Result<PathBuf> {
-    let tests = ["build", "--package", "sched_exporter-tests", "--bin", "guest", "--test", "it"];
     let mut files = vec![("sched_exporter", build_shipped(arch)?)];
-    let built = build_static(arch, &tests)?;
+    let built = build_tests(arch)?;
     for (place, name) in [("init", "guest"), ("tests", "it")] {
-        let found = built.iter().find(|executable| executable.name == name);
-        let found = found.with_context(|| format!("cargo built no `{name}`"))?;
-        files.push((place, found.path.clone()));
+        files.push((place, named(&built, name)?));
     }
     let path = root().join("target/vm").join(format!("{}.cpio", arch.name()));
     initramfs::write(&path, &files).with_context(|| path.display().to_string())?;
