@@ -1,15 +1,19 @@
 //! Programs that run wherever their kernel does, whatever libraries are there: what is shipped, and
 //! the tests of it, so that one build of them serves this machine and emulated ones.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     arch::Arch,
     tools,
     workspace::{
-        Executable, MESSAGES, REVISION, command, executables, exporter_of, remap_flags, revision,
+        Executable, MESSAGES, REVISION, command, executables, exporter_of, probe, remap_flags,
+        revision,
     },
 };
 
@@ -47,10 +51,30 @@ pub(crate) fn named(built: &[Executable], name: &str) -> Result<PathBuf> {
     Ok(found.with_context(|| format!("cargo built no `{name}`"))?.path.clone())
 }
 
+/// Without the C library to link with, what the linker says would take half a page.
+fn ensure_libc(arch: Arch) -> Result<()> {
+    let gcc = arch.gcc();
+    let found = probe(command(&gcc).arg("-print-file-name=libc.a"));
+    let found = found.with_context(|| format!("`{gcc}` is not on PATH; install it"))?;
+    let debian = if arch.is_foreign() {
+        format!("libc6-dev-{}-cross", arch.debian())
+    } else {
+        "libc6-dev".into()
+    };
+    // A name alone is one that it didn't find.
+    ensure!(
+        Path::new(&found).is_absolute(),
+        "`{gcc}` has no static C library; install it (Debian's package is {debian}, Fedora's \
+         glibc-static)"
+    );
+    Ok(())
+}
+
 /// A command of cargo that builds static programs that hold no path of this machine.
 fn cargo(arch: Arch, subcommand: &str) -> Result<Command> {
     let mut cargo = command("cargo");
     cargo.args([subcommand, "--locked"]);
+    ensure_libc(arch)?;
     let library = tools::target(&mut cargo, arch.target())?;
     let mut flags = vec!["-Ctarget-feature=+crt-static".into()];
     flags.extend(remap_flags(&library)?);
