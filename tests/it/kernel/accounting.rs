@@ -395,6 +395,8 @@ fn each_policy_has_its_mode() {
         let (before, own, after) = around(&scheduler, || thread::spawn(spin).join().unwrap());
         let grown =
             times(&after, CPU).mode_ns[mode as usize] - times(&before, CPU).mode_ns[mode as usize];
-        assert!(grown >= own - own / 100, "{mode:?} grew by {grown} ns in {own} ns of spinning");
+        // Its own clock starts at the wakeup, which under emulation can be milliseconds earlier.
+        let waking = if is_emulated() { own / 10 } else { own / 100 };
+        assert!(grown >= own - waking, "{mode:?} grew by {grown} ns in {own} ns of spinning");
     }
 }
