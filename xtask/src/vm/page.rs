@@ -25,8 +25,8 @@ interrupt takes milliseconds, bounds on times are wider than on the machine that
 [accuracy.md](accuracy.md) is of.
 
 `--once` takes from the start of the process to the end of its only exposition: it loads, attaches,
-and makes every CPU switch. That is under emulation, which is many times slower than hardware. Verified instructions are those that the kernel's verifier went through,
-as it counts them since 5.16.
+and makes every CPU switch. That is under emulation, which is many times slower than hardware.
+Verified instructions are those that the kernel's verifier went through, as it counts them since 5.16.
 
 | kernel | architecture | machine | `--once` | verified instructions | tests passed |
 |---|---|---|--:|--:|--:|
