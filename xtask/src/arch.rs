@@ -1,6 +1,10 @@
 //! The architectures that the exporter is shipped for.
 
-use anyhow::{Context, Result};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::workspace::{command, probe};
 
 /// A processor's architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -48,6 +52,25 @@ impl Arch {
             Self::X86_64 => "x86_64-unknown-linux-gnu",
             Self::Aarch64 => "aarch64-unknown-linux-gnu",
         }
+    }
+
+    /// The C library that static programs are linked with.
+    pub(crate) fn libc(self) -> Result<PathBuf> {
+        let gcc = self.gcc();
+        let found = probe(command(&gcc).arg("-print-file-name=libc.a"));
+        let found = PathBuf::from(found.with_context(|| format!("`{gcc}` is not on PATH"))?);
+        let debian = if self.is_foreign() {
+            format!("libc6-dev-{}-cross", self.debian())
+        } else {
+            "libc6-dev".into()
+        };
+        // A name alone is one that it didn't find.
+        ensure!(
+            found.is_absolute(),
+            "`{gcc}` has no static C library; install it (Debian's package is {debian}, Fedora's \
+             glibc-static)"
+        );
+        Ok(found)
     }
 
     /// The C compiler and linker.

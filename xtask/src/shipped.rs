@@ -1,19 +1,15 @@
 //! Programs that run wherever their kernel does, whatever libraries are there: what is shipped, and
 //! the tests of it, so that one build of them serves this machine and emulated ones.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::PathBuf, process::Command};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
 use crate::{
     arch::Arch,
     tools,
     workspace::{
-        Executable, MESSAGES, REVISION, command, executables, exporter_of, probe, remap_flags,
-        revision,
+        Executable, MESSAGES, REVISION, command, executables, named, remap_flags, revision,
     },
 };
 
@@ -23,7 +19,7 @@ pub(crate) fn build_shipped(arch: Arch) -> Result<PathBuf> {
     let mut cargo = cargo(arch, "rustc")?;
     cargo.args(["--release", "--package", "sched_exporter", "--bin", "sched_exporter", MESSAGES]);
     // For the last step alone, so that what comes before is shared with other static builds.
-    exporter_of(executables(cargo.args(["--", "-Cstrip=symbols"]))?)
+    named(&executables(cargo.args(["--", "-Cstrip=symbols"]))?, "sched_exporter")
 }
 
 /// Builds every test of the workspace, and the programs that go with them.
@@ -45,36 +41,12 @@ pub(crate) fn example(name: &str) -> Result<Command> {
     Ok(command(named(&built, name)?))
 }
 
-/// Where the executable of this name is.
-pub(crate) fn named(built: &[Executable], name: &str) -> Result<PathBuf> {
-    let found = built.iter().find(|executable| executable.name == name);
-    Ok(found.with_context(|| format!("cargo built no `{name}`"))?.path.clone())
-}
-
-/// Without the C library to link with, what the linker says would take half a page.
-fn ensure_libc(arch: Arch) -> Result<()> {
-    let gcc = arch.gcc();
-    let found = probe(command(&gcc).arg("-print-file-name=libc.a"));
-    let found = found.with_context(|| format!("`{gcc}` is not on PATH; install it"))?;
-    let debian = if arch.is_foreign() {
-        format!("libc6-dev-{}-cross", arch.debian())
-    } else {
-        "libc6-dev".into()
-    };
-    // A name alone is one that it didn't find.
-    ensure!(
-        Path::new(&found).is_absolute(),
-        "`{gcc}` has no static C library; install it (Debian's package is {debian}, Fedora's \
-         glibc-static)"
-    );
-    Ok(())
-}
-
 /// A command of cargo that builds static programs that hold no path of this machine.
 fn cargo(arch: Arch, subcommand: &str) -> Result<Command> {
+    // Without it, what the linker says would take half a page.
+    arch.libc()?;
     let mut cargo = command("cargo");
     cargo.args([subcommand, "--locked"]);
-    ensure_libc(arch)?;
     let library = tools::target(&mut cargo, arch.target())?;
     let mut flags = vec!["-Ctarget-feature=+crt-static".into()];
     flags.extend(remap_flags(&library)?);

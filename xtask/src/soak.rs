@@ -6,8 +6,8 @@ use anyhow::Result;
 
 use crate::{
     arch::Arch,
-    shipped::{build_shipped, build_tests, named},
-    workspace::{root_command, run},
+    shipped::{build_shipped, build_tests},
+    workspace::{named, root_command, run},
 };
 
 /// Builds the soak of package `sched_exporter-tests` and runs it as root.

@@ -2,16 +2,14 @@
 
 use std::{ffi::OsString, process::ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::workspace::{build, root_command, run};
+use crate::workspace::{build, named, root_command, run};
 
 /// Builds the program `truth` of package `sched_exporter-tests` and runs it as root.
 pub(crate) fn truth(args: &[OsString]) -> Result<ExitCode> {
     let built =
         build(&["build", "--release", "--package", "sched_exporter-tests", "--bin", "truth"])?;
-    let truth = built.into_iter().find(|executable| executable.name == "truth");
-    let truth = truth.context("package `sched_exporter-tests` has no program `truth`")?;
-    run(root_command(&truth.path, &[]).args(args))?;
+    run(root_command(&named(&built, "truth")?, &[]).args(args))?;
     Ok(ExitCode::SUCCESS)
 }

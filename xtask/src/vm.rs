@@ -11,13 +11,13 @@ use anyhow::{Context, Result};
 
 use crate::{
     arch::Arch,
-    shipped::{build_shipped, build_tests, named},
+    shipped::{build_shipped, build_tests},
     test::Tally,
     vm::{
         guests::{GUESTS, Guest, QUICK},
         qemu::Console,
     },
-    workspace::root,
+    workspace::{named, root},
 };
 
 mod debian;

@@ -177,11 +177,11 @@ pub(crate) fn executables(cargo: &mut Command) -> Result<Vec<Executable>> {
 /// Builds the exporter for this machine.
 pub(crate) fn build_exporter() -> Result<PathBuf> {
     let args = ["build", "--release", "--package", "sched_exporter", "--bin", "sched_exporter"];
-    exporter_of(build(&args)?)
+    named(&build(&args)?, "sched_exporter")
 }
 
-/// The exporter's own among executables.
-pub(crate) fn exporter_of(built: Vec<Executable>) -> Result<PathBuf> {
-    let built = built.into_iter().find(|executable| executable.kind == "bin");
-    Ok(built.context("cargo built no `sched_exporter`")?.path)
+/// Where the executable of this name is.
+pub(crate) fn named(built: &[Executable], name: &str) -> Result<PathBuf> {
+    let found = built.iter().find(|executable| executable.name == name);
+    Ok(found.with_context(|| format!("cargo built no `{name}`"))?.path.clone())
 }

@@ -59,7 +59,7 @@ pub(super) fn sbom(arch: Arch, binary: &Path, epoch: &str) -> Result<String> {
         "type": "library",
         "name": "glibc",
         "description": "The GNU C Library",
-        "version": glibc(&text(command(arch.gcc()).arg("-print-file-name=libc.a"))?)?,
+        "version": glibc(&arch.libc()?)?,
         "licenses": [{ "expression": "LGPL-2.1-or-later" }],
     }));
     let sha256 = text(command("sha256sum").arg(binary))?;
@@ -161,13 +161,13 @@ fn checksums() -> Result<BTreeMap<String, String>> {
 }
 
 /// The version that the C library's archive says it has.
-fn glibc(archive: &str) -> Result<String> {
+fn glibc(archive: &Path) -> Result<String> {
     const BEFORE: &[u8] = b"GNU C Library (";
-    let bytes = fs::read(archive).with_context(|| archive.to_owned())?;
+    let bytes = fs::read(archive).with_context(|| archive.display().to_string())?;
     let found = bytes.windows(BEFORE.len()).position(|window| window == BEFORE);
-    let version = bytes[found.with_context(|| format!("{archive} names no version"))?..]
-        .split(|byte| matches!(byte, b'(' | b')'))
-        .nth(1);
+    let unnamed = || format!("{} names no version", archive.display());
+    let version =
+        bytes[found.with_context(unnamed)?..].split(|byte| matches!(byte, b'(' | b')')).nth(1);
     let version = String::from_utf8_lossy(version.unwrap_or_default());
     // As in "Debian GLIBC 2.36-9".
     Ok(version.split(' ').next_back().unwrap_or_default().to_owned())
