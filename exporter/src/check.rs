@@ -93,7 +93,8 @@ impl Report<'_> {
             write_rows(&mut text, &rows);
         }
         let (series, sets) = (self.series, self.sets);
-        let _ = writeln!(text, "\n{series} series at most, {sets} sets of labels");
+        let noun = if sets == 1 { "set" } else { "sets" };
+        let _ = writeln!(text, "\n{series} series at most, {sets} {noun} of labels");
         text
     }
 
@@ -248,6 +249,8 @@ node.labels  the environment has no NODE_NAME
     #[test]
     fn programs_get_the_same_as_json() {
         let config = "labels: {host: \"{{ hostname }}\"}\nwithout: [cpu]\n";
+        let table = report(Path::new("f.yaml"), &made(config), CheckFormat::Table);
+        assert!(table.ends_with("\n27 series at most, 1 set of labels\n"), "{table}");
         let text = report(Path::new("f.yaml"), &made(config), CheckFormat::Json);
         let host = json!({ "host": { "value": "web-17", "from": "labels.host: hostname" } });
         let cpus = [0, 1, 2, 3].map(|cpu| json!({ "cpu": cpu, "labels": host }));

@@ -13,144 +13,39 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     task::{JoinHandle, spawn_blocking},
-    time::{Instant, MissedTickBehavior, interval_at, timeout},
+    time::timeout,
 };
 
+mod look;
+mod requests;
+
+pub use look::{LoadError, Made};
+pub use requests::ReloadHandle;
+
 use crate::{
-    config::{self, Config, ConfigError, Source},
-    cpus::{self, CpuListError},
+    config::{Config, Source},
+    cpus,
     ebpf::{ReadError, Scheduler},
-    generation::{Generation, Live},
+    generation::Live,
     labels::Unfit,
     log,
     signals::ReloadSignals,
     sources::{self, Endpoints, FILE_PATIENCE, Reader, Schedule, Sources, Values, Watches},
     systemd,
     telemetry::{ReloadOutcome, Telemetry},
-    topology::{SYSFS, Topology, TopologyError},
+    topology::Topology,
     watch::Watch,
 };
-
-/// Editors and kubelet change a file in several steps; it is read when there was no event for this
-/// long.
-const QUIET: Duration = Duration::from_millis(250);
-
-/// It is read after this long even if the events go on.
-const MOST_EVENTS: Duration = Duration::from_secs(2);
+use look::{Found, Looking, Next, locate};
+use requests::{
+    Cause, Outcome, QUEUE, Request, forward_signals, forward_ticks, next_batch, on_change,
+};
 
 /// How long it may take to read the file and to make its labels; that takes some hundred milliseconds
 /// at most where no filesystem hangs.
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Requests that wait for the reload under way.
-const QUEUE: usize = 16;
-
-/// Why the file is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    /// A signal, by name.
-    Signal(&'static str),
-    /// `/-/reload`.
-    Http,
-    /// The file, or what labels are made of, may have changed.
-    Change,
-    /// It's time to look.
-    Poll,
-}
-
-impl Cause {
-    /// Whether someone asked, so that even an unchanged file is an answer worth a line.
-    fn is_asked(self) -> bool {
-        matches!(self, Self::Signal(_) | Self::Http)
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Signal(name) => name,
-            Self::Http => "/-/reload",
-            Self::Change => "change",
-            Self::Poll => "poll",
-        }
-    }
-}
-
-/// How a reload ended: the reason where it failed.
-type Outcome = Result<ReloadOutcome, Arc<str>>;
-
-#[derive(Debug)]
-struct Request {
-    cause: Cause,
-    reply: Option<oneshot::Sender<Outcome>>,
-}
-
-/// Asks for reloads.
-#[derive(Clone, Debug)]
-pub struct ReloadHandle(mpsc::Sender<Request>);
-
-impl ReloadHandle {
-    /// Reloads, and waits for the outcome. The error is the reason, in one line.
-    pub async fn reload(&self) -> Outcome {
-        let (reply, outcome) = oneshot::channel();
-        let request = Request { cause: Cause::Http, reply: Some(reply) };
-        let stopped = || Arc::from("the exporter is shutting down");
-        if self.0.send(request).await.is_err() {
-            return Err(stopped());
-        }
-        outcome.await.unwrap_or_else(|_| Err(stopped()))
-    }
-}
-
-/// Why there is no first generation.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The file is bad.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// What the file says does not fit this machine. The message has a line for each misfit.
-    #[error("{}", misfits(path, unfit).join("\n"))]
-    Unfit {
-        /// The file.
-        path: PathBuf,
-        /// What does not fit; one at least.
-        unfit: Vec<Unfit>,
-    },
-    /// It is not known which CPUs there are.
-    #[error(transparent)]
-    CpuList(#[from] CpuListError),
-    /// It is not known where they are.
-    #[error(transparent)]
-    Topology(#[from] TopologyError),
-}
-
-impl LoadError {
-    /// The message in one line, for the log.
-    fn one_line(&self) -> String {
-        match self {
-            Self::Config(error) => error.one_line(),
-            Self::Unfit { path, unfit } => misfits(path, unfit).join("; "),
-            Self::CpuList(_) | Self::Topology(_) => self.to_string(),
-        }
-    }
-}
-
-fn misfits(path: &Path, unfit: &[Unfit]) -> Vec<String> {
-    unfit.iter().map(|unfit| format!("{}: {unfit}", path.display())).collect()
-}
-
-/// What the generation that is served was made of.
-#[derive(Clone, Debug, Default)]
-pub struct Made {
-    /// The file as it was understood.
-    pub config: Arc<Config>,
-    /// Its SHA-256, in lowercase hex.
-    pub sha256: String,
-    /// The values of its templates.
-    pub values: Values,
-    /// Where the CPUs are, as far as it matters.
-    pub topology: Topology,
-}
 
 /// Holds the generation and replaces it.
 #[derive(Debug)]
@@ -449,244 +344,14 @@ impl Reloader {
     }
 }
 
-impl Made {
-    /// The first generation, if all that the configuration asks for fits this machine.
-    fn generation(&self, path: &Path) -> Result<Generation, LoadError> {
-        let (generation, unfit) =
-            Generation::new(&self.config, &self.sha256, &self.values, &self.topology);
-        if unfit.is_empty() {
-            return Ok(generation);
-        }
-        Err(LoadError::Unfit { path: path.into(), unfit })
-    }
-}
-
-/// Looks at the file and at what labels are made of. It blocks.
-struct Looking {
-    path: PathBuf,
-    seen: Result<String, String>,
-    is_asked: bool,
-    made: Arc<Made>,
-    live: Arc<Generation>,
-    reader: Reader,
-}
-
-#[derive(Debug)]
-struct Found {
-    seen: Result<String, String>,
-    /// How the file is; none where there is nothing new to say of it.
-    file: Option<Result<ReloadOutcome, String>>,
-    /// What to serve from now on; none where nothing changed.
-    next: Option<Next>,
-}
-
-#[derive(Debug)]
-struct Next {
-    made: Made,
-    /// None where it would have the labels that it has.
-    generation: Option<Generation>,
-    unfit: Vec<Unfit>,
-}
-
-impl Looking {
-    /// What is found where nothing can be.
-    fn fault(&self, reason: String) -> Found {
-        let seen = Err(reason.clone());
-        let file = (self.is_asked || seen != self.seen).then_some(Err(reason));
-        Found { seen, file, next: None }
-    }
-
-    fn look(self) -> Found {
-        let source = config::read(&self.path);
-        let mut seen = match &source {
-            Ok(source) => Ok(source.sha256().to_owned()),
-            Err(error) => Err(error.to_string()),
-        };
-        let mut file = None;
-        let mut next = None;
-        if seen != self.seen || self.is_asked {
-            let new = source.map_err(LoadError::from).and_then(|source| {
-                if source.sha256() == self.made.sha256 {
-                    return Ok(None);
-                }
-                self.make(source.parse()?, source.sha256()).map(Some)
-            });
-            file = Some(match new {
-                Ok(None) => Ok(ReloadOutcome::Unchanged),
-                Ok(Some(new)) => {
-                    next = Some(new);
-                    Ok(ReloadOutcome::Applied)
-                }
-                Err(error) => {
-                    let reason = error.one_line();
-                    // Values can change so that it fits, while the file stays as it is.
-                    if matches!(error, LoadError::Unfit { .. }) {
-                        seen = Err(reason.clone());
-                    }
-                    Err(reason)
-                }
-            });
-            if seen == self.seen && !self.is_asked {
-                file = None;
-            }
-        }
-        // The last good one follows its sources even while the file is bad.
-        let next = next.or_else(|| self.refresh());
-        Found { seen, file, next }
-    }
-
-    /// What a new configuration gives.
-    fn make(&self, config: Config, sha256: &str) -> Result<Next, LoadError> {
-        let values = self.reader.read(config.uses());
-        let topology = self.locate(&config);
-        let made = Made { config: Arc::new(config), sha256: sha256.into(), values, topology };
-        let generation = made.generation(&self.path)?;
-        Ok(Next { made, generation: Some(generation), unfit: Vec::new() })
-    }
-
-    /// What the configuration in use gives now, if that is something else.
-    fn refresh(&self) -> Option<Next> {
-        let Made { config, sha256, .. } = &*self.made;
-        let values = self.reader.read(config.uses());
-        let topology = self.locate(config);
-        if values == self.made.values && topology == self.made.topology {
-            return None;
-        }
-        let (generation, unfit) = Generation::new(config, sha256, &values, &topology);
-        let generation =
-            Some(generation).filter(|generation| !generation.labels.is_like(&self.live.labels));
-        let made = Made { values, topology, ..Made::clone(&self.made) };
-        Some(Next { made, generation, unfit })
-    }
-
-    /// Where the CPUs are now. What was known stays where it can't be read any more.
-    fn locate(&self, config: &Config) -> Topology {
-        locate(config, &self.made.topology).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the places of CPUs stay as they were");
-            self.made.topology.clone()
-        })
-    }
-}
-
 /// What a service manager is told when all is well.
 pub fn serving(path: &Path) -> String {
     format!("serving by {}", path.display())
-}
-
-/// Where the CPUs of `known` are, if the configuration asks for it.
-fn locate(config: &Config, known: &Topology) -> Result<Topology, TopologyError> {
-    if config.cpus().is_empty() && config.cpu_relabel_configs().is_empty() {
-        return Ok(known.clone());
-    }
-    known.update(Path::new(SYSFS))
 }
 
 /// Logs what changed of the sources that are read here; those that are asked tell for themselves.
 fn tell_local(old: &Values, new: &Values) {
     for (source, reading) in new.readings().filter(|(source, _)| !source.is_remote()) {
         sources::tell(source, old.fault(source), reading);
-    }
-}
-
-/// The requests that the next reload answers. Who asks does not wait; a change does, until the events
-/// are over. None where nobody can ask any more.
-async fn next_batch(queue: &mut mpsc::Receiver<Request>) -> Option<Vec<Request>> {
-    let mut batch = vec![queue.recv().await?];
-    let latest = Instant::now() + MOST_EVENTS;
-    while !batch[0].cause.is_asked() && Instant::now() < latest {
-        match timeout(QUIET, queue.recv()).await {
-            Ok(Some(Request { cause: Cause::Change | Cause::Poll, .. })) => {}
-            Ok(Some(request)) => {
-                batch.push(request);
-                break;
-            }
-            Ok(None) | Err(_) => break,
-        }
-    }
-    while let Ok(request) = queue.try_recv() {
-        batch.push(request);
-    }
-    Some(batch)
-}
-
-/// Asks for a look. It need not be queued twice: the file is read after the one that waits.
-fn on_change(requests: mpsc::Sender<Request>) -> impl Fn() + Send + Sync + 'static {
-    move || {
-        let _ = requests.try_send(Request { cause: Cause::Change, reply: None });
-    }
-}
-
-async fn forward_signals(mut signals: ReloadSignals, requests: mpsc::Sender<Request>) {
-    loop {
-        let cause = Cause::Signal(signals.next().await);
-        if requests.send(Request { cause, reply: None }).await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn forward_ticks(period: Duration, requests: mpsc::Sender<Request>) {
-    let mut ticks = interval_at(Instant::now() + period, period);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        if requests.send(Request { cause: Cause::Poll, reply: None }).await.is_err() {
-            return;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::time::sleep;
-
-    use super::*;
-
-    /// Milliseconds until a batch is complete, and its causes, where these come at these milliseconds.
-    async fn batch(causes: Vec<(u64, Cause)>) -> (u128, Vec<Cause>) {
-        let (requests, mut queue) = mpsc::channel(QUEUE);
-        let started = Instant::now();
-        tokio::spawn(async move {
-            for (at, cause) in causes {
-                sleep(Duration::from_millis(at).saturating_sub(started.elapsed())).await;
-                let _ = requests.send(Request { cause, reply: None }).await;
-            }
-            // No one hangs up in the meantime.
-            sleep(Duration::from_mins(1)).await;
-        });
-        let batch = next_batch(&mut queue).await.unwrap();
-        let took = started.elapsed().as_millis();
-        (took, batch.into_iter().map(|request| request.cause).collect())
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_change_is_looked_at_when_the_events_are_over() {
-        let changes = [0, 200, 400].map(|at| (at, Cause::Change));
-        assert_eq!(batch(changes.into()).await, (650, vec![Cause::Change]));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn events_that_go_on_do_not_put_it_off_for_ever() {
-        let changes = (0..100).map(|number| (number * 100, Cause::Change));
-        assert_eq!(batch(changes.collect()).await, (2_000, vec![Cause::Change]));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_asks_does_not_wait_for_events() {
-        let changed = vec![(0, Cause::Change), (100, Cause::Http), (150, Cause::Change)];
-        assert_eq!(batch(changed).await, (100, vec![Cause::Change, Cause::Http]));
-        let asked = vec![(30, Cause::Signal("SIGHUP")), (150, Cause::Change)];
-        assert_eq!(batch(asked).await, (30, vec![Cause::Signal("SIGHUP")]));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn all_that_wait_are_in_one_batch() {
-        let (requests, mut queue) = mpsc::channel(QUEUE);
-        for cause in [Cause::Http, Cause::Signal("SIGHUP"), Cause::Poll, Cause::Http] {
-            requests.try_send(Request { cause, reply: None }).unwrap();
-        }
-        assert_eq!(next_batch(&mut queue).await.unwrap().len(), 4);
-        drop(requests);
-        assert!(next_batch(&mut queue).await.is_none());
     }
 }

@@ -1,0 +1,193 @@
+//! What a reload finds, on a thread of its own: the file, what labels are made of, and what to serve.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    config::{self, Config, ConfigError},
+    cpus::CpuListError,
+    generation::Generation,
+    labels::Unfit,
+    sources::{Reader, Values},
+    telemetry::ReloadOutcome,
+    topology::{SYSFS, Topology, TopologyError},
+};
+
+/// Why there is no first generation.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file is bad.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What the file says does not fit this machine. The message has a line for each misfit.
+    #[error("{}", misfits(path, unfit).join("\n"))]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit; one at least.
+        unfit: Vec<Unfit>,
+    },
+    /// It is not known which CPUs there are.
+    #[error(transparent)]
+    CpuList(#[from] CpuListError),
+    /// It is not known where they are.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+}
+
+impl LoadError {
+    /// The message in one line, for the log.
+    fn one_line(&self) -> String {
+        match self {
+            Self::Config(error) => error.one_line(),
+            Self::Unfit { path, unfit } => misfits(path, unfit).join("; "),
+            Self::CpuList(_) | Self::Topology(_) => self.to_string(),
+        }
+    }
+}
+
+fn misfits(path: &Path, unfit: &[Unfit]) -> Vec<String> {
+    unfit.iter().map(|unfit| format!("{}: {unfit}", path.display())).collect()
+}
+
+/// What the generation that is served was made of.
+#[derive(Clone, Debug, Default)]
+pub struct Made {
+    /// The file as it was understood.
+    pub config: Arc<Config>,
+    /// Its SHA-256, in lowercase hex.
+    pub sha256: String,
+    /// The values of its templates.
+    pub values: Values,
+    /// Where the CPUs are, as far as it matters.
+    pub topology: Topology,
+}
+
+impl Made {
+    /// The first generation, if all that the configuration asks for fits this machine.
+    pub(super) fn generation(&self, path: &Path) -> Result<Generation, LoadError> {
+        let (generation, unfit) =
+            Generation::new(&self.config, &self.sha256, &self.values, &self.topology);
+        if unfit.is_empty() {
+            return Ok(generation);
+        }
+        Err(LoadError::Unfit { path: path.into(), unfit })
+    }
+}
+
+/// Looks at the file and at what labels are made of. It blocks.
+pub(super) struct Looking {
+    pub(super) path: PathBuf,
+    pub(super) seen: Result<String, String>,
+    pub(super) is_asked: bool,
+    pub(super) made: Arc<Made>,
+    pub(super) live: Arc<Generation>,
+    pub(super) reader: Reader,
+}
+
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) seen: Result<String, String>,
+    /// How the file is; none where there is nothing new to say of it.
+    pub(super) file: Option<Result<ReloadOutcome, String>>,
+    /// What to serve from now on; none where nothing changed.
+    pub(super) next: Option<Next>,
+}
+
+#[derive(Debug)]
+pub(super) struct Next {
+    pub(super) made: Made,
+    /// None where it would have the labels that it has.
+    pub(super) generation: Option<Generation>,
+    pub(super) unfit: Vec<Unfit>,
+}
+
+impl Looking {
+    /// What is found where nothing can be.
+    pub(super) fn fault(&self, reason: String) -> Found {
+        let seen = Err(reason.clone());
+        let file = (self.is_asked || seen != self.seen).then_some(Err(reason));
+        Found { seen, file, next: None }
+    }
+
+    pub(super) fn look(self) -> Found {
+        let source = config::read(&self.path);
+        let mut seen = match &source {
+            Ok(source) => Ok(source.sha256().to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        let mut file = None;
+        let mut next = None;
+        if seen != self.seen || self.is_asked {
+            let new = source.map_err(LoadError::from).and_then(|source| {
+                if source.sha256() == self.made.sha256 {
+                    return Ok(None);
+                }
+                self.make(source.parse()?, source.sha256()).map(Some)
+            });
+            file = Some(match new {
+                Ok(None) => Ok(ReloadOutcome::Unchanged),
+                Ok(Some(new)) => {
+                    next = Some(new);
+                    Ok(ReloadOutcome::Applied)
+                }
+                Err(error) => {
+                    let reason = error.one_line();
+                    // Values can change so that it fits, while the file stays as it is.
+                    if matches!(error, LoadError::Unfit { .. }) {
+                        seen = Err(reason.clone());
+                    }
+                    Err(reason)
+                }
+            });
+            if seen == self.seen && !self.is_asked {
+                file = None;
+            }
+        }
+        // The last good one follows its sources even while the file is bad.
+        let next = next.or_else(|| self.refresh());
+        Found { seen, file, next }
+    }
+
+    /// What a new configuration gives.
+    fn make(&self, config: Config, sha256: &str) -> Result<Next, LoadError> {
+        let values = self.reader.read(config.uses());
+        let topology = self.locate(&config);
+        let made = Made { config: Arc::new(config), sha256: sha256.into(), values, topology };
+        let generation = made.generation(&self.path)?;
+        Ok(Next { made, generation: Some(generation), unfit: Vec::new() })
+    }
+
+    /// What the configuration in use gives now, if that is something else.
+    fn refresh(&self) -> Option<Next> {
+        let Made { config, sha256, .. } = &*self.made;
+        let values = self.reader.read(config.uses());
+        let topology = self.locate(config);
+        if values == self.made.values && topology == self.made.topology {
+            return None;
+        }
+        let (generation, unfit) = Generation::new(config, sha256, &values, &topology);
+        let generation =
+            Some(generation).filter(|generation| !generation.labels.is_like(&self.live.labels));
+        let made = Made { values, topology, ..Made::clone(&self.made) };
+        Some(Next { made, generation, unfit })
+    }
+
+    /// Where the CPUs are now. What was known stays where it can't be read any more.
+    fn locate(&self, config: &Config) -> Topology {
+        locate(config, &self.made.topology).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the places of CPUs stay as they were");
+            self.made.topology.clone()
+        })
+    }
+}
+
+/// Where the CPUs of `known` are, if the configuration asks for it.
+pub(super) fn locate(config: &Config, known: &Topology) -> Result<Topology, TopologyError> {
+    if config.cpus().is_empty() && config.cpu_relabel_configs().is_empty() {
+        return Ok(known.clone());
+    }
+    known.update(Path::new(SYSFS))
+}
