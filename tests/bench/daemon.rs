@@ -5,7 +5,6 @@ use std::{
     fs,
     io::{self, BufRead, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    path::Path,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -47,16 +46,11 @@ impl Daemon {
 
     /// Starts it with another configuration, and allows reloads by HTTP.
     pub(crate) fn start_with(config: &str) -> Result<Self> {
-        Self::start_binary(&binary(), config)
-    }
-
-    /// Starts another binary of it.
-    pub(crate) fn start_binary(binary: &Path, config: &str) -> Result<Self> {
         // In a directory of its own: what others do beside a file wakes whoever watches it.
         let directory = tempfile::tempdir()?;
         let path = directory.path().join(CONFIG);
         fs::write(&path, config)?;
-        let mut command = Command::new(binary);
+        let mut command = Command::new(binary());
         command.arg(format!("--config.file={}", path.display())).arg("--web.enable-lifecycle");
         let mut daemon = Self::launch(&mut command, "/-/ready")?;
         daemon.directory = Some(directory);

@@ -1,19 +1,11 @@
 //! What the exporter and peers take to start, and what they hold: their own memory, and the kernel's
-//! for the exporter's maps; and the size of the static binaries.
+//! for the exporter's maps; and the size of what is shipped.
 
-use std::{
-    collections::BTreeMap,
-    env::{self, consts::ARCH},
-    fs,
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, env, fs};
 
 use anyhow::{Context as _, Result};
 use sched_exporter::cpus::possible;
-use sched_exporter_tests::{
-    fdinfo::{self, Info},
-    rendering::SHIPPED_CONFIG,
-};
+use sched_exporter_tests::fdinfo::{self, Info};
 
 use crate::{
     Effort,
@@ -27,8 +19,7 @@ use crate::{
 const NOTE: &str = "\
 Start-up is from the start of the process to its first answer, the exporter's on `/-/ready`; steady
 memory is that after 1,000 scrapes, of a peer after 200. The kernel's memory is what it states for
-the exporter's maps; for 64 CPUs the part for each possible CPU is multiplied. The static binaries
-are those of `cargo xtask dist`.";
+the exporter's maps; for 64 CPUs the part for each possible CPU is multiplied.";
 
 const KIB_PER_MIB: f64 = 1_024.0;
 const BYTES_PER_KIB: f64 = 1_024.0;
@@ -46,34 +37,15 @@ struct Held {
 #[derive(Clone, Copy)]
 enum Started<'p> {
     Exporter,
-    Static(&'p Release),
     Peer(&'p Peer),
-}
-
-/// A static binary.
-struct Release {
-    arch: String,
-    path: PathBuf,
-}
-
-/// The static binaries that `cargo xtask bench` has built.
-fn releases() -> Vec<Release> {
-    let built = env::var("SCHED_EXPORTER_RELEASES").unwrap_or_default();
-    let pairs = built.split(' ').filter_map(|pair| pair.split_once('='));
-    pairs.map(|(arch, path)| Release { arch: arch.to_owned(), path: path.into() }).collect()
 }
 
 /// Starts the exporter and its peers over and over.
 pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
-    let releases = releases();
     let mut daemons = vec![Started::Exporter];
-    daemons.extend(releases.iter().filter(|release| release.arch == ARCH).map(Started::Static));
     daemons.extend(peers.exporters().map(Started::Peer));
     let held = in_turn(&daemons, effort.choose(9, 3), |daemon| match daemon {
         Started::Exporter => hold(&Daemon::start()?, 1_000),
-        Started::Static(release) => {
-            hold(&Daemon::start_binary(&release.path, SHIPPED_CONFIG)?, 1_000)
-        }
         Started::Peer(peer) => hold(&Daemon::start_peer(peer)?, 200),
     })?;
     let mut group = Group::new("Start and memory", NOTE);
@@ -82,7 +54,6 @@ pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
         let row = |what: &str, unit, summary| {
             let what = match daemon {
                 Started::Exporter => what.to_owned(),
-                Started::Static(_) => format!("static binary: {what}"),
                 Started::Peer(peer) => format!("{}: {what}", peer.name),
             };
             Row::new(what, unit, summary)
@@ -93,10 +64,12 @@ pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
         let is_peer = matches!(daemon, Started::Peer(_));
         group.push(if is_peer { steady } else { steady.at_most(12.0) });
     }
-    for release in &releases {
-        let bytes = fs::read(&release.path)?.len();
+    // `ARCH=PATH`, of what `cargo xtask bench` has built.
+    let releases = env::var("SCHED_EXPORTER_RELEASES").unwrap_or_default();
+    for (arch, path) in releases.split(' ').filter_map(|release| release.split_once('=')) {
+        let bytes = fs::read(path)?.len();
         let size = Summary::of([number(bytes) / BYTES_PER_KIB / KIB_PER_MIB]);
-        group.push(Row::new(format!("static binary, {}: size", release.arch), Unit::Mib, size));
+        group.push(Row::new(format!("binary, {arch}: size"), Unit::Mib, size));
     }
     let mut here = 0.0;
     let mut on_64 = 0.0;

@@ -12,9 +12,10 @@ const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/performance.md"
 const INTRO: &str = "\
 # Performance
 
-What the exporter costs, measured. `cargo xtask bench --write` measures again and writes this page:
-change the text in `tests/bench`, not here. It needs root and `perf`, takes some minutes, and wants
-a machine that does nothing else; `--quick` is for a look, `--json` for keeping.";
+What the exporter costs, measured, as the static binary that is shipped. `cargo xtask bench --write`
+measures again and writes this page: change the text in `tests/bench`, not here. It needs root and
+`perf`, takes some minutes, and wants a machine that does nothing else; `--quick` is for a look,
+`--json` for keeping.";
 
 const READING: &str = "\
 Every figure is a median over rounds, beside the least and the most of them. What is compared was

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what the exporter costs on this machine.
+//! `cargo xtask bench`: what the exporter costs on this machine, as it is shipped.
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -6,15 +6,15 @@ use anyhow::Result;
 
 use crate::{
     arch::Arch,
-    dist,
+    shipped::build_shipped,
     tools::on_path,
-    workspace::{build, build_exporter, named, root_command, run},
+    workspace::{build, named, root_command, run},
 };
 
 /// Builds the benchmarks of package `sched_exporter-tests` and runs, as root, the one that makes the
 /// table. It runs the other.
 pub(crate) fn bench(args: &[OsString]) -> Result<ExitCode> {
-    let exporter = build_exporter()?;
+    let exporter = build_shipped(Arch::host()?)?;
     let built = build(&["bench", "--package", "sched_exporter-tests", "--no-run"])?;
     let variables = [
         ("SCHED_EXPORTER_BIN", exporter),
@@ -25,8 +25,8 @@ pub(crate) fn bench(args: &[OsString]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds the static binaries where they are measured, and spells them `ARCH=PATH`, with spaces
-/// between.
+/// Builds the binary of each architecture where their size is asked for, and spells them `ARCH=PATH`,
+/// with spaces between.
 fn releases(args: &[OsString]) -> Result<PathBuf> {
     let is_flag = |arg: &OsString| arg.to_string_lossy().starts_with('-');
     let mut releases = OsString::new();
@@ -41,7 +41,7 @@ fn releases(args: &[OsString]) -> Result<PathBuf> {
                 continue;
             }
             releases.push(format!("{}=", arch.name()));
-            releases.push(dist::binary(arch)?);
+            releases.push(build_shipped(arch)?);
             releases.push(" ");
         }
     }

@@ -37,10 +37,17 @@ pub(crate) fn cargo_home() -> Result<PathBuf> {
     home.context("neither CARGO_HOME nor HOME is set")
 }
 
-/// A command that runs at the root of the workspace.
+/// A command that runs at the root of the workspace. It is not told what cargo told us of our package:
+/// build scripts that ask for it would build anew what was built without xtask.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(root());
+    for (name, _) in env::vars_os() {
+        let is_ours = |name: &str| name == "CARGO_MANIFEST_DIR" || name.starts_with("CARGO_PKG_");
+        if name.to_str().is_some_and(is_ours) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
