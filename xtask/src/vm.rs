@@ -86,16 +86,23 @@ pub(crate) fn vm(args: &Args) -> Result<ExitCode> {
             args.guests.iter().any(|name| name == guest.name)
         }
     };
+    let guests: Vec<_> = GUESTS.iter().filter(wanted).collect();
+    // What is missing is told before the first guest takes its minutes.
+    for guest in &guests {
+        qemu::find(guest.arch)?;
+    }
     let mut initramfs = BTreeMap::new();
+    let mut kernels = Vec::new();
+    for guest in &guests {
+        if !initramfs.contains_key(guest.arch.name()) {
+            initramfs.insert(guest.arch.name(), build(guest.arch)?);
+        }
+        kernels.push(debian::kernel(guest).with_context(|| format!("kernel of {}", guest.name))?);
+    }
     let mut outcomes = Vec::new();
-    for guest in GUESTS.iter().filter(wanted) {
-        let initramfs = match initramfs.get(guest.arch.name()) {
-            Some(path) => path,
-            None => initramfs.entry(guest.arch.name()).or_insert(build(guest.arch)?),
-        };
-        let kernel = debian::kernel(guest).with_context(|| format!("kernel of {}", guest.name))?;
+    for (guest, kernel) in guests.into_iter().zip(kernels) {
         println!("\n{}: {}, {}", guest.name, kernel.release, guest.what);
-        outcomes.push(run(guest, kernel, initramfs, args)?);
+        outcomes.push(run(guest, kernel, &initramfs[guest.arch.name()], args)?);
     }
     if args.write {
         page::write(&outcomes)?;

@@ -3,7 +3,7 @@
 use std::{
     env,
     io::{BufRead as _, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
@@ -12,10 +12,21 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{arch::Arch, vm::guests::Guest};
+use crate::{arch::Arch, tools::on_path, vm::guests::Guest, workspace::spell};
 
 /// No guest takes so long.
 const LIMIT: Duration = Duration::from_mins(15);
+
+/// Where QEMU for an architecture is.
+pub(crate) fn find(arch: Arch) -> Result<PathBuf> {
+    let program = format!("qemu-system-{}", arch.name());
+    on_path(&program).with_context(|| {
+        format!(
+            "`{program}` is not on PATH; install it (Debian's packages are qemu-system-x86 and \
+             qemu-system-arm)"
+        )
+    })
+}
 
 /// QEMU, ended when dropped.
 pub(crate) struct Console {
@@ -32,8 +43,7 @@ impl Console {
         initramfs: &Path,
         args: &[String],
     ) -> Result<Self> {
-        let program = format!("qemu-system-{}", guest.arch.name());
-        let mut command = Command::new(&program);
+        let mut command = Command::new(find(guest.arch)?);
         let (console, thread) = match guest.arch {
             // `max` and what passes the host's CPU on have made kernels panic under emulation, as
             // has `cmpxchg16b`. With a thread for each CPU, one can run into an instruction that
@@ -63,9 +73,7 @@ impl Console {
             .arg(initramfs)
             .args(["-append", &append]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut qemu = command.spawn().with_context(|| {
-            format!("`{program}`; install it (Debian's packages are qemu-system-x86 and -arm)")
-        })?;
+        let mut qemu = command.spawn().with_context(|| spell(&command))?;
         let (sender, lines) = channel();
         let stdout = qemu.stdout.take().context("standard output was asked for")?;
         let stderr = qemu.stderr.take().context("standard error was asked for")?;
