@@ -7,7 +7,7 @@ use clap_mangen::{
     Man,
     roff::{Roff, bold, roman},
 };
-use sched_exporter::args::Args;
+use sched_exporter::cli::args::Args;
 
 /// Sections beside those that clap gives: title, and each term with what it means.
 const SECTIONS: [(&str, &[(&str, &str)]); 4] = [

@@ -5,9 +5,11 @@
 use prometheus::proto::{LabelPair, Metric};
 use sched_exporter::{
     exposition::{Family, Kind},
-    families,
+    metrics::{
+        render as families,
+        telemetry::{self, Telemetry},
+    },
     sources::{Reading, Source},
-    telemetry::{self, Telemetry},
 };
 
 const INTRO: &str = "\

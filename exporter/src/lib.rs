@@ -13,36 +13,17 @@
 //! `generation`, `groups`, `labels`, `layout`, `negotiate`, `relabel`, `snapshot` and `template` are
 //! pure.
 
-pub mod args;
-pub mod btf;
-pub mod check;
-mod client;
+pub mod accounting;
+pub mod cli;
 pub mod config;
-pub mod cpus;
-pub mod ebpf;
-pub mod exporter;
+pub mod cpu;
 pub mod exposition;
-pub mod families;
-pub mod files;
+pub mod expr;
 pub mod generation;
-pub mod groups;
-pub mod healthcheck;
-pub mod host;
+pub mod kernel;
 pub mod labels;
-pub mod layout;
-pub mod log;
-pub mod names;
-pub mod negotiate;
-pub mod privileges;
-pub mod relabel;
+pub mod metrics;
+pub mod os;
 pub mod reload;
-pub mod seed;
-pub mod server;
-pub mod signals;
-pub mod snapshot;
 pub mod sources;
-pub mod systemd;
-pub mod telemetry;
-pub mod template;
-pub mod topology;
-pub mod watch;
+pub mod web;

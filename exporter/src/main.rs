@@ -5,23 +5,27 @@ use std::{env, fs, process::ExitCode, sync::Arc};
 use anyhow::Context as _;
 use clap::Parser as _;
 use sched_exporter::{
-    args::{Args, Command},
-    btf::Btf,
-    check, config,
-    ebpf::{LoadError, Scheduler},
-    exporter::Exporter,
-    healthcheck::healthcheck,
-    host::{BTF_PATH, Facts},
-    layout::Layout,
-    log, names,
-    negotiate::Format,
-    privileges,
+    cli::{
+        args::{Args, Command},
+        check,
+        healthcheck::healthcheck,
+    },
+    config,
+    kernel::{
+        btf::Btf,
+        capabilities as privileges,
+        layout::Layout,
+        preflight::{BTF_PATH, Facts},
+        scheduler::{LoadError, Scheduler},
+    },
+    metrics::{scrape::Exporter, telemetry::Telemetry},
+    os::{log, nss as names, signals, systemd},
     reload::{self, Reloader},
-    server::{self, Server},
-    signals,
     sources::Endpoints,
-    systemd,
-    telemetry::Telemetry,
+    web::{
+        negotiate::Format,
+        server::{self, Server},
+    },
 };
 use sched_exporter_ebpf::HOOK;
 use tokio::runtime::Builder;

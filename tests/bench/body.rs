@@ -4,7 +4,7 @@ use std::iter::zip;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::sys::{Stats, enable_stats};
-use sched_exporter::layout::Unwanted;
+use sched_exporter::kernel::layout::Unwanted;
 
 use crate::{
     Effort,

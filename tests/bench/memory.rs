@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, env, fs};
 
 use anyhow::{Context as _, Result};
-use sched_exporter::cpus::possible;
+use sched_exporter::cpu::list::possible;
 use sched_exporter_tests::fdinfo::{self, Info};
 
 use crate::{

@@ -11,11 +11,11 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     programs::{BtfTracePoint, loaded_programs},
 };
-use sched_exporter::{
+use sched_exporter::kernel::{
     btf::Btf as Types,
-    ebpf::Scheduler,
-    host::BTF_PATH,
     layout::{Layout, Unwanted},
+    preflight::BTF_PATH,
+    scheduler::Scheduler,
 };
 use sched_exporter_ebpf::HOOK;
 use sched_exporter_tests::{fdinfo, process::PATIENCE};

@@ -10,7 +10,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use sched_exporter::{config::Config, generation::Generation, sources::Values, topology::Topology};
+use sched_exporter::{
+    config::Config, cpu::topology::Topology, generation::Generation, sources::Values,
+};
 use sched_exporter_tests::{
     client::Client,
     rendering::snapshot,

@@ -12,11 +12,11 @@ use nix::{
     mount::{MsFlags, mount},
     sys::reboot::{RebootMode, reboot},
 };
-use sched_exporter::{
+use sched_exporter::kernel::{
     btf::Btf,
-    ebpf::Scheduler,
-    host::BTF_PATH,
     layout::{Layout, Unwanted},
+    preflight::BTF_PATH,
+    scheduler::Scheduler,
 };
 use sched_exporter_tests::{fdinfo, network, process};
 

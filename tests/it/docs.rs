@@ -3,11 +3,11 @@
 use std::{fs, path::Path, sync::Arc};
 
 use sched_exporter::{
-    check::{CheckFormat, report},
+    cli::check::{CheckFormat, report},
     config::{Config, Limits},
+    cpu::topology::Topology,
     reload::Made,
     sources::{Reading, Source},
-    topology::Topology,
 };
 
 mod guide;
@@ -27,7 +27,7 @@ fn only_one_file_names_aya() {
         // It is part of other words.
         code.any(|line| line.split(|c: char| !c.is_alphanumeric()).any(|word| word == "aya"))
     });
-    assert_eq!(naming, [sources.join("ebpf.rs")]);
+    assert_eq!(naming, [sources.join("kernel/scheduler.rs")]);
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn the_shipped_configuration_is_good() {
 fn the_readme_has_every_flag() {
     use clap::CommandFactory as _;
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    for argument in sched_exporter::args::Args::command().get_arguments() {
+    for argument in sched_exporter::cli::args::Args::command().get_arguments() {
         let Some(flag) = argument.get_long() else { continue };
         assert!(readme.contains(&format!("`--{flag}")), "README.md lacks --{flag}");
     }

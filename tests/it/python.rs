@@ -16,7 +16,7 @@ use proptest::{
 };
 use sched_exporter::{
     exposition::{Encoder, Family, Kind, Labels, Value},
-    negotiate::Format,
+    web::negotiate::Format,
 };
 use sched_exporter_tests::process::Exporter;
 

@@ -113,7 +113,7 @@ fn the_manual_page_names_every_flag() {
     let page = release().join("sched_exporter.8.gz");
     let page = output(Command::new("gzip").args(["--decompress", "--stdout"]).arg(page));
     let page = page.replace('\\', "");
-    let args = sched_exporter::args::Args::command();
+    let args = sched_exporter::cli::args::Args::command();
     let (options, commands) = page.split_once(".SH COMMANDS").unwrap();
     let of_commands = args.get_subcommands().flat_map(clap::Command::get_arguments);
     for (page, argument) in args

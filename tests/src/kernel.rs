@@ -8,11 +8,13 @@ use std::{
 };
 
 use sched_exporter::{
-    btf::Btf,
-    ebpf::Scheduler,
-    host::BTF_PATH,
-    layout::{Layout, Unwanted},
-    snapshot::{Snapshot, Times},
+    accounting::snapshot::{Snapshot, Times},
+    kernel::{
+        btf::Btf,
+        layout::{Layout, Unwanted},
+        preflight::BTF_PATH,
+        scheduler::Scheduler,
+    },
 };
 
 /// The kernel program in this process, with all its features.

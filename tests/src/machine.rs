@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use sched_exporter::host::Facts;
+use sched_exporter::kernel::preflight::Facts;
 
 use crate::workload::online;
 

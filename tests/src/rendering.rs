@@ -3,18 +3,20 @@
 use std::array;
 
 use sched_exporter::{
+    accounting::snapshot::{Cpu, Snapshot, Times},
     config::Config,
-    exporter::render,
+    cpu::topology::Topology,
     exposition::Encoder,
-    families::{self, Condition},
     generation::Generation,
+    kernel::layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
     labels::LabelSets,
-    layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
-    negotiate::Format,
-    snapshot::{Cpu, Snapshot, Times},
+    metrics::{
+        render::{self as families, Condition},
+        scrape::render,
+        telemetry::Telemetry,
+    },
     sources::Values,
-    telemetry::Telemetry,
-    topology::Topology,
+    web::negotiate::Format,
 };
 
 use crate::rules;
@@ -61,7 +63,7 @@ impl Rendering {
         &self.generation.labels
     }
 
-    /// The part of [`sched_exporter::exporter::Exporter::scrape`] that follows the reading of the
+    /// The part of [`sched_exporter::metrics::scrape::Exporter::scrape`] that follows the reading of the
     /// map, in OpenMetrics.
     pub fn render(&self) -> String {
         let features = [CONTEXT_SWITCHES, RUNQUEUE_LATENCY].map(|name| Feature { name, off: None });

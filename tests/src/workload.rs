@@ -17,7 +17,7 @@ use nix::{
     time::{ClockId, clock_gettime},
     unistd::{Pid, gettid},
 };
-use sched_exporter::cpus::Online;
+use sched_exporter::cpu::list::Online;
 
 /// Binds the calling thread to a CPU.
 pub fn pin(cpu: usize) {
@@ -41,7 +41,7 @@ pub fn set_policy(policy: i32, priority: i32) {
 
 /// `CLOCK_MONOTONIC` in nanoseconds.
 pub fn monotonic_ns() -> u64 {
-    sched_exporter::ebpf::monotonic_ns().unwrap()
+    sched_exporter::kernel::scheduler::monotonic_ns().unwrap()
 }
 
 /// CPU time of the calling thread in nanoseconds.

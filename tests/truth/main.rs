@@ -14,7 +14,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, ValueEnum as _};
-use sched_exporter::ebpf::Scheduler;
+use sched_exporter::kernel::scheduler::Scheduler;
 use sched_exporter_tests::{
     kernel::attach,
     machine::machine,

@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use sched_exporter::{
-    ebpf::Scheduler,
-    snapshot::{Cpu, Snapshot, Times},
+    accounting::snapshot::{Cpu, Snapshot, Times},
+    kernel::scheduler::Scheduler,
 };
 use sched_exporter_tests::{
     kernel::{Schedstat, Stat, kthreads, times},

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::yaml::{Entry, Report};
 use crate::{
-    cpus,
-    relabel::{Rule, is_label_name},
-    template::Template,
+    cpu::list as cpus,
+    expr::{
+        relabel::{Rule, is_label_name},
+        template::Template,
+    },
 };
 
 /// Entries of `cpus`.

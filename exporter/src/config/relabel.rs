@@ -1,6 +1,6 @@
 //! The rules of `relabel_configs`, each mistake at the key that has it.
 
-use crate::relabel::{Compiler, Fault, Rule, Written};
+use crate::expr::relabel::{Compiler, Fault, Rule, Written};
 
 use super::yaml::{Entry, Report};
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::*;
-use crate::relabel as relabelling;
+use crate::expr::relabel as relabelling;
 
 /// The text has just the mistakes `expected`, a line for each.
 #[track_caller]

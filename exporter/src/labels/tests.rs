@@ -34,10 +34,10 @@ fn sets(config: &str) -> (LabelSets, Vec<Unfit>) {
 
 /// Each group as `cpus: labels`.
 fn shown(groups: &Groups) -> Vec<String> {
-    let shown = |group: &crate::groups::Group| {
+    let shown = |group: &crate::accounting::groups::Group| {
         let labels = format!("{:?}", group.labels());
         let labels = labels.trim_start_matches("Labels(\"").trim_end_matches("\")");
-        format!("{}: {}", crate::cpus::list(group.cpus()), labels.replace("\\\"", ""))
+        format!("{}: {}", crate::cpu::list::list(group.cpus()), labels.replace("\\\"", ""))
     };
     groups.as_slice().iter().map(shown).collect()
 }

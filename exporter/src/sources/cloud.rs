@@ -9,7 +9,7 @@ use http_body_util::Empty;
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::Value;
 
-use crate::client::{self, Server};
+use crate::os::http_client::{self as client, Server};
 
 type Answer = Result<BTreeMap<String, String>, String>;
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Endpoints, Reading, Source, Uses};
-use crate::files::{self, FileError};
+use crate::os::files::{self, FileError};
 
 /// Size of the largest file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 16;

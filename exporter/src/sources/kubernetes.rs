@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::task::spawn_blocking;
 
 use super::{Endpoints, files};
-use crate::client::{self, Server};
+use crate::os::http_client::{self as client, Server};
 
 /// The metadata of an object is enough, and much smaller than a node with its images:
 /// <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-representations>.

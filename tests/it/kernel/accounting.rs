@@ -6,8 +6,8 @@ use std::{
 };
 
 use sched_exporter::{
-    ebpf::Scheduler,
-    snapshot::{Cpu, Snapshot},
+    accounting::snapshot::{Cpu, Snapshot},
+    kernel::scheduler::Scheduler,
 };
 use sched_exporter_ebpf::{Mode, Reason};
 use sched_exporter_tests::{

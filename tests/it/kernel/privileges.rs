@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use sched_exporter::host::Facts;
+use sched_exporter::kernel::preflight::Facts;
 use sched_exporter_tests::process::{CONFIG, Exporter};
 
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/capability.h>

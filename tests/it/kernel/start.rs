@@ -25,11 +25,11 @@ use nix::{
     },
     unistd::{setgroups, setresgid, setresuid},
 };
-use sched_exporter::{
+use sched_exporter::kernel::{
     btf::Btf,
-    ebpf::{LoadError, Scheduler},
-    host::{BTF_PATH, Facts},
     layout::{Layout, Unwanted},
+    preflight::{BTF_PATH, Facts},
+    scheduler::{LoadError, Scheduler},
 };
 use sched_exporter_ebpf::global;
 use sched_exporter_tests::{

@@ -16,7 +16,7 @@ use std::{
 };
 
 use proptest::test_runner::{RngAlgorithm, TestRng};
-use sched_exporter::{config::Config, relabel};
+use sched_exporter::{config::Config, expr::relabel};
 use serde_json::Value;
 
 use self::generate::Generator;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sched_exporter::{
+use sched_exporter::kernel::{
     btf::Btf,
     layout::{Layout, Unwanted},
 };

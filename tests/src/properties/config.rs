@@ -3,16 +3,16 @@
 use std::{collections::BTreeSet, str};
 
 use sched_exporter::{
+    accounting::snapshot::{Cpu, Snapshot, Times},
     config::{Config, Mistakes},
+    cpu::topology::{Place, Topology},
     exposition::{Encoder, le},
-    families,
     generation::Generation,
+    kernel::layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
     labels::{expand, group},
-    layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
-    negotiate::Format,
-    snapshot::{Cpu, Snapshot, Times},
+    metrics::render as families,
     sources::{Keys, Reading, Source, Uses, Values},
-    topology::{Place, Topology},
+    web::negotiate::Format,
 };
 
 use crate::{exposition::nanoseconds, sample::Sample};

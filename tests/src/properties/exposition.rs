@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use arbitrary::{Result, Unstructured};
 use sched_exporter::{
     exposition::{Encoder, Family, Kind, Labels, Value, le},
-    negotiate::Format,
+    web::negotiate::Format,
 };
 
 use crate::{

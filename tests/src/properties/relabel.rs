@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use arbitrary::{Result, Unstructured};
-use sched_exporter::relabel::{Compiler, Rule, Written, apply};
+use sched_exporter::expr::relabel::{Compiler, Rule, Written, apply};
 
 /// Chooses rules and labels by the bytes. A rule is refused with a reason for one of its keys, or
 /// applied: the same way each time, without an empty value, and `keep` as the opposite of `drop`.

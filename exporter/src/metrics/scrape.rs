@@ -8,14 +8,16 @@ use std::{
 use prometheus::proto::MetricFamily;
 
 use crate::{
-    ebpf::{ReadError, Scheduler, monotonic_ns},
+    accounting::snapshot::Snapshot,
     exposition::Encoder,
-    families::{self, Condition},
     generation::{Generation, Live},
-    log::LogCounts,
-    negotiate::Format,
-    snapshot::Snapshot,
-    telemetry::{self, Telemetry},
+    kernel::scheduler::{ReadError, Scheduler, monotonic_ns},
+    metrics::{
+        render::{self as families, Condition},
+        telemetry::{self, Telemetry},
+    },
+    os::log::LogCounts,
+    web::negotiate::Format,
 };
 
 /// All that a scrape reads.

@@ -22,10 +22,9 @@ use yaml::{Entry, Report};
 pub use yaml::{Mistake, Mistakes};
 
 use crate::{
-    files::{self, FileError},
-    relabel::Rule,
+    expr::{relabel::Rule, template::Template},
+    os::files::{self, FileError},
     sources::Uses,
-    template::Template,
 };
 
 /// Size of the largest file that is read.

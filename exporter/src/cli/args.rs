@@ -11,9 +11,9 @@ use std::{
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::{
-    check::CheckFormat,
-    layout::Unwanted,
-    log::{LogFormat, LogLevel},
+    cli::check::CheckFormat,
+    kernel::layout::Unwanted,
+    os::log::{LogFormat, LogLevel},
 };
 
 /// Exact per-CPU scheduler time and run-queue latency of this host, as OpenMetrics.

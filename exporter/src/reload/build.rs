@@ -7,12 +7,14 @@ use std::{
 
 use crate::{
     config::{self, Config, ConfigError},
-    cpus::CpuListError,
+    cpu::{
+        list::CpuListError,
+        topology::{SYSFS, Topology, TopologyError},
+    },
     generation::Generation,
     labels::Unfit,
+    metrics::telemetry::ReloadOutcome,
     sources::{Reader, Values},
-    telemetry::ReloadOutcome,
-    topology::{SYSFS, Topology, TopologyError},
 };
 
 /// Why there is no first generation.

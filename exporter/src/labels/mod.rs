@@ -17,13 +17,15 @@ use std::{
 use sched_exporter_ebpf::{Mode, Reason};
 
 use crate::{
+    accounting::groups::Groups,
     config::{Attach, CPU, Config, CpuMatch, Limits, RESERVED},
+    cpu::topology::{Place, Topology},
     exposition,
-    groups::Groups,
-    relabel::{self, Rule, is_label_name},
+    expr::{
+        relabel::{self, Rule, is_label_name},
+        template::Template,
+    },
     sources::Values,
-    template::Template,
-    topology::{Place, Topology},
 };
 
 /// Label values by name. None is empty.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     config::CPU,
-    cpus,
+    cpu::list as cpus,
     labels::{self, Labels},
     reload::Made,
     sources::Reading,
@@ -184,8 +184,8 @@ mod tests {
     use super::*;
     use crate::{
         config::Config,
+        cpu::topology::Topology,
         sources::{Source, Values},
-        topology::Topology,
     };
 
     fn made(config: &str) -> Made {

@@ -32,11 +32,10 @@ mod cloud;
 mod files;
 mod host;
 mod kubernetes;
-mod values;
 
-pub use values::{Keys, Reading, Source, Uses, Values};
+pub use crate::expr::values::{Keys, Reading, Source, Uses, Values};
 
-use crate::watch::Watch;
+use crate::os::watch::Watch;
 
 /// Where the sources are. It can't be printed: the environment may hold secrets.
 #[derive(Clone)]

@@ -18,29 +18,22 @@ use tokio::{
     time::timeout,
 };
 
-mod look;
-mod requests;
-
-pub use look::{LoadError, Made};
-pub use requests::ReloadHandle;
-
+use super::{
+    build::{Found, LoadError, Looking, Made, Next, locate},
+    requests::{
+        Cause, Outcome, QUEUE, ReloadHandle, Request, forward_signals, forward_ticks, next_batch,
+        on_change,
+    },
+};
 use crate::{
     config::{Config, Source},
-    cpus,
-    ebpf::{ReadError, Scheduler},
+    cpu::{list as cpus, topology::Topology},
     generation::Live,
+    kernel::scheduler::{ReadError, Scheduler},
     labels::Unfit,
-    log,
-    signals::ReloadSignals,
+    metrics::telemetry::{ReloadOutcome, Telemetry},
+    os::{log, signals::ReloadSignals, systemd, watch::Watch},
     sources::{self, Endpoints, FILE_PATIENCE, Reader, Schedule, Sources, Values, Watches},
-    systemd,
-    telemetry::{ReloadOutcome, Telemetry},
-    topology::Topology,
-    watch::Watch,
-};
-use look::{Found, Looking, Next, locate};
-use requests::{
-    Cause, Outcome, QUEUE, Request, forward_signals, forward_ticks, next_batch, on_change,
 };
 
 /// How long it may take to read the file and to make its labels; that takes some hundred milliseconds

@@ -4,12 +4,14 @@
 use sched_exporter_ebpf::{HOOK, Mode, Reason, WAIT_BUCKETS};
 
 use crate::{
+    accounting::{
+        groups::Group,
+        snapshot::{Cpu, Snapshot},
+    },
     exposition::{Encoder, Family, Kind, Labels, Value},
     generation::Generation,
-    groups::Group,
+    kernel::layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
     labels::series,
-    layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
-    snapshot::{Cpu, Snapshot},
 };
 
 const TARGET: Family<'_> = Family {
@@ -120,9 +122,9 @@ pub const ALL: [(Family<'_>, &[&str]); 13] = [
 pub struct Condition<'a> {
     /// Every feature, on or off.
     pub features: &'a [Feature],
-    /// See [`crate::ebpf::Scheduler::torn_reads`].
+    /// See [`crate::kernel::scheduler::Scheduler::torn_reads`].
     pub torn_reads: u64,
-    /// See [`crate::log::LogCounts::read`].
+    /// See [`crate::os::log::LogCounts::read`].
     pub log_messages: [(&'static str, u64); 2],
 }
 
@@ -229,7 +231,7 @@ fn write_waits(
     encoder.histogram(labels, up_to, Value::Nanoseconds(sum_ns), buckets.iter().sum());
 }
 
-/// Writes the families that the exporter has of itself beside those of [`crate::telemetry`].
+/// Writes the families that the exporter has of itself beside those of [`crate::metrics::telemetry`].
 pub fn write_own(
     encoder: &mut Encoder<'_>,
     snapshot: &Snapshot,
@@ -297,8 +299,8 @@ fn write_of_cpus(
 mod tests {
     use super::*;
     use crate::{
-        config::Config, exporter::render, negotiate::Format, snapshot::Times, sources::Values,
-        topology::Topology,
+        accounting::snapshot::Times, config::Config, cpu::topology::Topology,
+        metrics::scrape::render, sources::Values, web::negotiate::Format,
     };
 
     /// No two numbers alike, so that each is seen where it belongs.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::{
+    accounting::snapshot::Snapshot,
     config::Config,
+    cpu::topology::Topology,
     exposition,
     labels::{self, LabelSets, Unfit},
-    snapshot::Snapshot,
     sources::Values,
-    topology::Topology,
 };
 
 /// A configuration in use, with all that can be rendered before the scrape.

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::cpus;
+use crate::cpu::list as cpus;
 
 /// The place of sysfs.
 pub const SYSFS: &str = "/sys";

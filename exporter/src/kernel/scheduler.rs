@@ -19,10 +19,12 @@ use sched_exporter_ebpf::{CpuRecord, HOOK, MAP, global};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
-    cpus::{self, CpuListError, Online},
-    layout::{Feature, Layout},
-    seed,
-    snapshot::{self, Snapshot},
+    accounting::snapshot::{self, Snapshot},
+    cpu::list::{self as cpus, CpuListError, Online},
+    kernel::{
+        layout::{Feature, Layout},
+        seed,
+    },
 };
 
 /// The kernel program, as `cargo xtask ebpf` builds it.

@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
+    accounting::snapshot::{Snapshot, Times},
     exposition::Labels,
-    snapshot::{Snapshot, Times},
 };
 
 /// How many series are remembered at least when they are no longer shown.
@@ -195,7 +195,7 @@ fn sum<'t>(all: impl IntoIterator<Item = &'t Times>) -> Times {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::Cpu;
+    use crate::accounting::snapshot::Cpu;
 
     /// CPUs that have had so much time idle; those of `offline` are not online any more.
     fn snapshot(idle_ns: &[u64], offline: &[u32]) -> Snapshot {

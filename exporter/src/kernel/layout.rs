@@ -3,7 +3,7 @@
 
 use sched_exporter_ebpf::{HOOK, global};
 
-use crate::btf::{Btf, BtfError};
+use crate::kernel::btf::{Btf, BtfError};
 
 /// The globals to set before loading, and the features that follow.
 #[derive(Clone, Debug)]

@@ -53,12 +53,11 @@ use tokio::{
 use tokio_io_timeout::TimeoutStream;
 
 use crate::{
-    args::ListenAddress,
-    exporter::Exporter,
-    log,
-    negotiate::{self, Exposition},
+    cli::args::ListenAddress,
+    metrics::{scrape::Exporter, telemetry::Telemetry},
+    os::log,
     reload::ReloadHandle,
-    telemetry::Telemetry,
+    web::negotiate::{self, Exposition},
 };
 
 /// Connections that the kernel holds for us to accept.

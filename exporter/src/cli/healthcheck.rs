@@ -11,8 +11,8 @@ use hyper::{Request, StatusCode};
 use tokio::time::timeout;
 
 use crate::{
-    args::ListenAddress,
-    client::{HttpError, Server},
+    cli::args::ListenAddress,
+    os::http_client::{HttpError, Server},
 };
 
 /// How long the exporter may take; it answers within a millisecond.

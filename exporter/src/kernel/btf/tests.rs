@@ -3,7 +3,7 @@
 use sched_exporter_ebpf::global;
 
 use super::*;
-use crate::layout::{Layout, Unwanted};
+use crate::kernel::layout::{Layout, Unwanted};
 
 /// Writes BTF by hand: each method adds one type and returns its id.
 #[derive(Default)]

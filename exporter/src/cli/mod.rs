@@ -1,0 +1,5 @@
+//! What the command line asks for.
+
+pub mod args;
+pub mod check;
+pub mod healthcheck;

@@ -1,0 +1,4 @@
+//! The CPUs of this machine.
+
+pub mod list;
+pub mod topology;

@@ -1,0 +1,9 @@
+//! Replaces the generation that is served.
+
+mod build;
+mod reloader;
+mod requests;
+
+pub use build::{LoadError, Made};
+pub use reloader::{Reloader, serving};
+pub use requests::ReloadHandle;

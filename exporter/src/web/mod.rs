@@ -1,0 +1,4 @@
+//! HTTP.
+
+pub mod negotiate;
+pub mod server;
