@@ -15,7 +15,7 @@ use sched_exporter::{
 const INTRO: &str = "\
 # Metrics
 
-Written by `cargo xtask docs` from the code. The families that begin with `sched_` but not with
+RuleSpec by `cargo xtask docs` from the code. The families that begin with `sched_` but not with
 `sched_exporter_` have the labels of the configuration too, or `target_info` has them ([labels](labels.md));
 `without` in the configuration removes `cpu`. Names are those of samples; a histogram has `_bucket`,
 `_count` and `_sum`.

@@ -21,7 +21,7 @@ use sched_exporter::{
     metrics::{scrape::Exporter, telemetry::Telemetry},
     os::{log, nss as names, signals, systemd},
     reload::{self, Reloader},
-    sources::Endpoints,
+    sources::SourceOrigins,
     web::{
         negotiate::Format,
         server::{self, Server},
@@ -61,12 +61,12 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let telemetry = Telemetry::new()?;
     let source = config::read(&args.config_file)?;
     let config = source.parse()?;
-    let endpoints = Endpoints::new(env::vars_os());
+    let endpoints = SourceOrigins::new(env::vars_os());
     let reloader = || Reloader::new(&source, config, endpoints, telemetry.clone());
     if args.config_check {
         let mut reloader = reloader()?;
-        reloader.settle().await?;
-        return print(&check::report(&args.config_file, reloader.made(), args.format));
+        reloader.wait_for_sources().await?;
+        return print(&check::report(&args.config_file, reloader.inputs(), args.format));
     }
     let listeners = if args.once { vec![] } else { server::bind(&args.web_listen_address)? };
 
@@ -74,10 +74,11 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let scheduler = Arc::new(attach(args, &telemetry)?);
     scheduler.seed()?;
     let mut reloader = reloader()?;
-    let (kept, live, created) = (Arc::clone(&scheduler), reloader.live(), args.web_created_samples);
+    let (kept, live, created) =
+        (Arc::clone(&scheduler), reloader.current(), args.web_created_samples);
     let exporter = Exporter::new(kept, live, telemetry.clone(), log_counts, created);
     let Some((reload_signals, shutdown_signals)) = signals else {
-        reloader.settle().await?;
+        reloader.wait_for_sources().await?;
         return print(&exporter.scrape(Format::OpenMetrics)?);
     };
     for listener in &listeners {

@@ -4,7 +4,7 @@ use std::iter::zip;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::sys::{Stats, enable_stats};
-use sched_exporter::kernel::layout::Unwanted;
+use sched_exporter::kernel::layout::DisabledFeatures;
 
 use crate::{
     Effort,
@@ -28,7 +28,7 @@ its programs, those on wakeups included.";
 /// Runs the loads with each program attached alone, round after round.
 pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
     let product = |context_switches, runqueue_latency, log| {
-        let unwanted = Unwanted { context_switches, runqueue_latency };
+        let unwanted = DisabledFeatures { context_switches, runqueue_latency };
         Program::Product { unwanted, log }
     };
     let compared =

@@ -13,7 +13,7 @@ use aya::{
 };
 use sched_exporter::kernel::{
     btf::Btf as Types,
-    layout::{Layout, Unwanted},
+    layout::{DisabledFeatures, Layout},
     preflight::BTF_PATH,
     scheduler::Scheduler,
 };
@@ -36,14 +36,14 @@ pub(crate) enum Program<'a> {
     /// The least that splits a CPU's time into idle and busy.
     Minimal,
     /// The exporter's, with some of what it does left out, and with or without `--log.ebpf`.
-    Product { unwanted: Unwanted, log: bool },
+    Product { unwanted: DisabledFeatures, log: bool },
     /// All programs of a peer, on whichever hooks.
     Peer(&'a Peer),
 }
 
 /// The exporter's as it is by default.
 pub(crate) const PRODUCT: Program<'_> = Program::Product {
-    unwanted: Unwanted { context_switches: false, runqueue_latency: false },
+    unwanted: DisabledFeatures { context_switches: false, runqueue_latency: false },
     log: false,
 };
 

@@ -124,7 +124,7 @@ fn on_512_cpus(effort: Effort) -> Result<[(&'static str, Vec<f64>); 3]> {
     let topology = Topology::of((0..512).collect());
     let snapshot = snapshot(512);
     let mut last = Generation::default();
-    let (mut parse, mut labels, mut go_on) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut parse, mut labels, mut continue_from) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..effort.choose(15, 3) {
         let file = next_file().replace("Example-Host", &format!("host-{round}"));
         let started = Instant::now();
@@ -134,14 +134,14 @@ fn on_512_cpus(effort: Effort) -> Result<[(&'static str, Vec<f64>); 3]> {
         let (mut next, _) = Generation::new(&config, "", &Values::default(), &topology);
         labels.push(ms(started.elapsed()));
         let started = Instant::now();
-        next.go_on(&last, &snapshot);
-        go_on.push(ms(started.elapsed()));
+        next.continue_from(&last, &snapshot);
+        continue_from.push(ms(started.elapsed()));
         last = next;
     }
     Ok([
         ("a file is understood", parse),
         ("its labels are made", labels),
-        ("its series go on", go_on),
+        ("its series go on", continue_from),
     ])
 }
 

@@ -14,7 +14,7 @@ use nix::{
 };
 use sched_exporter::kernel::{
     btf::Btf,
-    layout::{Layout, Unwanted},
+    layout::{DisabledFeatures, Layout},
     preflight::BTF_PATH,
     scheduler::Scheduler,
 };
@@ -78,7 +78,7 @@ fn facts() -> Result<()> {
     ensure!(status.success(), "{EXPORTER} --once: {status}");
 
     let bytes = fs::read(BTF_PATH).context(BTF_PATH)?;
-    let layout = Layout::from_btf(&Btf::parse(&bytes)?, Unwanted::default())?;
+    let layout = Layout::from_btf(&Btf::parse(&bytes)?, DisabledFeatures::default())?;
     for feature in &layout.features {
         ensure!(feature.off.is_none(), "{feature:?}");
     }

@@ -6,7 +6,7 @@ use sched_exporter::{
     cli::check::{CheckFormat, report},
     config::{Config, Limits},
     cpu::topology::Topology,
-    reload::Made,
+    reload::Inputs,
     sources::{Reading, Source},
 };
 
@@ -59,7 +59,7 @@ fn docs_labels_md_shows_what_the_check_prints() {
     };
     let hostname = Reading::of([(String::new(), "vm".to_owned())].into());
     let env = Reading::fault("the environment has no ZONE");
-    let made = Made {
+    let made = Inputs {
         config: Arc::new(Config::parse(block("yaml")).unwrap()),
         sha256: String::new(),
         values: [(Source::Hostname, hostname), (Source::Env, env)].into_iter().collect(),

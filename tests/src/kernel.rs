@@ -11,7 +11,7 @@ use sched_exporter::{
     accounting::snapshot::{Snapshot, Times},
     kernel::{
         btf::Btf,
-        layout::{Layout, Unwanted},
+        layout::{DisabledFeatures, Layout},
         preflight::BTF_PATH,
         scheduler::Scheduler,
     },
@@ -20,7 +20,8 @@ use sched_exporter::{
 /// The kernel program in this process, with all its features.
 pub fn attach() -> Scheduler {
     let bytes = fs::read(BTF_PATH).unwrap();
-    let layout = Layout::from_btf(&Btf::parse(&bytes).unwrap(), Unwanted::default()).unwrap();
+    let layout =
+        Layout::from_btf(&Btf::parse(&bytes).unwrap(), DisabledFeatures::default()).unwrap();
     assert!(layout.features.iter().all(|feature| feature.off.is_none()), "{:?}", layout.features);
     let scheduler = Scheduler::attach(layout, false).unwrap();
     scheduler.seed().unwrap();

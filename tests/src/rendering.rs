@@ -11,7 +11,7 @@ use sched_exporter::{
     kernel::layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
     labels::LabelSets,
     metrics::{
-        render::{self as families, Condition},
+        render::{self as families, SelfState},
         scrape::render,
         telemetry::Telemetry,
     },
@@ -68,7 +68,7 @@ impl Rendering {
     pub fn render(&self) -> String {
         let features = [CONTEXT_SWITCHES, RUNQUEUE_LATENCY].map(|name| Feature { name, off: None });
         let log_messages = [("error", 0), ("warn", 0)];
-        let condition = Condition { features: &features, torn_reads: 0, log_messages };
+        let condition = SelfState { features: &features, torn_reads: 0, log_messages };
         let capacity = families::capacity(self.snapshot.cpus.len(), &self.generation);
         let encoder = Encoder::new(Format::OpenMetrics, capacity, None);
         render(encoder, &self.snapshot, &self.generation, condition, &self.telemetry.gather())

@@ -108,7 +108,7 @@ impl Groups {
     /// is new begins with what its CPUs had added to series that go. One that comes back goes on
     /// where it went, but for the same CPUs with all that they have had since. So no series goes
     /// back, and none leaps by what another has shown.
-    pub fn go_on(&mut self, old: &Self, snapshot: &Snapshot) {
+    pub fn continue_from(&mut self, old: &Self, snapshot: &Snapshot) {
         let mut offsets = old.offsets.clone();
         // What a CPU has had up to now is not in its series from now on.
         let begin = |offsets: &mut BTreeMap<u32, Times>, cpu: u32| {
@@ -220,7 +220,7 @@ mod tests {
     /// `new` where it goes on from `old`.
     fn after(new: &[(&str, &[u32])], old: &Groups, snapshot: &Snapshot) -> Groups {
         let mut new = groups(new);
-        new.go_on(old, snapshot);
+        new.continue_from(old, snapshot);
         new
     }
 

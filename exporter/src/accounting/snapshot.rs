@@ -128,7 +128,7 @@ pub fn is_whole(record: &CpuRecord) -> bool {
 /// then the record already holds all time up to its start. One in which the CPU may have gone
 /// offline adds only what is the stopper's in either case. So no later snapshot can show less in
 /// any mode, and no scrape sees a counter go back.
-pub fn settle(id: u32, record: &CpuRecord, now: u64, attached_at: u64) -> Cpu {
+pub fn close_open_interval(id: u32, record: &CpuRecord, now: u64, attached_at: u64) -> Cpu {
     if record.open == 0 {
         return Cpu { id, times: None, unattributed_ns: now.saturating_sub(attached_at) };
     }
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn the_open_interval_is_charged_to_its_mode() {
-        let cpu = settle(3, &record(100, 150, Mode::Fair, 30, 20), 175, 90);
+        let cpu = close_open_interval(3, &record(100, 150, Mode::Fair, 30, 20), 175, 90);
         let times = cpu.times.unwrap();
         assert_eq!(times.mode_ns[Mode::Idle as usize], 30);
         assert_eq!(times.mode_ns[Mode::Fair as usize], 45);
@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn an_interval_that_began_after_the_clock_was_read_adds_nothing() {
-        let times = settle(0, &record(100, 150, Mode::Fair, 30, 20), 149, 90).times.unwrap();
+        let times =
+            close_open_interval(0, &record(100, 150, Mode::Fair, 30, 20), 149, 90).times.unwrap();
         assert_eq!(times.mode_ns.iter().sum::<u64>(), 50);
     }
 
@@ -191,8 +192,9 @@ mod tests {
         let mut record = record(100, 150, Mode::Kthread, 30, 20);
         record.open |= CpuRecord::MAY_GO_OFFLINE;
         assert!(is_whole(&record));
-        let kthread =
-            |now| settle(0, &record, now, 100).times.unwrap().mode_ns[Mode::Kthread as usize];
+        let kthread = |now| {
+            close_open_interval(0, &record, now, 100).times.unwrap().mode_ns[Mode::Kthread as usize]
+        };
         assert_eq!(kthread(175), 25);
         assert_eq!(kthread(150 + CpuRecord::STOPPER_NS), CpuRecord::STOPPER_NS);
         assert_eq!(kthread(900_000_000_000), CpuRecord::STOPPER_NS);
@@ -200,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_cpu_without_a_switch_has_no_times_and_all_of_it_is_unattributed() {
-        let cpu = settle(0, &CpuRecord::ZERO, 500, 90);
+        let cpu = close_open_interval(0, &CpuRecord::ZERO, 500, 90);
         assert!(cpu.times.is_none());
         assert_eq!(cpu.unattributed_ns, 410);
     }
@@ -210,12 +212,13 @@ mod tests {
         let mut record = record(100, 200, Mode::Idle, 60, 0);
         record.offline_ns = 40;
         assert!(is_whole(&record));
-        assert_eq!(settle(0, &record, 200, 100).unattributed_ns, 40);
+        assert_eq!(close_open_interval(0, &record, 200, 100).unattributed_ns, 40);
     }
 
     #[test]
     fn an_offline_cpu_has_no_mode() {
-        let cpu = settle(3, &record(100, 150, Mode::Fair, 30, 20), 150, 90).offline(900, 90);
+        let cpu =
+            close_open_interval(3, &record(100, 150, Mode::Fair, 30, 20), 150, 90).offline(900, 90);
         assert_eq!(cpu.unattributed_ns, 900 - 90 - 50);
     }
 

@@ -12,7 +12,7 @@ use clap::{ArgAction, Parser, Subcommand};
 
 use crate::{
     cli::check::CheckFormat,
-    kernel::layout::Unwanted,
+    kernel::layout::DisabledFeatures,
     os::log::{LogFormat, LogLevel},
 };
 
@@ -152,8 +152,8 @@ const LONG_VERSION: &str = concat!(
 
 impl Args {
     /// The features that the flags leave out.
-    pub fn unwanted(&self) -> Unwanted {
-        Unwanted {
+    pub fn unwanted(&self) -> DisabledFeatures {
+        DisabledFeatures {
             context_switches: self.no_context_switches,
             runqueue_latency: self.no_runqueue_latency,
         }

@@ -10,7 +10,7 @@ use crate::{
     config::CPU,
     cpu::list as cpus,
     labels::{self, Labels},
-    reload::Made,
+    reload::Inputs,
     sources::Reading,
 };
 
@@ -25,16 +25,16 @@ pub enum CheckFormat {
 }
 
 /// The report of a good file.
-pub fn report(path: &Path, made: &Made, format: CheckFormat) -> String {
-    let expansion = labels::expand(&made.config, &made.values, &made.topology, true);
+pub fn report(path: &Path, inputs: &Inputs, format: CheckFormat) -> String {
+    let expansion = labels::expand(&inputs.config, &inputs.values, &inputs.topology, true);
     let host = expansion.host.clone().unwrap_or_default();
     let cpus = expansion.cpus.clone();
-    let (sets, _) = labels::group(&made.config, expansion);
+    let (sets, _) = labels::group(&inputs.config, expansion);
     let (of_group, of_latency) =
-        labels::series(made.config.runqueue_latency().bucket_exponents().len());
+        labels::series(inputs.config.runqueue_latency().bucket_exponents().len());
     let (groups, latency) = (sets.groups.as_slice().len(), sets.latency.as_slice().len());
     let series = groups * of_group + latency * of_latency;
-    let report = Report { path, made, host, cpus, sets: groups, series };
+    let report = Report { path, inputs, host, cpus, sets: groups, series };
     match format {
         CheckFormat::Table => report.table(),
         CheckFormat::Json => format!("{:#}\n", report.json()),
@@ -43,7 +43,7 @@ pub fn report(path: &Path, made: &Made, format: CheckFormat) -> String {
 
 struct Report<'a> {
     path: &'a Path,
-    made: &'a Made,
+    inputs: &'a Inputs,
     host: Labels,
     cpus: Vec<(u32, Labels)>,
     sets: usize,
@@ -85,7 +85,7 @@ impl Report<'_> {
         }
         write_rows(&mut text, &rows);
         let mut rows = vec![["SOURCE", "STATE"].map(str::to_owned)];
-        for (source, Reading { fault, .. }) in self.made.values.readings() {
+        for (source, Reading { fault, .. }) in self.inputs.values.readings() {
             let state = fault.as_deref().unwrap_or("good");
             rows.push([source.name().into(), printable(state)]);
         }
@@ -113,7 +113,7 @@ impl Report<'_> {
     /// The key that gave a label its value, with the sources that its template names.
     fn from(&self, labels: &Labels, name: &str) -> String {
         let origin = labels.origins.get(name).map_or("", String::as_str);
-        let config = &self.made.config;
+        let config = &self.inputs.config;
         let of_entry = || {
             let (place, _) = origin.strip_prefix("cpus[")?.split_once(']')?;
             config.cpus().get(place.parse::<usize>().ok()?)?.labels.get(name)
@@ -136,12 +136,12 @@ impl Report<'_> {
             };
             Value::Object(labels.set.iter().map(label).collect())
         };
-        let sources = self.made.values.readings().map(|(source, reading)| {
+        let sources = self.inputs.values.readings().map(|(source, reading)| {
             json!({ "source": source.name(), "up": reading.fault.is_none(), "fault": reading.fault })
         });
         json!({
             "file": self.path.display().to_string(),
-            "sha256": self.made.sha256,
+            "sha256": self.inputs.sha256,
             "host": labels(&self.host),
             "cpus": self.cpus.iter().map(|(cpu, of_cpu)| {
                 json!({ "cpu": cpu, "labels": labels(of_cpu) })
@@ -188,7 +188,7 @@ mod tests {
         sources::{Source, Values},
     };
 
-    fn made(config: &str) -> Made {
+    fn inputs(config: &str) -> Inputs {
         let reading = Reading::of([(String::new(), "web-17".to_owned())].into());
         let values: Values = [
             (Source::Hostname, reading),
@@ -196,7 +196,7 @@ mod tests {
         ]
         .into_iter()
         .collect();
-        Made {
+        Inputs {
             config: Arc::new(Config::parse(config).unwrap()),
             sha256: "5a".into(),
             values,
@@ -219,7 +219,7 @@ cpu_relabel_configs:
 
     #[test]
     fn the_table_has_every_label_with_its_origin() {
-        let text = report(Path::new("f.yaml"), &made(CONFIG), CheckFormat::Table);
+        let text = report(Path::new("f.yaml"), &inputs(CONFIG), CheckFormat::Table);
         let expected = "\
 f.yaml: good
 
@@ -249,9 +249,9 @@ node.labels  the environment has no NODE_NAME
     #[test]
     fn programs_get_the_same_as_json() {
         let config = "labels: {host: \"{{ hostname }}\"}\nwithout: [cpu]\n";
-        let table = report(Path::new("f.yaml"), &made(config), CheckFormat::Table);
+        let table = report(Path::new("f.yaml"), &inputs(config), CheckFormat::Table);
         assert!(table.ends_with("\n27 series at most, 1 set of labels\n"), "{table}");
-        let text = report(Path::new("f.yaml"), &made(config), CheckFormat::Json);
+        let text = report(Path::new("f.yaml"), &inputs(config), CheckFormat::Json);
         let host = json!({ "host": { "value": "web-17", "from": "labels.host: hostname" } });
         let cpus = [0, 1, 2, 3].map(|cpu| json!({ "cpu": cpu, "labels": host }));
         let expected = json!({

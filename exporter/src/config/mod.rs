@@ -18,8 +18,8 @@ mod relabel;
 mod yaml;
 
 pub use labels::{Attach, CPU, CpuLabels, CpuMatch, Limits, RESERVED};
+pub use yaml::{Diagnostic, Diagnostics};
 use yaml::{Entry, Report};
-pub use yaml::{Mistake, Mistakes};
 
 use crate::{
     expr::{relabel::Rule, template::Template},
@@ -69,7 +69,7 @@ pub struct RunqueueLatency {
 impl Config {
     /// Validates the text of a file. What it leaves out has its default, so an empty text gives
     /// the default configuration.
-    pub fn parse(text: &str) -> Result<Self, Mistakes> {
+    pub fn parse(text: &str) -> Result<Self, Diagnostics> {
         let (mut report, root) = yaml::read(text);
         let config = config(&mut report, &Entry::whole_file(&root));
         report.finish(config)
@@ -191,7 +191,7 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
         /// Its mistakes.
-        mistakes: Mistakes,
+        mistakes: Diagnostics,
     },
 }
 
@@ -205,7 +205,7 @@ impl ConfigError {
     }
 }
 
-fn lines(path: &Path, mistakes: &Mistakes) -> String {
+fn lines(path: &Path, mistakes: &Diagnostics) -> String {
     let places = places(path, mistakes).join("\n");
     match mistakes.shown.len() + mistakes.more {
         1 => places,
@@ -214,7 +214,7 @@ fn lines(path: &Path, mistakes: &Mistakes) -> String {
 }
 
 /// Each mistake behind its place, in the form that editors and terminals make a link of.
-fn places(path: &Path, mistakes: &Mistakes) -> Vec<String> {
+fn places(path: &Path, mistakes: &Diagnostics) -> Vec<String> {
     let shown = mistakes.shown.iter().map(|mistake| format!("{}:{mistake}", path.display()));
     let more = (mistakes.more > 0).then(|| format!("and {} more", mistakes.more));
     shown.chain(more).collect()

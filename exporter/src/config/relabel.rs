@@ -1,6 +1,6 @@
 //! The rules of `relabel_configs`, each mistake at the key that has it.
 
-use crate::expr::relabel::{Compiler, Fault, Rule, Written};
+use crate::expr::relabel::{Compiler, Rule, RuleError, RuleSpec};
 
 use super::yaml::{Entry, Report};
 
@@ -23,29 +23,29 @@ pub(super) fn rules(report: &mut Report<'_>, section: &Entry<'_>) -> Vec<Rule> {
 }
 
 fn rule(report: &mut Report<'_>, item: &Entry<'_>, compiler: &mut Compiler) -> Option<Rule> {
-    let mut written = Written::default();
+    let mut spec = RuleSpec::default();
     let mut source_labels = Vec::new();
     let mut readable = item.is_map();
     let entries = report.entries(item);
     for entry in &entries {
         let slot = match entry.name {
-            "separator" => &mut written.separator,
-            "regex" => &mut written.regex,
-            "target_label" => &mut written.target_label,
-            "replacement" => &mut written.replacement,
-            "action" => &mut written.action,
+            "separator" => &mut spec.separator,
+            "regex" => &mut spec.regex,
+            "target_label" => &mut spec.target_label,
+            "replacement" => &mut spec.replacement,
+            "action" => &mut spec.action,
             "source_labels" => {
                 source_labels = report.items(entry);
                 let names = source_labels.iter().map(|label| report.string(label));
                 // All of them are read, for all mistakes to be told.
                 let names = names.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>();
                 readable &= names.is_some();
-                written.source_labels = names;
+                spec.source_labels = names;
                 continue;
             }
             "modulus" => {
-                written.modulus = report.integer(entry);
-                readable &= written.modulus.is_some();
+                spec.modulus = report.integer(entry);
+                readable &= spec.modulus.is_some();
                 continue;
             }
             _ => {
@@ -60,11 +60,11 @@ fn rule(report: &mut Report<'_>, item: &Entry<'_>, compiler: &mut Compiler) -> O
     if !readable {
         return None;
     }
-    let faults = match compiler.rule(&written) {
+    let errors = match compiler.rule(&spec) {
         Ok(rule) => return Some(rule),
-        Err(faults) => faults,
+        Err(errors) => errors,
     };
-    for Fault { key, item: label, problem } in faults {
+    for RuleError { key, item: label, problem } in errors {
         let label = label.and_then(|label| source_labels.get(label));
         let at = label.or_else(|| entries.iter().rfind(|entry| entry.name == key)).unwrap_or(item);
         report.mistake(at, |_| problem);

@@ -16,7 +16,7 @@ use serde::de::{
     VariantAccess, Visitor,
 };
 
-/// Mistakes that are told in full. Each costs another reading of the text.
+/// Diagnostics that are told in full. Each costs another reading of the text.
 const MAX_SHOWN: usize = 20;
 
 /// Memory of the tree. Aliases are followed, so a small text can stand for a huge tree.
@@ -37,7 +37,7 @@ const BREAKS: [char; 5] = ['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'];
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct Diagnostic {
     /// The line on which the key or the value begins, counted from 1.
     pub line: usize,
     /// Its first character in the line, counted from 1.
@@ -48,7 +48,7 @@ pub struct Mistake {
     pub problem: String,
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: ", self.line, self.column)?;
         if !self.key.is_empty() {
@@ -60,9 +60,9 @@ impl fmt::Display for Mistake {
 
 /// All that is wrong with a file, which is one mistake at least.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistakes {
+pub struct Diagnostics {
     /// The first 20 that were found, in the order of the file.
-    pub shown: Vec<Mistake>,
+    pub shown: Vec<Diagnostic>,
     /// How many there are besides.
     pub more: usize,
 }
@@ -149,7 +149,7 @@ pub(super) fn read(text: &str) -> (Report<'_>, Node) {
 
 /// What must not be handed to `yaml_serde`: characters that are no YAML, which it can't locate, and
 /// what it needs quadratic time for.
-fn obstacle(text: &str) -> Option<Mistake> {
+fn obstacle(text: &str) -> Option<Diagnostic> {
     let (mut line, mut column, mut brackets) = (1, 1, 0);
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
@@ -171,7 +171,7 @@ fn obstacle(text: &str) -> Option<Mistake> {
                 continue;
             }
         };
-        return Some(Mistake { line, column, key: String::new(), problem });
+        return Some(Diagnostic { line, column, key: String::new(), problem });
     }
     None
 }
@@ -196,7 +196,7 @@ fn forbidden(c: char) -> String {
 /// What its readers return after a mistake is a stand-in: [`Report::finish`] drops it.
 pub(super) struct Report<'t> {
     text: &'t str,
-    mistakes: Vec<Mistake>,
+    mistakes: Vec<Diagnostic>,
     more: usize,
 }
 
@@ -357,7 +357,12 @@ impl Report<'_> {
             Content::Null if scalar.is_empty() => "an empty value".into(),
             _ => shorten(&scalar, MAX_PRINTED),
         };
-        self.mistakes.push(Mistake { line, column, key: path.into(), problem: problem(&printed) });
+        self.mistakes.push(Diagnostic {
+            line,
+            column,
+            key: path.into(),
+            problem: problem(&printed),
+        });
     }
 
     /// Adds what ended the reading.
@@ -373,16 +378,16 @@ impl Report<'_> {
         };
         let message = shorten(&message, MAX_MESSAGE);
         let problem = format!("can't be read as YAML: {message}");
-        self.mistakes.push(Mistake { line, column, key: String::new(), problem });
+        self.mistakes.push(Diagnostic { line, column, key: String::new(), problem });
     }
 
     /// The `value` that was read, or the mistakes if there are any.
-    pub(super) fn finish<T>(mut self, value: T) -> Result<T, Mistakes> {
+    pub(super) fn finish<T>(mut self, value: T) -> Result<T, Diagnostics> {
         if self.mistakes.is_empty() {
             return Ok(value);
         }
         self.mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
-        Err(Mistakes { shown: self.mistakes, more: self.more })
+        Err(Diagnostics { shown: self.mistakes, more: self.more })
     }
 }
 

@@ -16,7 +16,7 @@ pub const SYSFS: &str = "/sys";
 /// The place of one CPU. What the kernel doesn't tell, such as the core of a CPU that is offline, is
 /// none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct CpuLocation {
     /// NUMA node.
     pub numa_node: Option<u32>,
     /// Package, or socket.
@@ -33,7 +33,7 @@ pub struct Place {
 
 /// The places of all possible CPUs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Topology(BTreeMap<u32, Place>);
+pub struct Topology(BTreeMap<u32, CpuLocation>);
 
 /// The kernel's description can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ pub struct TopologyError {
 impl Topology {
     /// CPUs of which nothing is known yet.
     pub fn of(possible: Vec<u32>) -> Self {
-        possible.into_iter().map(|cpu| (cpu, Place::default())).collect()
+        possible.into_iter().map(|cpu| (cpu, CpuLocation::default())).collect()
     }
 
     /// The same CPUs with what `sysfs` says of them. A file that is missing leaves its part out:
@@ -86,13 +86,13 @@ impl Topology {
     }
 
     /// Every possible CPU with its place, ascending.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &Place)> {
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &CpuLocation)> {
         self.0.iter().map(|(cpu, place)| (*cpu, place))
     }
 }
 
-impl FromIterator<(u32, Place)> for Topology {
-    fn from_iter<T: IntoIterator<Item = (u32, Place)>>(places: T) -> Self {
+impl FromIterator<(u32, CpuLocation)> for Topology {
+    fn from_iter<T: IntoIterator<Item = (u32, CpuLocation)>>(places: T) -> Self {
         Self(places.into_iter().collect())
     }
 }
@@ -164,17 +164,17 @@ mod tests {
         );
         let topology = Topology::of(vec![0, 1, 2]).update(&sysfs);
         fs::remove_dir_all(&sysfs).unwrap();
-        let core = Place {
+        let core = CpuLocation {
             numa_node: Some(1),
             package: Some(0),
             core: Some(4),
             smt_sibling: Some(0),
-            ..Place::default()
+            ..CpuLocation::default()
         };
         let expected = [
             (0, core.clone()),
-            (1, Place { isolated: true, ..Place::default() }),
-            (2, Place { smt_sibling: Some(1), cluster: Some(7), ..core }),
+            (1, CpuLocation { isolated: true, ..CpuLocation::default() }),
+            (2, CpuLocation { smt_sibling: Some(1), cluster: Some(7), ..core }),
         ];
         assert_eq!(topology.unwrap(), expected.into_iter().collect());
     }
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn a_machine_that_tells_nothing_has_cpus_without_places() {
         let topology = Topology::of(vec![0, 3]).update(Path::new("/no/such/sysfs")).unwrap();
-        let expected = [(0, Place::default()), (3, Place::default())];
+        let expected = [(0, CpuLocation::default()), (3, CpuLocation::default())];
         assert_eq!(topology, expected.into_iter().collect());
     }
 }

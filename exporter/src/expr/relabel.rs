@@ -47,7 +47,7 @@ const ACTIONS: [&str; 11] = [
 
 /// A rule as it is written. What is None is left out, which differs from an empty text.
 #[derive(Clone, Debug, Default)]
-pub struct Written<'a> {
+pub struct RuleSpec<'a> {
     /// The labels whose values the rule looks at.
     pub source_labels: Option<Vec<&'a str>>,
     /// What joins their values; `;` if left out.
@@ -67,7 +67,7 @@ pub struct Written<'a> {
 
 /// What is wrong with a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct RuleError {
     /// The key that is wrong, or missing.
     pub key: &'static str,
     /// The place in the list of that key, counted from 0, if the fault is of one item.
@@ -108,29 +108,29 @@ pub struct Compiler {
 
 impl Compiler {
     /// Makes a rule, or reports all that is wrong with it.
-    pub fn rule(&mut self, written: &Written<'_>) -> Result<Rule, Vec<Fault>> {
-        let mut faults = Faults::default();
-        let source_labels = source_labels(written, &mut faults);
-        let pattern = self.patterns.compile(written.regex.unwrap_or(DEFAULT_PATTERN));
-        let pattern = faults.take("regex", pattern);
-        let action = pattern.and_then(|pattern| action(written, pattern, &mut faults));
+    pub fn rule(&mut self, spec: &RuleSpec<'_>) -> Result<Rule, Vec<RuleError>> {
+        let mut errors = RuleErrors::default();
+        let source_labels = source_labels(spec, &mut errors);
+        let pattern = self.patterns.compile(spec.regex.unwrap_or(DEFAULT_PATTERN));
+        let pattern = errors.take("regex", pattern);
+        let action = pattern.and_then(|pattern| action(spec, pattern, &mut errors));
         match action {
-            Some(action) if faults.0.is_empty() => {
-                let separator = written.separator.unwrap_or(DEFAULT_SEPARATOR).into();
+            Some(action) if errors.0.is_empty() => {
+                let separator = spec.separator.unwrap_or(DEFAULT_SEPARATOR).into();
                 Ok(Rule { source_labels, separator, action })
             }
-            _ => Err(faults.0),
+            _ => Err(errors.0),
         }
     }
 }
 
-/// The faults of one rule.
+/// The errors of one rule.
 #[derive(Default)]
-struct Faults(Vec<Fault>);
+struct RuleErrors(Vec<RuleError>);
 
-impl Faults {
+impl RuleErrors {
     fn add(&mut self, key: &'static str, problem: impl Into<String>) {
-        self.0.push(Fault { key, item: None, problem: problem.into() });
+        self.0.push(RuleError { key, item: None, problem: problem.into() });
     }
 
     /// What there is, or its problem as a fault.
@@ -139,23 +139,23 @@ impl Faults {
     }
 }
 
-fn source_labels(written: &Written<'_>, faults: &mut Faults) -> Vec<String> {
-    let names = written.source_labels.as_deref().unwrap_or_default();
+fn source_labels(spec: &RuleSpec<'_>, errors: &mut RuleErrors) -> Vec<String> {
+    let names = spec.source_labels.as_deref().unwrap_or_default();
     for (item, name) in names.iter().enumerate().filter(|(_, name)| !is_label_name(name)) {
         let problem = not_a_name(name);
-        faults.0.push(Fault { key: "source_labels", item: Some(item), problem });
+        errors.0.push(RuleError { key: "source_labels", item: Some(item), problem });
     }
     names.iter().copied().map(String::from).collect()
 }
 
-fn action(written: &Written<'_>, pattern: Pattern, faults: &mut Faults) -> Option<Action> {
-    let name = written.action.unwrap_or("replace").to_lowercase();
-    let replacement = written.replacement.unwrap_or(DEFAULT_REPLACEMENT);
+fn action(spec: &RuleSpec<'_>, pattern: Pattern, errors: &mut RuleErrors) -> Option<Action> {
+    let name = spec.action.unwrap_or("replace").to_lowercase();
+    let replacement = spec.replacement.unwrap_or(DEFAULT_REPLACEMENT);
     Some(match &*name {
         "keep" => Action::Keep(pattern),
         "drop" => Action::Drop(pattern),
         "labeldrop" | "labelkeep" => {
-            only_regex(&name, written, faults);
+            only_regex(&name, spec, errors);
             if name == "labeldrop" {
                 Action::LabelDrop(pattern)
             } else {
@@ -164,53 +164,53 @@ fn action(written: &Written<'_>, pattern: Pattern, faults: &mut Faults) -> Optio
         }
         "labelmap" => {
             if !template::gives_name(replacement) {
-                faults.add("replacement", not_a_name_template(replacement));
+                errors.add("replacement", not_a_name_template(replacement));
             }
-            let replacement = faults.take("replacement", Template::parse(replacement))?;
+            let replacement = errors.take("replacement", Template::parse(replacement))?;
             Action::LabelMap { pattern, replacement }
         }
         "replace" => {
-            let target = written.target_label.filter(|target| !target.is_empty());
+            let target = spec.target_label.filter(|target| !target.is_empty());
             match target {
-                None => faults.add("target_label", needs_target(&name)),
+                None => errors.add("target_label", needs_target(&name)),
                 Some(target) if target.contains('$') && !template::gives_name(target) => {
-                    faults.add("target_label", not_a_name_template(target));
+                    errors.add("target_label", not_a_name_template(target));
                 }
                 Some(target) if !target.contains('$') && !is_label_name(target) => {
-                    faults.add("target_label", not_a_name(target));
+                    errors.add("target_label", not_a_name(target));
                 }
                 Some(_) => {}
             }
-            let replacement = faults.take("replacement", Template::parse(replacement))?;
+            let replacement = errors.take("replacement", Template::parse(replacement))?;
             let target = Template::parse(target?).ok()?;
             Action::Replace { pattern, target, replacement }
         }
         "hashmod" => {
-            let modulus = written.modulus.unwrap_or(0);
+            let modulus = spec.modulus.unwrap_or(0);
             if modulus == 0 {
-                faults.add("modulus", "hashmod needs a modulus of 1 or more");
+                errors.add("modulus", "hashmod needs a modulus of 1 or more");
             }
-            Action::HashMod { modulus, target: target(&name, written, faults)? }
+            Action::HashMod { modulus, target: target(&name, spec, errors)? }
         }
         "keepequal" => {
-            only_labels(&name, written, faults);
-            Action::KeepEqual { target: target(&name, written, faults)? }
+            only_labels(&name, spec, errors);
+            Action::KeepEqual { target: target(&name, spec, errors)? }
         }
         "dropequal" => {
-            only_labels(&name, written, faults);
-            Action::DropEqual { target: target(&name, written, faults)? }
+            only_labels(&name, spec, errors);
+            Action::DropEqual { target: target(&name, spec, errors)? }
         }
         "lowercase" => {
-            default_replacement(&name, replacement, faults);
-            Action::Lowercase { target: target(&name, written, faults)? }
+            default_replacement(&name, replacement, errors);
+            Action::Lowercase { target: target(&name, spec, errors)? }
         }
         "uppercase" => {
-            default_replacement(&name, replacement, faults);
-            Action::Uppercase { target: target(&name, written, faults)? }
+            default_replacement(&name, replacement, errors);
+            Action::Uppercase { target: target(&name, spec, errors)? }
         }
         _ => {
             let name = quoted(&name);
-            faults
+            errors
                 .add("action", format!("{name} is no action; write one of {}", ACTIONS.join(", ")));
             return None;
         }
@@ -218,10 +218,10 @@ fn action(written: &Written<'_>, pattern: Pattern, faults: &mut Faults) -> Optio
 }
 
 /// The target of an action that takes no template.
-fn target(action: &str, written: &Written<'_>, faults: &mut Faults) -> Option<String> {
-    match written.target_label {
-        None | Some("") => faults.add("target_label", needs_target(action)),
-        Some(target) if !is_label_name(target) => faults.add("target_label", not_a_name(target)),
+fn target(action: &str, spec: &RuleSpec<'_>, errors: &mut RuleErrors) -> Option<String> {
+    match spec.target_label {
+        None | Some("") => errors.add("target_label", needs_target(action)),
+        Some(target) if !is_label_name(target) => errors.add("target_label", not_a_name(target)),
         Some(target) => return Some(target.into()),
     }
     None
@@ -245,34 +245,34 @@ fn not_a_name_template(template: &str) -> String {
 }
 
 /// What an action has no use for must have its default, or be left out.
-fn default_replacement(action: &str, replacement: &str, faults: &mut Faults) {
+fn default_replacement(action: &str, replacement: &str, errors: &mut RuleErrors) {
     if replacement != DEFAULT_REPLACEMENT {
-        faults.add("replacement", format!("{action} has no replacement; remove it"));
+        errors.add("replacement", format!("{action} has no replacement; remove it"));
     }
 }
 
-fn only_labels(action: &str, written: &Written<'_>, faults: &mut Faults) {
+fn only_labels(action: &str, spec: &RuleSpec<'_>, errors: &mut RuleErrors) {
     let unused = [
-        ("regex", written.regex.is_some()),
-        ("modulus", written.modulus.is_some_and(|modulus| modulus != 0)),
-        ("separator", written.separator.is_some_and(|it| it != DEFAULT_SEPARATOR)),
-        ("replacement", written.replacement.is_some_and(|it| it != DEFAULT_REPLACEMENT)),
+        ("regex", spec.regex.is_some()),
+        ("modulus", spec.modulus.is_some_and(|modulus| modulus != 0)),
+        ("separator", spec.separator.is_some_and(|it| it != DEFAULT_SEPARATOR)),
+        ("replacement", spec.replacement.is_some_and(|it| it != DEFAULT_REPLACEMENT)),
     ];
     for (key, _) in unused.into_iter().filter(|&(_, is_set)| is_set) {
-        faults.add(key, format!("{action} takes only source_labels and target_label; remove this"));
+        errors.add(key, format!("{action} takes only source_labels and target_label; remove this"));
     }
 }
 
-fn only_regex(action: &str, written: &Written<'_>, faults: &mut Faults) {
+fn only_regex(action: &str, spec: &RuleSpec<'_>, errors: &mut RuleErrors) {
     let unused = [
-        ("source_labels", written.source_labels.is_some()),
-        ("target_label", written.target_label.is_some_and(|target| !target.is_empty())),
-        ("modulus", written.modulus.is_some_and(|modulus| modulus != 0)),
-        ("separator", written.separator.is_some_and(|it| it != DEFAULT_SEPARATOR)),
-        ("replacement", written.replacement.is_some_and(|it| it != DEFAULT_REPLACEMENT)),
+        ("source_labels", spec.source_labels.is_some()),
+        ("target_label", spec.target_label.is_some_and(|target| !target.is_empty())),
+        ("modulus", spec.modulus.is_some_and(|modulus| modulus != 0)),
+        ("separator", spec.separator.is_some_and(|it| it != DEFAULT_SEPARATOR)),
+        ("replacement", spec.replacement.is_some_and(|it| it != DEFAULT_REPLACEMENT)),
     ];
     for (key, _) in unused.into_iter().filter(|&(_, is_set)| is_set) {
-        faults.add(key, format!("{action} takes only regex; remove this"));
+        errors.add(key, format!("{action} takes only regex; remove this"));
     }
 }
 
@@ -431,7 +431,7 @@ fn uppercase(c: char) -> char {
     }
 }
 
-/// A piece of what was written, for a message: not long, and with nothing in it that a terminal
+/// A piece of what was spec, for a message: not long, and with nothing in it that a terminal
 /// obeys.
 fn quoted(text: &str) -> String {
     const MAX_QUOTED: usize = 40;

@@ -57,7 +57,7 @@ pub struct Template {
 /// A mistake in a template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
-pub struct TemplateFault {
+pub struct TemplateError {
     /// Where in the template it begins, in bytes.
     pub offset: usize,
     /// What it is, and what to do.
@@ -83,7 +83,7 @@ pub enum RenderError {
 impl Template {
     /// Checks a template that can name these labels, by their bare names, beside the sources. Fails
     /// at its first mistake.
-    pub fn parse(text: &str, labels: &BTreeSet<&str>) -> Result<Self, TemplateFault> {
+    pub fn parse(text: &str, labels: &BTreeSet<&str>) -> Result<Self, TemplateError> {
         if text.len() > MAX_TEMPLATE_BYTES {
             let length = text.len();
             return Err(fault(0, format!("has {length} bytes, {MAX_TEMPLATE_BYTES} at most")));
@@ -167,7 +167,7 @@ impl Template {
     }
 
     /// `os` as a label and `os.id` can't stand side by side.
-    fn refuse_confusion(&self) -> Result<(), TemplateFault> {
+    fn refuse_confusion(&self) -> Result<(), TemplateError> {
         let first = |source: Source| source.name().split('.').next().unwrap_or_default();
         let confused = self.uses.iter().find(|(source, _)| self.labels.contains(first(*source)));
         let Some((source, _)) = confused else { return Ok(()) };
@@ -209,7 +209,7 @@ impl Template {
 
     /// Renders it with every value at hand. That a filter is given too much or the wrong thing does
     /// not depend on the value, since all of them are texts.
-    fn try_out(&self) -> Result<(), TemplateFault> {
+    fn try_out(&self) -> Result<(), TemplateError> {
         let readings = self.uses.iter().map(|(source, keys)| {
             (source, Reading::of(keys.iter().map(|key| (key.clone(), "x".into())).collect()))
         });
@@ -226,8 +226,8 @@ impl Template {
     }
 }
 
-fn fault(offset: usize, problem: impl Into<String>) -> TemplateFault {
-    TemplateFault { offset, problem: problem.into() }
+fn fault(offset: usize, problem: impl Into<String>) -> TemplateError {
+    TemplateError { offset, problem: problem.into() }
 }
 
 /// What minijinja has to say, in one sentence.
@@ -240,7 +240,7 @@ fn describe(error: &Error) -> String {
 }
 
 /// Statements and comments, which the syntax tree no longer shows as they are written.
-fn refuse_statements(text: &str) -> Result<(), TemplateFault> {
+fn refuse_statements(text: &str) -> Result<(), TemplateError> {
     let refuse = |offset: usize| {
         let opening = &text[offset..offset + 2];
         let what = if opening == "{%" { "statements" } else { "comments" };
@@ -288,7 +288,7 @@ struct Check<'t> {
 }
 
 impl Check<'_> {
-    fn statement(&mut self, statement: &ast::Stmt<'_>) -> Result<(), TemplateFault> {
+    fn statement(&mut self, statement: &ast::Stmt<'_>) -> Result<(), TemplateError> {
         match statement {
             ast::Stmt::Template(template) => {
                 template.children.iter().try_for_each(|child| self.statement(child))
@@ -303,11 +303,11 @@ impl Check<'_> {
     fn expressions<'e, 's: 'e>(
         &mut self,
         expressions: impl IntoIterator<Item = &'e ast::Expr<'s>>,
-    ) -> Result<(), TemplateFault> {
+    ) -> Result<(), TemplateError> {
         expressions.into_iter().try_for_each(|expression| self.expression(expression))
     }
 
-    fn expression(&mut self, expression: &ast::Expr<'_>) -> Result<(), TemplateFault> {
+    fn expression(&mut self, expression: &ast::Expr<'_>) -> Result<(), TemplateError> {
         if let Some((path, offset)) = path(expression) {
             return self.name(&path, offset);
         }
@@ -348,7 +348,7 @@ impl Check<'_> {
         }
     }
 
-    fn arguments(&mut self, arguments: &[ast::CallArg<'_>]) -> Result<(), TemplateFault> {
+    fn arguments(&mut self, arguments: &[ast::CallArg<'_>]) -> Result<(), TemplateError> {
         self.expressions(arguments.iter().map(|argument| match argument {
             ast::CallArg::Pos(value)
             | ast::CallArg::Kwarg(_, value)
@@ -357,7 +357,7 @@ impl Check<'_> {
         }))
     }
 
-    fn filter(&mut self, filter: &ast::Filter<'_>, span: Span) -> Result<(), TemplateFault> {
+    fn filter(&mut self, filter: &ast::Filter<'_>, span: Span) -> Result<(), TemplateError> {
         let offset = self.offset_of(filter.name, span);
         known("filter", filter.name, &FILTERS, offset)?;
         if filter.name == "regex_replace" {
@@ -370,7 +370,7 @@ impl Check<'_> {
         self.arguments(&filter.args)
     }
 
-    fn call(&mut self, call: &ast::Call<'_>, span: Span) -> Result<(), TemplateFault> {
+    fn call(&mut self, call: &ast::Call<'_>, span: Span) -> Result<(), TemplateError> {
         let offset = span.start_offset as usize;
         match call.identify_call() {
             ast::CallType::Function(name) => known("function", name, &["file"], offset)?,
@@ -395,7 +395,7 @@ impl Check<'_> {
     }
 
     /// A name must be a label, or one of a source's values.
-    fn name(&mut self, path: &[&str], offset: usize) -> Result<(), TemplateFault> {
+    fn name(&mut self, path: &[&str], offset: usize) -> Result<(), TemplateError> {
         if let [name] = path
             && self.known.contains(name)
         {
@@ -487,7 +487,7 @@ fn path<'e>(expression: &'e ast::Expr<'_>) -> Option<(Vec<&'e str>, usize)> {
     Some((path, offset))
 }
 
-fn known(kind: &str, name: &str, known: &[&str], offset: usize) -> Result<(), TemplateFault> {
+fn known(kind: &str, name: &str, known: &[&str], offset: usize) -> Result<(), TemplateError> {
     if known.contains(&name) {
         return Ok(());
     }

@@ -9,7 +9,7 @@ use crate::{
     config::Config,
     cpu::topology::Topology,
     exposition,
-    labels::{self, LabelSets, Unfit},
+    labels::{self, LabelSets, Violation},
     sources::Values,
 };
 
@@ -27,7 +27,7 @@ pub struct Generation {
 }
 
 /// The generation that is served now.
-pub type Live = Arc<ArcSwap<Generation>>;
+pub type Current = Arc<ArcSwap<Generation>>;
 
 impl Generation {
     /// Makes the first generation of a configuration, and says what of it does not fit the machine.
@@ -36,20 +36,20 @@ impl Generation {
         sha256: &str,
         values: &Values,
         topology: &Topology,
-    ) -> (Self, Vec<Unfit>) {
+    ) -> (Self, Vec<Violation>) {
         let expansion = labels::expand(config, values, topology, false);
-        let (labels, unfit) = labels::group(config, expansion);
+        let (labels, violations) = labels::group(config, expansion);
         let exponents = config.runqueue_latency().bucket_exponents();
         let bounds = exponents.iter().map(|exponent| (*exponent, exposition::le(*exponent)));
         let generation =
             Self { number: 1, sha256: sha256.into(), labels, bounds: bounds.collect() };
-        (generation, unfit)
+        (generation, violations)
     }
 
     /// Makes every series go on where it is under `old` at the instant of the snapshot. No scrape
     /// may be rendered under `old` any later.
-    pub fn go_on(&mut self, old: &Self, snapshot: &Snapshot) {
-        self.labels.groups.go_on(&old.labels.groups, snapshot);
-        self.labels.latency.go_on(&old.labels.latency, snapshot);
+    pub fn continue_from(&mut self, old: &Self, snapshot: &Snapshot) {
+        self.labels.groups.continue_from(&old.labels.groups, snapshot);
+        self.labels.latency.continue_from(&old.labels.latency, snapshot);
     }
 }

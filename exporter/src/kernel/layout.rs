@@ -30,7 +30,7 @@ pub const RUNQUEUE_LATENCY: &str = "runqueue_latency";
 
 /// Features that the user does not want.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Unwanted {
+pub struct DisabledFeatures {
     /// Leave [`CONTEXT_SWITCHES`] out.
     pub context_switches: bool,
     /// Leave [`RUNQUEUE_LATENCY`] out.
@@ -53,7 +53,7 @@ pub enum LayoutError {
 
 impl Layout {
     /// Decides the layout.
-    pub fn from_btf(btf: &Btf<'_>, unwanted: Unwanted) -> Result<Self, LayoutError> {
+    pub fn from_btf(btf: &Btf<'_>, unwanted: DisabledFeatures) -> Result<Self, LayoutError> {
         let params = btf.tracepoint_params(HOOK)?.ok_or(LayoutError::NoHook)?;
         // void *, preempt, prev, next; since 5.18 also prev_state.
         // https://github.com/torvalds/linux/commit/9c2136be0878c88c53dea26943ce40bb03ad8d8d

@@ -50,8 +50,8 @@ const PAUSE: Duration = Duration::from_micros(100);
 
 /// How far a record may be ahead of the snapshot's instant, since a switch came between the two: so
 /// much, and a while for each CPU that is read meanwhile.
-const MOST_AHEAD_NS: u64 = 50_000;
-const MOST_AHEAD_NS_PER_CPU: u64 = 500;
+const MAX_AHEAD_NS: u64 = 50_000;
+const MAX_AHEAD_NS_PER_CPU: u64 = 500;
 
 /// How often a snapshot is taken that is interrupted for longer each time.
 const SNAPSHOT_ATTEMPTS: u32 = 10;
@@ -183,12 +183,12 @@ impl Scheduler {
     /// The time of every online CPU at one instant.
     ///
     /// The order is what makes it exact: the clock, then which CPUs are online, then the records.
-    /// A switch in between belongs to a later instant, and [`snapshot::settle`] knows it by its
+    /// A switch in between belongs to a later instant, and [`snapshot::close_open_interval`] knows it by its
     /// time; a CPU that is listed as online had not gone offline at that instant. A record holds
     /// all time up to its last switch, so that a snapshot is taken again where this process lost its
     /// CPU between the clock and the records.
     pub fn snapshot(&self) -> Result<Snapshot, ReadError> {
-        let most_ahead_ns = MOST_AHEAD_NS + MOST_AHEAD_NS_PER_CPU * self.possible.len() as u64;
+        let most_ahead_ns = MAX_AHEAD_NS + MAX_AHEAD_NS_PER_CPU * self.possible.len() as u64;
         let (mut best, mut least_ahead_ns) = self.attempt()?;
         for _ in 1..SNAPSHOT_ATTEMPTS {
             if least_ahead_ns <= most_ahead_ns {
@@ -220,7 +220,7 @@ impl Scheduler {
                 if !snapshot::is_whole(record) {
                     return true;
                 }
-                let cpu = snapshot::settle(id, record, taken_at, self.attached_at);
+                let cpu = snapshot::close_open_interval(id, record, taken_at, self.attached_at);
                 if online.binary_search(&id).is_ok() {
                     latest = latest.max(CpuRecord::open(record.open).0);
                     cpus.push(cpu);

@@ -19,7 +19,7 @@ use sched_exporter_ebpf::{Mode, Reason};
 use crate::{
     accounting::groups::Groups,
     config::{Attach, CPU, Config, CpuMatch, Limits, RESERVED},
-    cpu::topology::{Place, Topology},
+    cpu::topology::{CpuLocation, Topology},
     exposition,
     expr::{
         relabel::{self, Rule, is_label_name},
@@ -35,7 +35,7 @@ pub type Set = BTreeMap<String, String>;
 pub const OTHER: &str = "other";
 
 /// What is told of misfits in full.
-const MAX_UNFIT: usize = 20;
+const MAX_VIOLATIONS: usize = 20;
 
 /// The labels of all series, ready to be written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl LabelSets {
 
 /// Why a label can't be as the configuration asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Misfit {
+pub enum ViolationKind {
     /// A template gives no text with the values that there are.
     Template,
     /// Rules make a name that no label can have, or that is taken.
@@ -79,7 +79,7 @@ pub enum Misfit {
     Series,
 }
 
-impl Misfit {
+impl ViolationKind {
     /// All of them.
     pub const ALL: [Self; 7] = [
         Self::Template,
@@ -107,16 +107,16 @@ impl Misfit {
 
 /// A label that can't be as the configuration asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unfit {
+pub struct Violation {
     /// Why.
-    pub misfit: Misfit,
+    pub kind: ViolationKind,
     /// The key of the configuration that gives it, or the limit.
     pub key: String,
     /// What is wrong, and what to do.
     pub problem: String,
 }
 
-impl fmt::Display for Unfit {
+impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.key, self.problem)
     }
@@ -139,31 +139,32 @@ pub struct Expansion {
     /// Those on the series of each CPU that the rules keep, ascending.
     pub cpus: Vec<(u32, Labels)>,
     /// What does not fit.
-    pub unfit: Vec<Unfit>,
+    pub violations: Vec<Violation>,
 }
 
 /// Makes the labels of the host and of each CPU. With `trace` each has its origin, which takes longer.
 pub fn expand(config: &Config, values: &Values, topology: &Topology, trace: bool) -> Expansion {
-    let mut maker = Maker { config, values, trace, unfit: Vec::new(), told: BTreeSet::new() };
-    let mut host = maker.host();
+    let mut expander =
+        Expander { config, values, trace, violations: Vec::new(), told: BTreeSet::new() };
+    let mut host = expander.host();
     let rules_see = host.clone();
     if let Some(host) = &mut host {
-        maker.fit("the host", None, host);
+        expander.fit("the host", None, host);
     }
-    let mut cpus = rules_see.map(|host| maker.cpus(&host, topology)).unwrap_or_default();
-    maker.limit_values(&mut cpus);
+    let mut cpus = rules_see.map(|host| expander.cpus(&host, topology)).unwrap_or_default();
+    expander.limit_values(&mut cpus);
     if let (Attach::TargetInfo, Some(host)) = (config.attach(), &host) {
         for (_, Labels { set, origins }) in &mut cpus {
             set.retain(|name, value| host.set.get(name) != Some(value));
             origins.retain(|name, _| set.contains_key(name));
         }
     }
-    Expansion { host, cpus, unfit: maker.unfit }
+    Expansion { host, cpus, violations: expander.violations }
 }
 
 /// Makes the groups of CPUs whose series have the same labels.
-pub fn group(config: &Config, expansion: Expansion) -> (LabelSets, Vec<Unfit>) {
-    let Expansion { host, cpus, mut unfit } = expansion;
+pub fn group(config: &Config, expansion: Expansion) -> (LabelSets, Vec<Violation>) {
+    let Expansion { host, cpus, mut violations } = expansion;
     let host = host.unwrap_or_default().set;
     let sets = cpus.into_iter().map(|(cpu, labels)| (labels.set, vec![cpu]));
     let mut groups = merge(sets.collect());
@@ -175,7 +176,7 @@ pub fn group(config: &Config, expansion: Expansion) -> (LabelSets, Vec<Unfit>) {
         latency = merge(latency);
     }
     let buckets = config.runqueue_latency().bucket_exponents().len();
-    unfit.extend(limit_series(config.limits(), buckets, &host, &mut groups, &mut latency));
+    violations.extend(limit_series(config.limits(), buckets, &host, &mut groups, &mut latency));
     let finish = |groups: Vec<(Set, Vec<u32>)>| {
         Groups::new(groups.into_iter().map(|(set, cpus)| (pairs(&set), cpus)))
     };
@@ -186,7 +187,7 @@ pub fn group(config: &Config, expansion: Expansion) -> (LabelSets, Vec<Unfit>) {
         latency: finish(latency),
         without_cpu: config.without().contains(CPU),
     };
-    (sets, unfit)
+    (sets, violations)
 }
 
 /// The pairs of a set by name, and the CPU at last.
@@ -220,7 +221,7 @@ fn limit_series(
     host: &Set,
     groups: &mut Vec<(Set, Vec<u32>)>,
     latency: &mut Vec<(Set, Vec<u32>)>,
-) -> Option<Unfit> {
+) -> Option<Violation> {
     let (of_group, of_latency) = series(buckets);
     let max = limits.series;
     let wanted = groups.len() * of_group + latency.len() * of_latency;
@@ -233,8 +234,8 @@ fn limit_series(
         (max - least(latency.len(), of_latency), max - least(groups.len(), of_group));
     fold(host, groups, (for_groups / of_group).max(1));
     fold(host, latency, (for_latency / of_latency).max(1));
-    Some(Unfit {
-        misfit: Misfit::Series,
+    Some(Violation {
+        kind: ViolationKind::Series,
         key: "limits.series".into(),
         problem: format!(
             "there are {wanted} series, {max} at most; sum over labels by without, or raise the \
@@ -271,20 +272,20 @@ fn fold(host: &Set, groups: &mut Vec<(Set, Vec<u32>)>, max: usize) {
     *groups = merge(std::mem::take(groups));
 }
 
-struct Maker<'a> {
+struct Expander<'a> {
     config: &'a Config,
     values: &'a Values,
     trace: bool,
-    unfit: Vec<Unfit>,
+    violations: Vec<Violation>,
     /// What of them is told already: of each label once.
-    told: BTreeSet<(Misfit, String, String)>,
+    told: BTreeSet<(ViolationKind, String, String)>,
 }
 
-impl Maker<'_> {
-    fn unfit(&mut self, misfit: Misfit, key: &str, label: &str, problem: impl Into<String>) {
-        let is_new = self.told.insert((misfit, key.into(), label.into()));
-        if is_new && self.unfit.len() < MAX_UNFIT {
-            self.unfit.push(Unfit { misfit, key: key.into(), problem: problem.into() });
+impl Expander<'_> {
+    fn reject(&mut self, kind: ViolationKind, key: &str, label: &str, problem: impl Into<String>) {
+        let is_new = self.told.insert((kind, key.into(), label.into()));
+        if is_new && self.violations.len() < MAX_VIOLATIONS {
+            self.violations.push(Violation { kind, key: key.into(), problem: problem.into() });
         }
     }
 
@@ -348,7 +349,7 @@ impl Maker<'_> {
             match template.render(self.values, known) {
                 Ok(Some(text)) => self.set(labels, name, text, key),
                 Ok(None) => {}
-                Err(error) => self.unfit(Misfit::Template, &key(), name, error.to_string()),
+                Err(error) => self.reject(ViolationKind::Template, &key(), name, error.to_string()),
             }
         }
     }
@@ -363,7 +364,7 @@ impl Maker<'_> {
             match relabel::apply(rules, labels.set) {
                 Ok(set) => labels.set = set?,
                 Err(error) => {
-                    self.unfit(Misfit::Labels, list, "", error.to_string());
+                    self.reject(ViolationKind::Labels, list, "", error.to_string());
                     return Some(before_all);
                 }
             }
@@ -392,7 +393,7 @@ impl Maker<'_> {
                 );
                 let is_hosts = host.is_none_or(|host| host.contains_key(name));
                 let rules = if is_hosts { "relabel_configs" } else { "cpu_relabel_configs" };
-                self.unfit(Misfit::Name, rules, name, problem);
+                self.reject(ViolationKind::Name, rules, name, problem);
                 removed.push(name.clone());
             } else if name.len() > limits.name_bytes {
                 let problem = format!(
@@ -400,7 +401,7 @@ impl Maker<'_> {
                     name.len(),
                     limits.name_bytes
                 );
-                self.unfit(Misfit::NameBytes, &key("name_bytes"), name, problem);
+                self.reject(ViolationKind::NameBytes, &key("name_bytes"), name, problem);
                 removed.push(name.clone());
             } else if value.len() > limits.value_bytes {
                 let problem = format!(
@@ -408,7 +409,7 @@ impl Maker<'_> {
                     value.len(),
                     limits.value_bytes
                 );
-                self.unfit(Misfit::ValueBytes, &key("value_bytes"), name, problem);
+                self.reject(ViolationKind::ValueBytes, &key("value_bytes"), name, problem);
                 OTHER.clone_into(value);
             }
         }
@@ -417,7 +418,7 @@ impl Maker<'_> {
         if !over.is_empty() {
             let (found, max) = (limits.labels + over.len(), limits.labels);
             let problem = format!("{whose} has {found} labels, {max} at most; remove some");
-            self.unfit(Misfit::Labels, "limits.labels", "", problem);
+            self.reject(ViolationKind::Labels, "limits.labels", "", problem);
             removed.extend(over);
         }
         for name in removed {
@@ -445,13 +446,18 @@ impl Maker<'_> {
                 }
                 OTHER.clone_into(value);
                 let problem = format!("{name} has more than {max} values");
-                self.unfit(Misfit::ValuesPerLabel, "limits.values_per_label", name, problem);
+                self.reject(
+                    ViolationKind::ValuesPerLabel,
+                    "limits.values_per_label",
+                    name,
+                    problem,
+                );
             }
         }
     }
 }
 
-fn matches(choice: &CpuMatch, cpu: u32, place: &Place) -> bool {
+fn matches(choice: &CpuMatch, cpu: u32, place: &CpuLocation) -> bool {
     let among = |numbers: &[u32], number: Option<u32>| {
         number.is_some_and(|number| numbers.binary_search(&number).is_ok())
     };
@@ -465,7 +471,7 @@ fn matches(choice: &CpuMatch, cpu: u32, place: &Place) -> bool {
 }
 
 /// What rules can tell CPUs apart by. What the kernel does not tell is left out.
-fn meta(cpu: u32, place: &Place) -> impl Iterator<Item = (String, String)> {
+fn meta(cpu: u32, place: &CpuLocation) -> impl Iterator<Item = (String, String)> {
     let number = |number: Option<u32>| number.map(|number| number.to_string());
     let pairs = [
         ("__cpu__", number(Some(cpu))),

@@ -5,13 +5,13 @@ use crate::sources::{Reading, Source};
 
 /// Four CPUs, the last two on another NUMA node, the last one isolated.
 fn topology() -> Topology {
-    let place = |cpu: u32| Place {
+    let place = |cpu: u32| CpuLocation {
         numa_node: Some(cpu / 2),
         package: Some(0),
         core: Some(cpu / 2),
         smt_sibling: Some(cpu % 2),
         isolated: cpu == 3,
-        ..Place::default()
+        ..CpuLocation::default()
     };
     (0..4).map(|cpu| (cpu, place(cpu))).collect()
 }
@@ -28,7 +28,7 @@ fn expanded(config: &str) -> Expansion {
     expand(&config, &values(), &topology(), true)
 }
 
-fn sets(config: &str) -> (LabelSets, Vec<Unfit>) {
+fn sets(config: &str) -> (LabelSets, Vec<Violation>) {
     group(&Config::parse(config).unwrap(), expanded(config))
 }
 
@@ -44,17 +44,18 @@ fn shown(groups: &Groups) -> Vec<String> {
 
 #[track_caller]
 fn check(config: &str, expected: &[&str]) {
-    let (sets, unfit) = sets(config);
-    assert_eq!(unfit, []);
+    let (sets, violations) = sets(config);
+    assert_eq!(violations, []);
     assert_eq!(shown(&sets.groups), expected, "{config}");
     assert_eq!(sets.groups, sets.latency, "{config}");
 }
 
 #[track_caller]
-fn check_unfit(config: &str, misfit: Misfit, said: &str, expected: &[&str]) {
-    let (sets, unfit) = sets(config);
-    let told: Vec<_> = unfit.iter().map(|unfit| (unfit.misfit, unfit.to_string())).collect();
-    assert_eq!(told, [(misfit, said.to_owned())], "{config}");
+fn check_violation(config: &str, kind: ViolationKind, said: &str, expected: &[&str]) {
+    let (sets, violations) = sets(config);
+    let told: Vec<_> =
+        violations.iter().map(|violation| (violation.kind, violation.to_string())).collect();
+    assert_eq!(told, [(kind, said.to_owned())], "{config}");
     assert_eq!(shown(&sets.groups), expected, "{config}");
 }
 
@@ -143,8 +144,8 @@ attach: target_info
 cpus:
 - {match: '0-1', labels: {zone: y}}
 ";
-    let (info, unfit) = sets(config);
-    assert_eq!(unfit, []);
+    let (info, violations) = sets(config);
+    assert_eq!(violations, []);
     assert_eq!(info.target_info, Some([("host", "h"), ("zone", "z")].into_iter().collect()));
     let expected = ["0: zone=y,cpu=0", "1: zone=y,cpu=1", "2: cpu=2", "3: cpu=3"];
     assert_eq!(shown(&info.groups), expected);
@@ -195,9 +196,9 @@ fn each_label_knows_where_it_is_from() {
 
 #[test]
 fn a_template_without_a_result_is_left_out() {
-    check_unfit(
+    check_violation(
         &format!("labels: {{a: b, c: '{}'}}\nwithout: [cpu]\n", "{{ env.LONG }}".repeat(70)),
-        Misfit::Template,
+        ViolationKind::Template,
         "labels.c: the text has 70000 bytes, 65536 at most; shorten it, for example by truncate",
         &["0-3: a=b"],
     );
@@ -205,46 +206,49 @@ fn a_template_without_a_result_is_left_out() {
 
 #[test]
 fn names_that_cannot_be_are_left_out() {
-    check_unfit(
+    check_violation(
         "labels: {x1: a, b: c}\n\
          relabel_configs: [{action: labelmap, regex: x(.*)}, {action: labeldrop, regex: x1}]\n\
          without: [cpu]\n",
-        Misfit::Name,
+        ViolationKind::Name,
         "relabel_configs: the rules give the host a label \"1\", which no series can have here; name it \
          otherwise, or remove it by labeldrop",
         &["0-3: b=c"],
     );
-    let (sets, unfit) = sets("relabel_configs: [{target_label: mode, replacement: x}]");
-    assert_eq!((unfit[0].misfit, shown(&sets.groups)[0].as_str()), (Misfit::Name, "0: cpu=0"));
+    let (sets, violations) = sets("relabel_configs: [{target_label: mode, replacement: x}]");
+    assert_eq!(
+        (violations[0].kind, shown(&sets.groups)[0].as_str()),
+        (ViolationKind::Name, "0: cpu=0")
+    );
 }
 
 #[test]
 fn what_is_too_much_is_left_out_or_other() {
-    check_unfit(
+    check_violation(
         "labels: {a: b, c: d}\nrelabel_configs: [{target_label: b, replacement: x}]\n\
          limits: {labels: 2}\n",
-        Misfit::Labels,
+        ViolationKind::Labels,
         "limits.labels: the host has 3 labels, 2 at most; remove some",
         &["0: a=b,b=x,cpu=0", "1: a=b,b=x,cpu=1", "2: a=b,b=x,cpu=2", "3: a=b,b=x,cpu=3"],
     );
-    check_unfit(
+    check_violation(
         "labels: {a: b, long: d}\nlimits: {name_bytes: 4, value_bytes: 5}\nwithout: [cpu]\n\
          relabel_configs: [{target_label: longer, replacement: x}]\n",
-        Misfit::NameBytes,
+        ViolationKind::NameBytes,
         "limits.name_bytes: the name longer has 6 bytes, 4 at most",
         &["0-3: a=b,long=d"],
     );
-    check_unfit(
+    check_violation(
         "labels: {a: '{{ hostname }}'}\nlimits: {value_bytes: 5}\nwithout: [cpu]\n",
-        Misfit::ValueBytes,
+        ViolationKind::ValueBytes,
         "limits.value_bytes: the value of a of the host has 6 bytes, 5 at most",
         &["0-3: a=other"],
     );
-    check_unfit(
+    check_violation(
         "limits: {values_per_label: 2}\n\
          cpu_relabel_configs: [{source_labels: [__cpu__], target_label: of}]\n\
          without: [cpu]\n",
-        Misfit::ValuesPerLabel,
+        ViolationKind::ValuesPerLabel,
         "limits.values_per_label: of has more than 2 values",
         &["0: of=0", "1: of=1", "2-3: of=other"],
     );
@@ -264,8 +268,8 @@ fn series_that_are_too_many_are_summed() {
         (60, vec!["0-3: a=b,cpu=other"]),
         (1, vec!["0-3: a=b,cpu=other"]),
     ] {
-        let (sets, unfit) = sets(&format!("labels: {{a: b}}\nlimits: {{series: {max}}}\n"));
-        assert_eq!(unfit[0].problem, too_many(max));
+        let (sets, violations) = sets(&format!("labels: {{a: b}}\nlimits: {{series: {max}}}\n"));
+        assert_eq!(violations[0].problem, too_many(max));
         assert_eq!(shown(&sets.latency), expected, "{max}");
     }
     check(
@@ -277,9 +281,9 @@ fn series_that_are_too_many_are_summed() {
 #[test]
 fn rules_that_make_too_much_leave_a_set_as_it_was() {
     let double = "- {source_labels: [a, a], separator: '', target_label: a}\n".repeat(40);
-    check_unfit(
+    check_violation(
         &format!("labels: {{a: b}}\nwithout: [cpu]\nrelabel_configs:\n{double}"),
-        Misfit::Labels,
+        ViolationKind::Labels,
         "relabel_configs: the rules make more than 1000 labels of a set, or a text of more than 16384 \
          bytes; make fewer and shorter ones",
         &["0-3: a=b"],
@@ -288,12 +292,16 @@ fn rules_that_make_too_much_leave_a_set_as_it_was() {
 
 #[test]
 fn each_name_that_cannot_be_is_told_by_the_rules_that_make_it() {
-    let (sets, unfit) = sets(
+    let (sets, violations) = sets(
         "relabel_configs: [{target_label: mode, replacement: x}, {target_label: cpu, replacement: '0'}]\n\
          cpu_relabel_configs: [{target_label: le, replacement: x}]\nattach: target_info\n",
     );
-    let told: Vec<_> = unfit.iter().map(|unfit| unfit.key.as_str()).collect();
-    assert_eq!(told, ["relabel_configs", "relabel_configs", "cpu_relabel_configs"], "{unfit:?}");
+    let told: Vec<_> = violations.iter().map(|violation| violation.key.as_str()).collect();
+    assert_eq!(
+        told,
+        ["relabel_configs", "relabel_configs", "cpu_relabel_configs"],
+        "{violations:?}"
+    );
     assert_eq!(shown(&sets.groups), ["0: cpu=0", "1: cpu=1", "2: cpu=2", "3: cpu=3"]);
     assert_eq!(sets.target_info, None);
 }

@@ -119,7 +119,7 @@ pub const ALL: [(Family<'_>, &[&str]); 13] = [
 
 /// What the exporter says of itself beside the snapshot.
 #[derive(Clone, Copy, Debug)]
-pub struct Condition<'a> {
+pub struct SelfState<'a> {
     /// Every feature, on or off.
     pub features: &'a [Feature],
     /// See [`crate::kernel::scheduler::Scheduler::torn_reads`].
@@ -236,7 +236,7 @@ pub fn write_own(
     encoder: &mut Encoder<'_>,
     snapshot: &Snapshot,
     generation: &Generation,
-    condition: Condition<'_>,
+    condition: SelfState<'_>,
 ) {
     let unattributed = |cpu: &Cpu| Some(cpu.unattributed_ns);
     let missed = |cpu: &Cpu| Some(cpu.times.as_ref()?.missed_switches);
@@ -327,7 +327,7 @@ mod tests {
         let features = [(CONTEXT_SWITCHES, None), (RUNQUEUE_LATENCY, None), ("other", Some("why"))];
         let features = features.map(|(name, off)| Feature { name, off: off.map(Into::into) });
         let log_messages = [("error", 3), ("warn", 4)];
-        let condition = Condition { features: &features, torn_reads: 5, log_messages };
+        let condition = SelfState { features: &features, torn_reads: 5, log_messages };
         let encoder = Encoder::new(Format::OpenMetrics, 0, None);
         let text = render(encoder, &snapshot, &generation, condition, &[]);
         let is_shown = |line: &&str| !line.starts_with('#') && !line.contains("_build_");

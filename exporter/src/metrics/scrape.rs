@@ -10,10 +10,10 @@ use prometheus::proto::MetricFamily;
 use crate::{
     accounting::snapshot::Snapshot,
     exposition::Encoder,
-    generation::{Generation, Live},
+    generation::{Current, Generation},
     kernel::scheduler::{ReadError, Scheduler, monotonic_ns},
     metrics::{
-        render::{self as families, Condition},
+        render::{self as families, SelfState},
         telemetry::{self, Telemetry},
     },
     os::log::LogCounts,
@@ -23,7 +23,7 @@ use crate::{
 /// All that a scrape reads.
 pub struct Exporter {
     scheduler: Arc<Scheduler>,
-    live: Live,
+    current: Current,
     telemetry: Telemetry,
     log_counts: LogCounts,
     /// When the counters began, in seconds of the epoch; none to leave `_created` out.
@@ -34,21 +34,21 @@ impl Exporter {
     /// Puts the parts together. `created` asks for `_created` samples.
     pub fn new(
         scheduler: Arc<Scheduler>,
-        live: Live,
+        current: Current,
         telemetry: Telemetry,
         log_counts: LogCounts,
         created: bool,
     ) -> Self {
         let created = created.then(|| wall_clock_of(scheduler.attached_at()));
-        Self { scheduler, live, telemetry, log_counts, created }
+        Self { scheduler, current, telemetry, log_counts, created }
     }
 
     /// Reads the kernel's map once and renders it under one generation of the configuration.
     pub fn scrape(&self, format: Format) -> Result<String, ReadError> {
         let started = Instant::now();
-        let generation = self.live.load_full();
+        let generation = self.current.load_full();
         let snapshot = self.scheduler.snapshot()?;
-        let condition = Condition {
+        let condition = SelfState {
             features: self.scheduler.features(),
             torn_reads: self.scheduler.torn_reads(),
             log_messages: self.log_counts.read(),
@@ -66,7 +66,7 @@ pub fn render<'a>(
     mut encoder: Encoder<'a>,
     snapshot: &Snapshot,
     generation: &Generation,
-    condition: Condition<'_>,
+    condition: SelfState<'_>,
     gathered: &'a [MetricFamily],
 ) -> String {
     families::write_target(&mut encoder, generation);

@@ -11,7 +11,7 @@ use prometheus::{
 
 use crate::{
     exposition::{Encoder, Family, Kind, Labels, Value, canonical},
-    labels::Misfit,
+    labels::ViolationKind,
     sources::Values,
 };
 
@@ -29,7 +29,7 @@ pub struct Telemetry {
     reload_successful: IntGauge,
     reload_success_timestamp: Gauge,
     label_source_up: IntGaugeVec,
-    label_misfits: IntCounterVec,
+    labels_rejected: IntCounterVec,
     capability_kept: IntGaugeVec,
 }
 
@@ -105,9 +105,9 @@ impl Telemetry {
                 ),
                 &["source"],
             )?,
-            label_misfits: IntCounterVec::new(
+            labels_rejected: IntCounterVec::new(
                 Opts::new(
-                    "sched_exporter_label_misfits_total",
+                    "sched_exporter_labels_rejected_total",
                     "Labels that new values of their sources made unfit, by reason: a template \
                      without a result or a name that can't be (left out), or a limit (left out or \
                      other). A file that gives such labels when it is loaded is refused.",
@@ -132,7 +132,7 @@ impl Telemetry {
             Box::new(telemetry.reload_successful.clone()),
             Box::new(telemetry.reload_success_timestamp.clone()),
             Box::new(telemetry.label_source_up.clone()),
-            Box::new(telemetry.label_misfits.clone()),
+            Box::new(telemetry.labels_rejected.clone()),
             Box::new(telemetry.capability_kept.clone()),
         ];
         for collector in collectors {
@@ -145,8 +145,8 @@ impl Telemetry {
         for outcome in [ReloadOutcome::Applied, ReloadOutcome::Unchanged, ReloadOutcome::Failed] {
             telemetry.reloads.with_label_values(&[outcome.name()]);
         }
-        for misfit in Misfit::ALL {
-            telemetry.label_misfits.with_label_values(&[misfit.name()]);
+        for kind in ViolationKind::ALL {
+            telemetry.labels_rejected.with_label_values(&[kind.name()]);
         }
         Ok(telemetry)
     }
@@ -192,8 +192,8 @@ impl Telemetry {
     }
 
     /// Counts a label that can't be as the configuration asks.
-    pub fn misfit(&self, misfit: Misfit) {
-        self.label_misfits.with_label_values(&[misfit.name()]).inc();
+    pub fn label_rejected(&self, kind: ViolationKind) {
+        self.labels_rejected.with_label_values(&[kind.name()]).inc();
     }
 
     /// Takes which capabilities the process still has, by name.

@@ -88,10 +88,10 @@ impl fmt::Debug for Watch {
 /// The directory of the file, and of each file that its symbolic links lead through.
 fn directories(path: &Path) -> Vec<Directory> {
     /// As many as the kernel follows. <https://man7.org/linux/man-pages/man7/path_resolution.7.html>
-    const MOST_LINKS: usize = 40;
+    const MAX_LINKS: usize = 40;
     let mut directories: Vec<Directory> = Vec::new();
     let mut path = path.to_owned();
-    for _ in 0..MOST_LINKS {
+    for _ in 0..MAX_LINKS {
         let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),

@@ -12,7 +12,7 @@ use crate::{
         topology::{SYSFS, Topology, TopologyError},
     },
     generation::Generation,
-    labels::Unfit,
+    labels::Violation,
     metrics::telemetry::ReloadOutcome,
     sources::{Reader, Values},
 };
@@ -23,13 +23,13 @@ pub enum LoadError {
     /// The file is bad.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// What the file says does not fit this machine. The message has a line for each misfit.
-    #[error("{}", misfits(path, unfit).join("\n"))]
-    Unfit {
+    /// What the file says does not fit this machine. The message has a line for each kind.
+    #[error("{}", violation_lines(path, violations).join("\n"))]
+    Violations {
         /// The file.
         path: PathBuf,
         /// What does not fit; one at least.
-        unfit: Vec<Unfit>,
+        violations: Vec<Violation>,
     },
     /// It is not known which CPUs there are.
     #[error(transparent)]
@@ -44,19 +44,19 @@ impl LoadError {
     fn one_line(&self) -> String {
         match self {
             Self::Config(error) => error.one_line(),
-            Self::Unfit { path, unfit } => misfits(path, unfit).join("; "),
+            Self::Violations { path, violations } => violation_lines(path, violations).join("; "),
             Self::CpuList(_) | Self::Topology(_) => self.to_string(),
         }
     }
 }
 
-fn misfits(path: &Path, unfit: &[Unfit]) -> Vec<String> {
-    unfit.iter().map(|unfit| format!("{}: {unfit}", path.display())).collect()
+fn violation_lines(path: &Path, violations: &[Violation]) -> Vec<String> {
+    violations.iter().map(|violation| format!("{}: {violation}", path.display())).collect()
 }
 
 /// What the generation that is served was made of.
 #[derive(Clone, Debug, Default)]
-pub struct Made {
+pub struct Inputs {
     /// The file as it was understood.
     pub config: Arc<Config>,
     /// Its SHA-256, in lowercase hex.
@@ -67,54 +67,54 @@ pub struct Made {
     pub topology: Topology,
 }
 
-impl Made {
+impl Inputs {
     /// The first generation, if all that the configuration asks for fits this machine.
     pub(super) fn generation(&self, path: &Path) -> Result<Generation, LoadError> {
-        let (generation, unfit) =
+        let (generation, violations) =
             Generation::new(&self.config, &self.sha256, &self.values, &self.topology);
-        if unfit.is_empty() {
+        if violations.is_empty() {
             return Ok(generation);
         }
-        Err(LoadError::Unfit { path: path.into(), unfit })
+        Err(LoadError::Violations { path: path.into(), violations })
     }
 }
 
 /// Looks at the file and at what labels are made of. It blocks.
-pub(super) struct Looking {
+pub(super) struct BuildJob {
     pub(super) path: PathBuf,
     pub(super) seen: Result<String, String>,
     pub(super) is_asked: bool,
-    pub(super) made: Arc<Made>,
-    pub(super) live: Arc<Generation>,
+    pub(super) inputs: Arc<Inputs>,
+    pub(super) current: Arc<Generation>,
     pub(super) reader: Reader,
 }
 
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct BuildOutcome {
     pub(super) seen: Result<String, String>,
     /// How the file is; none where there is nothing new to say of it.
     pub(super) file: Option<Result<ReloadOutcome, String>>,
     /// What to serve from now on; none where nothing changed.
-    pub(super) next: Option<Next>,
+    pub(super) next: Option<Candidate>,
 }
 
 #[derive(Debug)]
-pub(super) struct Next {
-    pub(super) made: Made,
+pub(super) struct Candidate {
+    pub(super) inputs: Inputs,
     /// None where it would have the labels that it has.
     pub(super) generation: Option<Generation>,
-    pub(super) unfit: Vec<Unfit>,
+    pub(super) violations: Vec<Violation>,
 }
 
-impl Looking {
+impl BuildJob {
     /// What is found where nothing can be.
-    pub(super) fn fault(&self, reason: String) -> Found {
+    pub(super) fn fault(&self, reason: String) -> BuildOutcome {
         let seen = Err(reason.clone());
         let file = (self.is_asked || seen != self.seen).then_some(Err(reason));
-        Found { seen, file, next: None }
+        BuildOutcome { seen, file, next: None }
     }
 
-    pub(super) fn look(self) -> Found {
+    pub(super) fn run(self) -> BuildOutcome {
         let source = config::read(&self.path);
         let mut seen = match &source {
             Ok(source) => Ok(source.sha256().to_owned()),
@@ -124,7 +124,7 @@ impl Looking {
         let mut next = None;
         if seen != self.seen || self.is_asked {
             let new = source.map_err(LoadError::from).and_then(|source| {
-                if source.sha256() == self.made.sha256 {
+                if source.sha256() == self.inputs.sha256 {
                     return Ok(None);
                 }
                 self.make(source.parse()?, source.sha256()).map(Some)
@@ -138,7 +138,7 @@ impl Looking {
                 Err(error) => {
                     let reason = error.one_line();
                     // Values can change so that it fits, while the file stays as it is.
-                    if matches!(error, LoadError::Unfit { .. }) {
+                    if matches!(error, LoadError::Violations { .. }) {
                         seen = Err(reason.clone());
                     }
                     Err(reason)
@@ -150,38 +150,38 @@ impl Looking {
         }
         // The last good one follows its sources even while the file is bad.
         let next = next.or_else(|| self.refresh());
-        Found { seen, file, next }
+        BuildOutcome { seen, file, next }
     }
 
     /// What a new configuration gives.
-    fn make(&self, config: Config, sha256: &str) -> Result<Next, LoadError> {
+    fn make(&self, config: Config, sha256: &str) -> Result<Candidate, LoadError> {
         let values = self.reader.read(config.uses());
         let topology = self.locate(&config);
-        let made = Made { config: Arc::new(config), sha256: sha256.into(), values, topology };
-        let generation = made.generation(&self.path)?;
-        Ok(Next { made, generation: Some(generation), unfit: Vec::new() })
+        let inputs = Inputs { config: Arc::new(config), sha256: sha256.into(), values, topology };
+        let generation = inputs.generation(&self.path)?;
+        Ok(Candidate { inputs, generation: Some(generation), violations: Vec::new() })
     }
 
     /// What the configuration in use gives now, if that is something else.
-    fn refresh(&self) -> Option<Next> {
-        let Made { config, sha256, .. } = &*self.made;
+    fn refresh(&self) -> Option<Candidate> {
+        let Inputs { config, sha256, .. } = &*self.inputs;
         let values = self.reader.read(config.uses());
         let topology = self.locate(config);
-        if values == self.made.values && topology == self.made.topology {
+        if values == self.inputs.values && topology == self.inputs.topology {
             return None;
         }
-        let (generation, unfit) = Generation::new(config, sha256, &values, &topology);
+        let (generation, violations) = Generation::new(config, sha256, &values, &topology);
         let generation =
-            Some(generation).filter(|generation| !generation.labels.is_like(&self.live.labels));
-        let made = Made { values, topology, ..Made::clone(&self.made) };
-        Some(Next { made, generation, unfit })
+            Some(generation).filter(|generation| !generation.labels.is_like(&self.current.labels));
+        let inputs = Inputs { values, topology, ..Inputs::clone(&self.inputs) };
+        Some(Candidate { inputs, generation, violations })
     }
 
     /// Where the CPUs are now. What was known stays where it can't be read any more.
     fn locate(&self, config: &Config) -> Topology {
-        locate(config, &self.made.topology).unwrap_or_else(|error| {
+        locate(config, &self.inputs.topology).unwrap_or_else(|error| {
             tracing::warn!(%error, "the places of CPUs stay as they were");
-            self.made.topology.clone()
+            self.inputs.topology.clone()
         })
     }
 }

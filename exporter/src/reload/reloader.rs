@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    build::{Found, LoadError, Looking, Made, Next, locate},
+    build::{BuildJob, BuildOutcome, Candidate, Inputs, LoadError, locate},
     requests::{
         Cause, Outcome, QUEUE, ReloadHandle, Request, forward_signals, forward_ticks, next_batch,
         on_change,
@@ -28,34 +28,34 @@ use super::{
 use crate::{
     config::{Config, Source},
     cpu::{list as cpus, topology::Topology},
-    generation::Live,
+    generation::Current,
     kernel::scheduler::{ReadError, Scheduler},
-    labels::Unfit,
+    labels::Violation,
     metrics::telemetry::{ReloadOutcome, Telemetry},
     os::{log, signals::ReloadSignals, systemd, watch::Watch},
-    sources::{self, Endpoints, FILE_PATIENCE, Reader, Schedule, Sources, Values, Watches},
+    sources::{self, FILE_TIMEOUT, Reader, Schedule, SourceOrigins, Sources, Values, Watches},
 };
 
 /// How long it may take to read the file and to make its labels; that takes some hundred milliseconds
 /// at most where no filesystem hangs.
-const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+const BUILD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Holds the generation and replaces it.
 #[derive(Debug)]
 pub struct Reloader {
     path: PathBuf,
-    live: Live,
+    current: Current,
     telemetry: Telemetry,
     /// The file as it was when last looked at: its hash, or why it could not be read.
     seen: Result<String, String>,
-    made: Arc<Made>,
+    inputs: Arc<Inputs>,
     sources: Sources,
     /// None while another thread has it, where it may block.
     watched: Option<Watched>,
     /// That thread, where it has not come back in time.
     renewing: Option<JoinHandle<(bool, Watched)>>,
     /// The one that looks at the file, likewise.
-    looking: Option<JoinHandle<Found>>,
+    building: Option<JoinHandle<BuildOutcome>>,
     reader: Reader,
     requests: mpsc::Sender<Request>,
     queue: mpsc::Receiver<Request>,
@@ -83,7 +83,7 @@ impl Reloader {
     pub fn new(
         source: &Source,
         config: Config,
-        endpoints: Endpoints,
+        endpoints: SourceOrigins,
         telemetry: Telemetry,
     ) -> Result<Self, LoadError> {
         let (requests, queue) = mpsc::channel(QUEUE);
@@ -94,20 +94,20 @@ impl Reloader {
         let reader = sources.reader();
         let values = reader.read(config.uses());
         let sha256 = source.sha256().to_owned();
-        let made = Made { config, sha256, values, topology };
-        let generation = made.generation(source.path())?;
+        let inputs = Inputs { config, sha256, values, topology };
+        let generation = inputs.generation(source.path())?;
         telemetry.loaded();
-        telemetry.label_sources(&made.values);
-        tell_local(&Values::default(), &made.values);
+        telemetry.label_sources(&inputs.values);
+        tell_local(&Values::default(), &inputs.values);
         Ok(Self {
             path: source.path().to_owned(),
-            live: Arc::new(ArcSwap::from_pointee(generation)),
+            current: Arc::new(ArcSwap::from_pointee(generation)),
             telemetry,
-            seen: Ok(made.sha256.clone()),
-            made: Arc::new(made),
+            seen: Ok(inputs.sha256.clone()),
+            inputs: Arc::new(inputs),
             watched: Some(Watched { sources: sources.watches(), file: None }),
             renewing: None,
-            looking: None,
+            building: None,
             sources,
             reader,
             requests,
@@ -117,25 +117,25 @@ impl Reloader {
 
     /// Makes the first generation again when every source has answered or failed once. For whoever
     /// looks only once.
-    pub async fn settle(&mut self) -> Result<(), LoadError> {
-        let uses = self.made.config.uses();
+    pub async fn wait_for_sources(&mut self) -> Result<(), LoadError> {
+        let uses = self.inputs.config.uses();
         self.sources.follow(uses);
         self.reader.first_answers(uses).await;
         let values = self.reader.read(uses);
-        let made = Made { values, ..Made::clone(&self.made) };
-        self.live.store(Arc::new(made.generation(&self.path)?));
-        self.made = Arc::new(made);
+        let inputs = Inputs { values, ..Inputs::clone(&self.inputs) };
+        self.current.store(Arc::new(inputs.generation(&self.path)?));
+        self.inputs = Arc::new(inputs);
         Ok(())
     }
 
     /// The generation that is served.
-    pub fn live(&self) -> Live {
-        Arc::clone(&self.live)
+    pub fn current(&self) -> Current {
+        Arc::clone(&self.current)
     }
 
     /// What it was made of.
-    pub fn made(&self) -> &Made {
-        &self.made
+    pub fn inputs(&self) -> &Inputs {
+        &self.inputs
     }
 
     /// Starts to reload on signals, on changes of the file and of what its labels are made of, every
@@ -163,7 +163,7 @@ impl Reloader {
         // The watch began after the first generation was read.
         let mut is_behind = true;
         self.renew().await;
-        self.look_again();
+        self.check_again();
         while let Some(batch) = next_batch(&mut self.queue).await {
             let asked = batch.iter().map(|request| request.cause).find(|cause| cause.is_asked());
             if asked.is_some() {
@@ -180,7 +180,7 @@ impl Reloader {
             }
             if self.renew().await {
                 is_behind = true;
-                self.look_again();
+                self.check_again();
             } else if std::mem::take(&mut is_behind) {
                 tracing::debug!(path = %self.path.display(), "watching the configuration");
             }
@@ -197,20 +197,20 @@ impl Reloader {
     }
 
     /// Asks for another look, where a file may have changed before its directories were watched.
-    fn look_again(&self) {
+    fn check_again(&self) {
         on_change(self.requests.clone())();
     }
 
     /// Follows what matters now, and says whether other files are watched than before. Where a
     /// filesystem hangs, changes are found by polling and on request until it answers.
     async fn renew(&mut self) -> bool {
-        self.sources.follow(self.made.config.uses());
+        self.sources.follow(self.inputs.config.uses());
         let (mut renewing, patience) = match (self.renewing.take(), self.watched.take()) {
             (Some(renewing), _) => (renewing, Duration::ZERO),
             (None, Some(mut watched)) => {
-                let config = Arc::clone(&self.made.config);
+                let config = Arc::clone(&self.inputs.config);
                 let renew = move || (watched.renew(&config), watched);
-                (spawn_blocking(renew), FILE_PATIENCE)
+                (spawn_blocking(renew), FILE_TIMEOUT)
             }
             (None, None) => return false,
         };
@@ -230,7 +230,7 @@ impl Reloader {
     }
 
     async fn reload(&mut self, cause: Cause, scheduler: &Scheduler) -> Outcome {
-        let Found { seen, mut file, next } = self.look(cause).await;
+        let BuildOutcome { seen, mut file, next } = self.build(cause).await;
         self.seen = seen;
         if let Some(next) = next {
             let is_new = matches!(file, Some(Ok(ReloadOutcome::Applied)));
@@ -239,7 +239,7 @@ impl Reloader {
                 tracing::warn!(error, "no snapshot; labels stay as they were for now");
                 // It is tried again, though the file stays as it is.
                 self.seen = Err(error.clone());
-                self.look_again();
+                self.check_again();
                 if is_new {
                     file = Some(Err(error));
                 }
@@ -250,27 +250,27 @@ impl Reloader {
 
     /// Looks at the file and at what labels are made of, on another thread: a file on a filesystem that
     /// hangs must not hang scrapes, nor stop reloads without a word.
-    async fn look(&mut self, cause: Cause) -> Found {
-        let looking = Looking {
+    async fn build(&mut self, cause: Cause) -> BuildOutcome {
+        let building = BuildJob {
             path: self.path.clone(),
             seen: self.seen.clone(),
             is_asked: cause.is_asked(),
-            made: Arc::clone(&self.made),
-            live: self.live.load_full(),
+            inputs: Arc::clone(&self.inputs),
+            current: self.current.load_full(),
             reader: self.reader.clone(),
         };
-        let hangs = format!("`{}` is not loaded within {LOOK_PATIENCE:?}", self.path.display());
-        let hangs = looking.fault(hangs);
-        if let Some(mut earlier) = self.looking.take()
+        let hangs = format!("`{}` is not loaded within {BUILD_TIMEOUT:?}", self.path.display());
+        let hangs = building.fault(hangs);
+        if let Some(mut earlier) = self.building.take()
             && timeout(Duration::ZERO, &mut earlier).await.is_err()
         {
-            self.looking = Some(earlier);
+            self.building = Some(earlier);
             return hangs;
         }
-        let panicked = looking.fault("the thread that loads it panicked".into());
-        let mut thread = spawn_blocking(move || looking.look());
-        let Ok(found) = timeout(LOOK_PATIENCE, &mut thread).await else {
-            self.looking = Some(thread);
+        let panicked = building.fault("the thread that loads it panicked".into());
+        let mut thread = spawn_blocking(move || building.run());
+        let Ok(found) = timeout(BUILD_TIMEOUT, &mut thread).await else {
+            self.building = Some(thread);
             return hangs;
         };
         found.unwrap_or(panicked)
@@ -279,31 +279,31 @@ impl Reloader {
     /// Puts a generation in place of that which is served.
     fn serve(
         &mut self,
-        next: Next,
+        next: Candidate,
         cause: Cause,
         is_new: bool,
         scheduler: &Scheduler,
     ) -> Result<(), ReadError> {
-        let Next { made, generation, unfit } = next;
+        let Candidate { inputs, generation, violations } = next;
         if let Some(mut generation) = generation {
-            let live = self.live.load_full();
-            generation.number = live.number + 1;
+            let current = self.current.load_full();
+            generation.number = current.number + 1;
             // No scrape comes between the two: they are on this thread.
-            generation.go_on(&live, &scheduler.snapshot()?);
+            generation.continue_from(&current, &scheduler.snapshot()?);
             if !is_new {
                 let number = generation.number;
                 tracing::info!(cause = cause.name(), generation = number, "labels changed");
             }
-            self.live.store(Arc::new(generation));
-            spawn_blocking(move || drop(live));
+            self.current.store(Arc::new(generation));
+            spawn_blocking(move || drop(current));
         }
-        for Unfit { misfit, key, problem } in &unfit {
-            self.telemetry.misfit(*misfit);
+        for Violation { kind, key, problem } in &violations {
+            self.telemetry.label_rejected(*kind);
             tracing::warn!(key, problem, "a label can't be as the configuration asks");
         }
-        self.telemetry.label_sources(&made.values);
-        tell_local(&self.made.values, &made.values);
-        let old = std::mem::replace(&mut self.made, Arc::new(made));
+        self.telemetry.label_sources(&inputs.values);
+        tell_local(&self.inputs.values, &inputs.values);
+        let old = std::mem::replace(&mut self.inputs, Arc::new(inputs));
         // A thousand rules take their time to go, as do the labels of many CPUs above.
         spawn_blocking(move || drop(old));
         Ok(())
@@ -312,14 +312,14 @@ impl Reloader {
     /// Tells how the file was found.
     fn tell(&self, cause: Cause, outcome: Result<ReloadOutcome, String>) -> Outcome {
         self.telemetry.reload(*outcome.as_ref().unwrap_or(&ReloadOutcome::Failed));
-        let live = self.live.load();
+        let current = self.current.load();
         match outcome {
             Ok(outcome) => {
                 tracing::info!(
                     outcome = outcome.name(),
                     cause = cause.name(),
-                    generation = live.number,
-                    sha256 = live.sha256,
+                    generation = current.number,
+                    sha256 = current.sha256,
                     "configuration reloaded"
                 );
                 Ok(outcome)
@@ -327,7 +327,7 @@ impl Reloader {
             Err(reason) => {
                 tracing::error!(
                     cause = cause.name(),
-                    generation = live.number,
+                    generation = current.number,
                     reason,
                     "configuration refused; the last good one stays"
                 );

@@ -11,10 +11,10 @@ use crate::{metrics::telemetry::ReloadOutcome, os::signals::ReloadSignals};
 
 /// Editors and kubelet change a file in several steps; it is read when there was no event for this
 /// long.
-const QUIET: Duration = Duration::from_millis(250);
+const DEBOUNCE: Duration = Duration::from_millis(250);
 
 /// It is read after this long even if the events go on.
-const MOST_EVENTS: Duration = Duration::from_secs(2);
+const MAX_DEBOUNCE: Duration = Duration::from_secs(2);
 
 /// Requests that wait for the reload under way.
 pub(super) const QUEUE: usize = 16;
@@ -78,9 +78,9 @@ impl ReloadHandle {
 /// are over. None where nobody can ask any more.
 pub(super) async fn next_batch(queue: &mut mpsc::Receiver<Request>) -> Option<Vec<Request>> {
     let mut batch = vec![queue.recv().await?];
-    let latest = Instant::now() + MOST_EVENTS;
+    let latest = Instant::now() + MAX_DEBOUNCE;
     while !batch[0].cause.is_asked() && Instant::now() < latest {
-        match timeout(QUIET, queue.recv()).await {
+        match timeout(DEBOUNCE, queue.recv()).await {
             Ok(Some(Request { cause: Cause::Change | Cause::Poll, .. })) => {}
             Ok(Some(request)) => {
                 batch.push(request);

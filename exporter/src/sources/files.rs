@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Endpoints, Reading, Source, Uses};
+use super::{Reading, Source, SourceOrigins, Uses};
 use crate::os::files::{self, FileError};
 
 /// Size of the largest file that is read.
@@ -51,7 +51,7 @@ pub(super) fn read_all(paths: &BTreeSet<String>) -> Reading {
 }
 
 /// Reads `keys` of the labels or annotations of the pod.
-pub(super) fn pod(endpoints: &Endpoints, file: &str, keys: &BTreeSet<String>) -> Reading {
+pub(super) fn pod(endpoints: &SourceOrigins, file: &str, keys: &BTreeSet<String>) -> Reading {
     let path = endpoints.pod_info.join(file);
     match text(&path, MAX_POD_BYTES) {
         Ok(text) => match downward(&text) {
@@ -68,7 +68,7 @@ pub(super) fn pod(endpoints: &Endpoints, file: &str, keys: &BTreeSet<String>) ->
 }
 
 /// The files in use.
-pub(super) fn paths(endpoints: &Endpoints, uses: &Uses) -> BTreeSet<PathBuf> {
+pub(super) fn paths(endpoints: &SourceOrigins, uses: &Uses) -> BTreeSet<PathBuf> {
     let mut paths: BTreeSet<PathBuf> = uses.keys(Source::File).map(PathBuf::from).collect();
     for (source, file) in [(Source::PodLabels, "labels"), (Source::PodAnnotations, "annotations")] {
         if uses.keys(source).next().is_some() {
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn a_pod_has_the_keys_in_use() {
         let top = TempDir::new().unwrap();
-        let mut endpoints = Endpoints::new([]);
+        let mut endpoints = SourceOrigins::new([]);
         endpoints.pod_info = top.path().into();
         let keys: BTreeSet<_> = ["app".to_owned(), "gone".to_owned()].into();
         let fault = pod(&endpoints, "labels", &keys).fault.unwrap();

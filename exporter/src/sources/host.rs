@@ -9,13 +9,13 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use nix::sys::utsname::{UtsName, uname};
 use sha2::Sha256;
 
-use super::{Endpoints, Reading, Source, read_host};
+use super::{Reading, Source, SourceOrigins, read_host};
 
 /// Our id, with which the machine id is hashed. It must never change.
 const APPLICATION: [u8; 16] = 0xedc2_83b2_088f_48cb_b6c2_0d31_4f80_5c45_u128.to_be_bytes();
 
 /// Reads one source.
-pub(super) fn read(endpoints: &Endpoints, source: Source, keys: &BTreeSet<String>) -> Reading {
+pub(super) fn read(endpoints: &SourceOrigins, source: Source, keys: &BTreeSet<String>) -> Reading {
     let value = match source {
         Source::Env => return environment(endpoints, keys),
         Source::Os => return os_release(endpoints, keys),
@@ -42,7 +42,7 @@ fn hostname() -> Result<String, String> {
     kernel(|names| names.nodename().to_str().map(str::to_owned))
 }
 
-fn environment(endpoints: &Endpoints, names: &BTreeSet<String>) -> Reading {
+fn environment(endpoints: &SourceOrigins, names: &BTreeSet<String>) -> Reading {
     let mut reading = Reading::default();
     for name in names {
         match endpoints.variable(name) {
@@ -56,7 +56,7 @@ fn environment(endpoints: &Endpoints, names: &BTreeSet<String>) -> Reading {
 }
 
 /// The host name where it has a dot; else its full name in `/etc/hosts`. No resolver is asked.
-fn fqdn(endpoints: &Endpoints) -> Result<String, String> {
+fn fqdn(endpoints: &SourceOrigins) -> Result<String, String> {
     let hostname = hostname()?;
     if hostname.contains('.') {
         return Ok(hostname);
@@ -77,7 +77,7 @@ fn full_name<'h>(hosts: &'h str, hostname: &str) -> Option<&'h str> {
     })
 }
 
-fn os_release(endpoints: &Endpoints, keys: &BTreeSet<String>) -> Reading {
+fn os_release(endpoints: &SourceOrigins, keys: &BTreeSet<String>) -> Reading {
     // As os-release(5) has it, the second stands in for the first.
     let text = read_host(endpoints, "/etc/os-release")
         .or_else(|reason| read_host(endpoints, "/usr/lib/os-release").or(Err(reason)));
@@ -122,7 +122,7 @@ fn unquote(word: &str) -> Option<String> {
     quote.is_none().then_some(text)
 }
 
-fn machine_id(endpoints: &Endpoints) -> Result<String, String> {
+fn machine_id(endpoints: &SourceOrigins) -> Result<String, String> {
     let text = read_host(endpoints, "/etc/machine-id")?;
     let digits = text.trim_end();
     let whole = digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
@@ -156,19 +156,19 @@ mod tests {
 
     use super::*;
 
-    fn endpoints(files: &[(&str, &str)]) -> (TempDir, Endpoints) {
+    fn endpoints(files: &[(&str, &str)]) -> (TempDir, SourceOrigins) {
         let top = TempDir::new().unwrap();
         for (path, text) in files {
             let path = top.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        let mut endpoints = Endpoints::new([]);
+        let mut endpoints = SourceOrigins::new([]);
         endpoints.root = top.path().into();
         (top, endpoints)
     }
 
-    fn one(endpoints: &Endpoints, source: Source) -> Result<String, String> {
+    fn one(endpoints: &SourceOrigins, source: Source) -> Result<String, String> {
         let mut reading = read(endpoints, source, &[String::new()].into());
         reading.values.remove("").ok_or_else(|| reading.fault.unwrap())
     }
@@ -187,7 +187,7 @@ mod tests {
     fn the_environment_has_what_it_has() {
         let pair = |(name, value): (&str, &[u8])| (name.into(), OsString::from_vec(value.into()));
         let variables: [(&str, &[u8]); 3] = [("A", b"a"), ("EMPTY", b""), ("BYTES", b"\xff")];
-        let endpoints = Endpoints::new(variables.map(pair));
+        let endpoints = SourceOrigins::new(variables.map(pair));
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let reading = read(&endpoints, Source::Env, &names(&["A", "EMPTY"]));
         let expected = [("A".into(), "a".into()), ("EMPTY".into(), String::new())];

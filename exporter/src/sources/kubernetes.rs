@@ -13,7 +13,7 @@ use hyper::{
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 
-use super::{Endpoints, files};
+use super::{SourceOrigins, files};
 use crate::os::http_client::{self as client, Server};
 
 /// The metadata of an object is enough, and much smaller than a node with its images:
@@ -23,7 +23,7 @@ const METADATA_ONLY: &str =
 
 /// Asks for `keys` of the labels. Certificate and token are read each time, since both change.
 pub(super) async fn node_labels(
-    endpoints: &Arc<Endpoints>,
+    endpoints: &Arc<SourceOrigins>,
     keys: &BTreeSet<String>,
 ) -> Result<BTreeMap<String, String>, String> {
     let node = endpoints.variable("NODE_NAME")?;

@@ -39,7 +39,7 @@ use crate::os::watch::Watch;
 
 /// Where the sources are. It can't be printed: the environment may hold secrets.
 #[derive(Clone)]
-pub struct Endpoints {
+pub struct SourceOrigins {
     /// Where `/etc`, `/usr/lib` and `/proc` are: `/`.
     pub root: PathBuf,
     /// The environment, as it was at start.
@@ -56,7 +56,7 @@ pub struct Endpoints {
     pub azure: (String, u16),
 }
 
-impl Endpoints {
+impl SourceOrigins {
     /// The usual places, or those that the environment names: `POD_INFO_DIR`, and what the clouds'
     /// own tools read, `AWS_EC2_METADATA_SERVICE_ENDPOINT` and `GCE_METADATA_HOST`.
     pub fn new(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
@@ -135,7 +135,7 @@ type Remote = BTreeMap<Source, Reading>;
 
 /// Asks the remote sources in use.
 pub struct Sources {
-    endpoints: Arc<Endpoints>,
+    endpoints: Arc<SourceOrigins>,
     schedule: Schedule,
     on_change: Arc<dyn Fn() + Send + Sync>,
     remote: watch::Sender<Remote>,
@@ -145,18 +145,18 @@ pub struct Sources {
 
 /// Watches the files of the sources in use.
 pub struct Watches {
-    endpoints: Arc<Endpoints>,
+    endpoints: Arc<SourceOrigins>,
     on_change: Arc<dyn Fn() + Send + Sync>,
     by_path: BTreeMap<PathBuf, Watch>,
 }
 
 /// How long files may take. Their filesystem may hang, and must not hold up start and reloads.
-pub const FILE_PATIENCE: Duration = Duration::from_secs(2);
+pub const FILE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reads the sources. It may be used on another thread.
 #[derive(Clone)]
 pub struct Reader {
-    endpoints: Arc<Endpoints>,
+    endpoints: Arc<SourceOrigins>,
     remote: watch::Receiver<Remote>,
     /// The sources whose files hang.
     hanging: Arc<Mutex<BTreeSet<Source>>>,
@@ -166,7 +166,7 @@ impl Sources {
     /// Follows nothing yet. `on_change` runs whenever [`Reader::read`] may have something new to
     /// say, on any thread, and must not block.
     pub fn new(
-        endpoints: Endpoints,
+        endpoints: SourceOrigins,
         schedule: Schedule,
         on_change: impl Fn() + Send + Sync + 'static,
     ) -> Self {
@@ -327,12 +327,12 @@ impl Reader {
         match source {
             Source::File => {
                 let keys = keys.clone();
-                self.within(FILE_PATIENCE, source, move || files::read_all(&keys))
+                self.within(FILE_TIMEOUT, source, move || files::read_all(&keys))
             }
             Source::PodAnnotations | Source::PodLabels => {
                 let file = if source == Source::PodLabels { "labels" } else { "annotations" };
                 let (endpoints, keys) = (Arc::clone(&self.endpoints), keys.clone());
-                self.within(FILE_PATIENCE, source, move || files::pod(&endpoints, file, &keys))
+                self.within(FILE_TIMEOUT, source, move || files::pod(&endpoints, file, &keys))
             }
             Source::Aws | Source::Azure | Source::Gcp | Source::NodeLabels => {
                 let known = self.remote.borrow().get(&source).cloned();
@@ -354,7 +354,7 @@ impl Reader {
 struct Ask {
     source: Source,
     keys: BTreeSet<String>,
-    endpoints: Arc<Endpoints>,
+    endpoints: Arc<SourceOrigins>,
     schedule: Schedule,
     remote: watch::Sender<Remote>,
     on_change: Arc<dyn Fn() + Send + Sync>,
@@ -444,7 +444,7 @@ fn random() -> u32 {
 }
 
 /// A file below `root`, or why there is none.
-fn read_host(endpoints: &Endpoints, path: &str) -> Result<String, String> {
+fn read_host(endpoints: &SourceOrigins, path: &str) -> Result<String, String> {
     files::read(&endpoints.host(path)).map_err(|error| error.to_string())
 }
 

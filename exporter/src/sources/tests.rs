@@ -30,7 +30,7 @@ use tokio_rustls::{
 use super::*;
 
 /// Nothing here takes longer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Short, but the timeout leaves a busy machine time to answer.
 const FAST: Schedule = Schedule {
@@ -116,7 +116,7 @@ fn assert_fault(answer: &Result<BTreeMap<String, String>, String>, expected: &st
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !holds() {
-        assert!(begin.elapsed() < PATIENCE, "{what}");
+        assert!(begin.elapsed() < TIMEOUT, "{what}");
         sleep(Duration::from_millis(2)).await;
     }
 }
@@ -284,7 +284,7 @@ struct Cluster {
     top: TempDir,
     authority: Authority,
     state: Arc<Mutex<State>>,
-    endpoints: Arc<Endpoints>,
+    endpoints: Arc<SourceOrigins>,
 }
 
 /// What the API does with a request that has the right token.
@@ -337,7 +337,7 @@ impl Cluster {
         })
         .await;
         let top = TempDir::new().unwrap();
-        let mut endpoints = Endpoints::new(
+        let mut endpoints = SourceOrigins::new(
             [
                 ("NODE_NAME", "node-1.example.com"),
                 ("KUBERNETES_SERVICE_HOST", "127.0.0.1"),
@@ -366,7 +366,7 @@ impl Cluster {
     }
 
     /// The endpoints with another environment variable.
-    fn with(&self, name: &str, value: &str) -> Arc<Endpoints> {
+    fn with(&self, name: &str, value: &str) -> Arc<SourceOrigins> {
         let mut endpoints = (*self.endpoints).clone();
         endpoints.environment.insert(name.into(), value.into());
         Arc::new(endpoints)
@@ -429,7 +429,7 @@ async fn the_api_is_believed_only_with_a_good_answer() {
 }
 
 /// Sources, and how often they said that something changed.
-fn sources(endpoints: &Endpoints, schedule: Schedule) -> (Sources, Arc<AtomicUsize>) {
+fn sources(endpoints: &SourceOrigins, schedule: Schedule) -> (Sources, Arc<AtomicUsize>) {
     let changes = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&changes);
     let on_change = move || {
@@ -452,7 +452,7 @@ async fn the_last_good_answer_stays() {
     assert_eq!(values.get(Source::NodeLabels, ZONE), None);
     assert_eq!(values.up().collect::<Vec<_>>(), [("arch", true), ("node.labels", false)]);
 
-    timeout(PATIENCE, reader.first_answers(&uses)).await.unwrap();
+    timeout(TIMEOUT, reader.first_answers(&uses)).await.unwrap();
     let good = reader.read(&uses);
     assert_eq!(good.get(Source::NodeLabels, ZONE), Some("a"));
     assert!(good.up().all(|(_, up)| up));
@@ -494,7 +494,7 @@ async fn a_server_that_hangs_holds_up_nothing() {
     assert!(begin.elapsed() < Duration::from_millis(100));
     assert_eq!(values.readings().next().unwrap().1.fault.as_deref(), Some("no answer yet"));
     let reader = sources.reader();
-    timeout(PATIENCE, reader.first_answers(&uses)).await.unwrap();
+    timeout(TIMEOUT, reader.first_answers(&uses)).await.unwrap();
     let fault = reader.read(&uses).readings().next().unwrap().1.fault.clone();
     assert_eq!(fault.as_deref(), Some("no answer within 100ms"));
     cluster.behave(Behavior::Zone("a"));
@@ -519,7 +519,7 @@ async fn failures_are_retried_ever_more_slowly_until_there_is_an_answer() {
         Some(if times.len() < 6 { answer(503, "") } else { answer(200, r#"{"zone": "1"}"#) })
     })
     .await;
-    let mut endpoints = Endpoints::new([]);
+    let mut endpoints = SourceOrigins::new([]);
     endpoints.azure = local(port);
     let schedule = Schedule {
         cloud: Duration::from_hours(1),
@@ -582,7 +582,7 @@ async fn what_is_not_used_is_not_asked() {
 async fn files_are_watched() {
     let top = TempDir::new().unwrap();
     let file = top.path().join("zone");
-    let mut endpoints = Endpoints::new([]);
+    let mut endpoints = SourceOrigins::new([]);
     endpoints.pod_info = top.path().join("podinfo");
     fs::create_dir(&endpoints.pod_info).unwrap();
     fs::write(endpoints.pod_info.join("labels"), "app=\"web\"\n").unwrap();
@@ -638,7 +638,8 @@ fn every_source_has_a_name_of_its_own() {
 fn the_environment_can_name_metadata_services() {
     let named = |aws: &str, gcp: &str| {
         let variables = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", aws), ("GCE_METADATA_HOST", gcp)];
-        let endpoints = Endpoints::new(variables.map(|(name, value)| (name.into(), value.into())));
+        let endpoints =
+            SourceOrigins::new(variables.map(|(name, value)| (name.into(), value.into())));
         [endpoints.aws, endpoints.gcp, endpoints.azure].map(|(host, port)| format!("{host} {port}"))
     };
     assert_eq!(
@@ -653,7 +654,7 @@ fn the_environment_can_name_metadata_services() {
 
 #[test]
 fn files_that_hang_are_left_alone() {
-    let sources = Sources::new(Endpoints::new([]), Schedule::default(), || {});
+    let sources = Sources::new(SourceOrigins::new([]), Schedule::default(), || {});
     let reader = sources.reader();
     let (release, hang) = mpsc::channel::<()>();
     let good = || Reading::of(pairs(&[("a", "b")]));

@@ -85,7 +85,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Below this, compressing costs more than it saves.
-const LEAST_GZIP_BYTES: usize = 1_024;
+const MIN_GZIP_BYTES: usize = 1_024;
 
 /// What the server answers with, and its limits.
 pub struct Server {
@@ -340,7 +340,7 @@ impl Running {
                 return plain(StatusCode::INTERNAL_SERVER_ERROR, reason);
             }
         };
-        let gzip = text.len() >= LEAST_GZIP_BYTES && negotiate::gzip(values(ACCEPT_ENCODING));
+        let gzip = text.len() >= MIN_GZIP_BYTES && negotiate::gzip(values(ACCEPT_ENCODING));
         let body = if gzip { compress(&text) } else { text.into_bytes() };
         let body = ScrapeBody::new(body, place, self.server.telemetry.scrapes_in_flight().clone());
         let mut answer = Response::new(Full::new(Bytes::from_owner(body)));

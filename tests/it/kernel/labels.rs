@@ -115,7 +115,7 @@ fn a_value_in_a_file_is_followed_and_counters_go_on() {
         last = next;
     }
     let misfits = |reason: &str| {
-        last.sum("sched_exporter_label_misfits_total", &[&format!("reason=\"{reason}\"")])
+        last.sum("sched_exporter_labels_rejected_total", &[&format!("reason=\"{reason}\"")])
     };
     assert_eq!((misfits("value_bytes"), misfits("series")), (1, 0));
     assert!(exporter.log().contains("limits.value_bytes"), "{}", exporter.log());

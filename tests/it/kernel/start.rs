@@ -27,7 +27,7 @@ use nix::{
 };
 use sched_exporter::kernel::{
     btf::Btf,
-    layout::{Layout, Unwanted},
+    layout::{DisabledFeatures, Layout},
     preflight::{BTF_PATH, Facts},
     scheduler::{LoadError, Scheduler},
 };
@@ -307,7 +307,8 @@ fn a_signal_to_reload_that_comes_during_the_start_is_not_lost() {
 #[test]
 fn what_the_verifier_says_is_passed_on() {
     let bytes = fs::read(BTF_PATH).unwrap();
-    let mut layout = Layout::from_btf(&Btf::parse(&bytes).unwrap(), Unwanted::default()).unwrap();
+    let mut layout =
+        Layout::from_btf(&Btf::parse(&bytes).unwrap(), DisabledFeatures::default()).unwrap();
     // No task is as large.
     for (_, value) in layout.globals.iter_mut().filter(|(name, _)| *name == global::TASK_FLAGS) {
         *value = 1 << 20;

@@ -198,11 +198,11 @@ fn accepts(directory: &Path, patterns: &[String]) -> Vec<bool> {
 
 /// Why a rule of this pattern is refused, if it is.
 fn refusal(regex: &str, replacement: &str) -> Option<String> {
-    let written = relabel::Written {
+    let written = relabel::RuleSpec {
         regex: Some(regex),
         target_label: Some("a"),
         replacement: Some(replacement),
-        ..relabel::Written::default()
+        ..relabel::RuleSpec::default()
     };
     let refused = relabel::Compiler::default().rule(&written).err();
     refused.map(|faults| faults[0].problem.clone())

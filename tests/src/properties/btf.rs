@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sched_exporter::kernel::{
     btf::Btf,
-    layout::{Layout, Unwanted},
+    layout::{DisabledFeatures, Layout},
 };
 
 /// Reads the bytes as a kernel's BTF. They may be refused; else whatever is asked of them has an
@@ -28,9 +28,10 @@ pub fn btf(bytes: &[u8]) {
         }
     }
     let _ = btf.tracepoint_params("sched_switch");
-    for unwanted in
-        [Unwanted::default(), Unwanted { context_switches: true, runqueue_latency: true }]
-    {
+    for unwanted in [
+        DisabledFeatures::default(),
+        DisabledFeatures { context_switches: true, runqueue_latency: true },
+    ] {
         let Ok(layout) = Layout::from_btf(&btf, unwanted) else { continue };
         let names: BTreeSet<_> = layout.globals.iter().map(|(name, _)| name).collect();
         assert_eq!(names.len(), layout.globals.len(), "{:?}", layout.globals);

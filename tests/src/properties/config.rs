@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, str};
 
 use sched_exporter::{
     accounting::snapshot::{Cpu, Snapshot, Times},
-    config::{Config, Mistakes},
-    cpu::topology::{Place, Topology},
+    config::{Config, Diagnostics},
+    cpu::topology::{CpuLocation, Topology},
     exposition::{Encoder, le},
     generation::Generation,
     kernel::layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
@@ -32,10 +32,10 @@ pub fn config(bytes: &[u8]) {
     }
 }
 
-fn check_mistakes(text: &str, mistakes: &Mistakes) {
+fn check_mistakes(text: &str, mistakes: &Diagnostics) {
     assert!((1..=20).contains(&mistakes.shown.len()), "{mistakes:?}");
     assert!(mistakes.more == 0 || mistakes.shown.len() == 20, "{mistakes:?}");
-    let place = |mistake: &sched_exporter::config::Mistake| (mistake.line, mistake.column);
+    let place = |mistake: &sched_exporter::config::Diagnostic| (mistake.line, mistake.column);
     assert!(mistakes.shown.is_sorted_by_key(place), "{mistakes:?}");
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lines: Vec<usize> = lines(text).iter().map(|line| line.chars().count()).collect();
@@ -117,7 +117,7 @@ fn check_rendered(config: &Config) {
     assert_eq!(total, shown as u64 * 8 * MODE_NS, "{text}");
     // A generation that follows itself shows the same.
     let before = generation.clone();
-    generation.go_on(&before, &snapshot());
+    generation.continue_from(&before, &snapshot());
     assert_eq!(render(&generation), text);
 
     let exponents = config.runqueue_latency().bucket_exponents();
@@ -167,7 +167,7 @@ fn values(uses: &Uses) -> Values {
 }
 
 fn topology() -> Topology {
-    let place = |cpu: u32| Place {
+    let place = |cpu: u32| CpuLocation {
         numa_node: Some(cpu / 2),
         package: Some(0),
         core: Some(cpu),

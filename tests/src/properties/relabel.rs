@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use arbitrary::{Result, Unstructured};
-use sched_exporter::expr::relabel::{Compiler, Rule, Written, apply};
+use sched_exporter::expr::relabel::{Compiler, Rule, RuleSpec, apply};
 
 /// Chooses rules and labels by the bytes. A rule is refused with a reason for one of its keys, or
 /// applied: the same way each time, without an empty value, and `keep` as the opposite of `drop`.
@@ -126,7 +126,7 @@ fn rule(
     let (separator, regex) = (maybe(choices, text)?, maybe(choices, text)?);
     let target = maybe(choices, name)?;
     let replacement = maybe(choices, text)?;
-    let written = Written {
+    let written = RuleSpec {
         source_labels: sources,
         separator: separator.as_deref(),
         regex: regex.as_deref(),
@@ -139,7 +139,7 @@ fn rule(
         Ok(rule) => {
             if let Some(action @ ("keep" | "drop")) = written.action {
                 let opposite = if action == "keep" { "drop" } else { "keep" };
-                let opposite = Written { action: Some(opposite), ..written };
+                let opposite = RuleSpec { action: Some(opposite), ..written };
                 let opposite = compiler.rule(&opposite).expect("it has the same keys");
                 let keeps = |rule| apply(&[rule], labels.clone()).map(|kept| kept.is_some());
                 assert_eq!(keeps(rule.clone()), keeps(opposite).map(|kept| !kept), "{rule:?}");

@@ -273,14 +273,14 @@ impl<'p> Translator<'p> {
                 if self.groups.len() == 1 {
                     return Err(self.error("no group is open", "write \\) for a parenthesis"));
                 }
-                self.settle();
+                self.end_repeatable();
                 let product = self.groups.pop().map_or(1, |group| group.product);
                 self.rust.push(')');
                 self.expression(product);
             }
             '|' => {
                 self.rust.push('|');
-                self.settle();
+                self.end_repeatable();
             }
             '^' | '$' | '.' => {
                 self.rust.push(c);
@@ -330,7 +330,7 @@ impl<'p> Translator<'p> {
     }
 
     /// What follows can't repeat what is before.
-    fn settle(&mut self) {
+    fn end_repeatable(&mut self) {
         let (Last::Expression(product) | Last::Repetition(product)) = self.last else { return };
         if let Some(group) = self.groups.last_mut() {
             group.product = group.product.max(product);
@@ -339,7 +339,7 @@ impl<'p> Translator<'p> {
     }
 
     fn expression(&mut self, product: u32) {
-        self.settle();
+        self.end_repeatable();
         self.last = Last::Expression(product);
     }
 
@@ -367,7 +367,7 @@ impl<'p> Translator<'p> {
         } else if !self.flags()? {
             return Ok(());
         }
-        self.settle();
+        self.end_repeatable();
         self.groups.push(Group { opened: self.piece, product: 1 });
         if self.groups.len() > MAX_DEPTH {
             let problem = format!("groups are more than {MAX_DEPTH} deep");
@@ -402,7 +402,7 @@ impl<'p> Translator<'p> {
                     if end == ':' || !on.is_empty() || !off.is_empty() {
                         let _ = write!(self.rust, "(?{on}{minus}{off}{end}");
                     }
-                    self.settle();
+                    self.end_repeatable();
                     return Ok(end == ':');
                 }
                 _ => {
@@ -492,7 +492,7 @@ impl<'p> Translator<'p> {
             return Err(self.error("the \\Q is not closed", "write \\E behind the text"));
         };
         self.rest = rest;
-        self.settle();
+        self.end_repeatable();
         text.chars().for_each(|c| self.literal(c));
         Ok(())
     }

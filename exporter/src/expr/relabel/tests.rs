@@ -23,24 +23,24 @@ fn check(before: &str, rules: &[&str], expected: &str) {
     assert_eq!(after, expected, "{before}\n{rules}");
 }
 
-/// The rule has the faults `expected`, a line such as `regex: …` for each.
+/// The rule has the errors `expected`, a line such as `regex: …` for each.
 #[track_caller]
-fn check_faults(written: &Written<'_>, expected: &str) {
-    let faults = Compiler::default().rule(written).expect_err("the rule has a fault");
-    let lines = faults.into_iter().map(|Fault { key, item, problem }| match item {
+fn check_faults(spec: &RuleSpec<'_>, expected: &str) {
+    let errors = Compiler::default().rule(spec).expect_err("the rule has a fault");
+    let lines = errors.into_iter().map(|RuleError { key, item, problem }| match item {
         Some(item) => format!("{key}[{item}]: {problem}"),
         None => format!("{key}: {problem}"),
     });
-    assert_eq!(lines.collect::<Vec<_>>().join("\n"), expected, "{written:?}");
+    assert_eq!(lines.collect::<Vec<_>>().join("\n"), expected, "{spec:?}");
 }
 
-fn action(action: &str) -> Written<'_> {
-    Written { action: Some(action), ..Written::default() }
+fn action(action: &str) -> RuleSpec<'_> {
+    RuleSpec { action: Some(action), ..RuleSpec::default() }
 }
 
 /// An action with a target.
-fn to_t(action: &str) -> Written<'_> {
-    Written { action: Some(action), target_label: Some("t"), ..Written::default() }
+fn to_t(action: &str) -> RuleSpec<'_> {
+    RuleSpec { action: Some(action), target_label: Some("t"), ..RuleSpec::default() }
 }
 
 fn compile(pattern: &str) -> Result<Pattern, String> {
@@ -288,16 +288,16 @@ fn a_rule_has_what_its_action_needs() {
     for name in ["replace", "keepequal", "dropequal", "hashmod", "lowercase", "uppercase"] {
         let needs = format!("target_label: {name} needs a target_label; write the name of a label");
         let modulus = (name == "hashmod").then_some(1);
-        check_faults(&Written { modulus, ..action(name) }, &needs);
-        check_faults(&Written { modulus, target_label: Some(""), ..action(name) }, &needs);
+        check_faults(&RuleSpec { modulus, ..action(name) }, &needs);
+        check_faults(&RuleSpec { modulus, target_label: Some(""), ..action(name) }, &needs);
     }
     check_faults(
-        &Written::default(),
+        &RuleSpec::default(),
         "target_label: replace needs a target_label; write the name of a label",
     );
     for modulus in [None, Some(0)] {
         check_faults(
-            &Written { modulus, ..to_t("hashmod") },
+            &RuleSpec { modulus, ..to_t("hashmod") },
             "modulus: hashmod needs a modulus of 1 or more",
         );
     }
@@ -314,7 +314,7 @@ fn a_rule_has_what_its_action_needs() {
 
 #[test]
 fn a_rule_has_nothing_that_its_action_ignores_in_prometheus_by_refusing_it() {
-    let all = Written {
+    let all = RuleSpec {
         source_labels: Some(vec![]),
         separator: Some(""),
         regex: Some("(.*)"),
@@ -323,46 +323,46 @@ fn a_rule_has_nothing_that_its_action_ignores_in_prometheus_by_refusing_it() {
         replacement: Some(""),
         action: None,
     };
-    let defaults = Written {
+    let defaults = RuleSpec {
         separator: Some(";"),
         modulus: Some(0),
         replacement: Some("$1"),
-        ..Written::default()
+        ..RuleSpec::default()
     };
     for name in ["keepequal", "dropequal"] {
         let only = format!("{name} takes only source_labels and target_label; remove this");
         check_faults(
-            &Written { action: Some(name), ..all.clone() },
+            &RuleSpec { action: Some(name), ..all.clone() },
             &format!("regex: {only}\nmodulus: {only}\nseparator: {only}\nreplacement: {only}"),
         );
-        let written = Written { action: Some(name), target_label: Some("t"), ..defaults.clone() };
-        assert!(Compiler::default().rule(&written).is_ok());
+        let spec = RuleSpec { action: Some(name), target_label: Some("t"), ..defaults.clone() };
+        assert!(Compiler::default().rule(&spec).is_ok());
     }
     for name in ["labeldrop", "labelkeep"] {
         let only = format!("{name} takes only regex; remove this");
         check_faults(
-            &Written { action: Some(name), ..all.clone() },
+            &RuleSpec { action: Some(name), ..all.clone() },
             &format!(
                 "source_labels: {only}\ntarget_label: {only}\nmodulus: {only}\nseparator: {only}\n\
                  replacement: {only}"
             ),
         );
-        let written = Written { action: Some(name), target_label: Some(""), ..defaults.clone() };
-        assert!(Compiler::default().rule(&written).is_ok());
+        let spec = RuleSpec { action: Some(name), target_label: Some(""), ..defaults.clone() };
+        assert!(Compiler::default().rule(&spec).is_ok());
     }
     for name in ["lowercase", "uppercase"] {
         check_faults(
-            &Written { replacement: Some("x"), ..to_t(name) },
+            &RuleSpec { replacement: Some("x"), ..to_t(name) },
             &format!("replacement: {name} has no replacement; remove it"),
         );
         assert!(
-            Compiler::default().rule(&Written { replacement: Some("$1"), ..to_t(name) }).is_ok()
+            Compiler::default().rule(&RuleSpec { replacement: Some("$1"), ..to_t(name) }).is_ok()
         );
     }
     // What other actions have no use for is let be, as in Prometheus.
     for name in ["keep", "drop"] {
-        let written = Written { action: Some(name), target_label: Some("-"), ..all.clone() };
-        assert!(Compiler::default().rule(&written).is_ok());
+        let spec = RuleSpec { action: Some(name), target_label: Some("-"), ..all.clone() };
+        assert!(Compiler::default().rule(&spec).is_ok());
     }
 }
 
@@ -370,23 +370,23 @@ fn a_rule_has_nothing_that_its_action_ignores_in_prometheus_by_refusing_it() {
 fn names_of_labels_are_valid() {
     let problem = "is not a label name; write letters, digits and _, no digit first";
     check_faults(
-        &Written { source_labels: Some(vec!["a", "1", "", "utf-8.label"]), ..to_t("replace") },
+        &RuleSpec { source_labels: Some(vec!["a", "1", "", "utf-8.label"]), ..to_t("replace") },
         &format!(
             "source_labels[1]: \"1\" {problem}\nsource_labels[2]: \"\" {problem}\n\
              source_labels[3]: \"utf-8.label\" {problem}"
         ),
     );
     for name in ["replace", "hashmod", "lowercase", "uppercase", "keepequal", "dropequal"] {
-        let written = Written {
+        let spec = RuleSpec {
             target_label: Some("a-b"),
             modulus: (name == "hashmod").then_some(1),
             ..action(name)
         };
-        check_faults(&written, &format!("target_label: \"a-b\" {problem}"));
+        check_faults(&spec, &format!("target_label: \"a-b\" {problem}"));
     }
     // Only replace expands its target.
     check_faults(
-        &Written { target_label: Some("${3}"), ..action("lowercase") },
+        &RuleSpec { target_label: Some("${3}"), ..action("lowercase") },
         &format!("target_label: \"${{3}}\" {problem}"),
     );
 }
@@ -433,27 +433,27 @@ fn a_template_of_a_name_can_give_one() {
         "can't give a label name; write letters, digits, _ and groups like ${1}, no digit first";
     for template in good {
         assert!(template::gives_name(template), "{template}");
-        let written = Written { replacement: Some(template), ..action("labelmap") };
-        assert!(Compiler::default().rule(&written).is_ok(), "{template}");
+        let spec = RuleSpec { replacement: Some(template), ..action("labelmap") };
+        assert!(Compiler::default().rule(&spec).is_ok(), "{template}");
     }
     for template in bad {
         assert!(!template::gives_name(template), "{template}");
     }
     check_faults(
-        &Written { replacement: Some("${1}-"), ..action("labelmap") },
+        &RuleSpec { replacement: Some("${1}-"), ..action("labelmap") },
         &format!("replacement: \"${{1}}-\" {problem}"),
     );
     check_faults(
-        &Written { target_label: Some("${1}-"), ..action("replace") },
+        &RuleSpec { target_label: Some("${1}-"), ..action("replace") },
         &format!("target_label: \"${{1}}-\" {problem}"),
     );
 }
 
 #[test]
 fn all_faults_of_a_rule_are_reported() {
-    let written = Written { source_labels: Some(vec!["-"]), regex: Some("("), ..to_t("replace") };
+    let spec = RuleSpec { source_labels: Some(vec!["-"]), regex: Some("("), ..to_t("replace") };
     check_faults(
-        &written,
+        &spec,
         "source_labels[0]: \"-\" is not a label name; write letters, digits and _, no digit first\n\
          regex: at character 1, the group is not closed; write ) behind it",
     );
@@ -462,7 +462,7 @@ fn all_faults_of_a_rule_are_reported() {
 #[test]
 fn rules_are_equal_if_they_are_written_alike() {
     let mut compiler = Compiler::default();
-    let mut rule = |regex| compiler.rule(&Written { regex, ..to_t("replace") }).unwrap();
+    let mut rule = |regex| compiler.rule(&RuleSpec { regex, ..to_t("replace") }).unwrap();
     assert_eq!(rule(None), rule(Some("(.*)")));
     assert_ne!(rule(None), rule(Some(".*")));
 }
@@ -879,7 +879,7 @@ proptest! {
         action in prop::sample::select(ACTIONS.to_vec()),
         set in collection::btree_map("[a-z_]{1,3}", pattern_like(), 0..4),
     ) {
-        let written = Written {
+        let spec = RuleSpec {
             source_labels: Some(vec!["a", "b"]),
             separator: Some(&texts[0]),
             regex: Some(&texts[1]),
@@ -888,7 +888,7 @@ proptest! {
             replacement: Some(&texts[3]),
             action: Some(action),
         };
-        if let Ok(rule) = Compiler::default().rule(&written) {
+        if let Ok(rule) = Compiler::default().rule(&spec) {
             let _ = apply(&[rule], set);
         }
     }

@@ -19,7 +19,7 @@ fn values() -> Values {
     .collect()
 }
 
-fn parse(text: &str) -> Result<Template, TemplateFault> {
+fn parse(text: &str) -> Result<Template, TemplateError> {
     Template::parse(text, &BTreeSet::new())
 }
 

@@ -3,7 +3,7 @@
 use sched_exporter_ebpf::global;
 
 use super::*;
-use crate::kernel::layout::{Layout, Unwanted};
+use crate::kernel::layout::{DisabledFeatures, Layout};
 
 /// Writes BTF by hand: each method adds one type and returns its id.
 #[derive(Default)]
@@ -469,7 +469,8 @@ fn reads_the_running_kernel() {
 #[test]
 fn a_kernel_that_has_it_all_lacks_no_feature() {
     let bytes = kernel();
-    let layout = Layout::from_btf(&Btf::parse(&bytes).unwrap(), Unwanted::default()).unwrap();
+    let layout =
+        Layout::from_btf(&Btf::parse(&bytes).unwrap(), DisabledFeatures::default()).unwrap();
     assert!(layout.features.iter().all(|feature| feature.off.is_none()), "{:?}", layout.features);
     assert!(layout.globals.contains(&(global::TASK_LAST_QUEUED, 40)), "{:?}", layout.globals);
 }
