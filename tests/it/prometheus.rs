@@ -22,7 +22,7 @@ mod proxy;
 mod server;
 
 const ON_SERIES: &str = "labels: {host: host-a, zone: zone-a}\n";
-const IN_TARGET_INFO: &str = "labels: {host: host-b, zone: zone-b}\nattach: target_info\n\
+const IN_TARGET_INFO: &str = "labels: {host: host-b, zone: zone-b}\nlabels_on: target_info\n\
      without: [cpu]\nrunqueue_latency: {per_cpu: false}\n";
 
 /// Two exporters and their Prometheus.

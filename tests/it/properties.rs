@@ -62,7 +62,7 @@ const YAML_PIECES: [&str; 64] = [
     "match: ",
     "'1-3'",
     "numa:1",
-    "attach: both",
+    "labels_on: both",
     "without: [cpu]",
     "limits: ",
     "series: ",

@@ -15,14 +15,14 @@ use crate::{
 const MAX_CPU_ENTRIES: usize = 4096;
 
 /// Labels that some scheduler series have of their own.
-pub const RESERVED: [&str; 3] = ["le", "mode", "reason"];
+pub const RESERVED: [&str; 5] = ["behind", "le", "mode", "quantile", "reason"];
 
 /// The label of a CPU's number.
 pub const CPU: &str = "cpu";
 
 /// Which series have the labels of the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Attach {
+pub enum LabelsOn {
     /// The scheduler's.
     #[default]
     Series,
@@ -205,7 +205,9 @@ fn name(report: &mut Report<'_>, entry: &Entry<'_>, limits: &Limits) {
         report
             .key_mistake(entry, |_| format!("the name has {} bytes; keep it to {max}", name.len()));
     } else if RESERVED.contains(&name) {
-        report.key_mistake(entry, |_| "the series have this label already; choose another".into());
+        report.key_mistake(entry, |_| {
+            "this name is reserved for the exporter's own series; choose another".into()
+        });
     }
 }
 
@@ -236,17 +238,17 @@ fn template(
     }
 }
 
-/// `attach`.
-pub(super) fn attach(report: &mut Report<'_>, entry: &Entry<'_>) -> Attach {
+/// `labels_on`.
+pub(super) fn labels_on(report: &mut Report<'_>, entry: &Entry<'_>) -> LabelsOn {
     match report.string(entry) {
-        Some("target_info") => Attach::TargetInfo,
-        Some("both") => Attach::Both,
-        Some("series") | None => Attach::Series,
+        Some("target_info") => LabelsOn::TargetInfo,
+        Some("both") => LabelsOn::Both,
+        Some("series") | None => LabelsOn::Series,
         Some(_) => {
             report.mistake(entry, |value| {
-                format!("{value} is no place for labels; write series, target_info or both")
+                format!("{value} is not a place for labels; write series, target_info or both")
             });
-            Attach::Series
+            LabelsOn::Series
         }
     }
 }

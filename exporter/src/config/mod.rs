@@ -17,7 +17,7 @@ mod labels;
 mod relabel;
 mod yaml;
 
-pub use labels::{Attach, CPU, CpuLabels, CpuMatch, Limits, RESERVED};
+pub use labels::{CPU, CpuLabels, CpuMatch, LabelsOn, Limits, RESERVED};
 pub use yaml::{Diagnostic, Diagnostics};
 use yaml::{Entry, Report};
 
@@ -52,7 +52,7 @@ pub struct Config {
     relabel_configs: Vec<Rule>,
     cpus: Vec<CpuLabels>,
     cpu_relabel_configs: Vec<Rule>,
-    attach: Attach,
+    labels_on: LabelsOn,
     without: BTreeSet<String>,
     limits: Limits,
     uses: Uses,
@@ -96,8 +96,8 @@ impl Config {
     }
 
     /// Which series have the labels of the host.
-    pub const fn attach(&self) -> Attach {
-        self.attach
+    pub const fn labels_on(&self) -> LabelsOn {
+        self.labels_on
     }
 
     /// The labels that are summed over.
@@ -235,7 +235,7 @@ const KEYS: [&str; 8] = [
     "relabel_configs",
     "cpus",
     "cpu_relabel_configs",
-    "attach",
+    "labels_on",
     "without",
     "limits",
     "runqueue_latency",
@@ -245,7 +245,10 @@ fn config(report: &mut Report<'_>, file: &Entry<'_>) -> Config {
     let mut config = Config::default();
     let entries = report.entries(file);
     for entry in entries.iter().filter(|entry| !KEYS.contains(&entry.name)) {
-        report.unknown_key(entry, &KEYS);
+        match entry.name {
+            "attach" => report.key_mistake(entry, |_| "unknown key; write labels_on".into()),
+            _ => report.unknown_key(entry, &KEYS),
+        }
     }
     let rules = ["relabel_configs", "cpus", "cpu_relabel_configs"];
     let has_rules = entries.iter().any(|entry| rules.contains(&entry.name));
@@ -266,7 +269,7 @@ fn config(report: &mut Report<'_>, file: &Entry<'_>) -> Config {
     }
     for entry in &entries {
         match entry.name {
-            "attach" => config.attach = labels::attach(report, entry),
+            "labels_on" => config.labels_on = labels::labels_on(report, entry),
             "without" => config.without = labels::without(report, entry),
             "runqueue_latency" => config.runqueue_latency = runqueue_latency(report, entry),
             _ => {}

@@ -99,7 +99,7 @@ fn every_key_about_labels_is_read() {
          - {match: 'cluster:3'}\n\
          - {match: isolated}\n\
          cpu_relabel_configs: [{action: labeldrop, regex: cpu}]\n\
-         attach: both\n\
+         labels_on: both\n\
          without: [cpu, pool]\n\
          limits: {labels: 4, name_bytes: 8, value_bytes: 99, values_per_label: 4, series: 5}\n\
          relabel_configs: [{target_label: zone, replacement: z}]\n",
@@ -115,7 +115,7 @@ fn every_key_about_labels_is_read() {
     assert_eq!(matches, expected);
     assert_eq!(config.cpus()[0].labels["zone"].as_str(), "{{ zone }}-{{ env.RACK }}");
     assert_eq!(config.cpu_relabel_configs().len(), 1);
-    assert_eq!(config.attach(), Attach::Both);
+    assert_eq!(config.labels_on(), LabelsOn::Both);
     assert_eq!(config.without(), &["cpu".to_owned(), "pool".to_owned()].into());
     let limits =
         Limits { labels: 4, name_bytes: 8, value_bytes: 99, values_per_label: 4, series: 5 };
@@ -171,9 +171,10 @@ fn a_choice_of_cpus_is_a_list_or_a_place() {
 #[test]
 fn places_of_labels_and_what_is_summed_over_are_known() {
     check(
-        "attach: serie",
-        "1:9: attach: \"serie\" is no place for labels; write series, target_info or both",
+        "labels_on: serie",
+        "1:12: labels_on: \"serie\" is not a place for labels; write series, target_info or both",
     );
+    check("attach: series", "1:1: attach: unknown key; write labels_on");
     check(
         "without: [cpu, le, a-b, 1]",
         "1:16: without[1]: \"le\" can't be summed over here; do so by PromQL\n\
@@ -203,7 +204,7 @@ fn limits_have_limits() {
 fn a_byte_order_mark_is_passed_over() {
     check(
         "\u{feff}foo: 1",
-        "1:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, attach, without, limits, \
+        "1:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, labels_on, without, limits, \
              runqueue_latency",
     );
 }
@@ -233,7 +234,7 @@ fn the_last_bucket_reaches_max() {
 fn an_unknown_key_is_a_mistake() {
     check(
         "foo: {a: [1]}\n",
-        "1:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, attach, without, limits, \
+        "1:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, labels_on, without, limits, \
              runqueue_latency",
     );
     check(
@@ -319,9 +320,9 @@ fn a_label_name_is_valid_in_prometheus() {
 
 #[test]
 fn a_label_name_is_not_reserved() {
-    for name in ["le", "mode", "reason"] {
+    for name in ["behind", "le", "mode", "quantile", "reason"] {
         let text = format!("labels: {{{name}: x}}");
-        let problem = "the series have this label already; choose another";
+        let problem = "this name is reserved for the exporter's own series; choose another";
         check(&text, &format!("1:10: labels.{name}: {problem}"));
     }
     check(
@@ -539,10 +540,10 @@ fn all_mistakes_are_in_one_report_in_the_order_of_the_file() {
          \x20 rack: x\n",
         "3:12: runqueue_latency.buckets: min 2s is above max 1s; lower min or raise max\n\
          4:12: runqueue_latency.per_cpu: \"maybe\" is not a boolean; write true or false\n\
-         5:1: colour: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, attach, without, limits, \
+         5:1: colour: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, labels_on, without, limits, \
              runqueue_latency\n\
          7:9: labels.rack: 12 is not a string; write \"12\"\n\
-         8:3: labels.le: the series have this label already; choose another\n\
+         8:3: labels.le: this name is reserved for the exporter's own series; choose another\n\
          8:7: labels.le: \"\" is the same as no label; remove it\n\
          9:3: labels.a-b: \"a-b\" is not a label name; \
          write letters, digits and _, no digit first\n\
@@ -555,7 +556,7 @@ fn twenty_mistakes_are_shown_and_the_rest_is_counted() {
     let text = lines(1..=25, |i| format!("a{i}: x\n"));
     let expected = lines(1..=20, |i| {
         format!(
-            "{i}:1: a{i}: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, attach, without, limits, \
+            "{i}:1: a{i}: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, labels_on, without, limits, \
              runqueue_latency\n"
         )
     });
@@ -575,7 +576,7 @@ fn a_mistake_in_an_aliased_value_is_where_the_value_is_written() {
 fn nothing_that_a_terminal_obeys_is_printed() {
     check(
         "\"a\\e[31m\\n\": \"\"\nlabels: \"\\u202Ex\\\\\"\n",
-        "1:1: a\\u{1b}[31m\\n: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, attach, without, limits, \
+        "1:1: a\\u{1b}[31m\\n: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, labels_on, without, limits, \
              runqueue_latency\n\
          2:9: labels: \"\\u{202e}x\\\" is not a map; write lines of `key: value`",
     );
@@ -586,7 +587,7 @@ fn a_syntax_error_is_reported_with_the_mistakes_before_it() {
     check(
         "labels: {cpu: x}\nfoo: 1\nlabels: [\n",
         "1:10: labels.cpu: each CPU has this label already; choose another, or set it for CPUs\n\
-         2:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, attach, without, limits, \
+         2:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, labels_on, without, limits, \
              runqueue_latency\n\
          4:1: can't be read as YAML: did not find expected node content, \
          while parsing a flow node",
@@ -760,7 +761,7 @@ fn a_file_that_is_not_utf_8_tells_the_byte() {
 fn each_mistake_names_the_file() {
     let one = "f.yaml:1:13: labels.a: 1 is not a string; write \"1\"";
     check_source(b"labels: {a: 1}", one, one);
-    let two = "f.yaml:2:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, attach, without, limits, \
+    let two = "f.yaml:2:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, labels_on, without, limits, \
              runqueue_latency";
     check_source(
         b"labels: {a: 1}\nfoo: 1",

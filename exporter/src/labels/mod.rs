@@ -18,7 +18,7 @@ use sched_exporter_ebpf::{Mode, Reason};
 
 use crate::{
     accounting::groups::Groups,
-    config::{Attach, CPU, Config, CpuMatch, Limits, RESERVED},
+    config::{CPU, Config, CpuMatch, LabelsOn, Limits, RESERVED},
     cpu::topology::{CpuLocation, Topology},
     exposition,
     expr::{
@@ -153,7 +153,7 @@ pub fn expand(config: &Config, values: &Values, topology: &Topology, trace: bool
     }
     let mut cpus = rules_see.map(|host| expander.cpus(&host, topology)).unwrap_or_default();
     expander.limit_values(&mut cpus);
-    if let (Attach::TargetInfo, Some(host)) = (config.attach(), &host) {
+    if let (LabelsOn::TargetInfo, Some(host)) = (config.labels_on(), &host) {
         for (_, Labels { set, origins }) in &mut cpus {
             set.retain(|name, value| host.set.get(name) != Some(value));
             origins.retain(|name, _| set.contains_key(name));
@@ -180,7 +180,7 @@ pub fn group(config: &Config, expansion: Expansion) -> (LabelSets, Vec<Violation
     let finish = |groups: Vec<(Set, Vec<u32>)>| {
         Groups::new(groups.into_iter().map(|(set, cpus)| (pairs(&set), cpus)))
     };
-    let shows_info = config.attach() != Attach::Series && !host.is_empty();
+    let shows_info = config.labels_on() != LabelsOn::Series && !host.is_empty();
     let sets = LabelSets {
         target_info: shows_info.then(|| pairs(&host)),
         groups: finish(groups),

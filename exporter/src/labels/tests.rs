@@ -140,7 +140,7 @@ fn latency_may_be_summed_where_the_rest_is_not() {
 fn labels_of_the_host_can_be_on_target_info() {
     let config = "\
 labels: {host: h, zone: z}
-attach: target_info
+labels_on: target_info
 cpus:
 - {match: '0-1', labels: {zone: y}}
 ";
@@ -155,7 +155,7 @@ cpus:
     assert_eq!(shown(&both.groups)[2], "2: host=h,zone=z,cpu=2");
     let (series, _) = sets(&config.replace("target_info", "series"));
     assert_eq!((series.target_info, series.groups), (None, both.groups));
-    assert_eq!(sets("attach: both").0.target_info, None);
+    assert_eq!(sets("labels_on: both").0.target_info, None);
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn rules_that_make_too_much_leave_a_set_as_it_was() {
 fn each_name_that_cannot_be_is_told_by_the_rules_that_make_it() {
     let (sets, violations) = sets(
         "relabel_configs: [{target_label: mode, replacement: x}, {target_label: cpu, replacement: '0'}]\n\
-         cpu_relabel_configs: [{target_label: le, replacement: x}]\nattach: target_info\n",
+         cpu_relabel_configs: [{target_label: le, replacement: x}]\nlabels_on: target_info\n",
     );
     let told: Vec<_> = violations.iter().map(|violation| violation.key.as_str()).collect();
     assert_eq!(

@@ -17,7 +17,7 @@ use crate::{
 const TARGET: Family<'_> = Family {
     name: "target",
     kind: Kind::Info,
-    help: "The labels of the host, with attach: target_info or both in the configuration.",
+    help: "The labels of the host, with labels_on: target_info or both in the configuration.",
 };
 
 const CPU_SECONDS: Family<'_> = Family {

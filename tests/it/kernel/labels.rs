@@ -71,7 +71,7 @@ fn a_machine_that_is_split_reports_each_part_and_sums_are_exact() {
 
 #[test]
 fn target_info_is_first_and_leaves_the_series_bare() {
-    let exporter = Exporter::start_with(&split("attach: target_info"), &[]);
+    let exporter = Exporter::start_with(&split("labels_on: target_info"), &[]);
     let text = exporter.connect().get("/metrics").text();
     assert!(text.starts_with("# TYPE target info\n# HELP target "), "{text}");
     let exposition = Exposition::parse(&text);

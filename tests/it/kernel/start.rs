@@ -436,7 +436,7 @@ fn the_exposition_accounts_for_all_time_of_each_cpu() {
 fn docs_metrics_md_has_every_family_that_is_served_and_no_other() {
     let documented = include_str!("../../../docs/metrics.md");
     let documented: Vec<_> = documented.lines().filter(|line| line.starts_with("| `")).collect();
-    let exporter = Exporter::start_with("labels: {host: '{{ hostname }}'}\nattach: both\n", &[]);
+    let exporter = Exporter::start_with("labels: {host: '{{ hostname }}'}\nlabels_on: both\n", &[]);
     let mut client = exporter.connect();
     client.get("/-/ready");
     let text = client.request("GET", "/metrics", &[("Accept", "text/plain")]).text();
