@@ -11,6 +11,7 @@ use sched_exporter::{
         healthcheck::healthcheck,
     },
     config,
+    exposition::Format,
     kernel::{
         btf::Btf,
         capabilities as privileges,
@@ -22,10 +23,7 @@ use sched_exporter::{
     os::{log, nss as names, signals, systemd},
     reload::{self, Reloader},
     sources::SourceOrigins,
-    web::{
-        negotiate::Format,
-        server::{self, Server},
-    },
+    web::server::{self, Server},
 };
 use sched_exporter_ebpf::HOOK;
 use tokio::runtime::Builder;

@@ -14,10 +14,7 @@ use proptest::{
     strategy::ValueTree as _,
     test_runner::TestRunner,
 };
-use sched_exporter::{
-    exposition::{Encoder, Family, Kind, Labels, Value},
-    web::negotiate::Format,
-};
+use sched_exporter::exposition::{Encoder, Family, Format, Kind, Labels, Value};
 use sched_exporter_tests::process::Exporter;
 
 /// Feeds cases to the parser, a line of JSON each.

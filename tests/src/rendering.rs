@@ -6,7 +6,7 @@ use sched_exporter::{
     accounting::snapshot::{Cpu, Snapshot, Times},
     config::Config,
     cpu::topology::Topology,
-    exposition::Encoder,
+    exposition::{Encoder, Format},
     generation::Generation,
     kernel::layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
     labels::LabelSets,
@@ -16,7 +16,6 @@ use sched_exporter::{
         telemetry::Telemetry,
     },
     sources::Values,
-    web::negotiate::Format,
 };
 
 use crate::rules;

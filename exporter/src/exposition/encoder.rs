@@ -4,7 +4,7 @@
 //! <https://prometheus.io/docs/specs/om/open_metrics_spec/>,
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
-use crate::web::negotiate::Format;
+use super::Format;
 
 /// Name, type, unit and help of a metric family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

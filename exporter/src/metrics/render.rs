@@ -299,8 +299,8 @@ fn write_of_cpus(
 mod tests {
     use super::*;
     use crate::{
-        accounting::snapshot::Times, config::Config, cpu::topology::Topology,
-        metrics::scrape::render, sources::Values, web::negotiate::Format,
+        accounting::snapshot::Times, config::Config, cpu::topology::Topology, exposition::Format,
+        metrics::scrape::render, sources::Values,
     };
 
     /// No two numbers alike, so that each is seen where it belongs.

@@ -9,7 +9,7 @@ use prometheus::proto::MetricFamily;
 
 use crate::{
     accounting::snapshot::Snapshot,
-    exposition::Encoder,
+    exposition::{Encoder, Format},
     generation::{Current, Generation},
     kernel::scheduler::{ReadError, Scheduler, monotonic_ns},
     metrics::{
@@ -17,7 +17,6 @@ use crate::{
         telemetry::{self, Telemetry},
     },
     os::log::LogCounts,
-    web::negotiate::Format,
 };
 
 /// All that a scrape reads.

@@ -6,14 +6,7 @@
 
 use std::cmp::Reverse;
 
-/// Grammar of an exposition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// OpenMetrics 1.0.
-    OpenMetrics,
-    /// Prometheus text 0.0.4. Text 1.0.0 differs only in names that need quotes, and ours do not.
-    Text,
-}
+use crate::exposition::Format;
 
 /// What to answer with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! What a request asks for by `Accept` and `Accept-Encoding`.
 
 use arbitrary::{Result, Unstructured};
-use sched_exporter::web::negotiate::{self, Format};
+use sched_exporter::{exposition::Format, web::negotiate};
 
 /// Reads the bytes as header values, a line each: whatever they are, there is an answer. Then takes
 /// them for a choice of media ranges and codings, and holds the answer against a slow reading of

@@ -6,13 +6,12 @@ use sched_exporter::{
     accounting::snapshot::{Cpu, Snapshot, Times},
     config::{Config, Diagnostics},
     cpu::topology::{CpuLocation, Topology},
-    exposition::{Encoder, le},
+    exposition::{Encoder, Format, le},
     generation::Generation,
     kernel::layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
     labels::{expand, group},
     metrics::render as families,
     sources::{Keys, Reading, Source, Uses, Values},
-    web::negotiate::Format,
 };
 
 use crate::{exposition::nanoseconds, sample::Sample};

@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 
 use arbitrary::{Result, Unstructured};
-use sched_exporter::{
-    exposition::{Encoder, Family, Kind, Labels, Value, le},
-    web::negotiate::Format,
-};
+use sched_exporter::exposition::{Encoder, Family, Format, Kind, Labels, Value, le};
 
 use crate::{
     exposition::nanoseconds,

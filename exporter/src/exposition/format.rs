@@ -1,0 +1,10 @@
+//! The formats that an exposition can have.
+
+/// Format of an exposition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus text 0.0.4. Text 1.0.0 differs only for names that need quotes; none here does.
+    Text,
+}
