@@ -23,7 +23,7 @@ use sched_exporter::{
     os::{log, nss as names, signals, systemd},
     reload::{self, Reloader},
     sources::SourceOrigins,
-    web::server::{self, Server},
+    web::{address, server::Server},
 };
 use sched_exporter_ebpf::HOOK;
 use tokio::runtime::Builder;
@@ -66,7 +66,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         reloader.wait_for_sources().await?;
         return print(&check::report(&args.config_file, reloader.inputs(), args.format));
     }
-    let listeners = if args.once { vec![] } else { server::bind(&args.web_listen_address)? };
+    let listeners = if args.once { vec![] } else { address::bind(&args.web_listen_address)? };
 
     // Whatever starts threads comes after this: privileges are a thread's.
     let scheduler = Arc::new(attach(args, &telemetry)?);

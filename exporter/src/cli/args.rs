@@ -1,12 +1,6 @@
 //! The command line: flags as `node_exporter` and Prometheus have them.
 
-use std::{
-    fmt,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _},
-    path::PathBuf,
-    str::FromStr,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -14,6 +8,7 @@ use crate::{
     cli::check::CheckFormat,
     kernel::layout::DisabledFeatures,
     os::log::{LogFormat, LogLevel},
+    web::address::ListenAddress,
 };
 
 /// Exact per-CPU scheduler time and run-queue latency of this host, as OpenMetrics.
@@ -160,45 +155,6 @@ impl Args {
     }
 }
 
-/// An address to listen on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenAddress {
-    text: String,
-    candidates: Vec<SocketAddr>,
-}
-
-impl ListenAddress {
-    /// What to bind: the first that this machine has.
-    pub fn candidates(&self) -> &[SocketAddr] {
-        &self.candidates
-    }
-}
-
-impl fmt::Display for ListenAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl FromStr for ListenAddress {
-    type Err = String;
-
-    /// Resolves host names. `:PORT` is all addresses, of IPv6 with IPv4 where there is IPv6.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let candidates = match text.strip_prefix(':') {
-            Some(port) => {
-                let port = port.parse().map_err(|error| format!("port `{port}`: {error}"))?;
-                vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()]
-            }
-            None => text
-                .to_socket_addrs()
-                .map_err(|error| format!("{error}; give HOST:PORT or :PORT"))?
-                .collect(),
-        };
-        Ok(Self { text: text.to_owned(), candidates })
-    }
-}
-
 /// A path that stands in a URL and in HTML as it is.
 fn telemetry_path(path: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
@@ -229,19 +185,6 @@ mod tests {
         for flag in ["--web.max-requests=4611686018427387904", "--web.max-connections=0"] {
             assert!(parsed(flag).is_err(), "{flag}");
         }
-    }
-
-    #[test]
-    fn a_port_alone_is_all_addresses() {
-        let address: ListenAddress = ":10435".parse().unwrap();
-        let candidates: Vec<_> = address.candidates().iter().map(ToString::to_string).collect();
-        assert_eq!(candidates, ["[::]:10435", "0.0.0.0:10435"]);
-    }
-
-    #[test]
-    fn a_bad_address_is_refused_with_a_reason() {
-        assert!(":http".parse::<ListenAddress>().unwrap_err().contains("port `http`"));
-        assert!("10435".parse::<ListenAddress>().unwrap_err().contains("HOST:PORT"));
     }
 
     #[test]

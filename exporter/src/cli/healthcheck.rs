@@ -11,8 +11,8 @@ use hyper::{Request, StatusCode};
 use tokio::time::timeout;
 
 use crate::{
-    cli::args::ListenAddress,
     os::http_client::{HttpError, Server},
+    web::address::ListenAddress,
 };
 
 /// How long the exporter may take; it answers within a millisecond.

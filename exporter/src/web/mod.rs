@@ -1,4 +1,5 @@
 //! HTTP.
 
+pub mod address;
 pub mod negotiate;
 pub mod server;

@@ -13,8 +13,8 @@
 use std::{
     convert::Infallible,
     future,
-    io::{self, Write as _},
-    net::{Ipv6Addr, SocketAddr},
+    io::Write as _,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -39,13 +39,9 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
 };
-use nix::{
-    errno::Errno,
-    sys::socket::{setsockopt, sockopt},
-};
 use prometheus::IntGauge;
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{sleep, timeout},
@@ -53,15 +49,11 @@ use tokio::{
 use tokio_io_timeout::TimeoutStream;
 
 use crate::{
-    cli::args::ListenAddress,
     metrics::{scrape::Exporter, telemetry::Telemetry},
     os::log,
     reload::ReloadHandle,
     web::negotiate::{self, Exposition},
 };
-
-/// Connections that the kernel holds for us to accept.
-const BACKLOG: u32 = 1_024;
 
 /// Size of the largest head of a request; a longer one is answered 431. It is held for as long as a
 /// client takes to send it, on every connection at once, and all of that must fit into a container's
@@ -103,50 +95,6 @@ pub struct Server {
     pub max_requests: usize,
     /// Connections served at a time; more wait.
     pub max_connections: usize,
-}
-
-/// An address could not be bound.
-#[derive(Debug, thiserror::Error)]
-#[error("listening on `{address}`: {source}")]
-pub struct BindError {
-    address: String,
-    source: io::Error,
-}
-
-/// Binds every address: the first of its candidates that this machine has. Another error than that it
-/// has not is for whoever chose the address, since a port that is taken would else be served in part.
-/// To be called inside a tokio runtime.
-pub fn bind(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, BindError> {
-    let mut listeners = Vec::new();
-    for address in addresses {
-        let mut bound = Err(io::Error::from(io::ErrorKind::AddrNotAvailable));
-        for candidate in address.candidates() {
-            bound = listen(*candidate);
-            if !bound.as_ref().is_err_and(is_absent) {
-                break;
-            }
-        }
-        let bound = bound.map_err(|source| BindError { address: address.to_string(), source })?;
-        listeners.push(bound);
-    }
-    Ok(listeners)
-}
-
-/// Listens on all addresses of IPv4 too where that is on all of IPv6, whatever the machine's default.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    if address.ip() == Ipv6Addr::UNSPECIFIED {
-        setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
-    }
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// Whether the machine lacks the address, or its family.
-fn is_absent(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    matches!(errno, Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
 }
 
 /// State of a running server.
