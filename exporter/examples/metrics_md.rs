@@ -5,17 +5,17 @@
 use prometheus::proto::{LabelPair, Metric};
 use sched_exporter::{
     exposition::{Family, Kind},
+    expr::values::Source,
     metrics::{
         render as families,
         telemetry::{self, Telemetry},
     },
-    sources::{Reading, Source},
 };
 
 const INTRO: &str = "\
 # Metrics
 
-RuleSpec by `cargo xtask docs` from the code. The families that begin with `sched_` but not with
+Written by `cargo xtask docs` from the code. The families that begin with `sched_` but not with
 `sched_exporter_` have the labels of the configuration too, or `target_info` has them ([labels](labels.md));
 `without` in the configuration removes `cpu`. Names are those of samples; a histogram has `_bucket`,
 `_count` and `_sum`.
@@ -32,7 +32,7 @@ fn main() -> prometheus::Result<()> {
     // A family without a sample is not gathered.
     telemetry.request("/", 200);
     telemetry.capabilities([("CAP_BPF".to_owned(), false)]);
-    telemetry.label_sources(&[(Source::Hostname, Reading::default())].into_iter().collect());
+    telemetry.label_sources([(Source::Hostname.name(), true)]);
     for family in telemetry.gather() {
         let Some(kind) = telemetry::kind_of(&family) else { continue };
         let labels = family.get_metric().first().map(Metric::get_label).unwrap_or_default();

@@ -6,7 +6,7 @@ use sched_exporter::{
     cli::check::{CheckFormat, report},
     config::{Config, Limits},
     cpu::topology::Topology,
-    reload::Inputs,
+    generation::Inputs,
     sources::{Reading, Source},
 };
 

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::{
     config::CPU,
     cpu::list as cpus,
+    generation::Inputs,
     labels::{self, Labels},
-    reload::Inputs,
     sources::Reading,
 };
 

@@ -1,5 +1,8 @@
 //! What a scrape is rendered under: a configuration, made for this machine at one moment. Pure.
 
+mod inputs;
+mod outcome;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -9,9 +12,12 @@ use crate::{
     config::Config,
     cpu::topology::Topology,
     exposition,
+    expr::values::Values,
     labels::{self, LabelSets, Violation},
-    sources::Values,
 };
+
+pub use inputs::Inputs;
+pub use outcome::ReloadOutcome;
 
 /// A configuration in use, with all that can be rendered before the scrape.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

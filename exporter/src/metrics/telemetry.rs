@@ -11,8 +11,8 @@ use prometheus::{
 
 use crate::{
     exposition::{Encoder, Family, Kind, Labels, Value, canonical},
+    generation::ReloadOutcome,
     labels::ViolationKind,
-    sources::Values,
 };
 
 /// Bounds of the scrape duration, in seconds.
@@ -31,28 +31,6 @@ pub struct Telemetry {
     label_source_up: IntGaugeVec,
     labels_rejected: IntCounterVec,
     capability_kept: IntGaugeVec,
-}
-
-/// How a reload ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReloadOutcome {
-    /// A new generation is served.
-    Applied,
-    /// The file is what is served already.
-    Unchanged,
-    /// The file is bad or can't be read; the last good one is kept.
-    Failed,
-}
-
-impl ReloadOutcome {
-    /// As the label `outcome` has it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Applied => "applied",
-            Self::Unchanged => "unchanged",
-            Self::Failed => "failed",
-        }
-    }
 }
 
 impl Telemetry {
@@ -142,7 +120,7 @@ impl Telemetry {
         telemetry
             .registry
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        for outcome in [ReloadOutcome::Applied, ReloadOutcome::Unchanged, ReloadOutcome::Failed] {
+        for outcome in ReloadOutcome::ALL {
             telemetry.reloads.with_label_values(&[outcome.name()]);
         }
         for kind in ViolationKind::ALL {
@@ -183,10 +161,10 @@ impl Telemetry {
         }
     }
 
-    /// Takes how each source in use is; the others are no longer shown.
-    pub fn label_sources(&self, values: &Values) {
+    /// Updates which sources are up, by name, and forgets the others.
+    pub fn label_sources(&self, sources: impl IntoIterator<Item = (&'static str, bool)>) {
         self.label_source_up.reset();
-        for (source, is_up) in values.up() {
+        for (source, is_up) in sources {
             self.label_source_up.with_label_values(&[source]).set(i64::from(is_up));
         }
     }

@@ -11,10 +11,9 @@ use crate::{
         list::CpuListError,
         topology::{SYSFS, Topology, TopologyError},
     },
-    generation::Generation,
+    generation::{Generation, Inputs, ReloadOutcome},
     labels::Violation,
-    metrics::telemetry::ReloadOutcome,
-    sources::{Reader, Values},
+    sources::Reader,
 };
 
 /// Why there is no first generation.
@@ -54,29 +53,14 @@ fn violation_lines(path: &Path, violations: &[Violation]) -> Vec<String> {
     violations.iter().map(|violation| format!("{}: {violation}", path.display())).collect()
 }
 
-/// What the generation that is served was made of.
-#[derive(Clone, Debug, Default)]
-pub struct Inputs {
-    /// The file as it was understood.
-    pub config: Arc<Config>,
-    /// Its SHA-256, in lowercase hex.
-    pub sha256: String,
-    /// The values of its templates.
-    pub values: Values,
-    /// Where the CPUs are, as far as it matters.
-    pub topology: Topology,
-}
-
-impl Inputs {
-    /// The first generation, if all that the configuration asks for fits this machine.
-    pub(super) fn generation(&self, path: &Path) -> Result<Generation, LoadError> {
-        let (generation, violations) =
-            Generation::new(&self.config, &self.sha256, &self.values, &self.topology);
-        if violations.is_empty() {
-            return Ok(generation);
-        }
-        Err(LoadError::Violations { path: path.into(), violations })
+/// The first generation of `inputs`, if all that the configuration asks for fits this machine.
+pub(super) fn generation(inputs: &Inputs, path: &Path) -> Result<Generation, LoadError> {
+    let Inputs { config, sha256, values, topology } = inputs;
+    let (generation, violations) = Generation::new(config, sha256, values, topology);
+    if violations.is_empty() {
+        return Ok(generation);
     }
+    Err(LoadError::Violations { path: path.into(), violations })
 }
 
 /// Looks at the file and at what labels are made of. It blocks.
@@ -158,7 +142,7 @@ impl BuildJob {
         let values = self.reader.read(config.uses());
         let topology = self.locate(&config);
         let inputs = Inputs { config: Arc::new(config), sha256: sha256.into(), values, topology };
-        let generation = inputs.generation(&self.path)?;
+        let generation = generation(&inputs, &self.path)?;
         Ok(Candidate { inputs, generation: Some(generation), violations: Vec::new() })
     }
 

@@ -4,6 +4,6 @@ mod build;
 mod reloader;
 mod requests;
 
-pub use build::{Inputs, LoadError};
+pub use build::LoadError;
 pub use reloader::{Reloader, serving};
 pub use requests::ReloadHandle;

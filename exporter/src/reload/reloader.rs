@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    build::{BuildJob, BuildOutcome, Candidate, Inputs, LoadError, locate},
+    build::{BuildJob, BuildOutcome, Candidate, LoadError, generation, locate},
     requests::{
         Cause, Outcome, QUEUE, ReloadHandle, Request, forward_signals, forward_ticks, next_batch,
         on_change,
@@ -28,10 +28,10 @@ use super::{
 use crate::{
     config::{Config, Source},
     cpu::{list as cpus, topology::Topology},
-    generation::Current,
+    generation::{Current, Inputs, ReloadOutcome},
     kernel::scheduler::{ReadError, Scheduler},
     labels::Violation,
-    metrics::telemetry::{ReloadOutcome, Telemetry},
+    metrics::telemetry::Telemetry,
     os::{log, signals::ReloadSignals, systemd, watch::Watch},
     sources::{self, FILE_TIMEOUT, Reader, Schedule, SourceOrigins, Sources, Values, Watches},
 };
@@ -95,9 +95,9 @@ impl Reloader {
         let values = reader.read(config.uses());
         let sha256 = source.sha256().to_owned();
         let inputs = Inputs { config, sha256, values, topology };
-        let generation = inputs.generation(source.path())?;
+        let generation = generation(&inputs, source.path())?;
         telemetry.loaded();
-        telemetry.label_sources(&inputs.values);
+        telemetry.label_sources(inputs.values.up());
         tell_local(&Values::default(), &inputs.values);
         Ok(Self {
             path: source.path().to_owned(),
@@ -123,7 +123,7 @@ impl Reloader {
         self.reader.first_answers(uses).await;
         let values = self.reader.read(uses);
         let inputs = Inputs { values, ..Inputs::clone(&self.inputs) };
-        self.current.store(Arc::new(inputs.generation(&self.path)?));
+        self.current.store(Arc::new(generation(&inputs, &self.path)?));
         self.inputs = Arc::new(inputs);
         Ok(())
     }
@@ -301,7 +301,7 @@ impl Reloader {
             self.telemetry.label_rejected(*kind);
             tracing::warn!(key, problem, "a label can't be as the configuration asks");
         }
-        self.telemetry.label_sources(&inputs.values);
+        self.telemetry.label_sources(inputs.values.up());
         tell_local(&self.inputs.values, &inputs.values);
         let old = std::mem::replace(&mut self.inputs, Arc::new(inputs));
         // A thousand rules take their time to go, as do the labels of many CPUs above.

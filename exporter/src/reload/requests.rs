@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
 
-use crate::{metrics::telemetry::ReloadOutcome, os::signals::ReloadSignals};
+use crate::{generation::ReloadOutcome, os::signals::ReloadSignals};
 
 /// Editors and kubelet change a file in several steps; it is read when there was no event for this
 /// long.
