@@ -23,7 +23,7 @@ use sched_exporter::{
     os::{log, nss as names, signals, systemd},
     reload::{self, Reloader},
     sources::SourceOrigins,
-    web::{address, server::Server},
+    web::{Server, address},
 };
 use sched_exporter_ebpf::HOOK;
 use tokio::runtime::Builder;
