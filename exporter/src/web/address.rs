@@ -1,4 +1,4 @@
-//! Addresses to listen on.
+//! The addresses to listen on, from text to bound sockets.
 
 use std::{
     fmt, io,
@@ -12,10 +12,10 @@ use nix::{
 };
 use tokio::net::{TcpListener, TcpSocket};
 
-/// Connections that the kernel holds for us to accept.
+/// Maximum number of connections that the kernel queues to be accepted.
 const BACKLOG: u32 = 1_024;
 
-/// An address to listen on.
+/// An address to listen on, with its host name resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
     text: String,
@@ -23,7 +23,7 @@ pub struct ListenAddress {
 }
 
 impl ListenAddress {
-    /// What to bind: the first that this machine has.
+    /// The socket addresses that it can mean. [`bind`] uses the first that this machine has.
     pub fn candidates(&self) -> &[SocketAddr] {
         &self.candidates
     }
@@ -38,7 +38,7 @@ impl fmt::Display for ListenAddress {
 impl FromStr for ListenAddress {
     type Err = String;
 
-    /// Resolves host names. `:PORT` is all addresses, of IPv6 with IPv4 where there is IPv6.
+    /// Parses `HOST:PORT` and resolves the host, or `:PORT` for all addresses of IPv6 and IPv4.
     fn from_str(text: &str) -> Result<Self, String> {
         let candidates = match text.strip_prefix(':') {
             Some(port) => {
@@ -54,34 +54,38 @@ impl FromStr for ListenAddress {
     }
 }
 
-/// An address could not be bound.
+/// The error when an address cannot be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("listening on `{address}`: {source}")]
+#[error("cannot listen on `{address}`")]
 pub struct BindError {
     address: String,
     source: io::Error,
 }
 
-/// Binds every address: the first of its candidates that this machine has. Another error than that it
-/// has not is for whoever chose the address, since a port that is taken would else be served in part.
-/// To be called inside a tokio runtime.
+/// Binds every address, each to the first of its candidates that this machine has. Any other error is
+/// returned: otherwise a port in use would be served on only some addresses.
+///
+/// Call it inside a tokio runtime.
 pub fn bind(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, BindError> {
-    let mut listeners = Vec::new();
-    for address in addresses {
-        let mut bound = Err(io::Error::from(io::ErrorKind::AddrNotAvailable));
-        for candidate in address.candidates() {
-            bound = listen(*candidate);
-            if !bound.as_ref().is_err_and(is_absent) {
-                break;
-            }
-        }
-        let bound = bound.map_err(|source| BindError { address: address.to_string(), source })?;
-        listeners.push(bound);
-    }
-    Ok(listeners)
+    let named = |address: &ListenAddress| {
+        bind_one(address).map_err(|source| BindError { address: address.to_string(), source })
+    };
+    addresses.iter().map(named).collect()
 }
 
-/// Listens on all addresses of IPv4 too where that is on all of IPv6, whatever the machine's default.
+fn bind_one(address: &ListenAddress) -> io::Result<TcpListener> {
+    let mut bound = Err(io::ErrorKind::AddrNotAvailable.into());
+    for candidate in address.candidates() {
+        bound = listen(*candidate);
+        if !bound.as_ref().is_err_and(is_absent) {
+            break;
+        }
+    }
+    bound
+}
+
+/// Listens on a socket address. All addresses of IPv6 include those of IPv4, whatever
+/// `net.ipv6.bindv6only` says.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
@@ -103,14 +107,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_alone_is_all_addresses() {
+    fn port_without_host_means_all_addresses() {
         let address: ListenAddress = ":10435".parse().unwrap();
         let candidates: Vec<_> = address.candidates().iter().map(ToString::to_string).collect();
         assert_eq!(candidates, ["[::]:10435", "0.0.0.0:10435"]);
     }
 
     #[test]
-    fn a_bad_address_is_refused_with_a_reason() {
+    fn rejects_invalid_addresses_with_a_reason() {
         assert!(":http".parse::<ListenAddress>().unwrap_err().contains("port `http`"));
         assert!("10435".parse::<ListenAddress>().unwrap_err().contains("HOST:PORT"));
     }

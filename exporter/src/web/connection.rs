@@ -1,4 +1,4 @@
-//! Connections: accepting and serving them.
+//! Accepts connections and serves each, within limits of number, size and time.
 
 use std::{
     convert::Infallible,
@@ -23,68 +23,86 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
-use super::Running;
+use super::App;
+use crate::os::log;
 
-/// Size of the largest head of a request; a longer one is answered 431. It is held for as long as a
-/// client takes to send it, on every connection at once, and all of that must fit into a container's
-/// memory.
+/// Maximum size of a request's head; a larger one gets 431. Every connection may hold this much for as
+/// long as its client takes to send it, and all of that must fit into a container's memory.
 const MAX_HEAD_BYTES: usize = 1 << 14;
 
-/// A client must have sent its first request after this long.
+/// Time for a client to send its first request.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection may be idle for this long between requests: longer than the usual scrape intervals,
-/// so that scrapes need no new connection.
+/// How long a connection may be idle between requests. It exceeds the usual scrape intervals, so that
+/// scrapes can reuse a connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(150);
 
-/// A client that takes nothing of its answer for this long is cut off.
+/// Disconnect a client that reads nothing for this long.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// After a failed accept, which may be for want of file descriptors.
+/// Pause after a failed accept, e.g. when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections, and serves each when a place is free. The place is asked for last, since a
-/// listener that nobody connects to would else keep one from the others; so each listener has one
-/// connection that waits, accepted.
-pub(super) async fn accept(
-    listener: TcpListener,
-    places: Arc<Semaphore>,
-    running: Arc<Running>,
-    graceful: Arc<GracefulShutdown>,
-) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                // The semaphore is never closed.
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-                let (running, watcher) = (Arc::clone(&running), graceful.watcher());
-                tokio::spawn(async move {
-                    serve(stream, peer, running, watcher).await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "no connection accepted");
-                sleep(ACCEPT_PAUSE).await;
+/// Admits connections and keeps track of the open ones.
+pub(super) struct Connections {
+    app: Arc<App>,
+    /// A permit for each concurrent connection.
+    permits: Arc<Semaphore>,
+    open: GracefulShutdown,
+}
+
+impl Connections {
+    pub(super) fn new(app: Arc<App>, max_connections: usize) -> Self {
+        let permits = Arc::new(Semaphore::new(max_connections));
+        Self { app, permits, open: GracefulShutdown::new() }
+    }
+
+    /// Accepts connections, and serves each once it has a permit.
+    ///
+    /// The permit is acquired after accepting: an idle listener must not hold one. Each listener may
+    /// therefore hold one accepted connection that waits for a permit.
+    pub(super) async fn accept(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    // The semaphore is never closed.
+                    let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
+                        return;
+                    };
+                    let (app, watcher) = (Arc::clone(&self.app), self.open.watcher());
+                    tokio::spawn(async move {
+                        serve(stream, peer, app, watcher).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed");
+                    sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
+
+    /// Closes idle connections, and the others after the response in progress.
+    pub(super) async fn finish(self) {
+        self.open.shutdown().await;
+    }
 }
 
-/// Serves one connection to its end.
-async fn serve(stream: TcpStream, peer: SocketAddr, running: Arc<Running>, watcher: Watcher) {
+/// Serves one connection until it ends.
+async fn serve(stream: TcpStream, peer: SocketAddr, app: Arc<App>, watcher: Watcher) {
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "TCP_NODELAY refused");
+        tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
     }
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
-    let asked = Arc::new(AtomicBool::new(false));
+    let has_request = Arc::new(AtomicBool::new(false));
     let service = {
-        let asked = Arc::clone(&asked);
+        let has_request = Arc::clone(&has_request);
         service_fn(move |request| {
-            asked.store(true, Ordering::Relaxed);
-            let running = Arc::clone(&running);
-            async move { Ok::<_, Infallible>(running.answer(request).await) }
+            has_request.store(true, Ordering::Relaxed);
+            let app = Arc::clone(&app);
+            async move { Ok::<_, Infallible>(app.respond(request).await) }
         })
     };
     let connection = http1::Builder::new()
@@ -93,16 +111,16 @@ async fn serve(stream: TcpStream, peer: SocketAddr, running: Arc<Running>, watch
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let connection = watcher.watch(connection);
-    let nothing_asked = async {
+    let no_request = async {
         sleep(FIRST_REQUEST_TIMEOUT).await;
-        if asked.load(Ordering::Relaxed) {
+        if has_request.load(Ordering::Relaxed) {
             future::pending::<()>().await;
         }
     };
     tokio::select! {
         ended = connection => if let Err(error) = ended {
-            tracing::debug!(%peer, %error, "connection ended early");
+            tracing::debug!(%peer, error = log::chain(&error), "connection ended early");
         },
-        () = nothing_asked => tracing::debug!(%peer, "no request in time"),
+        () = no_request => tracing::debug!(%peer, "no request in time"),
     }
 }

@@ -1,77 +1,75 @@
-//! The answer to a scrape.
+//! Answers scrapes, in the format and encoding that the client prefers.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
-    Response, StatusCode,
-    header::{
-        ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName,
-        HeaderValue, VARY,
-    },
+    StatusCode,
+    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, VARY},
 };
 use prometheus::IntGauge;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 
 use super::{
-    Running,
-    compress::{MIN_GZIP_BYTES, compress},
+    App,
+    compress::{MIN_BYTES, gzip},
     negotiate::{self, Exposition},
-    routes::{Answer, plain},
+    response::{Response, content, text},
 };
 use crate::os::log;
 
-impl Running {
-    pub(super) fn metrics(&self, headers: &HeaderMap) -> Answer {
-        let place = match self.scrapes.as_ref().map(|places| Arc::clone(places).try_acquire_owned())
-        {
-            None => None,
-            Some(Ok(place)) => Some(place),
-            Some(Err(_)) => {
-                let reason = format!(
-                    "Limit of concurrent requests reached ({}), try again later.\n",
-                    self.server.max_requests
-                );
-                return plain(StatusCode::SERVICE_UNAVAILABLE, reason);
-            }
+impl App {
+    /// Renders an exposition, or responds with 503 at the limit of concurrent scrapes.
+    pub(super) fn metrics(&self, headers: &HeaderMap) -> Response {
+        let Ok(permit) = self.scrape_permit() else {
+            let reason = format!(
+                "Limit of concurrent requests reached ({}), try again later.\n",
+                self.server.max_requests
+            );
+            return text(StatusCode::SERVICE_UNAVAILABLE, reason);
         };
         let values = |name: HeaderName| headers.get_all(name).iter().map(HeaderValue::as_bytes);
         let exposition: Exposition = negotiate::exposition(values(ACCEPT));
-        let text = match self.server.exporter.scrape(exposition.format) {
-            Ok(text) => text,
+        let body = match self.server.exporter.scrape(exposition.format) {
+            Ok(body) => body,
             Err(error) => {
                 tracing::error!(error = log::chain(&error), "scrape failed");
-                let reason = "The kernel's records could not be read; see the log.\n";
-                return plain(StatusCode::INTERNAL_SERVER_ERROR, reason);
+                let reason = "Cannot read the kernel's records; see the log.\n";
+                return text(StatusCode::INTERNAL_SERVER_ERROR, reason);
             }
         };
-        let gzip = text.len() >= MIN_GZIP_BYTES && negotiate::gzip(values(ACCEPT_ENCODING));
-        let body = if gzip { compress(&text) } else { text.into_bytes() };
-        let body = ScrapeBody::new(body, place, self.server.telemetry.scrapes_in_flight().clone());
-        let mut answer = Response::new(Full::new(Bytes::from_owner(body)));
-        let headers = answer.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(exposition.content_type()));
+        let is_gzip = body.len() >= MIN_BYTES && negotiate::gzip(values(ACCEPT_ENCODING));
+        let body = if is_gzip { gzip(&body) } else { body.into_bytes() };
+        let in_flight = self.server.telemetry.scrapes_in_flight().clone();
+        let body = Bytes::from_owner(ScrapeBody::new(body, permit, in_flight));
+        let mut response = content(exposition.content_type(), body);
+        let headers = response.headers_mut();
         headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
-        if gzip {
+        if is_gzip {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
-        answer
+        response
+    }
+
+    /// A permit to scrape; `None` if scrapes are not limited.
+    fn scrape_permit(&self) -> Result<Option<OwnedSemaphorePermit>, TryAcquireError> {
+        let Some(scrapes) = &self.scrapes else { return Ok(None) };
+        Arc::clone(scrapes).try_acquire_owned().map(Some)
     }
 }
 
-/// An exposition on its way. It counts as in flight, and keeps its place, until the kernel has taken
-/// the last of it, which it does as the client does.
+/// A response body that holds its permit, and counts as in flight, until the kernel has taken the last
+/// of it, which it does as the client reads.
 struct ScrapeBody {
     bytes: Vec<u8>,
     in_flight: IntGauge,
-    _place: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl ScrapeBody {
-    fn new(bytes: Vec<u8>, place: Option<OwnedSemaphorePermit>, in_flight: IntGauge) -> Self {
+    fn new(bytes: Vec<u8>, permit: Option<OwnedSemaphorePermit>, in_flight: IntGauge) -> Self {
         in_flight.inc();
-        Self { bytes, in_flight, _place: place }
+        Self { bytes, in_flight, _permit: permit }
     }
 }
 

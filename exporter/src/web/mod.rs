@@ -1,14 +1,18 @@
-//! HTTP: it is given bound listeners, a future that ends it, and what to answer with.
+//! Serves the exposition over HTTP. May name `metrics`, the handle of `reload`, `exposition`'s formats
+//! and `os`.
 //!
-//! | path | methods | answer |
+//! | path | methods | response |
 //! |---|---|---|
 //! | the telemetry path | GET, HEAD | the exposition; 503 beyond `max_requests` |
 //! | `/-/healthy` | GET, HEAD | 200 |
-//! | `/-/ready` | GET, HEAD | 200; 503 while shutting down |
+//! | `/-/ready` | GET, HEAD | 200; 503 during shutdown |
 //! | `/-/reload` | POST, PUT | 200, or 500 with the reason; 403 unless enabled |
 //! | `/` | GET, HEAD | a landing page |
 //!
-//! Anything else is 404, and another method 405.
+//! Other paths get 404, other methods 405.
+//!
+//! A request passes `connection` (accept, limits, timeouts), `routes` (path and method), then the
+//! module that answers it: `metrics`, `lifecycle` or `pages`.
 
 pub mod address;
 mod compress;
@@ -17,6 +21,7 @@ mod lifecycle;
 mod metrics;
 pub mod negotiate;
 mod pages;
+mod response;
 mod routes;
 
 use std::{
@@ -27,68 +32,62 @@ use std::{
     time::Duration,
 };
 
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
 
+use self::connection::Connections;
 use crate::{
     metrics::{scrape::Exporter, telemetry::Telemetry},
     reload::ReloadHandle,
 };
-use connection::accept;
 
-/// How long a shutdown waits for answers under way.
+/// How long a shutdown waits for responses in progress.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the server answers with, and its limits.
+/// What to serve, and within which limits.
 pub struct Server {
     /// Renders expositions.
     pub exporter: Exporter,
-    /// The daemon's own metrics.
+    /// Counts requests and scrapes in flight.
     pub telemetry: Telemetry,
-    /// Asks for reloads.
+    /// Requests reloads.
     pub reload: ReloadHandle,
-    /// Where the exposition is.
+    /// Path of the exposition. It must need no escaping in a URL or in HTML.
     pub telemetry_path: String,
     /// Whether `/-/reload` is enabled.
     pub lifecycle: bool,
-    /// Scrapes answered at a time; 0 is no limit.
+    /// Maximum number of concurrent scrapes; 0 means no limit.
     pub max_requests: usize,
-    /// Connections served at a time; more wait.
+    /// Maximum number of concurrent connections; more wait.
     pub max_connections: usize,
 }
 
-/// State of a running server.
-struct Running {
+/// A running server, shared by its connections.
+struct App {
     server: Server,
+    /// A permit for each concurrent scrape; `None` means no limit.
     scrapes: Option<Arc<Semaphore>>,
     shutting_down: AtomicBool,
 }
 
 impl Server {
-    /// Answers on `listeners` until `shutdown` ends; then accepts no more, and waits a while for
-    /// the answers under way.
+    /// Serves on `listeners` until `shutdown` completes. Then accepts no more connections, and waits
+    /// up to 10 seconds for responses in progress.
     pub async fn run(self, listeners: Vec<TcpListener>, shutdown: impl Future<Output = ()>) {
-        let connections = Arc::new(Semaphore::new(self.max_connections));
+        let max_connections = self.max_connections;
         let scrapes = (self.max_requests > 0).then(|| Arc::new(Semaphore::new(self.max_requests)));
-        let running =
-            Arc::new(Running { server: self, scrapes, shutting_down: AtomicBool::new(false) });
-        let graceful = Arc::new(GracefulShutdown::new());
+        let app = Arc::new(App { server: self, scrapes, shutting_down: AtomicBool::new(false) });
+        let connections = Arc::new(Connections::new(Arc::clone(&app), max_connections));
         let mut accepting = JoinSet::new();
         for listener in listeners {
-            accepting.spawn(accept(
-                listener,
-                Arc::clone(&connections),
-                Arc::clone(&running),
-                Arc::clone(&graceful),
-            ));
+            accepting.spawn(Arc::clone(&connections).accept(listener));
         }
         shutdown.await;
-        running.shutting_down.store(true, Ordering::Relaxed);
+        app.shutting_down.store(true, Ordering::Relaxed);
         accepting.shutdown().await;
-        // The tasks that accepted held the only other references.
-        let Some(graceful) = Arc::into_inner(graceful) else { return };
-        if timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await.is_err() {
-            tracing::warn!("clients did not take their answers within {SHUTDOWN_TIMEOUT:?}");
+        // The accepting tasks held the only other references.
+        let Some(connections) = Arc::into_inner(connections) else { return };
+        if timeout(SHUTDOWN_TIMEOUT, connections.finish()).await.is_err() {
+            tracing::warn!(after = ?SHUTDOWN_TIMEOUT, "shutdown timed out; dropping open connections");
         }
     }
 }

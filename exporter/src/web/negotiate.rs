@@ -1,5 +1,5 @@
-//! Which text a request asks for, and whether compressed. Pure functions over header values. No
-//! request is refused: whoever accepts nothing that we have gets Prometheus text 0.0.4.
+//! Chooses format and compression from a request's headers. Pure functions over header values. They
+//! never fail: a client that accepts no available format gets Prometheus text 0.0.4.
 //!
 //! RFC 9110 §12.5 <https://www.rfc-editor.org/rfc/rfc9110#section-12.5>,
 //! <https://prometheus.io/docs/instrumenting/content_negotiation/>
@@ -8,10 +8,10 @@ use std::cmp::Reverse;
 
 use crate::exposition::Format;
 
-/// What to answer with.
+/// The format and content type of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exposition {
-    /// Grammar of the body.
+    /// Format of the body.
     pub format: Format,
     content_type: &'static str,
 }
@@ -22,8 +22,8 @@ impl Exposition {
         self.content_type
     }
 
-    // All schemes but `dots` leave our names as they are, so they are confirmed as asked for. The
-    // others are answered with the default.
+    // Every scheme except `dots` leaves our names unchanged, so the requested one is confirmed. `dots`
+    // and unknown schemes get the default.
     fn open_metrics(escaping: Option<&[u8]>) -> Self {
         let content_type = match escaping {
             Some(b"allow-utf-8") => {
@@ -53,17 +53,17 @@ impl Exposition {
     }
 }
 
-/// The exposition that the values of a request's `Accept` headers ask for: of the acceptable ones
-/// the one with the greatest weight, at a tie OpenMetrics before text 1.0.0 before text 0.0.4.
+/// Chooses the exposition from the values of a request's `Accept` headers: the acceptable one with the
+/// greatest weight; at a tie OpenMetrics, then text 1.0.0, then text 0.0.4.
 ///
-/// No header, or an empty one, accepts anything and gets OpenMetrics.
+/// A missing or empty header accepts anything and gets OpenMetrics.
 pub fn exposition<'a>(accept: impl Iterator<Item = &'a [u8]>) -> Exposition {
-    let mut is_asked = false;
+    let mut has_element = false;
     let mut best: [Option<Offer>; 3] = [None; 3];
     for element in elements(accept) {
-        is_asked = true;
+        has_element = true;
         let Some(element) = Element::parse(element) else { continue };
-        // A browser shows plain text, and would save OpenMetrics to a file.
+        // A browser displays plain text, but would save OpenMetrics to a file.
         if element.name == b"text/html" && element.weight > 0 {
             return Exposition::text();
         }
@@ -81,18 +81,18 @@ pub fn exposition<'a>(accept: impl Iterator<Item = &'a [u8]>) -> Exposition {
             }
         }
     }
-    if !is_asked {
+    if !has_element {
         return Exposition::open_metrics(None);
     }
-    // Of equal elements the first is the minimum.
+    // `min_by_key` returns the first of equal elements.
     let acceptable = best.into_iter().flatten().filter(|offer| offer.weight > 0);
     acceptable
         .min_by_key(|offer| Reverse(offer.weight))
         .map_or_else(Exposition::text, |offer| offer.exposition)
 }
 
-/// Whether the values of a request's `Accept-Encoding` headers prefer gzip, or are indifferent
-/// between it and no compression. Without a header nothing is compressed.
+/// Whether the values of a request's `Accept-Encoding` headers prefer gzip to no compression, or weigh
+/// both equally. Without the header nothing is compressed.
 pub fn gzip<'a>(accept_encoding: impl Iterator<Item = &'a [u8]>) -> bool {
     let (mut gzip, mut identity, mut any) = (None, None, None);
     for element in elements(accept_encoding).filter_map(Element::parse) {
@@ -108,7 +108,7 @@ pub fn gzip<'a>(accept_encoding: impl Iterator<Item = &'a [u8]>) -> bool {
     gzip > 0 && identity.or(any).is_none_or(|identity| gzip >= identity)
 }
 
-/// What we can answer with, the preferred first.
+/// The available formats, most preferred first.
 #[derive(Clone, Copy)]
 enum Kind {
     OpenMetrics,
@@ -116,7 +116,7 @@ enum Kind {
     Text,
 }
 
-/// How exactly a media range names a kind; the most exact range decides on its weight.
+/// How precisely a media range names a kind; the most precise range decides its weight.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Precision {
     Anything,
@@ -125,7 +125,7 @@ enum Precision {
     Version,
 }
 
-/// What the most exact media range says of a kind.
+/// What the most precise media range says about a kind.
 #[derive(Clone, Copy)]
 struct Offer {
     precision: Precision,
@@ -139,15 +139,15 @@ impl Offer {
     }
 }
 
-/// A header lists few elements; more are not looked at.
+/// Maximum number of list elements that are parsed; real headers have far fewer.
 const MAX_ELEMENTS: usize = 64;
 
-/// The elements of a list that may be spread over several header values.
+/// The non-empty elements of a list that may span several header values.
 fn elements<'a>(values: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a [u8]> {
     values.flat_map(|value| split(value, b',')).filter(|it| !it.is_empty()).take(MAX_ELEMENTS)
 }
 
-/// A media range or coding, as far as it concerns us.
+/// A media range or content coding, with the parameters that matter here.
 struct Element {
     /// In lower case.
     name: Vec<u8>,
@@ -158,7 +158,7 @@ struct Element {
 }
 
 impl Element {
-    /// None where a parameter is malformed, or stands twice.
+    /// `None` if a parameter is malformed or repeated.
     fn parse(text: &[u8]) -> Option<Self> {
         let mut parts = split(text, b';');
         let name = parts.next()?.to_ascii_lowercase();
@@ -181,8 +181,8 @@ impl Element {
         Some(Self { name, version, escaping, weight })
     }
 
-    /// The kinds that this media range covers. Text 1.0.0 goes only to those who name it, since
-    /// few can read that version; OpenMetrics 0.0.1 was a draft, and its readers read 1.0.0.
+    /// The kinds that this media range covers. Text 1.0.0 must be requested by version, since few
+    /// clients can read it. OpenMetrics 0.0.1 was a draft; clients of it can read 1.0.0.
     fn kinds(&self) -> &'static [(Kind, Precision)] {
         match (self.name.as_slice(), self.version.as_deref()) {
             (b"*/*", _) => {
@@ -204,7 +204,7 @@ impl Element {
     }
 }
 
-/// Thousandths from a weight: 0 to 1 with at most three decimals.
+/// Parses a weight, 0 to 1 with at most three decimals, into thousandths.
 fn weight(text: &[u8]) -> Option<u16> {
     let (whole, decimals) = match text {
         [whole] => (whole, [].as_slice()),
@@ -218,8 +218,7 @@ fn weight(text: &[u8]) -> Option<u16> {
     (weight <= 1000).then_some(weight)
 }
 
-/// The pieces of `text` between separators, without the blanks around them. A separator in a quoted
-/// string does not count.
+/// Splits `text` at separators outside quoted strings, and trims the pieces.
 fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     let pieces = text.split(move |byte| {
@@ -234,7 +233,7 @@ fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     pieces.map(<[u8]>::trim_ascii)
 }
 
-/// What a token or a quoted string says; none for anything else.
+/// The value of a token or a quoted string; `None` for anything else.
 fn value(text: &[u8]) -> Option<Vec<u8>> {
     let Some(quoted) = text.strip_prefix(b"\"") else {
         return is_token(text).then(|| text.to_vec());

@@ -1,20 +1,17 @@
-//! Paths, their methods, and what answers them.
+//! Maps paths and methods to the functions that answer them, and counts requests.
 
-use std::sync::atomic::Ordering;
-
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
-    Method, Request, Response, StatusCode,
+    Method, Request, StatusCode,
     body::Incoming,
-    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    header::{ALLOW, HeaderValue},
 };
 
-use super::Running;
+use super::{
+    App, lifecycle,
+    response::{Response, text},
+};
 
-pub(super) type Answer = Response<Full<Bytes>>;
-
-/// What a path stands for.
+/// What a path serves.
 #[derive(Clone, Copy)]
 enum Route {
     Metrics,
@@ -34,7 +31,7 @@ impl Route {
             .unwrap_or(Self::Other)
     }
 
-    /// The path, as requests are counted by it.
+    /// The path, or `other`: value of the label `path` of the request counter.
     const fn name(self, telemetry_path: &str) -> &str {
         match self {
             Self::Metrics => telemetry_path,
@@ -46,7 +43,7 @@ impl Route {
         }
     }
 
-    /// The methods, as the header `Allow` has them.
+    /// The methods, as in the header `Allow`.
     const fn allow(self) -> &'static str {
         match self {
             Self::Reload => "POST, PUT",
@@ -54,41 +51,33 @@ impl Route {
             Self::Other => "",
         }
     }
-}
 
-impl Running {
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
-        let telemetry_path = self.server.telemetry_path.as_str();
-        let route = Route::of(request.uri().path(), telemetry_path);
-        let answer = match route {
-            Route::Other => plain(StatusCode::NOT_FOUND, "Not found.\n"),
-            _ if !allows(route.allow(), request.method()) => {
-                let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed.\n");
-                answer.headers_mut().insert(ALLOW, HeaderValue::from_static(route.allow()));
-                answer
-            }
-            Route::Metrics => self.metrics(request.headers()),
-            Route::Healthy => plain(StatusCode::OK, "sched_exporter is healthy.\n"),
-            Route::Ready if self.shutting_down.load(Ordering::Relaxed) => {
-                plain(StatusCode::SERVICE_UNAVAILABLE, "sched_exporter is shutting down.\n")
-            }
-            Route::Ready => plain(StatusCode::OK, "sched_exporter is ready.\n"),
-            Route::Reload => self.reload().await,
-            Route::Landing => self.landing_page(),
-        };
-        self.server.telemetry.request(route.name(telemetry_path), answer.status().as_u16());
-        answer
+    fn allows(self, method: &Method) -> bool {
+        self.allow().split(", ").any(|allowed| allowed == method.as_str())
     }
 }
 
-fn allows(allow: &str, method: &Method) -> bool {
-    allow.split(", ").any(|allowed| allowed == method.as_str())
+impl App {
+    /// Answers a request, and counts it.
+    pub(super) async fn respond(&self, request: Request<Incoming>) -> Response {
+        let telemetry_path = self.server.telemetry_path.as_str();
+        let route = Route::of(request.uri().path(), telemetry_path);
+        let response = match route {
+            Route::Other => text(StatusCode::NOT_FOUND, "Not found.\n"),
+            _ if !route.allows(request.method()) => method_not_allowed(route),
+            Route::Metrics => self.metrics(request.headers()),
+            Route::Healthy => lifecycle::healthy(),
+            Route::Ready => self.ready(),
+            Route::Reload => self.reload().await,
+            Route::Landing => self.landing_page(),
+        };
+        self.server.telemetry.request(route.name(telemetry_path), response.status().as_u16());
+        response
+    }
 }
 
-pub(super) fn plain(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
-    *answer.status_mut() = status;
-    let text = HeaderValue::from_static("text/plain; charset=utf-8");
-    answer.headers_mut().insert(CONTENT_TYPE, text);
-    answer
+fn method_not_allowed(route: Route) -> Response {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed.\n");
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(route.allow()));
+    response
 }

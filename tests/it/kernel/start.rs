@@ -178,7 +178,7 @@ fn a_port_that_is_taken_on_one_address_is_not_served_on_others() {
         let address = format!("--web.listen-address=:{port}");
         // The second is no machine's: it would end a start that the first does not.
         let output = run(&[&config, &address, "--web.listen-address=192.0.2.1:1"]);
-        check_refusal(&output, &[&format!("listening on `:{port}`"), "in use"]);
+        check_refusal(&output, &[&format!("cannot listen on `:{port}`"), "in use"]);
     });
 }
 

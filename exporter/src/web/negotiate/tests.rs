@@ -1,4 +1,4 @@
-//! Tests of `negotiate`.
+//! Tests of content negotiation.
 
 use std::iter;
 
@@ -33,12 +33,12 @@ fn check(accept: &str, expected: &str) {
 
 #[track_caller]
 fn check_gzip(accept_encoding: &str, expected: bool) {
-    let is_asked = gzip(iter::once(accept_encoding.as_bytes()));
-    assert_eq!(is_asked, expected, "{accept_encoding:?}");
+    let is_chosen = gzip(iter::once(accept_encoding.as_bytes()));
+    assert_eq!(is_chosen, expected, "{accept_encoding:?}");
 }
 
 #[test]
-fn prometheus_gets_its_first_choice_that_we_have() {
+fn prometheus_gets_its_most_preferred_available_format() {
     check(
         "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;\
          q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
@@ -64,21 +64,21 @@ fn prometheus_gets_its_first_choice_that_we_have() {
 }
 
 #[test]
-fn no_header_or_an_empty_one_gets_openmetrics() {
+fn missing_or_empty_header_gets_openmetrics() {
     check_all(&[], OPEN_METRICS);
     check("", OPEN_METRICS);
     check(" ,\t, ", OPEN_METRICS);
 }
 
 #[test]
-fn headers_add_up() {
+fn combines_repeated_headers() {
     check_all(&[b"text/plain;q=0.5", b"application/openmetrics-text"], OPEN_METRICS);
     check_all(&[b"text/plain", b"application/openmetrics-text;q=0.5"], TEXT);
     check_all(&[b"", b"text/plain"], TEXT);
 }
 
 #[test]
-fn protobuf_falls_through_to_text() {
+fn protobuf_falls_back_to_text() {
     for encoding in ["delimited", "text", "compact-text"] {
         check(&format!("{PROTOBUF};encoding={encoding}"), TEXT);
         check(&format!("{PROTOBUF};encoding={encoding}; escaping=allow-utf-8;"), TEXT);
@@ -87,7 +87,7 @@ fn protobuf_falls_through_to_text() {
 }
 
 #[test]
-fn versions_that_we_have_are_served_and_others_are_not() {
+fn serves_only_supported_versions() {
     check("application/openmetrics-text", OPEN_METRICS);
     check("application/openmetrics-text;version=0.0.1", OPEN_METRICS);
     check("application/openmetrics-text;version=1.0.0", OPEN_METRICS);
@@ -108,7 +108,7 @@ fn versions_that_we_have_are_served_and_others_are_not() {
 }
 
 #[test]
-fn schemes_that_leave_our_names_alone_are_confirmed() {
+fn confirms_escaping_schemes_that_keep_our_names() {
     for (escaping, open_metrics, text_1) in [
         ("allow-utf-8", OPEN_METRICS_UTF_8, TEXT_1_UTF_8),
         ("values", OPEN_METRICS_VALUES, TEXT_1_VALUES),
@@ -125,7 +125,7 @@ fn schemes_that_leave_our_names_alone_are_confirmed() {
 }
 
 #[test]
-fn the_scheme_is_that_of_the_range_that_decides() {
+fn escaping_scheme_comes_from_the_winning_range() {
     check("*/*;escaping=values;q=0.1, application/openmetrics-text;q=0.5", OPEN_METRICS);
     check(&format!("{PROTOBUF};escaping=values, application/openmetrics-text"), OPEN_METRICS);
     check("application/openmetrics-text;escaping=values,*/*", OPEN_METRICS_VALUES);
@@ -134,7 +134,7 @@ fn the_scheme_is_that_of_the_range_that_decides() {
 }
 
 #[test]
-fn the_greatest_weight_wins() {
+fn greatest_weight_wins() {
     check("application/openmetrics-text;q=0.1, text/plain;q=0.2", TEXT);
     check("application/openmetrics-text;q=0.2, text/plain;q=0.1", OPEN_METRICS);
     check("application/openmetrics-text;q=0.998, text/plain;q=0.999", TEXT);
@@ -143,7 +143,7 @@ fn the_greatest_weight_wins() {
 }
 
 #[test]
-fn ties_go_to_the_richer_format() {
+fn richer_format_wins_ties() {
     let open_metrics = "application/openmetrics-text";
     let text_1 = "text/plain;version=1.0.0";
     check(&format!("text/plain, {text_1}, {open_metrics}"), OPEN_METRICS);
@@ -153,7 +153,7 @@ fn ties_go_to_the_richer_format() {
 }
 
 #[test]
-fn wildcards_stand_for_what_they_cover() {
+fn wildcards_match_what_they_cover() {
     check("*/*", OPEN_METRICS);
     check("*/*;q=0.001", OPEN_METRICS);
     check("application/*", OPEN_METRICS);
@@ -164,7 +164,7 @@ fn wildcards_stand_for_what_they_cover() {
 }
 
 #[test]
-fn the_more_exact_range_decides_whatever_its_weight() {
+fn more_precise_range_decides_even_with_less_weight() {
     check("*/*, application/openmetrics-text;q=0.1", TEXT);
     check("application/*;q=0.1, */*;q=0.9", TEXT);
     check("application/openmetrics-text;q=0.1, application/*, text/plain;q=0.5", TEXT);
@@ -177,7 +177,7 @@ fn the_more_exact_range_decides_whatever_its_weight() {
 }
 
 #[test]
-fn a_weight_of_nothing_excludes() {
+fn zero_weight_excludes() {
     check("application/openmetrics-text;q=0, */*", TEXT);
     check("application/*;q=0.000, */*", TEXT);
     check("text/plain;version=1.0.0;q=0, text/plain;q=0.1", TEXT);
@@ -186,7 +186,7 @@ fn a_weight_of_nothing_excludes() {
 }
 
 #[test]
-fn whoever_accepts_nothing_that_we_have_gets_text() {
+fn falls_back_to_text_if_nothing_is_acceptable() {
     check("*/*;q=0", TEXT);
     check("application/json", TEXT);
     check("application/unknown", TEXT);
@@ -195,7 +195,7 @@ fn whoever_accepts_nothing_that_we_have_gets_text() {
 }
 
 #[test]
-fn a_browser_gets_text_that_it_shows() {
+fn browsers_get_text_that_they_display() {
     check("text/html,application/xhtml+xml,application/xml;q=0.9,image/webp,*/*;q=0.8", TEXT);
     check("text/html, */*", TEXT);
     check("*/*, Text/HTML;charset=utf-8;q=0.1", TEXT);
@@ -205,14 +205,14 @@ fn a_browser_gets_text_that_it_shows() {
 }
 
 #[test]
-fn names_are_of_any_case_and_blanks_are_allowed_around_separators() {
+fn ignores_case_of_names_and_blanks_around_separators() {
     check("Application/OpenMetrics-TEXT;VERSION=1.0.0;Escaping=values", OPEN_METRICS_VALUES);
     check(" \ttext/plain \t; version=1.0.0 ;\tQ=1\t", TEXT_1);
     check(";;, ,text/plain;;version=1.0.0;;q=1;, ,", TEXT_1);
 }
 
 #[test]
-fn quoted_strings_are_read_as_one_value() {
+fn quoted_strings_are_one_value() {
     check(r#"text/plain;version="1.0.0""#, TEXT_1);
     check(r#"text/plain;version="1\.0.\0""#, TEXT_1);
     check(r#"text/plain;x="a, application/openmetrics-text;q=\",";version=1.0.0"#, TEXT_1);
@@ -220,7 +220,7 @@ fn quoted_strings_are_read_as_one_value() {
 }
 
 #[test]
-fn malformed_elements_are_ignored() {
+fn ignores_malformed_elements() {
     for malformed in [
         "*",
         "text",
@@ -265,7 +265,7 @@ fn malformed_elements_are_ignored() {
 }
 
 #[test]
-fn only_so_many_elements_are_looked_at() {
+fn ignores_elements_beyond_the_limit() {
     let filler = "a/b, ".repeat(MAX_ELEMENTS - 1);
     check(&format!("{filler}application/openmetrics-text"), OPEN_METRICS);
     check(&format!("{filler}a/b, application/openmetrics-text"), TEXT);
@@ -273,7 +273,7 @@ fn only_so_many_elements_are_looked_at() {
 }
 
 #[test]
-fn long_headers_do_no_harm() {
+fn accepts_long_headers() {
     for piece in ["a", ",", ";", "\"", "\\", "\"\\", "=", ";q=1", "*/*,", "text/plain;a=b,"] {
         let long = piece.repeat(8192 / piece.len());
         for value in [long.clone(), format!("text/plain{long}"), format!("text/plain;a={long}")] {
@@ -286,7 +286,7 @@ fn long_headers_do_no_harm() {
 }
 
 #[test]
-fn gzip_is_used_where_it_is_asked_for() {
+fn compresses_if_gzip_is_accepted_or_preferred() {
     check_gzip("gzip", true);
     check_gzip("x-gzip", true);
     check_gzip("GZip", true);
@@ -300,7 +300,7 @@ fn gzip_is_used_where_it_is_asked_for() {
 }
 
 #[test]
-fn gzip_is_left_out_where_it_is_not() {
+fn does_not_compress_otherwise() {
     assert!(!gzip(iter::empty()));
     check_gzip("", false);
     check_gzip("identity", false);
