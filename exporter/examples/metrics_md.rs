@@ -2,12 +2,13 @@
 
 #![expect(clippy::print_stdout, reason = "printing is all it does")]
 
+use std::collections::BTreeSet;
+
 use prometheus::proto::{LabelPair, Metric};
 use sched_exporter::{
     exposition::{Family, Kind},
-    expr::values::Source,
     metrics::{
-        render as families,
+        catalog::ALL,
         telemetry::{self, Telemetry},
     },
 };
@@ -15,29 +16,28 @@ use sched_exporter::{
 const INTRO: &str = "\
 # Metrics
 
-Written by `cargo xtask docs` from the code. The families that begin with `sched_` but not with
-`sched_exporter_` have the labels of the configuration too, or `target_info` has them ([labels](labels.md));
-`without` in the configuration removes `cpu`. Names are those of samples; a histogram has `_bucket`,
-`_count` and `_sum`.
+`cargo xtask docs` writes this page from the code. Families that begin with `sched_`, but not with
+`sched_exporter_`, also have the labels of the configuration, unless `target_info` has them
+([labels](labels.md)). `without` in the configuration removes `cpu`. Names are those of samples; a
+histogram has `_bucket`, `_count` and `_sum`.
 
 | name | type | labels | meaning |
 |---|---|---|---|";
 
 fn main() -> prometheus::Result<()> {
     println!("{INTRO}");
-    for (family, labels) in families::ALL {
-        print(&family, labels.iter().copied());
+    for family in ALL {
+        print(&family.metadata(), family.labels.iter().copied());
     }
-    let telemetry = Telemetry::new()?;
-    // A family without a sample is not gathered.
-    telemetry.request("/", 200);
-    telemetry.capabilities([("CAP_BPF".to_owned(), false)]);
-    telemetry.label_sources([(Source::Hostname.name(), true)]);
-    for family in telemetry.gather() {
+    // The process's own families are defined by the `prometheus` crate.
+    let names: BTreeSet<_> = ALL.iter().map(|family| family.name).collect();
+    for family in Telemetry::new()?.gather() {
         let Some(kind) = telemetry::kind_of(&family) else { continue };
-        let labels = family.get_metric().first().map(Metric::get_label).unwrap_or_default();
-        let le = (kind == Kind::Histogram).then_some("le");
-        print(&telemetry::family_of(&family, kind), labels.iter().map(LabelPair::name).chain(le));
+        let metadata = telemetry::family_of(&family, kind);
+        if !names.contains(metadata.name) {
+            let labels = family.get_metric().first().map(Metric::get_label).unwrap_or_default();
+            print(&metadata, labels.iter().map(LabelPair::name));
+        }
     }
     Ok(())
 }

@@ -11,7 +11,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use sched_exporter::{
-    config::Config, cpu::topology::Topology, generation::Generation, sources::Values,
+    config::Config, cpu::topology::Topology, generation::Generation, metrics::catalog::SERIES,
+    sources::Values,
 };
 use sched_exporter_tests::{
     client::Client,
@@ -131,7 +132,7 @@ fn on_512_cpus(effort: Effort) -> Result<[(&'static str, Vec<f64>); 3]> {
         let config = Config::parse(&file).map_err(|mistakes| anyhow::anyhow!("{mistakes:?}"))?;
         parse.push(ms(started.elapsed()));
         let started = Instant::now();
-        let (mut next, _) = Generation::new(&config, "", &Values::default(), &topology);
+        let (mut next, _) = Generation::new(&config, "", &Values::default(), &topology, SERIES);
         labels.push(ms(started.elapsed()));
         let started = Instant::now();
         next.continue_from(&last, &snapshot);

@@ -2,7 +2,7 @@
 
 use std::{iter::zip, thread, time::Duration};
 
-use sched_exporter::accounting::snapshot::Snapshot;
+use sched_exporter::accounting::Snapshot;
 use sched_exporter_ebpf::Reason;
 use sched_exporter_tests::{
     kernel::{attach, kthreads, times},

@@ -2,7 +2,7 @@
 
 use std::{fs, thread, time::Duration};
 
-use sched_exporter::{accounting::snapshot::Snapshot, kernel::scheduler::Scheduler};
+use sched_exporter::{accounting::Snapshot, kernel::scheduler::Scheduler};
 use sched_exporter_ebpf::{CpuRecord, Mode};
 use sched_exporter_tests::{
     exposition::nanoseconds,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use sched_exporter::{
-    accounting::snapshot::{Snapshot, Times},
+    accounting::{Snapshot, Totals},
     kernel::{
         btf::Btf,
         layout::{DisabledFeatures, Layout},
@@ -29,9 +29,9 @@ pub fn attach() -> Scheduler {
 }
 
 /// What a snapshot has of a CPU.
-pub fn times(snapshot: &Snapshot, cpu: u32) -> &Times {
+pub fn times(snapshot: &Snapshot, cpu: u32) -> &Totals {
     let cpu = snapshot.cpus.iter().find(|found| found.id == cpu).unwrap();
-    cpu.times.as_ref().unwrap()
+    cpu.totals.as_ref().unwrap()
 }
 
 /// `/proc/stat`.

@@ -3,16 +3,15 @@
 use std::array;
 
 use sched_exporter::{
-    accounting::snapshot::{Cpu, Snapshot, Times},
+    accounting::{CONTEXT_SWITCHES, Cpu, Feature, RUNQUEUE_LATENCY, Snapshot, Totals},
     config::Config,
     cpu::topology::Topology,
     exposition::{Encoder, Format},
     generation::Generation,
-    kernel::layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
     labels::LabelSets,
     metrics::{
-        render::{self as families, SelfState},
-        scrape::render,
+        catalog::{SERIES, State},
+        render::{capacity, render},
         telemetry::Telemetry,
     },
     sources::Values,
@@ -50,7 +49,7 @@ impl Rendering {
         let config = Config::parse(config).unwrap();
         let topology = Topology::of((0..cpus).collect());
         let (generation, unfit) =
-            Generation::new(&config, &"0".repeat(64), &Values::default(), &topology);
+            Generation::new(&config, &"0".repeat(64), &Values::default(), &topology, SERIES);
         assert_eq!(unfit, []);
         let telemetry = Telemetry::new().unwrap();
         telemetry.request("/metrics", 200);
@@ -67,10 +66,15 @@ impl Rendering {
     pub fn render(&self) -> String {
         let features = [CONTEXT_SWITCHES, RUNQUEUE_LATENCY].map(|name| Feature { name, off: None });
         let log_messages = [("error", 0), ("warn", 0)];
-        let condition = SelfState { features: &features, torn_reads: 0, log_messages };
-        let capacity = families::capacity(self.snapshot.cpus.len(), &self.generation);
+        let state = State {
+            generation: &self.generation,
+            features: &features,
+            torn_reads: 0,
+            log_messages,
+        };
+        let capacity = capacity(self.snapshot.cpus.len(), &self.generation);
         let encoder = Encoder::new(Format::OpenMetrics, capacity, None);
-        render(encoder, &self.snapshot, &self.generation, condition, &self.telemetry.gather())
+        render(encoder, &self.snapshot, state, &self.telemetry.gather())
     }
 }
 
@@ -86,7 +90,7 @@ pub fn snapshot(cpus: u32) -> Snapshot {
     };
     let cpus = (0..cpus).map(|id| Cpu {
         id,
-        times: Some(Times {
+        totals: Some(Totals {
             mode_ns: array::from_fn(|_| any(MONTH_NS)),
             switches: array::from_fn(|_| any(10_000_000_000)),
             missed_switches: any(100),

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use sched_exporter::{
-    accounting::snapshot::{Cpu, Snapshot, Times},
+    accounting::{Cpu, Snapshot, Totals as CpuTotals},
     kernel::scheduler::Scheduler,
 };
 use sched_exporter_tests::{
@@ -31,7 +31,7 @@ const TOLERANCE_NS: u64 = 150_000;
 /// reads somewhat before it reports the wakeup and the switch.
 const WAIT_APART_NS: u64 = 1_000;
 
-/// What everyone says of the workload's CPU. Times are nanoseconds.
+/// What everyone says of the workload's CPU. Totals are nanoseconds.
 #[derive(Clone, Default)]
 pub(crate) struct Window {
     pub(crate) elapsed_ns: u64,
@@ -252,8 +252,8 @@ impl Run {
             snapshot.cpus.iter().map(off).max().unwrap_or(0)
         };
         // A switch that the hook did not report is found as one; two in a row look like one.
-        let switches = |times: &Times| times.switches.iter().sum();
-        let missed = |times: &Times| times.missed_switches;
+        let switches = |totals: &CpuTotals| totals.switches.iter().sum();
+        let missed = |totals: &CpuTotals| totals.missed_switches;
         // What a task waited that ended in between is lost.
         let run_delay = to.tasks.iter().map(|(task, to)| {
             let from = from.tasks.get(task).map_or(0, |from| from.run_delay_ns);
@@ -277,9 +277,9 @@ impl Run {
 }
 
 /// By how much something grew, on all CPUs together.
-fn growth(of: fn(&Times) -> u64, from: &Snapshot, to: &Snapshot) -> u64 {
+fn growth(of: fn(&CpuTotals) -> u64, from: &Snapshot, to: &Snapshot) -> u64 {
     let sum = |snapshot: &Snapshot| -> u64 {
-        snapshot.cpus.iter().filter_map(|cpu| Some(of(cpu.times.as_ref()?))).sum()
+        snapshot.cpus.iter().filter_map(|cpu| Some(of(cpu.totals.as_ref()?))).sum()
     };
     sum(to) - sum(from)
 }

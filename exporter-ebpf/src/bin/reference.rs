@@ -1,14 +1,11 @@
-//! What `cargo xtask bench` measures the exporter's program against, on the same hook in the same
-//! run: a program that does nothing, and the least that splits a CPU's time into idle and busy.
+//! Baselines that `cargo xtask bench` measures next to the exporter's program, on the same hook in the
+//! same run: a program that does nothing, and a minimal one that splits a CPU's time into idle and
+//! busy.
 
 #![no_std]
 #![no_main]
-#![expect(
-    missing_docs,
-    unreachable_pub,
-    reason = "the macro for programs adds a function of its own"
-)]
-#![expect(clippy::needless_pass_by_value, reason = "the macro for programs asks for it")]
+#![expect(missing_docs, unreachable_pub, reason = "the program macro adds a function")]
+#![expect(clippy::needless_pass_by_value, reason = "the program macro requires it")]
 
 use core::ptr::{addr_of, read_volatile};
 
@@ -19,7 +16,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 
-/// Start of the open interval, idle time, busy time.
+/// Start of the open interval, idle time, busy time; all in nanoseconds.
 #[map]
 static TIMES: PerCpuArray<[u64; 3]> = PerCpuArray::with_max_entries(1, 0);
 
@@ -37,10 +34,10 @@ pub fn empty(_ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_switch")]
 pub fn minimal(ctx: BtfTracePointContext) -> i32 {
     let Some(times) = TIMES.get_ptr_mut(0) else { return 0 };
-    // SAFETY: the map's own value for this CPU; the helper has no preconditions.
+    // SAFETY: this CPU's value of the map; the helper has no preconditions.
     let (times, now) = unsafe { (&mut *times, bpf_ktime_get_ns()) };
     let prev: *const u8 = ctx.arg(1);
-    // SAFETY: the verifier accepts the load only where a field of this size lies.
+    // SAFETY: the verifier accepts the load only inside a field of this size.
     let pid: u32 =
         unsafe { read_volatile(prev.add(read_volatile(addr_of!(TASK_PID)) as usize).cast()) };
     let elapsed = now - times[0];

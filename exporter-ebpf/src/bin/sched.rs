@@ -1,18 +1,14 @@
 //! The kernel program. On every context switch it charges the interval that just ended to one
-//! mode, counts the switch, and takes how long the next task waited: a fixed number of steps, on
-//! one record that only this CPU writes. It neither loops nor allocates, and reads kernel structs
-//! directly, at offsets that user space looks up in the kernel's BTF.
+//! mode, counts the switch, and records how long the next task waited. It takes a fixed number of
+//! steps on one record that only this CPU writes. It neither loops nor allocates, and reads kernel
+//! structs directly, at offsets that user space looks up in the kernel's BTF.
 
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
-#![expect(
-    missing_docs,
-    unreachable_pub,
-    reason = "the macro for programs adds a function of its own"
-)]
-#![expect(clippy::needless_pass_by_value, reason = "the macro for programs asks for it")]
-#![expect(clippy::inline_always, reason = "BPF has no calls worth the name")]
+#![expect(missing_docs, unreachable_pub, reason = "the program macro adds a function")]
+#![expect(clippy::needless_pass_by_value, reason = "the program macro requires it")]
+#![expect(clippy::inline_always, reason = "BPF functions are inlined into their program")]
 #![expect(clippy::cast_possible_truncation, reason = "usize has 64 bits on BPF")]
 
 use core::{arch::asm, ptr::read_volatile};
@@ -30,8 +26,8 @@ use sched_exporter_ebpf::{CpuRecord, Mode, Reason, WAIT_BUCKETS, wait_bucket};
 #[map]
 static CPU: PerCpuArray<CpuRecord> = PerCpuArray::with_max_entries(1, 0);
 
-/// Declares globals that user space overrides before loading. They are read through a volatile
-/// load, so that the compiler keeps them; the verifier sees constants, since `.rodata` is frozen.
+/// Declares globals that user space overrides before loading. A volatile load keeps the compiler from
+/// folding them; the verifier sees constants, since `.rodata` is frozen.
 macro_rules! globals {
     ($($name:ident)*) => { $(
         #[unsafe(no_mangle)]
@@ -50,7 +46,7 @@ fn global(value: &'static u32) -> u32 {
     unsafe { read_volatile(value) }
 }
 
-/// A kernel object that the verifier knows by its BTF type.
+/// A pointer to a kernel object whose BTF type the verifier knows.
 #[derive(Clone, Copy)]
 struct Object(*const u8);
 
@@ -58,8 +54,8 @@ impl Object {
     /// Reads the field at `offset`.
     #[inline(always)]
     fn read<T: Copy>(self, offset: u32) -> T {
-        // SAFETY: the verifier accepts the load only inside a field; through a bad pointer that was
-        // followed, it reads as zero.
+        // SAFETY: the verifier accepts the load only inside a field; a load through a bad pointer that
+        // was followed returns zero.
         // https://elixir.bootlin.com/linux/v6.12.107/source/kernel/bpf/btf.c#L7020
         // https://elixir.bootlin.com/linux/v6.12.107/source/kernel/bpf/verifier.c#L20282
         // https://elixir.bootlin.com/linux/v6.12.107/source/arch/x86/net/bpf_jit_comp.c#L1329
@@ -81,14 +77,15 @@ impl Object {
 #[btf_tracepoint(function = "sched_switch")]
 pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let Some(record) = CPU.get_ptr_mut(0) else { return 0 };
-    // SAFETY: the map's own value for this CPU, which nothing else writes: the hook runs with
-    // interrupts off, and no NMI handler switches tasks.
+    // SAFETY: this CPU's value of the map, which nothing else writes: the hook runs with interrupts
+    // off, and no NMI handler switches tasks.
     let record = unsafe { &mut *record };
     let (prev, next) = (Object(ctx.arg(1)), Object(ctx.arg(2)));
     let next_mode = mode(next);
 
-    // Before the clock is read: a virtual machine's CPU can be taken away at any point, and a reader
-    // must not take a record for current whose next interval began before the reader's own clock.
+    // Mark the write before reading the clock: a hypervisor can preempt this CPU at any point, and a
+    // reader must not accept a record that lacks an interval which began before the reader's own
+    // clock reading.
     let turn = begin(record);
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
@@ -98,12 +95,12 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let (since, mut prev_mode) = CpuRecord::open(record.open);
-    // The kernel's clock can step back by some nanoseconds while it is being adjusted.
+    // The kernel's clock can step back by a few nanoseconds while it is adjusted.
     // https://elixir.bootlin.com/linux/v6.12.107/source/kernel/time/timekeeping.c#L359
     let now = if now < since { since } else { now };
 
     if record.current == prev.0 as u64 {
-        record.mode_ns[prev_mode as usize] += now - since;
+        record.totals.mode_ns[prev_mode as usize] += now - since;
     } else if record.open & CpuRecord::MAY_GO_OFFLINE != 0 {
         // A CPU goes down in its stopper thread, and tracepoints are silent until it is up again:
         // its idle task follows the stopper without a switch between them.
@@ -111,16 +108,16 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
         // https://elixir.bootlin.com/linux/v6.12.107/source/include/linux/tracepoint.h#L454
         let elapsed = now - since;
         let stopper = if elapsed < CpuRecord::STOPPER_NS { elapsed } else { CpuRecord::STOPPER_NS };
-        record.mode_ns[prev_mode as usize] += stopper;
+        record.totals.mode_ns[prev_mode as usize] += stopper;
         record.offline_ns += elapsed - stopper;
         prev_mode = Mode::Idle as u64;
         // SAFETY: the helper has no preconditions.
         let cpu = unsafe { bpf_get_smp_processor_id() };
         info!(&ctx, "cpu {} was offline: {} ns charged to no mode", cpu, elapsed - stopper);
     } else {
-        // Readers may have seen the open interval in its mode already: there it stays.
-        record.mode_ns[prev_mode as usize] += now - since;
-        record.missed += 1;
+        // Readers may already have charged the open interval to its mode: leave it there.
+        record.totals.mode_ns[prev_mode as usize] += now - since;
+        record.totals.missed_switches += 1;
         // SAFETY: the helper has no preconditions.
         let cpu = unsafe { bpf_get_smp_processor_id() };
         info!(&ctx, "cpu {} missed a switch from mode {} to pid {}", cpu, prev_mode, ctx.pid());
@@ -128,7 +125,7 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     record.current = next.0 as u64;
     record.open = CpuRecord::pack_open(now, next_mode);
     if global(&COUNT_SWITCHES) != 0 {
-        record.switches[reason(&ctx, prev_mode) as usize] += 1;
+        record.totals.switches[reason(&ctx, prev_mode) as usize] += 1;
     }
     if global(&MEASURE_WAITS) != 0 && next_mode != Mode::Idle as u64 {
         measure_wait(record, next);
@@ -137,7 +134,7 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Accounting begins with the first switch on a CPU.
+/// Starts the accounting of a CPU, at its first switch.
 #[inline(always)]
 fn seed(
     ctx: &BtfTracePointContext,
@@ -154,7 +151,7 @@ fn seed(
     info!(ctx, "cpu {} is seeded by pid {}", cpu, ctx.pid());
 }
 
-/// Announces a write to readers.
+/// Marks the start of a write and returns its number.
 #[inline(always)]
 fn begin(record: &mut CpuRecord) -> u64 {
     let turn = record.done + 1;
@@ -163,15 +160,15 @@ fn begin(record: &mut CpuRecord) -> u64 {
     turn
 }
 
-/// Completes it.
+/// Marks the end of a write.
 #[inline(always)]
 fn end(record: &mut CpuRecord, turn: u64) {
     compiler_barrier();
     record.done = turn;
 }
 
-/// Keeps the compiler from moving a store across it: an empty statement that may touch memory. LLVM
-/// has no fence for BPF.
+/// Keeps the compiler from moving stores across it. LLVM has no fence for BPF, so this is an empty
+/// statement that may touch memory.
 #[inline(always)]
 fn compiler_barrier() {
     // SAFETY: no instruction is emitted.
@@ -182,10 +179,10 @@ fn compiler_barrier() {
 const PF_IDLE: u32 = 0x0000_0002;
 /// <https://elixir.bootlin.com/linux/v6.12.107/source/include/linux/sched.h#L1705>
 const PF_KTHREAD: u32 = 0x0020_0000;
-/// The stopper's threads have this priority, and few others.
+/// Priority of the stopper threads, which few other threads share.
 /// <https://elixir.bootlin.com/linux/v6.12.107/source/kernel/sched/core.c#L3436>
 const STOPPER_PRIO: i32 = 0;
-/// Priorities below are of the real-time class, and below zero of the deadline class.
+/// Priorities below this are real-time, and those below zero deadline.
 /// <https://elixir.bootlin.com/linux/v6.12.107/source/include/linux/sched/prio.h#L16>
 const MAX_RT_PRIO: i32 = 100;
 /// <https://elixir.bootlin.com/linux/v6.12.107/source/include/uapi/linux/sched.h#L117>
@@ -193,7 +190,7 @@ const SCHED_BATCH: u32 = 3;
 const SCHED_IDLE: u32 = 5;
 const SCHED_EXT: u32 = 7;
 
-/// The mode of a task that is being switched in, with [`CpuRecord::MAY_GO_OFFLINE`] where it applies.
+/// The mode of a task that is being switched in, with [`CpuRecord::MAY_GO_OFFLINE`] for the stopper.
 #[inline(always)]
 fn mode(task: Object) -> u64 {
     let flags: u32 = task.read(global(&TASK_FLAGS));
@@ -219,8 +216,9 @@ fn mode(task: Object) -> u64 {
     mode as u64
 }
 
-/// The kernel's own rule for `nvcsw` and `nivcsw`, with switches away from idle set apart. Only a
-/// task kept from sleeping by a signal differs: it is reported as running, yet counted as `nvcsw`.
+/// Applies the kernel's own rule for `nvcsw` and `nivcsw`, except that leaving the idle task is a
+/// reason of its own. One case differs: a task that a signal keeps from sleeping is reported as
+/// running, yet the kernel counts it as `nvcsw`.
 /// <https://elixir.bootlin.com/linux/v6.12.107/source/kernel/sched/core.c#L6680>
 #[inline(always)]
 fn reason(ctx: &BtfTracePointContext, prev_mode: u64) -> u64 {
@@ -237,9 +235,9 @@ fn reason(ctx: &BtfTracePointContext, prev_mode: u64) -> u64 {
     reason as u64
 }
 
-/// Adds the wait of the task that is being switched in: what the kernel is about to add to its
-/// `run_delay`, from the same two numbers. What it waited on CPUs that it was moved away from is not
-/// in it: the kernel added that on each move.
+/// Adds the wait of the task that is being switched in: the amount that the kernel is about to add to
+/// the task's `run_delay`, from the same two numbers. Waits on CPUs that the task was moved away from
+/// are not included: the kernel added those at each move.
 /// <https://elixir.bootlin.com/linux/v6.12.107/source/kernel/sched/stats.h#L268>
 /// <https://elixir.bootlin.com/linux/v6.12.107/source/kernel/sched/stats.h#L250>
 #[inline(always)]
@@ -250,16 +248,17 @@ fn measure_wait(record: &mut CpuRecord, task: Object) {
     }
     let rq = task.follow(global(&TASK_CFS_RQ)).follow(global(&CFS_RQ_RQ));
     let clock: u64 = rq.read(global(&RQ_CLOCK));
-    // One clock that never goes back: a task that moves is stamped anew. This is only a guard.
+    // Both are of one clock that never goes back, since a task that moves is stamped again; the
+    // subtraction saturates only as a guard.
     let wait = clock.saturating_sub(last_queued);
-    record.wait_ns += wait;
+    record.totals.wait_ns += wait;
     let mut bucket = wait_bucket(wait);
     const { assert!(WAIT_BUCKETS == 64) };
-    // The compiler knows the bound too well to keep a mask, and the verifier not at all.
-    // SAFETY: the statement touches nothing but its operand, which is an index then.
+    // LLVM proves the bound and would delete a mask; the verifier cannot prove it. So mask in assembly.
+    // SAFETY: the statement changes only its operand, which is then a valid index.
     unsafe {
         asm!("{0} &= 63", inout(reg) bucket, options(pure, nomem, nostack));
-        *record.wait_buckets.get_unchecked_mut(bucket as usize) += 1;
+        *record.totals.wait_buckets.get_unchecked_mut(bucket as usize) += 1;
     }
 }
 
@@ -267,7 +266,7 @@ fn measure_wait(record: &mut CpuRecord, task: Object) {
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// Unreachable: `cargo xtask ebpf` refuses an object in which anything calls it.
+/// Unreachable: `cargo xtask ebpf` rejects an object in which anything calls it.
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

@@ -1,52 +1,58 @@
-//! CPUs whose series have the same labels: their values are summed, exactly, and go on where a new
-//! configuration puts a CPU into another group. Pure.
+//! Groups of CPUs whose series have the same labels. Their totals are summed exactly, and continue when
+//! a new configuration moves a CPU from one group to another.
 
 use std::{
     collections::{BTreeMap, HashMap},
+    hash::Hash,
     sync::Arc,
 };
 
-use crate::{
-    accounting::snapshot::{Snapshot, Times},
-    exposition::Labels,
-};
+use sched_exporter_ebpf::Totals;
 
-/// How many series are remembered at least when they are no longer shown.
+use super::Snapshot;
+
+/// Minimum number of retired series to remember.
 const MIN_RETIRED: usize = 64;
 
-/// CPUs that share a set of labels.
+/// CPUs that share the labels `L`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    labels: Labels,
+pub struct Group<L> {
+    labels: L,
     cpus: Vec<u32>,
-    /// What CPUs had added that are elsewhere now.
-    past: Option<Box<Times>>,
-    /// That, with the offsets of the CPUs.
-    carried: Option<Box<Times>>,
+    /// What CPUs added to the group before they left it. `None` means zero.
+    past: Option<Box<Totals>>,
+    /// `past` plus the offsets of the current CPUs. `None` means zero.
+    carried: Option<Box<Totals>>,
 }
 
-/// Every group of one family.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Groups {
-    all: Vec<Group>,
-    /// What a CPU adds to its series is its times and this, modulo 2^64: less what it had added to
-    /// another series that is still there. None is nothing.
-    offsets: BTreeMap<u32, Times>,
-    /// Series that are no longer shown, the last to go at last.
-    retired: Vec<Arc<Retired>>,
-}
-
-/// A series that may come back.
+/// All groups of a set of families.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Retired {
-    group: Group,
-    /// Where it went.
-    times: Times,
+pub struct Groups<L> {
+    all: Vec<Group<L>>,
+    /// A CPU adds its totals plus its offset, modulo 2^64, to its group. The offset excludes what the
+    /// CPU added to other series that still exist. An absent offset means zero.
+    offsets: BTreeMap<u32, Totals>,
+    /// Retired series, oldest first.
+    retired: Vec<Arc<Retired<L>>>,
 }
 
-impl Group {
-    /// The pairs of its series.
-    pub const fn labels(&self) -> &Labels {
+/// A series that is not shown at present, but can return.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Retired<L> {
+    group: Group<L>,
+    /// Its last value.
+    totals: Totals,
+}
+
+impl<L> Default for Groups<L> {
+    fn default() -> Self {
+        Self { all: Vec::new(), offsets: BTreeMap::new(), retired: Vec::new() }
+    }
+}
+
+impl<L> Group<L> {
+    /// The labels of its series.
+    pub const fn labels(&self) -> &L {
         &self.labels
     }
 
@@ -55,205 +61,243 @@ impl Group {
         &self.cpus
     }
 
-    /// Lends its times at the instant of a snapshot. The series of one CPU are there while it is
-    /// online. A sum is there when one of its CPUs has been online, and keeps what those had that
-    /// no longer are: it would go back otherwise.
-    pub fn with_times(&self, snapshot: &Snapshot, write: impl FnOnce(&Times)) {
+    /// Calls `write` with the group's totals in `snapshot`, if its series exist.
+    ///
+    /// The series of a single CPU exist while it is online. Those of several CPUs exist once one of
+    /// them has been online, and include the totals of offline CPUs, since a sum must not decrease.
+    pub fn with_totals(&self, snapshot: &Snapshot, write: impl FnOnce(&Totals)) {
         if let [cpu] = self.cpus.as_slice() {
-            let times = snapshot.times(*cpu).filter(|_| snapshot.is_online(*cpu));
-            match (times, &self.carried) {
-                (Some(times), Some(carried)) => write(&sum([times, carried])),
-                // No copy: this is how most series are written.
-                (Some(times), None) => write(times),
+            let totals = snapshot.totals(*cpu).filter(|_| snapshot.is_online(*cpu));
+            match (totals, &self.carried) {
+                (Some(totals), Some(carried)) => write(&sum([totals, carried])),
+                // The common case, without a copy.
+                (Some(totals), None) => write(totals),
                 (None, _) => {}
             }
             return;
         }
-        if self.cpus.iter().any(|cpu| snapshot.times(*cpu).is_some()) {
+        if self.cpus.iter().any(|cpu| snapshot.totals(*cpu).is_some()) {
             write(&self.sum(snapshot));
         }
     }
 
-    /// Its times, whichever of its CPUs are online.
-    fn sum(&self, snapshot: &Snapshot) -> Times {
-        let times = self.cpus.iter().filter_map(|cpu| snapshot.times(*cpu));
-        sum(times.chain(self.carried.as_deref()))
+    /// Its totals, including those of offline CPUs.
+    fn sum(&self, snapshot: &Snapshot) -> Totals {
+        let totals = self.cpus.iter().filter_map(|cpu| snapshot.totals(*cpu));
+        sum(totals.chain(self.carried.as_deref()))
     }
 }
 
-impl Groups {
-    /// Groups that begin with all that their CPUs have had. The CPUs of each ascend; none is in two.
-    pub fn new(groups: impl IntoIterator<Item = (Labels, Vec<u32>)>) -> Self {
+impl<L: Clone + Eq + Hash> Groups<L> {
+    /// Makes groups whose series start with everything that their CPUs have counted. The CPUs of each
+    /// group ascend, and no CPU is in two groups.
+    pub fn new(groups: impl IntoIterator<Item = (L, Vec<u32>)>) -> Self {
         let group = |(labels, cpus)| Group { labels, cpus, past: None, carried: None };
         Self { all: groups.into_iter().map(group).collect(), ..Self::default() }
     }
 
-    /// The groups.
-    pub fn as_slice(&self) -> &[Group] {
+    /// The groups, in the order of their series.
+    pub fn as_slice(&self) -> &[Group<L>] {
         &self.all
     }
 
-    /// Whether the same CPUs have the same labels.
+    /// Whether the same CPUs have the same labels as in `other`.
     pub fn is_like(&self, other: &Self) -> bool {
-        fn parts(groups: &Groups) -> impl Iterator<Item = (&Labels, &[u32])> {
-            groups.all.iter().map(|group| (&group.labels, group.cpus()))
-        }
-        parts(self).eq(parts(other))
+        let is_like = |(a, b): (&Group<L>, &Group<L>)| a.labels == b.labels && a.cpus == b.cpus;
+        self.all.len() == other.all.len() && self.all.iter().zip(&other.all).all(is_like)
     }
 
-    /// Makes every series go on where it is under `old` at the instant of the snapshot; no later one
-    /// may be shown under `old`.
+    /// Continues every series from its value under `old` at `snapshot`. `old` must not be rendered with
+    /// a later snapshot.
     ///
-    /// A series that stays keeps its value, whichever CPUs it is the sum of from now on. One that
-    /// is new begins with what its CPUs had added to series that go. One that comes back goes on
-    /// where it went, but for the same CPUs with all that they have had since. So no series goes
-    /// back, and none leaps by what another has shown.
+    /// * A series that stays keeps its value, even if other CPUs are summed in it from then on.
+    /// * A new series starts with what its CPUs added to series that end.
+    /// * A retired series that returns continues from its last value. If it has the same CPUs as
+    ///   before, it also includes what they have counted since.
+    ///
+    /// So no series decreases, and none jumps by an amount that another has shown.
+    ///
+    /// For example, CPUs 0 and 1 are summed in `a` and have counted 10 and 200, CPU 2 is in `b` and has
+    /// counted 3,000. If CPU 1 moves to `b`, then `a` stays at 210 and `b` at 3,000: the 200 of CPU 1
+    /// become part of `a`'s past, and its offset becomes -200. When CPU 1 reaches 205, `b` shows 3,005.
     pub fn continue_from(&mut self, old: &Self, snapshot: &Snapshot) {
-        let mut offsets = old.offsets.clone();
-        // What a CPU has had up to now is not in its series from now on.
-        let begin = |offsets: &mut BTreeMap<u32, Times>, cpu: u32| {
-            let mut offset = Times::ZERO;
-            snapshot.times(cpu).into_iter().for_each(|times| offset.subtract(times));
-            offsets.insert(cpu, offset);
-        };
-        let (before, after) = (by_labels(&old.all), by_labels(&self.all));
-        let stays = |at: usize| after.contains_key(&old.all[at].labels);
-        let (was_in, is_in) = (by_cpu(&old.all), by_cpu(&self.all));
-        let mut past = vec![Times::ZERO; self.all.len()];
+        let (old_by_labels, new_by_labels) = (by_labels(&old.all), by_labels(&self.all));
+        let (old_by_cpu, new_by_cpu) = (by_cpu(&old.all), by_cpu(&self.all));
+        let stays = |index: usize| new_by_labels.contains_key(&old.all[index].labels);
+        let mut offsets = Offsets { by_cpu: old.offsets.clone(), snapshot };
+        let mut past = vec![Totals::ZERO; self.all.len()];
 
-        for (at, group) in self.all.iter().enumerate() {
-            let same = before.get(&group.labels).copied();
+        for (index, group) in self.all.iter().enumerate() {
+            let same = old_by_labels.get(&group.labels).copied();
             for cpu in &group.cpus {
-                let brings_all = match was_in.get(cpu) {
-                    Some(was) => same == Some(*was) || same.is_none() && !stays(*was),
-                    None => same.is_none(),
+                let brings_its_past = match (old_by_cpu.get(cpu), same) {
+                    (Some(was), Some(same)) => *was == same,
+                    (Some(was), None) => !stays(*was),
+                    (None, same) => same.is_none(),
                 };
-                if !brings_all {
-                    begin(&mut offsets, *cpu);
+                if !brings_its_past {
+                    offsets.restart(*cpu);
                 }
             }
             let Some(same) = same else { continue };
             let same = &old.all[same];
-            same.past.iter().for_each(|times| past[at].add(times));
-            for cpu in same.cpus.iter().filter(|cpu| is_in.get(*cpu) != Some(&at)) {
-                let parts = snapshot.times(*cpu).into_iter().chain(old.offsets.get(cpu));
-                parts.for_each(|times| past[at].add(times));
-                if !is_in.contains_key(cpu) {
-                    begin(&mut offsets, *cpu);
+            add_all(&mut past[index], same.past.as_deref());
+            for cpu in &same.cpus {
+                let now_in = new_by_cpu.get(cpu);
+                if now_in == Some(&index) {
+                    continue;
+                }
+                // The CPU leaves: what it added stays in the series.
+                add_all(&mut past[index], snapshot.totals(*cpu));
+                add_all(&mut past[index], old.offsets.get(cpu));
+                if now_in.is_none() {
+                    offsets.restart(*cpu);
                 }
             }
         }
-        for back in &old.retired {
-            let Some(&at) = after.get(&back.group.labels) else { continue };
-            let group = &self.all[at];
-            let times = group.cpus.iter().filter_map(|cpu| snapshot.times(*cpu));
-            let of_cpus = group.cpus.iter().filter_map(|cpu| offsets.get(cpu));
-            let all = sum(times.chain(of_cpus).chain(back.group.past.as_deref()));
-            if back.group.cpus == group.cpus && all.is_at_least(&back.times) {
-                back.group.past.iter().for_each(|times| past[at].add(times));
+
+        for retired in &old.retired {
+            let Some(&index) = new_by_labels.get(&retired.group.labels) else { continue };
+            let group = &self.all[index];
+            let mut value = Totals::ZERO;
+            add_all(&mut value, retired.group.past.as_deref());
+            for cpu in &group.cpus {
+                add_all(&mut value, snapshot.totals(*cpu));
+                add_all(&mut value, offsets.by_cpu.get(cpu));
+            }
+            if retired.group.cpus == group.cpus && value.is_at_least(&retired.totals) {
+                add_all(&mut past[index], retired.group.past.as_deref());
             } else {
-                past[at].clone_from(&back.times);
-                group.cpus.iter().for_each(|cpu| begin(&mut offsets, *cpu));
+                past[index] = retired.totals;
+                group.cpus.iter().for_each(|cpu| offsets.restart(*cpu));
             }
         }
-        let goes = |labels: &Labels| !after.contains_key(labels);
-        let retire =
-            |group: &Group| Arc::new(Retired { times: group.sum(snapshot), group: group.clone() });
-        let known = old.retired.iter().filter(|retired| goes(&retired.group.labels)).cloned();
-        let new = old.all.iter().filter(|group| goes(&group.labels)).map(retire);
-        let mut retired: Vec<_> = known.chain(new).collect();
-        // Enough to take a change back, and the one before it.
-        let most = MIN_RETIRED.max(2 * self.all.len());
-        retired.drain(..retired.len().saturating_sub(most));
+
+        let ends = |group: &Group<L>| !new_by_labels.contains_key(&group.labels);
+        let mut retired = old.retired.clone();
+        retired.retain(|retired| ends(&retired.group));
+        for group in old.all.iter().filter(|group| ends(group)) {
+            let totals = group.sum(snapshot);
+            retired.push(Arc::new(Retired { group: group.clone(), totals }));
+        }
+        // Enough to undo a change, and the one before it.
+        let max_retired = MIN_RETIRED.max(2 * self.all.len());
+        retired.drain(..retired.len().saturating_sub(max_retired));
+
+        let offsets = offsets.by_cpu;
         for (group, past) in self.all.iter_mut().zip(past) {
             let of_cpus = group.cpus.iter().filter_map(|cpu| offsets.get(cpu));
-            let boxed = |times: Times| (times != Times::ZERO).then(|| Box::new(times));
-            group.carried = boxed(sum(of_cpus.chain([&past])));
-            group.past = boxed(past);
+            group.carried = unless_zero(&sum(of_cpus.chain([&past])));
+            group.past = unless_zero(&past);
         }
         self.offsets = offsets;
         self.retired = retired;
     }
 }
 
-fn by_labels(groups: &[Group]) -> HashMap<&Labels, usize> {
-    groups.iter().zip(0..).map(|(group, at)| (&group.labels, at)).collect()
+/// The offsets of the next generation, while they are worked out.
+struct Offsets<'s> {
+    by_cpu: BTreeMap<u32, Totals>,
+    snapshot: &'s Snapshot,
 }
 
-fn by_cpu(groups: &[Group]) -> HashMap<u32, usize> {
-    let each =
-        |(group, at): (&Group, usize)| group.cpus.clone().into_iter().map(move |cpu| (cpu, at));
-    groups.iter().zip(0..).flat_map(each).collect()
+impl Offsets<'_> {
+    /// Excludes everything that the CPU has counted so far from its group.
+    fn restart(&mut self, cpu: u32) {
+        let mut offset = Totals::ZERO;
+        if let Some(totals) = self.snapshot.totals(cpu) {
+            offset.subtract(totals);
+        }
+        self.by_cpu.insert(cpu, offset);
+    }
 }
 
-fn sum<'t>(all: impl IntoIterator<Item = &'t Times>) -> Times {
-    let mut sum = Times::ZERO;
-    all.into_iter().for_each(|times| sum.add(times));
+fn by_labels<L: Eq + Hash>(groups: &[Group<L>]) -> HashMap<&L, usize> {
+    groups.iter().zip(0..).map(|(group, index)| (&group.labels, index)).collect()
+}
+
+fn by_cpu<L>(groups: &[Group<L>]) -> HashMap<u32, usize> {
+    let mut by_cpu = HashMap::new();
+    for (index, group) in groups.iter().enumerate() {
+        by_cpu.extend(group.cpus.iter().map(|cpu| (*cpu, index)));
+    }
+    by_cpu
+}
+
+fn add_all<'t>(sum: &mut Totals, all: impl IntoIterator<Item = &'t Totals>) {
+    all.into_iter().for_each(|totals| sum.add(totals));
+}
+
+fn sum<'t>(all: impl IntoIterator<Item = &'t Totals>) -> Totals {
+    let mut sum = Totals::ZERO;
+    add_all(&mut sum, all);
     sum
+}
+
+fn unless_zero(totals: &Totals) -> Option<Box<Totals>> {
+    (*totals != Totals::ZERO).then(|| Box::new(*totals))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::accounting::snapshot::Cpu;
+    use crate::accounting::Cpu;
 
-    /// CPUs that have had so much time idle; those of `offline` are not online any more.
+    type Groups = super::Groups<&'static str>;
+
+    /// A snapshot in which each CPU has been idle for `idle_ns`, and those in `offline` are offline.
     fn snapshot(idle_ns: &[u64], offline: &[u32]) -> Snapshot {
         let cpu = |(id, ns): (u32, &u64)| {
-            let mut times = Times::ZERO;
-            times.mode_ns[0] = *ns;
-            Cpu { id, times: Some(times), unattributed_ns: 0 }
+            let mut totals = Totals::ZERO;
+            totals.mode_ns[0] = *ns;
+            Cpu { id, totals: Some(totals), unattributed_ns: 0 }
         };
         let (offline, cpus) =
             (0..).zip(idle_ns).map(cpu).partition(|cpu: &Cpu| offline.contains(&cpu.id));
         Snapshot { taken_at: 0, cpus, offline }
     }
 
-    fn groups(groups: &[(&str, &[u32])]) -> Groups {
-        Groups::new(
-            groups
-                .iter()
-                .map(|(name, cpus)| ([("name", *name)].into_iter().collect(), cpus.to_vec())),
-        )
+    fn groups(groups: &[(&'static str, &[u32])]) -> Groups {
+        Groups::new(groups.iter().map(|(name, cpus)| (*name, cpus.to_vec())))
     }
 
-    /// `new` where it goes on from `old`.
-    fn after(new: &[(&str, &[u32])], old: &Groups, snapshot: &Snapshot) -> Groups {
+    /// The groups `new`, continued from `old`.
+    fn after(new: &[(&'static str, &[u32])], old: &Groups, snapshot: &Snapshot) -> Groups {
         let mut new = groups(new);
         new.continue_from(old, snapshot);
         new
     }
 
-    /// The values of groups at a snapshot; 0 where there is no series.
+    /// The values of groups in a snapshot; 0 for a series that does not exist.
     fn values(groups: &Groups, snapshot: &Snapshot) -> Vec<u64> {
-        let value = |group: &Group| {
+        let value = |group: &Group<_>| {
             let mut value = 0;
-            group.with_times(snapshot, |times| value = times.mode_ns[0]);
+            group.with_totals(snapshot, |totals| value = totals.mode_ns[0]);
             value
         };
         groups.all.iter().map(value).collect()
     }
 
     #[test]
-    fn times_are_summed_exactly() {
+    fn totals_are_summed_exactly() {
         let groups = groups(&[("a", &[0, 2]), ("b", &[1]), ("c", &[7, 8])]);
         assert_eq!(values(&groups, &snapshot(&[1, 20, 300], &[])), [301, 20, 0]);
     }
 
     #[test]
-    fn a_cpu_of_its_own_goes_with_its_series_and_a_sum_keeps_what_it_had() {
+    fn single_cpu_series_disappear_offline_but_sums_keep_their_total() {
         let groups = groups(&[("a", &[0]), ("b", &[1, 2])]);
         assert_eq!(values(&groups, &snapshot(&[1, 20, 300], &[0, 1])), [0, 320]);
         assert_eq!(values(&groups, &snapshot(&[1, 20, 300], &[0, 1, 2])), [0, 320]);
     }
 
     #[test]
-    fn a_series_goes_on_when_a_cpu_joins_or_leaves_it() {
+    fn a_series_continues_when_a_cpu_joins_or_leaves_it() {
         let old = groups(&[("a", &[0, 1]), ("b", &[2])]);
         let now = snapshot(&[10, 200, 3_000], &[]);
         let moved = after(&[("a", &[0]), ("b", &[1, 2])], &old, &now);
         assert_eq!(values(&moved, &now), [210, 3_000]);
-        // What CPU 1 has from now on is b's.
+        // What CPU 1 counts from here on is b's.
         let later = snapshot(&[11, 205, 3_000], &[]);
         assert_eq!(values(&moved, &later), [211, 3_005]);
         let back = after(&[("a", &[0, 1]), ("b", &[2])], &moved, &later);
@@ -261,30 +305,30 @@ mod tests {
     }
 
     #[test]
-    fn a_new_series_begins_with_what_its_cpus_bring() {
+    fn a_new_series_starts_with_what_its_cpus_added_to_series_that_end() {
         let old = groups(&[("a", &[0, 1]), ("b", &[2])]);
         let now = snapshot(&[10, 200, 3_000], &[]);
-        // All new: as if it had always been so.
+        // All series are new: each has everything that its CPUs counted.
         let renamed = after(&[("c", &[0]), ("d", &[1, 2])], &old, &now);
         assert_eq!(values(&renamed, &now), [10, 3_200]);
-        // Of what stays in an old series, nothing.
+        // `c` gets nothing of what stays in `a`.
         let split = after(&[("a", &[0]), ("c", &[1, 2])], &old, &now);
         assert_eq!(values(&split, &now), [210, 3_000]);
-        // And what it has had since then goes on with it, wherever it goes.
+        // What a CPU has counted since then moves with it.
         let later = snapshot(&[10, 207, 3_000], &[]);
         let parted = after(&[("a", &[0]), ("d", &[1]), ("e", &[2])], &split, &later);
         assert_eq!(values(&parted, &later), [210, 7, 3_000]);
     }
 
     #[test]
-    fn what_was_not_shown_begins_where_that_is_new_and_leaps_nowhere() {
+    fn a_cpu_that_was_in_no_series_brings_its_past_to_a_new_one_only() {
         let now = snapshot(&[10, 200, 3_000], &[]);
         let shown = after(&[("a", &[0, 1]), ("c", &[2])], &groups(&[("a", &[0])]), &now);
         assert_eq!(values(&shown, &now), [10, 3_000]);
     }
 
     #[test]
-    fn a_cpu_that_left_every_series_brings_what_it_has_had_since() {
+    fn a_cpu_that_left_every_series_brings_what_it_counted_since() {
         let now = snapshot(&[10, 200], &[]);
         let left = after(&[("a", &[0])], &groups(&[("a", &[0, 1])]), &now);
         let later = snapshot(&[10, 207], &[]);
@@ -293,38 +337,39 @@ mod tests {
     }
 
     #[test]
-    fn a_series_that_comes_back_goes_on() {
+    fn a_series_that_returns_continues() {
         let old = groups(&[("a", &[0, 1]), ("b", &[2])]);
         let now = snapshot(&[10, 200, 3_000], &[]);
         let renamed = after(&[("c", &[0, 1, 2])], &old, &now);
         let later = snapshot(&[11, 205, 3_000], &[]);
-        // A change that is taken back: as if nothing had been.
+        // Undoing the change restores both series, with everything counted since.
         let same = after(&[("a", &[0, 1]), ("b", &[2])], &renamed, &later);
         assert_eq!(values(&same, &later), [216, 3_000]);
-        // With other CPUs it would leap.
+        // With other CPUs that would be a jump: they continue from their last values.
         let other = after(&[("a", &[0]), ("b", &[1, 2])], &renamed, &later);
         assert_eq!(values(&other, &later), [210, 3_000]);
         assert_eq!(values(&other, &snapshot(&[12, 208, 3_000], &[])), [211, 3_003]);
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_and_the_last_to_go() {
+    fn only_the_last_retired_series_are_remembered() {
         let now = snapshot(&[10, 200], &[]);
+        let name = |round: u32| -> &'static str { round.to_string().leak() };
         let mut last = groups(&[]);
         for round in 0..1_000 {
-            last = after(&[(&round.to_string(), &[0])], &last, &now);
+            last = after(&[(name(round), &[0])], &last, &now);
         }
         assert_eq!((last.retired.len(), last.offsets.len()), (MIN_RETIRED, 0));
         assert_eq!(values(&last, &now), [10]);
-        // With another CPU, what is remembered goes on where it went, and all else begins.
+        // With another CPU, remembered series continue and forgotten ones start over.
         let begun = |name| values(&after(&[(name, &[1])], &last, &now), &now);
         assert_eq!([begun("935"), begun("998")], [[10], [10]]);
         assert_eq!([begun("0"), begun("934")], [[200], [200]]);
     }
 
     #[test]
-    fn no_series_goes_back_or_leaps_however_cpus_are_grouped() {
-        // Each round has a name for each of four CPUs; 0 shows it nowhere.
+    fn no_series_decreases_or_jumps_however_cpus_are_regrouped() {
+        // In each round each of four CPUs is in one of three series, or in none.
         let mut state = 7_u64;
         let mut any = |below: u64| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -332,15 +377,16 @@ mod tests {
         };
         let mut times = [100, 20_000, 3_000_000, 400_000_000];
         let mut old = groups(&[]);
-        // By name: the value when it was last seen, and the times of the CPUs then.
-        let mut seen: BTreeMap<String, (u64, [u64; 4])> = BTreeMap::new();
+        // By name: its last value, and the times of the CPUs at that point.
+        let mut seen: BTreeMap<&str, (u64, [u64; 4])> = BTreeMap::new();
         for round in 0..20_000 {
             let names = times.map(|_| any(4));
             let of = |name| (0..4).filter(|cpu| names[*cpu as usize] == name).collect::<Vec<u32>>();
-            let parts = (1..4).map(|name| (name.to_string(), of(name)));
+            let parts =
+                ["a", "b", "c"].into_iter().zip(1..).map(|(name, number)| (name, of(number)));
             let parts: Vec<_> = parts.filter(|(_, cpus)| !cpus.is_empty()).collect();
-            let parts: Vec<(&str, &[u32])> =
-                parts.iter().map(|(name, cpus)| (name.as_str(), cpus.as_slice())).collect();
+            let parts: Vec<(&'static str, &[u32])> =
+                parts.iter().map(|(name, cpus)| (*name, cpus.as_slice())).collect();
             let now = snapshot(&times, &[]);
             let new = after(&parts, &old, &now);
             let begun = values(&new, &now);
@@ -359,7 +405,7 @@ mod tests {
                 .collect();
             assert_eq!(values(&new, &snapshot(&grown, &[])), expected);
             for ((name, _), value) in parts.iter().zip(expected) {
-                seen.insert((*name).to_owned(), (value, grown));
+                seen.insert(*name, (value, grown));
             }
             (times, old) = (grown, new);
         }

@@ -1,4 +1,12 @@
-//! The numbers of CPUs and of groups of CPUs. Pure.
+//! Turns the kernel program's records into exact numbers for CPUs and groups of CPUs.
+//!
+//! Pure: it names std and the shared record alone.
 
-pub mod groups;
-pub mod snapshot;
+mod features;
+mod groups;
+mod snapshot;
+
+pub use features::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY, is_on};
+pub use groups::{Group, Groups};
+pub use sched_exporter_ebpf::Totals;
+pub use snapshot::{Cpu, Snapshot, close_open_interval, is_whole};

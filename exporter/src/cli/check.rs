@@ -11,6 +11,7 @@ use crate::{
     cpu::list as cpus,
     generation::Inputs,
     labels::{self, Labels},
+    metrics::catalog::SERIES,
     sources::Reading,
 };
 
@@ -29,11 +30,10 @@ pub fn report(path: &Path, inputs: &Inputs, format: CheckFormat) -> String {
     let expansion = labels::expand(&inputs.config, &inputs.values, &inputs.topology, true);
     let host = expansion.host.clone().unwrap_or_default();
     let cpus = expansion.cpus.clone();
-    let (sets, _) = labels::group(&inputs.config, expansion);
-    let (of_group, of_latency) =
-        labels::series(inputs.config.runqueue_latency().bucket_exponents().len());
+    let (sets, _) = labels::group(&inputs.config, expansion, SERIES);
+    let buckets = inputs.config.runqueue_latency().bucket_exponents().len();
     let (groups, latency) = (sets.groups.as_slice().len(), sets.latency.as_slice().len());
-    let series = groups * of_group + latency * of_latency;
+    let series = groups * SERIES.totals + latency * SERIES.latency(buckets);
     let report = Report { path, inputs, host, cpus, sets: groups, series };
     match format {
         CheckFormat::Table => report.table(),

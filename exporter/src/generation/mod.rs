@@ -8,12 +8,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::{
-    accounting::snapshot::Snapshot,
+    accounting::Snapshot,
     config::Config,
     cpu::topology::Topology,
     exposition,
     expr::values::Values,
-    labels::{self, LabelSets, Violation},
+    labels::{self, LabelSets, SeriesCounts, Violation},
 };
 
 pub use inputs::Inputs;
@@ -42,9 +42,10 @@ impl Generation {
         sha256: &str,
         values: &Values,
         topology: &Topology,
+        series: SeriesCounts,
     ) -> (Self, Vec<Violation>) {
         let expansion = labels::expand(config, values, topology, false);
-        let (labels, violations) = labels::group(config, expansion);
+        let (labels, violations) = labels::group(config, expansion, series);
         let exponents = config.runqueue_latency().bucket_exponents();
         let bounds = exponents.iter().map(|exponent| (*exponent, exposition::le(*exponent)));
         let generation =

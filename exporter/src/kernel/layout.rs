@@ -3,7 +3,10 @@
 
 use sched_exporter_ebpf::{HOOK, global};
 
-use crate::kernel::btf::{Btf, BtfError};
+use crate::{
+    accounting::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
+    kernel::btf::{Btf, BtfError},
+};
 
 /// The globals to set before loading, and the features that follow.
 #[derive(Clone, Debug)]
@@ -13,20 +16,6 @@ pub struct Layout {
     /// Every feature, on or off.
     pub features: Vec<Feature>,
 }
-
-/// Part of what the exporter measures that can be missing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Feature {
-    /// Its name, as in the label `feature`.
-    pub name: &'static str,
-    /// Why it is off; none while it is on.
-    pub off: Option<String>,
-}
-
-/// Context switches by reason.
-pub const CONTEXT_SWITCHES: &str = "context_switches";
-/// Run-queue waits.
-pub const RUNQUEUE_LATENCY: &str = "runqueue_latency";
 
 /// Features that the user does not want.
 #[derive(Clone, Copy, Debug, Default)]

@@ -19,12 +19,9 @@ use sched_exporter_ebpf::{CpuRecord, HOOK, MAP, global};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
-    accounting::snapshot::{self, Snapshot},
+    accounting::{self, Feature, Snapshot},
     cpu::list::{self as cpus, CpuListError, Online},
-    kernel::{
-        layout::{Feature, Layout},
-        seed,
-    },
+    kernel::{layout::Layout, seed},
 };
 
 /// The kernel program, as `cargo xtask ebpf` builds it.
@@ -183,7 +180,7 @@ impl Scheduler {
     /// The time of every online CPU at one instant.
     ///
     /// The order is what makes it exact: the clock, then which CPUs are online, then the records.
-    /// A switch in between belongs to a later instant, and [`snapshot::close_open_interval`] knows it by its
+    /// A switch in between belongs to a later instant, and [`accounting::close_open_interval`] knows it by its
     /// time; a CPU that is listed as online had not gone offline at that instant. A record holds
     /// all time up to its last switch, so that a snapshot is taken again where this process lost its
     /// CPU between the clock and the records.
@@ -217,14 +214,14 @@ impl Scheduler {
             let records = self.read()?;
             pending.retain(|&(id, slot): &(u32, usize)| {
                 let record = &records[slot].0;
-                if !snapshot::is_whole(record) {
+                if !accounting::is_whole(record) {
                     return true;
                 }
-                let cpu = snapshot::close_open_interval(id, record, taken_at, self.attached_at);
+                let cpu = accounting::close_open_interval(id, record, taken_at, self.attached_at);
                 if online.binary_search(&id).is_ok() {
                     latest = latest.max(CpuRecord::open(record.open).0);
                     cpus.push(cpu);
-                } else if cpu.times.is_some() {
+                } else if cpu.totals.is_some() {
                     offline.push(cpu.offline(taken_at, self.attached_at));
                 }
                 false
@@ -301,7 +298,7 @@ impl Scheduler {
         };
         let (records, now) = (self.read()?, monotonic_ns()?);
         // A CPU may be in the midst of its first switch.
-        let is_seeded = |record: &&CpuRecord| record.open != 0 && snapshot::is_whole(record);
+        let is_seeded = |record: &&CpuRecord| record.open != 0 && accounting::is_whole(record);
         let mut seeded = records.iter().map(|record| &record.0).filter(is_seeded);
         let since_attach = self.attached_at - CLOCK_MARGIN_NS..=now;
         if seeded.any(|record| !since_attach.contains(&record.seeded_at)) {

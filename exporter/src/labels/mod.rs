@@ -14,10 +14,8 @@ use std::{
     fmt,
 };
 
-use sched_exporter_ebpf::{Mode, Reason};
-
 use crate::{
-    accounting::groups::Groups,
+    accounting::Groups,
     config::{CPU, Config, CpuMatch, LabelsOn, Limits, RESERVED},
     cpu::topology::{CpuLocation, Topology},
     exposition,
@@ -43,9 +41,9 @@ pub struct LabelSets {
     /// The pairs of `target_info`; none where that is not shown.
     pub target_info: Option<exposition::Labels>,
     /// The sets of the scheduler's series.
-    pub groups: Groups,
+    pub groups: Groups<exposition::Labels>,
     /// Those of run-queue latency, which may be summed where the others are not.
-    pub latency: Groups,
+    pub latency: Groups<exposition::Labels>,
     /// Whether what the exporter says of CPUs is summed over them too.
     pub without_cpu: bool,
 }
@@ -163,7 +161,11 @@ pub fn expand(config: &Config, values: &Values, topology: &Topology, trace: bool
 }
 
 /// Makes the groups of CPUs whose series have the same labels.
-pub fn group(config: &Config, expansion: Expansion) -> (LabelSets, Vec<Violation>) {
+pub fn group(
+    config: &Config,
+    expansion: Expansion,
+    series: SeriesCounts,
+) -> (LabelSets, Vec<Violation>) {
     let Expansion { host, cpus, mut violations } = expansion;
     let host = host.unwrap_or_default().set;
     let sets = cpus.into_iter().map(|(cpu, labels)| (labels.set, vec![cpu]));
@@ -176,7 +178,14 @@ pub fn group(config: &Config, expansion: Expansion) -> (LabelSets, Vec<Violation
         latency = merge(latency);
     }
     let buckets = config.runqueue_latency().bucket_exponents().len();
-    violations.extend(limit_series(config.limits(), buckets, &host, &mut groups, &mut latency));
+    violations.extend(limit_series(
+        config.limits(),
+        series,
+        buckets,
+        &host,
+        &mut groups,
+        &mut latency,
+    ));
     let finish = |groups: Vec<(Set, Vec<u32>)>| {
         Groups::new(groups.into_iter().map(|(set, cpus)| (pairs(&set), cpus)))
     };
@@ -217,12 +226,13 @@ fn merge(sets: Vec<(Set, Vec<u32>)>) -> Vec<(Set, Vec<u32>)> {
 /// Makes one group of those that are too many.
 fn limit_series(
     limits: &Limits,
+    series: SeriesCounts,
     buckets: usize,
     host: &Set,
     groups: &mut Vec<(Set, Vec<u32>)>,
     latency: &mut Vec<(Set, Vec<u32>)>,
 ) -> Option<Violation> {
-    let (of_group, of_latency) = series(buckets);
+    let (of_group, of_latency) = (series.totals, series.latency(buckets));
     let max = limits.series;
     let wanted = groups.len() * of_group + latency.len() * of_latency;
     if wanted <= max {
@@ -244,11 +254,20 @@ fn limit_series(
     })
 }
 
-/// Series of one set of labels: those of times and switches, and those of run-queue latency with so
-/// many buckets.
-pub const fn series(buckets: usize) -> (usize, usize) {
-    // Beside the buckets: that of all, the count and the sum.
-    (Mode::ALL.len() + Reason::ALL.len(), buckets + 3)
+/// How many series a set of labels has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeriesCounts {
+    /// Series of totals in each group of CPUs.
+    pub totals: usize,
+    /// Series of a run-queue latency histogram, besides its configured buckets.
+    pub latency: usize,
+}
+
+impl SeriesCounts {
+    /// Series of a run-queue latency histogram with this number of configured buckets.
+    pub const fn latency(self, buckets: usize) -> usize {
+        buckets + self.latency
+    }
 }
 
 /// Keeps so many groups, of which the last takes all that are over. Of their labels the host's stay.

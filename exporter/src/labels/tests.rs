@@ -29,12 +29,13 @@ fn expanded(config: &str) -> Expansion {
 }
 
 fn sets(config: &str) -> (LabelSets, Vec<Violation>) {
-    group(&Config::parse(config).unwrap(), expanded(config))
+    const SERIES: SeriesCounts = SeriesCounts { totals: 11, latency: 3 };
+    group(&Config::parse(config).unwrap(), expanded(config), SERIES)
 }
 
 /// Each group as `cpus: labels`.
-fn shown(groups: &Groups) -> Vec<String> {
-    let shown = |group: &crate::accounting::groups::Group| {
+fn shown(groups: &Groups<exposition::Labels>) -> Vec<String> {
+    let shown = |group: &crate::accounting::Group<_>| {
         let labels = format!("{:?}", group.labels());
         let labels = labels.trim_start_matches("Labels(\"").trim_end_matches("\")");
         format!("{}: {}", crate::cpu::list::list(group.cpus()), labels.replace("\\\"", ""))

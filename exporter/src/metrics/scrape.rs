@@ -1,36 +1,34 @@
-//! A scrape, from the kernel's map to text.
+//! A scrape: reads the kernel's map once and renders it.
 
 use std::{
     sync::Arc,
     time::{Instant, SystemTime},
 };
 
-use prometheus::proto::MetricFamily;
-
 use crate::{
-    accounting::snapshot::Snapshot,
     exposition::{Encoder, Format},
-    generation::{Current, Generation},
+    generation::Current,
     kernel::scheduler::{ReadError, Scheduler, monotonic_ns},
     metrics::{
-        render::{self as families, SelfState},
-        telemetry::{self, Telemetry},
+        catalog::State,
+        render::{capacity, render},
+        telemetry::Telemetry,
     },
     os::log::LogCounts,
 };
 
-/// All that a scrape reads.
+/// Makes expositions. Holds everything that a scrape reads.
 pub struct Exporter {
     scheduler: Arc<Scheduler>,
     current: Current,
     telemetry: Telemetry,
     log_counts: LogCounts,
-    /// When the counters began, in seconds of the epoch; none to leave `_created` out.
+    /// When the counters started, in seconds since the epoch; `None` to leave `_created` out.
     created: Option<f64>,
 }
 
 impl Exporter {
-    /// Puts the parts together. `created` asks for `_created` samples.
+    /// Combines the parts of a scrape; `created` asks for `_created` samples.
     pub fn new(
         scheduler: Arc<Scheduler>,
         current: Current,
@@ -47,35 +45,22 @@ impl Exporter {
         let started = Instant::now();
         let generation = self.current.load_full();
         let snapshot = self.scheduler.snapshot()?;
-        let condition = SelfState {
+        let state = State {
+            generation: &generation,
             features: self.scheduler.features(),
             torn_reads: self.scheduler.torn_reads(),
             log_messages: self.log_counts.read(),
         };
-        let capacity = families::capacity(snapshot.cpus.len(), &generation);
+        let capacity = capacity(snapshot.cpus.len(), &generation);
         let encoder = Encoder::new(format, capacity, self.created);
-        let text = render(encoder, &snapshot, &generation, condition, &self.telemetry.gather());
+        let text = render(encoder, &snapshot, state, &self.telemetry.gather());
         self.telemetry.scrape(started.elapsed());
         Ok(text)
     }
 }
 
-/// The whole exposition, in the order in which it is served.
-pub fn render<'a>(
-    mut encoder: Encoder<'a>,
-    snapshot: &Snapshot,
-    generation: &Generation,
-    condition: SelfState<'_>,
-    gathered: &'a [MetricFamily],
-) -> String {
-    families::write_target(&mut encoder, generation);
-    families::write_scheduler(&mut encoder, snapshot, generation, condition.features);
-    families::write_own(&mut encoder, snapshot, generation, condition);
-    telemetry::write(&mut encoder, gathered);
-    encoder.finish()
-}
-
-/// A time of `CLOCK_MONOTONIC` in seconds of the epoch, as the clocks stand to each other now.
+/// Converts nanoseconds of `CLOCK_MONOTONIC` to seconds since the epoch, by the present distance of the
+/// two clocks.
 fn wall_clock_of(monotonic: u64) -> f64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let ago = monotonic_ns().unwrap_or(monotonic).saturating_sub(monotonic);

@@ -1,18 +1,21 @@
-//! The daemon's own metrics that change as it runs, kept by the `prometheus` crate: requests,
+//! The daemon's own metrics that change while it runs, kept by the `prometheus` crate: requests,
 //! scrapes, reloads, and the process.
 
 use std::time::{Duration, SystemTime};
 
+#[cfg(target_os = "linux")]
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    core::Collector,
+    core::{Atomic, Collector, GenericGauge},
     proto::{MetricFamily, MetricType},
 };
 
 use crate::{
-    exposition::{Encoder, Family, Kind, Labels, Value, canonical},
+    exposition::{self, Encoder, Kind, Labels, Value, canonical},
     generation::ReloadOutcome,
     labels::ViolationKind,
+    metrics::catalog::{self, Family},
 };
 
 /// Bounds of the scrape duration, in seconds.
@@ -34,92 +37,29 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Registers all metrics. Fails only where two have one name.
+    /// Registers the families of the catalog that come from the registry, and those of the process.
+    ///
+    /// Fails if two of them have the same name.
     pub fn new() -> prometheus::Result<Self> {
-        let telemetry = Self {
-            registry: Registry::new(),
-            requests: IntCounterVec::new(
-                Opts::new(
-                    "sched_exporter_http_requests_total",
-                    "HTTP requests answered, by path and status code; a path that does not exist \
-                     counts as other.",
-                ),
-                &["path", "code"],
-            )?,
-            scrapes_in_flight: IntGauge::new(
-                "sched_exporter_scrapes_in_flight",
-                "Scrapes that are rendered but not all sent yet, which takes as long as their clients \
-                 do; the scrape that says so is not among them.",
-            )?,
-            scrape_seconds: Histogram::with_opts(
-                HistogramOpts::new(
-                    "sched_exporter_scrape_duration_seconds",
-                    "Time to read the kernel's map and render an exposition, for the scrapes \
-                     before this one.",
-                )
-                .buckets(SCRAPE_BOUNDS.to_vec()),
-            )?,
-            reloads: IntCounterVec::new(
-                Opts::new(
-                    "sched_exporter_config_reloads_total",
-                    "Reloads of the configuration by outcome: applied, unchanged (the file is what \
-                     is served already), failed (the last good file is kept).",
-                ),
-                &["outcome"],
-            )?,
-            reload_successful: IntGauge::new(
-                "sched_exporter_config_last_reload_successful",
-                "Whether the last attempt to load the configuration succeeded.",
-            )?,
-            reload_success_timestamp: Gauge::new(
-                "sched_exporter_config_last_reload_success_timestamp_seconds",
-                "When the configuration was last loaded successfully, in seconds of the epoch.",
-            )?,
-            label_source_up: IntGaugeVec::new(
-                Opts::new(
-                    "sched_exporter_label_source_up",
-                    "Whether each source of label values that a template names could be read when it \
-                     was last tried.",
-                ),
-                &["source"],
-            )?,
-            labels_rejected: IntCounterVec::new(
-                Opts::new(
-                    "sched_exporter_labels_rejected_total",
-                    "Labels that new values of their sources made unfit, by reason: a template \
-                     without a result or a name that can't be (left out), or a limit (left out or \
-                     other). A file that gives such labels when it is loaded is refused.",
-                ),
-                &["reason"],
-            )?,
-            capability_kept: IntGaugeVec::new(
-                Opts::new(
-                    "sched_exporter_capability_kept",
-                    "Whether the exporter still has each of the capabilities that loading its \
-                     program may take. All others are given up with them; before Linux 5.19, reading \
-                     the kernel's map can take one.",
-                ),
-                &["capability"],
-            )?,
-        };
-        let collectors: [Box<dyn Collector>; 9] = [
-            Box::new(telemetry.requests.clone()),
-            Box::new(telemetry.scrapes_in_flight.clone()),
-            Box::new(telemetry.scrape_seconds.clone()),
-            Box::new(telemetry.reloads.clone()),
-            Box::new(telemetry.reload_successful.clone()),
-            Box::new(telemetry.reload_success_timestamp.clone()),
-            Box::new(telemetry.label_source_up.clone()),
-            Box::new(telemetry.labels_rejected.clone()),
-            Box::new(telemetry.capability_kept.clone()),
-        ];
-        for collector in collectors {
-            telemetry.registry.register(collector)?;
-        }
+        let registry = Registry::new();
         #[cfg(target_os = "linux")]
-        telemetry
-            .registry
-            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        let scrape_seconds = catalog::SCRAPE_DURATION;
+        let scrape_seconds = HistogramOpts::new(scrape_seconds.name, scrape_seconds.help)
+            .buckets(SCRAPE_BOUNDS.to_vec());
+        let telemetry = Self {
+            requests: counters(&registry, catalog::HTTP_REQUESTS)?,
+            scrapes_in_flight: gauge(&registry, catalog::SCRAPES_IN_FLIGHT)?,
+            scrape_seconds: register(&registry, Histogram::with_opts(scrape_seconds)?)?,
+            reloads: counters(&registry, catalog::RELOADS)?,
+            reload_successful: gauge(&registry, catalog::LAST_RELOAD_SUCCESSFUL)?,
+            reload_success_timestamp: gauge(&registry, catalog::LAST_RELOAD_SUCCESS_TIMESTAMP)?,
+            label_source_up: gauges(&registry, catalog::LABEL_SOURCE_UP)?,
+            labels_rejected: counters(&registry, catalog::LABELS_REJECTED)?,
+            capability_kept: gauges(&registry, catalog::CAPABILITY_KEPT)?,
+            registry,
+        };
+        // Counters that can be known beforehand start at zero, so that their first event shows.
         for outcome in ReloadOutcome::ALL {
             telemetry.reloads.with_label_values(&[outcome.name()]);
         }
@@ -134,12 +74,12 @@ impl Telemetry {
         self.requests.with_label_values(&[path, itoa::Buffer::new().format(code)]).inc();
     }
 
-    /// Scrapes whose answer is on its way, to be kept up to date by whoever sends it.
+    /// The gauge of scrapes that are being sent; the caller keeps it up to date.
     pub fn scrapes_in_flight(&self) -> &IntGauge {
         &self.scrapes_in_flight
     }
 
-    /// Takes the time that a scrape needed.
+    /// Records how long a scrape took.
     pub fn scrape(&self, duration: Duration) {
         self.scrape_seconds.observe(duration.as_secs_f64());
     }
@@ -169,25 +109,49 @@ impl Telemetry {
         }
     }
 
-    /// Counts a label that can't be as the configuration asks.
+    /// Counts a rejected label.
     pub fn label_rejected(&self, kind: ViolationKind) {
         self.labels_rejected.with_label_values(&[kind.name()]).inc();
     }
 
-    /// Takes which capabilities the process still has, by name.
+    /// Records which capabilities the process still holds, by name.
     pub fn capabilities(&self, kept: impl IntoIterator<Item = (String, bool)>) {
         for (name, is_kept) in kept {
             self.capability_kept.with_label_values(&[name.as_str()]).set(i64::from(is_kept));
         }
     }
 
-    /// The metrics as they are now, sorted by name.
+    /// Gathers all metrics, sorted by name.
     pub fn gather(&self) -> Vec<MetricFamily> {
         self.registry.gather()
     }
 }
 
-/// Writes families that the `prometheus` crate gathered.
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: C,
+) -> prometheus::Result<C> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn counters(registry: &Registry, family: Family) -> prometheus::Result<IntCounterVec> {
+    let options = Opts::new(family.sample_name(), family.help);
+    register(registry, IntCounterVec::new(options, family.labels)?)
+}
+
+fn gauges(registry: &Registry, family: Family) -> prometheus::Result<IntGaugeVec> {
+    register(registry, IntGaugeVec::new(Opts::new(family.name, family.help), family.labels)?)
+}
+
+fn gauge<P: Atomic + 'static>(
+    registry: &Registry,
+    family: Family,
+) -> prometheus::Result<GenericGauge<P>> {
+    register(registry, GenericGauge::new(family.name, family.help)?)
+}
+
+/// Writes gathered families.
 pub fn write<'a>(encoder: &mut Encoder<'a>, families: &'a [MetricFamily]) {
     for family in families {
         let Some(kind) = kind_of(family) else { continue };
@@ -218,7 +182,7 @@ pub fn write<'a>(encoder: &mut Encoder<'a>, families: &'a [MetricFamily]) {
     }
 }
 
-/// The kind of a gathered family; none for those that this exporter has not.
+/// The kind of a gathered family; `None` for kinds that this exporter does not use.
 pub fn kind_of(family: &MetricFamily) -> Option<Kind> {
     match family.get_field_type() {
         MetricType::COUNTER => Some(Kind::Counter),
@@ -228,10 +192,10 @@ pub fn kind_of(family: &MetricFamily) -> Option<Kind> {
     }
 }
 
-/// Name, kind and help of a gathered family.
-pub fn family_of(family: &MetricFamily, kind: Kind) -> Family<'_> {
+/// Name, kind and HELP of a gathered family.
+pub fn family_of(family: &MetricFamily, kind: Kind) -> exposition::Family<'_> {
     let name = family.name();
     let name =
         if kind == Kind::Counter { name.strip_suffix("_total").unwrap_or(name) } else { name };
-    Family { name, kind, help: family.help() }
+    exposition::Family { name, kind, help: family.help() }
 }

@@ -13,6 +13,7 @@ use crate::{
     },
     generation::{Generation, Inputs, ReloadOutcome},
     labels::Violation,
+    metrics::catalog::SERIES,
     sources::Reader,
 };
 
@@ -56,7 +57,7 @@ fn violation_lines(path: &Path, violations: &[Violation]) -> Vec<String> {
 /// The first generation of `inputs`, if all that the configuration asks for fits this machine.
 pub(super) fn generation(inputs: &Inputs, path: &Path) -> Result<Generation, LoadError> {
     let Inputs { config, sha256, values, topology } = inputs;
-    let (generation, violations) = Generation::new(config, sha256, values, topology);
+    let (generation, violations) = Generation::new(config, sha256, values, topology, SERIES);
     if violations.is_empty() {
         return Ok(generation);
     }
@@ -154,7 +155,7 @@ impl BuildJob {
         if values == self.inputs.values && topology == self.inputs.topology {
             return None;
         }
-        let (generation, violations) = Generation::new(config, sha256, &values, &topology);
+        let (generation, violations) = Generation::new(config, sha256, &values, &topology, SERIES);
         let generation =
             Some(generation).filter(|generation| !generation.labels.is_like(&self.current.labels));
         let inputs = Inputs { values, topology, ..Inputs::clone(&self.inputs) };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use sched_exporter::{
-    accounting::snapshot::{Cpu, Snapshot},
+    accounting::{Cpu, Snapshot},
     kernel::scheduler::Scheduler,
 };
 use sched_exporter_ebpf::{Mode, Reason};
@@ -44,7 +44,7 @@ fn around<T>(scheduler: &Scheduler, work: impl Fn() -> T) -> (Snapshot, T, Snaps
 
 /// Time since attach that a CPU's record accounts for.
 fn accounted(cpu: &Cpu) -> u64 {
-    cpu.times.as_ref().unwrap().mode_ns.iter().sum::<u64>() + cpu.unattributed_ns
+    cpu.totals.as_ref().unwrap().mode_ns.iter().sum::<u64>() + cpu.unattributed_ns
 }
 
 /// Whether the record of a CPU accounts for the time up to the snapshot's instant and no more: no
@@ -287,7 +287,7 @@ fn run_delay_of_all_ns() -> u64 {
 }
 
 fn waits(snapshot: &Snapshot) -> (u64, u64) {
-    let times = || snapshot.cpus.iter().filter_map(|cpu| cpu.times.as_ref());
+    let times = || snapshot.cpus.iter().filter_map(|cpu| cpu.totals.as_ref());
     (times().map(|times| times.wait_ns).sum(), times().flat_map(|times| times.wait_buckets).sum())
 }
 
@@ -336,7 +336,7 @@ fn switches_are_those_of_proc_stat() {
     let scheduler = attach();
     let count = || {
         let snapshot = scheduler.snapshot().unwrap();
-        let times = || snapshot.cpus.iter().filter_map(|cpu| cpu.times.as_ref());
+        let times = || snapshot.cpus.iter().filter_map(|cpu| cpu.totals.as_ref());
         let switches: u64 = times().flat_map(|times| times.switches).sum();
         // A switch that the hook did not report is found as one; two in a row look like one.
         let missed: u64 = times().map(|times| times.missed_switches).sum();

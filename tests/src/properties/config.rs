@@ -3,14 +3,16 @@
 use std::{collections::BTreeSet, str};
 
 use sched_exporter::{
-    accounting::snapshot::{Cpu, Snapshot, Times},
+    accounting::{CONTEXT_SWITCHES, Cpu, Feature, RUNQUEUE_LATENCY, Snapshot, Totals},
     config::{Config, Diagnostics},
     cpu::topology::{CpuLocation, Topology},
     exposition::{Encoder, Format, le},
     generation::Generation,
-    kernel::layout::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
     labels::{expand, group},
-    metrics::render as families,
+    metrics::{
+        catalog::{SERIES, State},
+        render::render as render_exposition,
+    },
     sources::{Keys, Reading, Source, Uses, Values},
 };
 
@@ -105,8 +107,8 @@ fn check_rendered(config: &Config) {
         assert_eq!(labels.set, traced.set, "{cpu}");
         assert!(traced.set.keys().eq(traced.origins.keys()), "{traced:?}");
     }
-    let (sets, unfit) = group(config, expansion);
-    let (mut generation, also_unfit) = Generation::new(config, "", &values, &topology);
+    let (sets, unfit) = group(config, expansion, SERIES);
+    let (mut generation, also_unfit) = Generation::new(config, "", &values, &topology, SERIES);
     assert_eq!((&sets, &unfit), (&generation.labels, &also_unfit));
 
     let text = render(&generation);
@@ -178,21 +180,23 @@ fn topology() -> Topology {
 }
 
 fn snapshot() -> Snapshot {
-    let times = Times {
+    let times = Totals {
         mode_ns: [MODE_NS; _],
         switches: [7; _],
         missed_switches: 0,
         wait_ns: MODE_NS,
         wait_buckets: [1; _],
     };
-    let cpu = |id| Cpu { id, times: Some(times.clone()), unattributed_ns: 1 };
+    let cpu = |id| Cpu { id, totals: Some(times), unattributed_ns: 1 };
     Snapshot { taken_at: 1, cpus: (0..CPUS).map(cpu).collect(), offline: Vec::new() }
 }
 
+/// The scheduler's samples, without those of the exporter itself.
 fn render(generation: &Generation) -> String {
     let features = [CONTEXT_SWITCHES, RUNQUEUE_LATENCY].map(|name| Feature { name, off: None });
-    let mut encoder = Encoder::new(Format::OpenMetrics, 0, None);
-    families::write_target(&mut encoder, generation);
-    families::write_scheduler(&mut encoder, &snapshot(), generation, &features);
-    encoder.finish()
+    let log_messages = [("error", 0), ("warn", 0)];
+    let state = State { generation, features: &features, torn_reads: 0, log_messages };
+    let encoder = Encoder::new(Format::OpenMetrics, 0, None);
+    let text = render_exposition(encoder, &snapshot(), state, &[]);
+    text.split_inclusive('\n').filter(|line| !line.starts_with("sched_exporter_")).collect()
 }

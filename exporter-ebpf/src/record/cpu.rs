@@ -1,0 +1,195 @@
+//! The record of one CPU, which only that CPU writes.
+
+/// The mode of a CPU: the kind of task that is current on it, by the policy that the task had when it
+/// was switched in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Mode {
+    /// The idle task, or a task with `PF_IDLE` (idle injection).
+    Idle = 0,
+    /// A kernel thread (`PF_KTHREAD`), in any scheduling class.
+    Kthread = 1,
+    /// A user task of `SCHED_NORMAL`.
+    Fair = 2,
+    /// A user task of `SCHED_BATCH`.
+    Batch = 3,
+    /// A user task of `SCHED_IDLE`.
+    IdlePolicy = 4,
+    /// A user task with a real-time priority (`SCHED_FIFO`, `SCHED_RR`, or boosted to it).
+    Realtime = 5,
+    /// A user task with a deadline priority (`SCHED_DEADLINE`, or boosted to it).
+    Deadline = 6,
+    /// A user task of `SCHED_EXT`.
+    Ext = 7,
+}
+
+impl Mode {
+    /// Every mode, at the index of its discriminant.
+    pub const ALL: [Self; 8] = [
+        Self::Idle,
+        Self::Kthread,
+        Self::Fair,
+        Self::Batch,
+        Self::IdlePolicy,
+        Self::Realtime,
+        Self::Deadline,
+        Self::Ext,
+    ];
+}
+
+/// Why a CPU switched tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Reason {
+    /// The task blocked: the kernel's `nvcsw`.
+    Voluntary = 0,
+    /// The task was still runnable: the kernel's `nivcsw`.
+    Preempted = 1,
+    /// The CPU left its idle task.
+    Idle = 2,
+}
+
+impl Reason {
+    /// Every reason, at the index of its discriminant.
+    pub const ALL: [Self; 3] = [Self::Voluntary, Self::Preempted, Self::Idle];
+}
+
+/// Number of buckets for run-queue waits. Bucket `i` counts waits of `2^(i-1) < wait <= 2^i`
+/// nanoseconds, bucket 0 those of 0 and 1; the last also counts everything longer.
+pub const WAIT_BUCKETS: usize = 64;
+
+/// Everything that a CPU counts up, since its first switch. Each field is a range of `u64`s, so that
+/// [`Totals::add`] and the like treat all of them alike: a new counter is one new field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Totals {
+    /// Nanoseconds in each [`Mode`].
+    pub mode_ns: [u64; Mode::ALL.len()],
+    /// Switches for each [`Reason`].
+    pub switches: [u64; Reason::ALL.len()],
+    /// Switches that the hook did not report, as the next one showed.
+    pub missed_switches: u64,
+    /// Sum of all run-queue waits, from runnable to running, in nanoseconds.
+    pub wait_ns: u64,
+    /// Run-queue waits by length; see [`wait_bucket`].
+    pub wait_buckets: [u64; WAIT_BUCKETS],
+}
+
+impl Totals {
+    /// Nothing counted yet.
+    pub const ZERO: Self = Self {
+        mode_ns: [0; _],
+        switches: [0; _],
+        missed_switches: 0,
+        wait_ns: 0,
+        wait_buckets: [0; _],
+    };
+
+    const LEN: usize = size_of::<Self>() / size_of::<u64>();
+
+    /// Adds `other`, modulo 2^64.
+    pub fn add(&mut self, other: &Self) {
+        for (total, other) in self.words_mut().iter_mut().zip(other.words()) {
+            *total = total.wrapping_add(*other);
+        }
+    }
+
+    /// Subtracts `other`, modulo 2^64.
+    pub fn subtract(&mut self, other: &Self) {
+        for (total, other) in self.words_mut().iter_mut().zip(other.words()) {
+            *total = total.wrapping_sub(*other);
+        }
+    }
+
+    /// Whether no total is below its counterpart in `other`.
+    pub fn is_at_least(&self, other: &Self) -> bool {
+        self.words().iter().zip(other.words()).all(|(total, other)| total >= other)
+    }
+
+    const fn words(&self) -> &[u64; Self::LEN] {
+        // SAFETY: `repr(C)` and made of `u64` alone, so that it has the layout of an array of them.
+        unsafe { &*core::ptr::from_ref(self).cast() }
+    }
+
+    const fn words_mut(&mut self) -> &mut [u64; Self::LEN] {
+        // SAFETY: as above; any `u64`s are a value of each field.
+        unsafe { &mut *core::ptr::from_mut(self).cast() }
+    }
+}
+
+/// What the kernel program knows about one CPU. Times are nanoseconds of `CLOCK_MONOTONIC`.
+///
+/// The program writes `started` first and `done` last. The kernel copies a value to user space from
+/// its start to its end, eight bytes at a time, without barriers. So no write tore a copy in which
+/// both are equal (Lamport, "Concurrent reading and writing", 1977), provided that stores are seen in
+/// their order.
+/// <https://github.com/torvalds/linux/blob/v6.12/include/linux/bpf.h>, `bpf_long_memcpy`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct CpuRecord {
+    /// Number of writes completed.
+    pub done: u64,
+    /// Start and mode of the open interval, packed into one word so that no reader sees one without
+    /// the other; see [`CpuRecord::open`]. Zero until the CPU is seeded.
+    pub open: u64,
+    /// Address of the task that was switched in last. The next switch must be away from it.
+    pub current: u64,
+    /// When accounting began on this CPU: its first switch.
+    pub seeded_at: u64,
+    /// Time that the CPU was offline, which is charged to no mode.
+    pub offline_ns: u64,
+    /// Totals of the closed intervals. The sum of `mode_ns` plus `offline_ns` is the start of the open
+    /// interval minus `seeded_at`.
+    pub totals: Totals,
+    /// Number of writes begun.
+    pub started: u64,
+}
+
+const _: () = assert!(Mode::ALL.len() as u64 == CpuRecord::MAY_GO_OFFLINE);
+const _: () = assert!(size_of::<CpuRecord>() == 8 * (5 + Totals::LEN + 1));
+
+/// Low bits of [`CpuRecord::open`] that hold the mode and [`CpuRecord::MAY_GO_OFFLINE`]. The other 60
+/// bits hold nanoseconds, which last for 36 years of uptime.
+const MODE_BITS: u32 = 4;
+
+impl CpuRecord {
+    /// An unseeded record, as the kernel creates it.
+    pub const ZERO: Self = Self {
+        done: 0,
+        open: 0,
+        current: 0,
+        seeded_at: 0,
+        offline_ns: 0,
+        totals: Totals::ZERO,
+        started: 0,
+    };
+
+    /// Marks an open interval of the stopper thread, during which the CPU may go offline.
+    pub const MAY_GO_OFFLINE: u64 = 1 << (MODE_BITS - 1);
+
+    /// The most of an interval with [`CpuRecord::MAY_GO_OFFLINE`] that is charged to its mode if the
+    /// CPU does go offline; the rest is offline time. Readers charge no more than this while the
+    /// interval is open, so that no counter has to go back.
+    pub const STOPPER_NS: u64 = 1_000_000;
+
+    /// Packs an interval that began at `since` into a word. `mode` can include
+    /// [`CpuRecord::MAY_GO_OFFLINE`].
+    #[inline(always)]
+    pub const fn pack_open(since: u64, mode: u64) -> u64 {
+        since << MODE_BITS | mode
+    }
+
+    /// Unpacks the start of an interval and its mode, an index into [`Totals::mode_ns`].
+    #[inline(always)]
+    pub const fn open(word: u64) -> (u64, u64) {
+        (word >> MODE_BITS, word & (Self::MAY_GO_OFFLINE - 1))
+    }
+}
+
+/// The index in [`Totals::wait_buckets`] for a wait in nanoseconds. For example, waits of 1,025 to
+/// 2,048 ns belong to bucket 11.
+#[inline(always)]
+pub const fn wait_bucket(wait_ns: u64) -> u64 {
+    let bucket = 64 - wait_ns.saturating_sub(1).leading_zeros() as u64;
+    if bucket < WAIT_BUCKETS as u64 { bucket } else { WAIT_BUCKETS as u64 - 1 }
+}

@@ -1,0 +1,3 @@
+//! Records: the values of the kernel program's maps, one module for each kind.
+
+pub(crate) mod cpu;

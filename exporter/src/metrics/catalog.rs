@@ -1,0 +1,363 @@
+//! The catalog: one row for each metric family that the exporter defines. HELP texts,
+//! docs/metrics.md, what a scrape writes, the limits on series and the registration of the daemon's own
+//! metrics all follow from it.
+
+use sched_exporter_ebpf::{HOOK, Totals};
+
+use crate::{
+    accounting::{CONTEXT_SWITCHES, Cpu, Feature, RUNQUEUE_LATENCY, is_on},
+    exposition::{self, Kind, Value},
+    generation::Generation,
+    labels::SeriesCounts,
+};
+
+/// A metric family.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// The name without `_total` or `_info`. If the family has a unit, the name ends in it.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: Kind,
+    /// Its HELP text.
+    pub help: &'static str,
+    /// Names of its own labels, besides those of the configuration.
+    pub labels: &'static [&'static str],
+    /// The feature without which it is left out.
+    pub feature: Option<&'static str>,
+    /// Where its samples come from.
+    pub source: Source,
+}
+
+/// Where the samples of a family come from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source {
+    /// The host's labels, if the configuration puts them into `target_info`.
+    Target,
+    /// A range of the totals of each group of CPUs, under the group's labels.
+    Totals {
+        /// Selects the range.
+        of: fn(&Totals) -> &[u64],
+        /// The label pair of each total in the range, as it is written; `""` for none.
+        pairs: &'static [&'static str],
+        /// What a total is.
+        value: fn(u64) -> Value,
+    },
+    /// The run-queue waits of each group of CPUs.
+    Waits,
+    /// A number for each CPU, under the label `cpu` alone.
+    Cpu {
+        /// Selects the number; `None` if the CPU has none.
+        of: fn(&Cpu) -> Option<u64>,
+        /// What the number is.
+        value: fn(u64) -> Value,
+    },
+    /// The state of the exporter itself.
+    State(fn(State<'_>, &mut WriteSample<'_>)),
+    /// The `prometheus` crate, through [`super::telemetry`].
+    Registry,
+}
+
+/// Takes the label pairs and the number of a sample.
+pub type WriteSample<'a> = dyn FnMut(&[(&str, &str)], u64) + 'a;
+
+/// What [`Source::State`] reads.
+#[derive(Clone, Copy, Debug)]
+pub struct State<'a> {
+    /// The generation that the exposition is rendered under.
+    pub generation: &'a Generation,
+    /// Every feature, on or off.
+    pub features: &'a [Feature],
+    /// Records read again; see `kernel::scheduler::Scheduler::torn_reads`.
+    pub torn_reads: u64,
+    /// Lines logged, by level.
+    pub log_messages: [(&'static str, u64); 2],
+}
+
+impl Family {
+    /// The name of its samples, by which users ask for it; a histogram's have suffixes of their own.
+    pub fn sample_name(&self) -> String {
+        self.metadata().sample_name()
+    }
+
+    /// What an exposition says about it before its samples.
+    pub const fn metadata(&self) -> exposition::Family<'static> {
+        exposition::Family { name: self.name, kind: self.kind, help: self.help }
+    }
+
+    /// Whether the feature that it depends on is on.
+    pub fn is_on(&self, features: &[Feature]) -> bool {
+        self.feature.is_none_or(|name| is_on(features, name))
+    }
+}
+
+/// Series of one set of labels: a total each, and a histogram.
+pub const SERIES: SeriesCounts = {
+    let mut totals = 0;
+    let mut row = 0;
+    while row < ALL.len() {
+        if let Source::Totals { pairs, .. } = ALL[row].source {
+            totals += pairs.len();
+        }
+        row += 1;
+    }
+    // Besides its buckets, a histogram has the bucket `+Inf`, the count and the sum.
+    SeriesCounts { totals, latency: 3 }
+};
+
+/// The pairs of a label, as they are written: `pairs!("mode": "idle")` is `["mode=\"idle\""]`.
+macro_rules! pairs {
+    ($label:literal: $($value:literal),+) => {
+        &[$(concat!($label, "=\"", $value, "\"")),+]
+    };
+}
+
+macro_rules! catalog {
+    ($($row:ident: $family:expr;)+) => {
+        $(#[doc = concat!("The row of `", stringify!($row), "`.")] pub const $row: Family = $family;)+
+
+        /// Every family, in the order of the exposition.
+        pub const ALL: &[&Family] = &[$(&$row),+];
+    };
+}
+
+catalog! {
+    TARGET: Family {
+        name: "target",
+        kind: Kind::Info,
+        help: "Labels of the host, if labels_on in the configuration is target_info or both.",
+        labels: &[],
+        feature: None,
+        source: Source::Target,
+    };
+    CPU_SECONDS: Family {
+        name: "sched_cpu_seconds",
+        kind: Kind::Counter,
+        help: "Time that each CPU spent in each mode, to the nanosecond, including the interval still \
+               open. A CPU is in the mode of the task that is current on it: idle (the idle task), \
+               kthread (kernel threads), or a user task by class: fair, batch, idle_policy, realtime, \
+               deadline, ext. The modes add up to the time that the CPU was online.",
+        labels: &["cpu", "mode"],
+        feature: None,
+        source: Source::Totals {
+            of: |totals| &totals.mode_ns,
+            pairs: pairs!("mode": "idle", "kthread", "fair", "batch", "idle_policy", "realtime",
+                "deadline", "ext"),
+            value: Value::Nanoseconds,
+        },
+    };
+    CONTEXT_SWITCHES_BY_REASON: Family {
+        name: "sched_context_switches",
+        kind: Kind::Counter,
+        help: "Context switches of each CPU by reason: voluntary (the task blocked), preempted (it was \
+               still runnable), idle (the CPU left its idle task).",
+        labels: &["cpu", "reason"],
+        feature: Some(CONTEXT_SWITCHES),
+        source: Source::Totals {
+            of: |totals| &totals.switches,
+            pairs: pairs!("reason": "voluntary", "preempted", "idle"),
+            value: Value::Integer,
+        },
+    };
+    LATENCY: Family {
+        name: "sched_runqueue_latency_seconds",
+        kind: Kind::Histogram,
+        help: "Time that tasks waited on a CPU's run queue until that CPU ran them: the amount that the \
+               kernel adds to their run_delay at that switch.",
+        labels: &["cpu", "le"],
+        feature: Some(RUNQUEUE_LATENCY),
+        source: Source::Waits,
+    };
+    UNATTRIBUTED: Family {
+        name: "sched_exporter_unattributed_seconds",
+        kind: Kind::Counter,
+        help: "Time of each CPU since attach that is charged to no mode: before its first switch, and \
+               while it was offline.",
+        labels: &["cpu"],
+        feature: None,
+        source: Source::Cpu { of: |cpu| Some(cpu.unattributed_ns), value: Value::Nanoseconds },
+    };
+    MISSED_SWITCHES: Family {
+        name: "sched_exporter_missed_switches",
+        kind: Kind::Counter,
+        help: "Switches of each CPU that the kernel's hook did not report, detected because the next \
+               switch left an unexpected task. Their time is charged to the mode before them.",
+        labels: &["cpu"],
+        feature: None,
+        source: Source::Cpu {
+            of: |cpu| Some(cpu.totals.as_ref()?.missed_switches),
+            value: Value::Integer,
+        },
+    };
+    BUILD: Family {
+        name: "sched_exporter_build",
+        kind: Kind::Info,
+        help: "Version, revision and target of this exporter.",
+        labels: &["version", "revision", "target"],
+        feature: None,
+        source: Source::State(|_, sample| {
+            let version = ("version", env!("CARGO_PKG_VERSION"));
+            sample(&[version, ("revision", env!("REVISION")), ("target", env!("TARGET"))], 1);
+        }),
+    };
+    CONFIG: Family {
+        name: "sched_exporter_config",
+        kind: Kind::Info,
+        help: "SHA-256 of the configuration file that this exposition was rendered from.",
+        labels: &["sha256"],
+        feature: None,
+        source: Source::State(|state, sample| sample(&[("sha256", &state.generation.sha256)], 1)),
+    };
+    GENERATION: Family {
+        name: "sched_exporter_config_generation",
+        kind: Kind::Gauge,
+        help: "Number of the configuration generation that this exposition was rendered from: 1 at \
+               start, plus 1 for each reload that changed the configuration or the values of its labels.",
+        labels: &[],
+        feature: None,
+        source: Source::State(|state, sample| sample(&[], state.generation.number)),
+    };
+    ATTACHED: Family {
+        name: "sched_exporter_program_attached",
+        kind: Kind::Gauge,
+        help: "1 for each hook that a BPF program is attached to; the exporter exits if it cannot attach.",
+        labels: &["hook"],
+        feature: None,
+        source: Source::State(|_, sample| sample(&[("hook", HOOK)], 1)),
+    };
+    FEATURE_ENABLED: Family {
+        name: "sched_exporter_feature_enabled",
+        kind: Kind::Gauge,
+        help: "Whether each feature of the kernel program is on (1) or off (0); reason says why it is \
+               off.",
+        labels: &["feature", "reason"],
+        feature: None,
+        source: Source::State(|state, sample| {
+            for Feature { name, off } in state.features {
+                let reason = off.as_deref().unwrap_or_default();
+                sample(&[("feature", name), ("reason", reason)], u64::from(off.is_none()));
+            }
+        }),
+    };
+    TORN_READS: Family {
+        name: "sched_exporter_torn_reads",
+        kind: Kind::Counter,
+        help: "Records read again because their CPU switched tasks during the read.",
+        labels: &[],
+        feature: None,
+        source: Source::State(|state, sample| sample(&[], state.torn_reads)),
+    };
+    LOG_MESSAGES: Family {
+        name: "sched_exporter_log_messages",
+        kind: Kind::Counter,
+        help: "Lines logged at the levels error and warn.",
+        labels: &["level"],
+        feature: None,
+        source: Source::State(|state, sample| {
+            for (level, lines) in state.log_messages {
+                sample(&[("level", level)], lines);
+            }
+        }),
+    };
+    CAPABILITY_KEPT: Family {
+        name: "sched_exporter_capability_kept",
+        kind: Kind::Gauge,
+        help: "Whether the exporter still holds each capability that loading its program can require. \
+               It drops all capabilities after loading; before Linux 5.19, reading the kernel's map can \
+               require one.",
+        labels: &["capability"],
+        feature: None,
+        source: Source::Registry,
+    };
+    LAST_RELOAD_SUCCESSFUL: Family {
+        name: "sched_exporter_config_last_reload_successful",
+        kind: Kind::Gauge,
+        help: "Whether the last attempt to load the configuration succeeded.",
+        labels: &[],
+        feature: None,
+        source: Source::Registry,
+    };
+    LAST_RELOAD_SUCCESS_TIMESTAMP: Family {
+        name: "sched_exporter_config_last_reload_success_timestamp_seconds",
+        kind: Kind::Gauge,
+        help: "When the configuration was last loaded successfully, in seconds since the epoch.",
+        labels: &[],
+        feature: None,
+        source: Source::Registry,
+    };
+    RELOADS: Family {
+        name: "sched_exporter_config_reloads",
+        kind: Kind::Counter,
+        help: "Configuration reloads by outcome: applied, unchanged (the file is already being served), \
+               failed (the last good file is kept).",
+        labels: &["outcome"],
+        feature: None,
+        source: Source::Registry,
+    };
+    HTTP_REQUESTS: Family {
+        name: "sched_exporter_http_requests",
+        kind: Kind::Counter,
+        help: "HTTP requests answered, by path and status code; unknown paths count as other.",
+        labels: &["path", "code"],
+        feature: None,
+        source: Source::Registry,
+    };
+    LABEL_SOURCE_UP: Family {
+        name: "sched_exporter_label_source_up",
+        kind: Kind::Gauge,
+        help: "Whether the last read of each source of label values that a template names succeeded.",
+        labels: &["source"],
+        feature: None,
+        source: Source::Registry,
+    };
+    LABELS_REJECTED: Family {
+        name: "sched_exporter_labels_rejected",
+        kind: Kind::Counter,
+        help: "Labels dropped or replaced because the values of their sources changed, by reason: a \
+               template without a result or an invalid name (dropped), or a limit (dropped, or replaced \
+               by other). A configuration that gives such labels when it is loaded is rejected.",
+        labels: &["reason"],
+        feature: None,
+        source: Source::Registry,
+    };
+    SCRAPE_DURATION: Family {
+        name: "sched_exporter_scrape_duration_seconds",
+        kind: Kind::Histogram,
+        help: "Time to read the kernel's map and render an exposition, excluding this scrape.",
+        labels: &["le"],
+        feature: None,
+        source: Source::Registry,
+    };
+    SCRAPES_IN_FLIGHT: Family {
+        name: "sched_exporter_scrapes_in_flight",
+        kind: Kind::Gauge,
+        help: "Scrapes rendered but not yet fully sent, excluding this one.",
+        labels: &[],
+        feature: None,
+        source: Source::Registry,
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use sched_exporter_ebpf::{Mode, Reason};
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let names: BTreeSet<_> = ALL.iter().map(|family| family.name).collect();
+        assert_eq!(names.len(), ALL.len());
+    }
+
+    #[test]
+    fn each_total_has_a_label_pair() {
+        for family in ALL {
+            if let Source::Totals { of, pairs, .. } = family.source {
+                assert_eq!(of(&Totals::ZERO).len(), pairs.len(), "{}", family.name);
+            }
+        }
+        assert_eq!(SERIES.totals, Mode::ALL.len() + Reason::ALL.len());
+    }
+}
