@@ -39,13 +39,39 @@ fn the_shipped_configuration_is_good() {
 }
 
 #[test]
-fn the_readme_has_every_flag() {
+fn docs_flags_md_has_every_flag() {
     use clap::CommandFactory as _;
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let flags = fs::read_to_string(root().join("docs/flags.md")).unwrap();
     for argument in sched_exporter::cli::args::Args::command().get_arguments() {
         let Some(flag) = argument.get_long() else { continue };
-        assert!(readme.contains(&format!("`--{flag}")), "README.md lacks --{flag}");
+        assert!(flags.contains(&format!("`--{flag}")), "docs/flags.md lacks --{flag}");
     }
+}
+
+#[test]
+fn sample_in_the_readme_shows_families_and_help_as_documented() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let metrics = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    let (_, sample) = readme.split_once("\n```\n# TYPE ").unwrap();
+    let sample = format!("# TYPE {}", sample.split_once("\n```").unwrap().0);
+    let row = |name: &str| {
+        let found = metrics.lines().find(|line| {
+            let documented = line.strip_prefix("| `").and_then(|line| line.split('`').next());
+            documented.is_some_and(|it| it.trim_end_matches("_total") == name)
+        });
+        found.unwrap_or_else(|| panic!("docs/metrics.md lacks {name}"))
+    };
+    let mut samples = 0;
+    for line in sample.lines() {
+        if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|it| it.split_once(' ')) {
+            assert!(row(name).contains(help.trim_end_matches('…')), "{line}");
+        } else if let Some((name, _)) = line.split_once('{') {
+            let suffixes = ["_total", "_bucket", "_count", "_sum"];
+            row(suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap());
+            samples += 1;
+        }
+    }
+    assert!(samples > 10, "{samples}");
 }
 
 const LABELS: &str = include_str!("../../docs/labels.md");
@@ -89,8 +115,10 @@ fn docs_labels_md_has_every_source_and_limit() {
 }
 
 #[test]
-fn the_configurations_in_docs_labels_md_are_good() {
-    let blocks: Vec<_> = LABELS.split("```yaml\n").skip(1).collect();
+fn configurations_in_docs_labels_md_and_the_readme_are_valid() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let documents = [LABELS, &readme];
+    let blocks: Vec<_> = documents.iter().flat_map(|it| it.split("```yaml\n").skip(1)).collect();
     for block in &blocks {
         let text = block.split_once("```").unwrap().0;
         // Some build on labels that are made before.

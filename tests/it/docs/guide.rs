@@ -61,12 +61,24 @@ fn anchors(document: &str) -> BTreeSet<String> {
 fn every_link_of_a_document_leads_somewhere() {
     let mut documents = files(&root().join("docs"), ".md");
     documents.extend(files(&root().join("deploy"), ".md"));
-    documents.extend(["README.md", "ARCHITECTURE.md"].map(|name| root().join(name)));
+    documents.extend(files(&root().join(".github"), ".md"));
+    documents.extend(
+        [
+            "README.md",
+            "ARCHITECTURE.md",
+            "CHANGELOG.md",
+            "CONTRIBUTING.md",
+            "SECURITY.md",
+            "tests/README.md",
+        ]
+        .map(|name| root().join(name)),
+    );
     let mut links = 0;
     for document in &documents {
         let text = fs::read_to_string(document).unwrap();
-        for link in text.split("](").skip(1) {
-            let link = link.split(')').next().unwrap();
+        let targets = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
+        let pictures = text.split("src=\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+        for link in targets.chain(pictures) {
             if link.starts_with("http") {
                 continue;
             }
