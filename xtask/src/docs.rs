@@ -5,6 +5,10 @@ use std::{fs, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 
+mod chart;
+mod evidence;
+
+use self::evidence::{Evidence, with_block};
 use crate::{
     shipped::example,
     workspace::{output, root},
@@ -16,13 +20,18 @@ const RULES: [&str; 2] =
 
 /// Writes the generated documents, or with `check` compares them with the committed ones.
 pub(crate) fn docs(check: bool) -> Result<ExitCode> {
+    let read = |path: &str| fs::read_to_string(root().join(path)).with_context(|| path.to_owned());
     let mut groups = String::new();
     for path in RULES {
-        let text = fs::read_to_string(root().join(path)).context(path)?;
+        let text = read(path)?;
         groups += groups_of(&text).with_context(|| format!("{path} has no line `groups:`"))?;
     }
+    let evidence = Evidence::read(&read("docs/accuracy.md")?, &read("docs/performance.md")?)?;
+    let readme = with_block(&read("README.md")?, "evidence", &evidence.table());
     let generated = [
         ("docs/metrics.md", metrics()?),
+        ("docs/evidence.svg", chart::draw(&evidence)),
+        ("README.md", readme.context("README.md")?),
         ("deploy/kubernetes/components/monitoring/prometheusrule.yaml", custom_resource(&groups)),
         ("deploy/helm/sched_exporter/rules.yaml", format!("{}groups:\n{groups}", origin())),
     ];
