@@ -1,4 +1,4 @@
-{{/* Names are DNS labels, in which there is no underscore. */}}
+{{/* Names are DNS labels, which cannot contain underscores. */}}
 {{- define "sched_exporter.name" -}}
 {{ .Values.nameOverride | default .Chart.Name | replace "_" "-" | trunc 63 | trimSuffix "-" }}
 {{- end }}
@@ -35,9 +35,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* The exporter's configuration, as text. */}}
 {{- define "sched_exporter.config" -}}
 {{- $config := kindIs "string" .Values.config | ternary .Values.config (toYaml .Values.config) }}
-{{- /* Not where a comment names it. */}}
+{{- /* Ignores comments. */}}
 {{- if and (regexMatch "(?m)^[^#\n]*node\\.labels" $config) (not .Values.nodeLabels.enabled) }}
-{{- fail "config names node.labels, which takes nodeLabels.enabled: true" }}
+{{- fail "config uses node.labels, which requires nodeLabels.enabled: true" }}
 {{- end }}
 {{- $config }}
 {{- end }}
