@@ -90,12 +90,14 @@ pub fn snapshot(cpus: u32) -> Snapshot {
     };
     let cpus = (0..cpus).map(|id| Cpu {
         id,
-        totals: Some(Totals {
-            mode_ns: array::from_fn(|_| any(MONTH_NS)),
-            switches: array::from_fn(|_| any(10_000_000_000)),
-            missed_switches: any(100),
-            wait_ns: any(MONTH_NS),
-            wait_buckets: array::from_fn(|_| any(1_000_000_000)),
+        totals: Some({
+            let mut totals = Totals::ZERO;
+            totals.mode_ns = array::from_fn(|_| any(MONTH_NS));
+            totals.switches = array::from_fn(|_| any(10_000_000_000));
+            totals.missed_switches = any(100);
+            totals.wait_ns = any(MONTH_NS);
+            totals.wait_buckets = array::from_fn(|_| any(1_000_000_000));
+            totals
         }),
         unattributed_ns: any(1_000_000),
     });

@@ -76,16 +76,11 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Nothing counted yet.
-    pub const ZERO: Self = Self {
-        mode_ns: [0; _],
-        switches: [0; _],
-        missed_switches: 0,
-        wait_ns: 0,
-        wait_buckets: [0; _],
-    };
-
     const LEN: usize = size_of::<Self>() / size_of::<u64>();
+
+    /// Nothing counted yet.
+    // SAFETY: `repr(C)` and made of `u64` alone, so that it has the layout of an array of them.
+    pub const ZERO: Self = unsafe { core::mem::transmute([0_u64; Self::LEN]) };
 
     /// Adds `other`, modulo 2^64.
     pub fn add(&mut self, other: &Self) {
@@ -107,12 +102,12 @@ impl Totals {
     }
 
     const fn words(&self) -> &[u64; Self::LEN] {
-        // SAFETY: `repr(C)` and made of `u64` alone, so that it has the layout of an array of them.
+        // SAFETY: as for `ZERO`.
         unsafe { &*core::ptr::from_ref(self).cast() }
     }
 
     const fn words_mut(&mut self) -> &mut [u64; Self::LEN] {
-        // SAFETY: as above; any `u64`s are a value of each field.
+        // SAFETY: as for `ZERO`; any `u64` is a value of each field.
         unsafe { &mut *core::ptr::from_mut(self).cast() }
     }
 }

@@ -180,14 +180,12 @@ fn topology() -> Topology {
 }
 
 fn snapshot() -> Snapshot {
-    let times = Totals {
-        mode_ns: [MODE_NS; _],
-        switches: [7; _],
-        missed_switches: 0,
-        wait_ns: MODE_NS,
-        wait_buckets: [1; _],
-    };
-    let cpu = |id| Cpu { id, totals: Some(times), unattributed_ns: 1 };
+    let mut totals = Totals::ZERO;
+    totals.mode_ns = [MODE_NS; _];
+    totals.switches = [7; _];
+    totals.wait_ns = MODE_NS;
+    totals.wait_buckets = [1; _];
+    let cpu = |id| Cpu { id, totals: Some(totals), unattributed_ns: 1 };
     Snapshot { taken_at: 1, cpus: (0..CPUS).map(cpu).collect(), offline: Vec::new() }
 }
 
