@@ -4,14 +4,14 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::workspace::{command, output, probe, run};
+use crate::workspace::{command, output, probe, run, spell};
 
 /// How long lists of packages are taken as they are.
 const FRESH: Duration = Duration::from_hours(24);
@@ -84,7 +84,17 @@ impl Apt {
         Ok(names.find(|name| name.starts_with(beginning)).map(str::to_owned))
     }
 
-    /// Downloads a package into a directory that goes when it is dropped.
+    /// The version of a package that starts with `beginning`.
+    pub(crate) fn version(&self, package: &str, beginning: &str) -> Result<Option<String>> {
+        let listed = output(self.command("apt-cache").args(["madison", package]))?;
+        let listed = String::from_utf8(listed).context("apt's list of versions")?;
+        let mut versions = listed.lines().filter_map(|line| line.split('|').nth(1));
+        Ok(versions.find_map(|version| {
+            Some(version.trim()).filter(|version| version.starts_with(beginning)).map(str::to_owned)
+        }))
+    }
+
+    /// Downloads a package into a directory that is removed when dropped.
     pub(crate) fn download(&self, package: &str) -> Result<(TempDir, PathBuf)> {
         let directory = tempfile::tempdir_in(&self.cache)?;
         let mut download = self.command("apt-get");
@@ -92,6 +102,17 @@ impl Apt {
         let file = fs::read_dir(&directory)?.next().context("apt downloaded nothing")??.path();
         Ok((directory, file))
     }
+}
+
+/// Pipes the files of a package into `tar`, which picks and writes some, and returns what it prints.
+pub(crate) fn unpack(package: &Path, tar: &mut Command) -> Result<Vec<u8>> {
+    let mut files = command("dpkg-deb");
+    let files = files.arg("--fsys-tarfile").arg(package).stdout(Stdio::piped());
+    let mut unpacking = files.spawn().context("`dpkg-deb` is not on PATH")?;
+    let pipe = unpacking.stdout.take().context("standard output is piped")?;
+    let written = tar.stdin(pipe).output().with_context(|| spell(tar))?;
+    unpacking.wait()?;
+    Ok(written.stdout)
 }
 
 /// A directory outside of the tree, so that a new clone downloads nothing again.

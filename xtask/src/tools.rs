@@ -9,11 +9,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     apt::{self, Apt},
-    workspace::{command, is_root, probe, root, root_command, run, tools},
+    arch::Arch,
+    workspace::{command, is_root, probe, root_command, run, tools},
 };
 
 /// The compiler that the committed objects are built with: their bytes depend on it.
@@ -36,6 +37,8 @@ const OPERATOR: [&str; 2] = ["@kubernetes-models/prometheus-operator@6.0.0", "ty
 const KUSTOMIZE_SUITE: &str = "trixie";
 /// Debian's release that boots.
 const BOOTED_SUITE: &str = "bookworm";
+/// Debian's releases that may have the source of this compiler's standard library.
+const RUST_SRC_SUITES: [&str; 4] = ["trixie-backports", "trixie", "forky", "sid"];
 
 /// The standard library's source in a sysroot.
 const LIBRARY: &str = "lib/rustlib/src/rust/library";
@@ -78,26 +81,54 @@ impl PinnedRust {
         self.sysroot.join(LIBRARY)
     }
 
+    /// Installs the standard library's source if it is missing: with rustup, or on a machine that
+    /// cannot reach rustup's server from Debian's package.
     fn ensure_library(&self) -> Result<()> {
-        let present = || self.library().join("core/src/lib.rs").exists();
-        if present() {
+        if self.has_library() {
             return Ok(());
         }
-        // The second is for machines that can't reach rustup's server.
-        let script = root().join("../shared/tools/rust-src.sh");
-        let mut rustup = self.command("rustup");
-        let mut bash = self.command("bash");
-        for attempt in [rustup.args(["component", "add", "rust-src"]), bash.arg(script)] {
-            if probe(attempt).is_some() && present() {
-                eprintln!("installed the source of Rust's standard library ({RUST})");
-                return Ok(());
-            }
+        let by_rustup =
+            probe(self.command("rustup").args(["component", "add", "rust-src"])).is_some();
+        let from = if by_rustup && self.has_library() {
+            "with rustup".to_owned()
+        } else {
+            self.install_library_from_debian().with_context(|| {
+                format!(
+                    "the source of Rust's standard library is missing from {}; \
+                     run `rustup component add rust-src`",
+                    self.library().display()
+                )
+            })?
+        };
+        eprintln!("installed the source of Rust's standard library {from}");
+        Ok(())
+    }
+
+    fn has_library(&self) -> bool {
+        self.library().join("core/src/lib.rs").exists()
+    }
+
+    /// Installs the standard library's source from Debian's package `rust-src`. The package must have
+    /// this compiler's exact version, so look in every release that may have it.
+    fn install_library_from_debian(&self) -> Result<String> {
+        let rustc = probe(self.command("rustc").arg("--version")).context("`rustc` failed")?;
+        let version = rustc.split_whitespace().nth(1).context("`rustc` names no version")?;
+        for suite in RUST_SRC_SUITES {
+            let apt = Apt::new(suite, Arch::host()?.debian())?;
+            let Some(package) = apt.version("rust-src", &format!("{version}+"))? else { continue };
+            let (_directory, file) = apt.download(&format!("rust-src={package}"))?;
+            let parent = self.library().with_file_name("");
+            fs::create_dir_all(&parent).with_context(|| parent.display().to_string())?;
+            let source = format!("./usr/src/rustc-{version}/library");
+            let mut tar = command("tar");
+            tar.args(["--extract", "--strip-components=4", "--directory"])
+                .arg(&parent)
+                .arg(&source);
+            apt::unpack(&file, &mut tar)?;
+            ensure!(self.has_library(), "Debian's package rust-src {package} lacks {source}");
+            return Ok(format!("from Debian's package rust-src {package}"));
         }
-        bail!(
-            "the source of Rust's standard library is missing from {}; \
-             run `rustup component add rust-src`",
-            self.library().display()
-        );
+        bail!("no release of Debian has rust-src {version}")
     }
 }
 

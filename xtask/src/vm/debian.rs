@@ -9,9 +9,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    apt::Apt,
+    apt::{self, Apt},
     vm::guests::Guest,
-    workspace::{command, spell},
+    workspace::command,
 };
 
 /// A kernel on disk.
@@ -43,19 +43,15 @@ pub(crate) fn kernel(guest: &Guest) -> Result<Kernel> {
 fn download(apt: &Apt, package: &str, image: &Path) -> Result<()> {
     eprintln!("downloading {package}");
     let (directory, file) = apt.download(package)?;
-    let mut unpack = command("dpkg-deb");
-    let mut unpack = unpack.arg("--fsys-tarfile").arg(file).stdout(Stdio::piped()).spawn()?;
-    let pipe = unpack.stdout.take().context("standard output was asked for")?;
-    let mut extract = command("tar");
-    extract.args(["--extract", "--to-stdout", "--wildcards"]);
-    extract.args(["./boot/vmlinuz-*", "./usr/lib/modules/*/vmlinuz"]).stdin(pipe);
-    // One of the two is not there, of which tar complains.
-    let found = extract.stderr(Stdio::null()).output().with_context(|| spell(&extract))?;
-    unpack.wait()?;
-    if found.stdout.is_empty() {
+    let mut tar = command("tar");
+    tar.args(["--extract", "--to-stdout", "--wildcards"]);
+    tar.args(["./boot/vmlinuz-*", "./usr/lib/modules/*/vmlinuz"]);
+    // A package has one of the two; tar complains about the other.
+    let found = apt::unpack(&file, tar.stderr(Stdio::null()))?;
+    if found.is_empty() {
         bail!("package {package} has no kernel image");
     }
     let partial = directory.path().join("vmlinuz");
-    fs::write(&partial, found.stdout)?;
+    fs::write(&partial, found)?;
     fs::rename(&partial, image).with_context(|| image.display().to_string())
 }
