@@ -1,6 +1,10 @@
 //! `cargo xtask image`: a container image of the static binary, without pulling anything.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
 
@@ -32,6 +36,32 @@ pub(crate) fn for_this_machine() -> Result<PathBuf> {
     build(arch).map(PathBuf::from)
 }
 
+/// The variable that names podman's configuration.
+pub(crate) const CONTAINERS_CONF: &str = "CONTAINERS_CONF";
+
+/// The configuration that podman needs on this machine: the one that the environment names, or
+/// `tests/containers.conf` if podman's defaults would fail.
+pub(crate) fn containers_conf() -> Option<PathBuf> {
+    let named = env::var_os(CONTAINERS_CONF).filter(|path| !path.is_empty());
+    named.map(PathBuf::from).or_else(|| {
+        let needed = !has_only_cgroups_v2() || !may_raise_limits();
+        needed.then(|| root().join("tests/containers.conf"))
+    })
+}
+
+fn has_only_cgroups_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// Whether root can have CAP_SYS_RESOURCE here.
+fn may_raise_limits() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    let bounding = bounding.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    bounding.is_some_and(|set| set & (1 << CAP_SYS_RESOURCE) != 0)
+}
+
 fn build(arch: Arch) -> Result<String> {
     dist::binary(arch)?;
     let name = format!("localhost/sched_exporter:{VERSION}");
@@ -47,6 +77,7 @@ fn build(arch: Arch) -> Result<String> {
     build.args(["--platform", &format!("linux/{}", arch.debian()), "--timestamp", &epoch()?]);
     build.args(["--build-arg", &format!("VERSION={VERSION}"), "--build-arg"]);
     build.arg(format!("REVISION={}", revision().unwrap_or_default()));
+    build.envs(containers_conf().map(|path| (CONTAINERS_CONF, path)));
     run(build.args(["--tag", &name]).arg(root()))?;
     Ok(name)
 }

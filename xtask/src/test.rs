@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     arch::Arch,
+    image,
     needs::{NEEDS, Need, ROOT},
     shipped::{build_shipped, build_tests, doctests},
     workspace::{Executable, output, root, root_command, spell},
@@ -71,7 +72,8 @@ struct Missing {
 impl Machine {
     /// Finds what these tests need.
     fn find(arch: Arch, tests: &[String]) -> Result<Self> {
-        let variables = vec![("SCHED_EXPORTER_BIN", build_shipped(arch)?)];
+        let mut variables = vec![("SCHED_EXPORTER_BIN", build_shipped(arch)?)];
+        variables.extend(image::containers_conf().map(|path| (image::CONTAINERS_CONF, path)));
         let mut machine = Self { variables, missing: Vec::new() };
         for need in &NEEDS {
             let mut modules = need.modules.to_vec();
