@@ -77,6 +77,7 @@ fn build(arch: Arch) -> Result<String> {
     build.args(["--platform", &format!("linux/{}", arch.debian()), "--timestamp", &epoch()?]);
     build.args(["--build-arg", &format!("VERSION={VERSION}"), "--build-arg"]);
     build.arg(format!("REVISION={}", revision().unwrap_or_default()));
+    build.args(["--build-arg", concat!("SOURCE=", env!("CARGO_PKG_REPOSITORY"))]);
     build.envs(containers_conf().map(|path| (CONTAINERS_CONF, path)));
     run(build.args(["--tag", &name]).arg(root()))?;
     Ok(name)
