@@ -23,6 +23,7 @@ mod object;
 mod run;
 mod shipped;
 mod soak;
+mod suites;
 mod test;
 mod tools;
 mod truth;
@@ -39,10 +40,7 @@ enum Command {
         args: Vec<OsString>,
     },
     /// Run every test, those that need a kernel included, and say which could not run and why
-    Test {
-        /// Run only tests whose name contains this
-        filter: Option<String>,
-    },
+    Test(test::Args),
     /// Run the tests on Debian's kernels, in QEMU
     Vm(vm::Args),
     /// Build what a release consists of: static binaries, archives, packages, bills of materials
@@ -86,7 +84,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Run { args } => run::run(&args),
-        Command::Test { filter } => test::test(filter.as_deref()),
+        Command::Test(args) => test::test(&args),
         Command::Vm(args) => vm::vm(&args),
         Command::Dist(args) => dist::dist(&args),
         Command::Image(args) => image::image(&args),

@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    dist, image, tools,
+    arch::Arch,
+    dist, image,
+    shipped::build_shipped,
+    tools,
     workspace::{command, is_root, probe, root_command, run},
 };
 
@@ -49,7 +52,7 @@ const AS_ROOT: &[&str] = &[
 const ON_KERNEL: &[&str] = AS_ROOT.split_at(1).1;
 
 /// Everything that tests need, what others build on first.
-pub(crate) const NEEDS: [Need; 20] = [
+pub(crate) const NEEDS: [Need; 21] = [
     Need {
         what: ROOT,
         modules: AS_ROOT,
@@ -98,6 +101,13 @@ pub(crate) const NEEDS: [Need; 20] = [
         remedy: "run them on a kernel built with CONFIG_HOTPLUG_CPU, outside of containers",
         variable: None,
         find: hotplug,
+    },
+    Need {
+        what: "the exporter",
+        modules: &["kernel", "fuse", "unplug", "python", "prometheus", "promtool", "manifests"],
+        remedy: "see that `cargo xtask dist --binaries` works",
+        variable: Some("SCHED_EXPORTER_BIN"),
+        find: || build_shipped(Arch::host()?),
     },
     Need {
         what: "systemd-analyze",

@@ -7,24 +7,33 @@ use anyhow::Result;
 
 use crate::{
     arch::Arch,
+    suites::Suite,
     tools,
     workspace::{
         Executable, MESSAGES, REVISION, command, executables, named, remap_flags, revision,
     },
 };
 
-/// Builds the exporter as others get it: static, without symbols, and the same bytes wherever the
+/// Builds the exporter as users get it: static, without symbols, and with the same bytes wherever the
 /// workspace, cargo's home and its target directory are.
 pub(crate) fn build_shipped(arch: Arch) -> Result<PathBuf> {
-    let mut cargo = cargo(arch, "rustc")?;
+    shipped(&mut cargo(arch, "rustc")?)
+}
+
+fn shipped(cargo: &mut Command) -> Result<PathBuf> {
     cargo.args(["--release", "--package", "sched_exporter", "--bin", "sched_exporter", MESSAGES]);
-    // For the last step alone, so that what comes before is shared with other static builds.
+    // Only for the last step, so that other static builds share what comes before.
     named(&executables(cargo.args(["--", "-Cstrip=symbols"]))?, "sched_exporter")
 }
 
-/// Builds every test of the workspace, and the programs that go with them.
+/// Builds every test of the workspace, and the programs of the packages with integration tests.
 pub(crate) fn build_tests(arch: Arch) -> Result<Vec<Executable>> {
-    executables(cargo(arch, "test")?.args(["--workspace", "--no-run", MESSAGES]))
+    executables(cargo(arch, "test")?.args(["--workspace", "--tests", "--no-run", MESSAGES]))
+}
+
+/// Builds one test suite.
+pub(crate) fn build_suite(arch: Arch, suite: &Suite) -> Result<Vec<Executable>> {
+    executables(cargo(arch, "test")?.args(["--no-run", MESSAGES]).args(&suite.selection))
 }
 
 /// Runs the examples in the documentation; arguments for the harness come after `--`.

@@ -1,5 +1,5 @@
-//! `cargo xtask test`: every test of the workspace. Those of package `sched_exporter-tests` run the
-//! exporter on this machine's kernel, as root; what can't run here is counted and said.
+//! `cargo xtask test`: runs the tests of the workspace. Those of package `sched_exporter-tests` run
+//! the exporter on this machine's kernel, as root. Tests that cannot run here are counted and named.
 
 use std::{
     env,
@@ -8,43 +8,80 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::{
     arch::Arch,
     image,
     needs::{NEEDS, Need, ROOT},
-    shipped::{build_shipped, build_tests, doctests},
+    shipped::{build_suite, build_tests, doctests},
+    suites::suites,
     workspace::{Executable, output, root, root_command, spell},
 };
 
-/// Runs all tests, or those whose name contains `filter`.
-pub(crate) fn test(filter: Option<&str>) -> Result<ExitCode> {
+/// What the command line asks for.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Run only tests whose path contains this, such as `config::tests`, and build only what they
+    /// need
+    name: Option<String>,
+}
+
+/// Runs all tests, or those whose path contains a name.
+pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     let arch = Arch::host()?;
-    let built = build_tests(arch)?;
-    let is_whole = |tests: &&Executable| tests.test && tests.package == root().join("tests");
-    let mut names = Vec::new();
-    for tests in built.iter().filter(is_whole) {
-        names.extend(list(tests, filter)?);
+    let name = args.name.as_deref();
+    let built = match name {
+        None => build_tests(arch)?,
+        Some(name) => build_suites_with(arch, name)?,
+    };
+    let mut selected = Vec::new();
+    for harness in built.into_iter().filter(|built| built.test) {
+        let tests = list(&harness, name)?;
+        if !tests.is_empty() {
+            selected.push((harness, tests));
+        }
     }
-    let machine = Machine::find(arch, &names)?;
+    if let (Some(name), []) = (name, selected.as_slice()) {
+        bail!("no test's path contains `{name}`");
+    }
+    let whole = selected.iter().filter(|(harness, _)| runs_exporter(harness));
+    let machine = Machine::find(whole.flat_map(|(_, tests)| tests))?;
     let mut tally = Tally::default();
-    for tests in built.iter().filter(|built| built.test) {
+    for (harness, _) in &selected {
         let mut command =
-            if is_whole(&tests) { machine.command(tests) } else { Command::new(&tests.path) };
-        command.current_dir(&tests.package).env("CARGO_MANIFEST_DIR", &tests.package);
-        tally.run(&format!("{} {}", tests.kind, tests.name), command.args(filter))?;
+            if runs_exporter(harness) { machine.command(harness) } else { harness.command() };
+        tally.run(&harness.title(), command.args(name))?;
     }
-    tally.run("examples in the documentation", doctests(arch)?.arg("--").args(filter))?;
+    if name.is_none() {
+        tally.run("examples in the documentation", &mut doctests(arch)?)?;
+    }
     Ok(report(&tally, &machine.missing))
 }
 
-/// The names of the tests in a harness.
-fn list(tests: &Executable, filter: Option<&str>) -> Result<Vec<String>> {
-    let list = output(Command::new(&tests.path).arg("--list").args(filter))?;
+/// Whether a harness holds the tests that run the whole exporter, in modules named for what they need.
+pub(crate) fn runs_exporter(harness: &Executable) -> bool {
+    harness.package == root().join("tests")
+}
+
+/// Builds the suites that may contain a test.
+fn build_suites_with(arch: Arch, name: &str) -> Result<Vec<Executable>> {
+    let mut built = Vec::new();
+    for suite in suites()? {
+        if suite.may_contain(name)? {
+            eprintln!("building the tests of {}", suite.name);
+            built.extend(build_suite(arch, &suite)?);
+        }
+    }
+    Ok(built)
+}
+
+/// The paths of the tests in a harness.
+fn list(harness: &Executable, name: Option<&str>) -> Result<Vec<String>> {
+    let list = output(harness.command().arg("--list").args(name))?;
     let list = String::from_utf8(list).context("list of tests")?;
-    let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
-    Ok(names.map(str::to_owned).collect())
+    let paths = list.lines().filter_map(|line| line.strip_suffix(": test"));
+    Ok(paths.map(str::to_owned).collect())
 }
 
 /// Whether a test is in a module, or in one within it.
@@ -71,14 +108,14 @@ struct Missing {
 
 impl Machine {
     /// Finds what these tests need.
-    fn find(arch: Arch, tests: &[String]) -> Result<Self> {
-        let mut variables = vec![("SCHED_EXPORTER_BIN", build_shipped(arch)?)];
-        variables.extend(image::containers_conf().map(|path| (image::CONTAINERS_CONF, path)));
-        let mut machine = Self { variables, missing: Vec::new() };
+    fn find<'t>(tests: impl Iterator<Item = &'t String>) -> Result<Self> {
+        let tests: Vec<_> = tests.collect();
+        let settings = image::containers_conf().map(|path| (image::CONTAINERS_CONF, path));
+        let mut machine = Self { variables: settings.into_iter().collect(), missing: Vec::new() };
         for need in &NEEDS {
             let mut modules = need.modules.to_vec();
             modules.retain(|module| !machine.left_out().any(|left_out| left_out == *module));
-            let in_module = |test: &&String| modules.iter().any(|module| is_in(test, module));
+            let in_module = |test: &&&String| modules.iter().any(|module| is_in(test, module));
             let tests = tests.iter().filter(in_module).count();
             if tests == 0 {
                 continue;
@@ -96,13 +133,13 @@ impl Machine {
     }
 
     /// The command for tests of the whole exporter: one at a time, since they share a kernel.
-    fn command(&self, tests: &Executable) -> Command {
+    fn command(&self, harness: &Executable) -> Command {
         let mut command = if self.missing.iter().any(|missing| missing.need.what == ROOT) {
-            let mut command = Command::new(&tests.path);
+            let mut command = harness.command();
             command.envs(self.variables.iter().map(|(name, value)| (name, value)));
             command
         } else {
-            root_command(&tests.path, &self.variables)
+            harness.as_cargo_runs(root_command(&harness.path, &self.variables))
         };
         command.arg("--test-threads=1");
         for module in self.left_out() {
@@ -124,7 +161,7 @@ pub(crate) struct Tally {
 
 impl Tally {
     /// Runs a harness, showing what it writes while it writes it.
-    fn run(&mut self, name: &str, command: &mut Command) -> Result<()> {
+    pub(crate) fn run(&mut self, name: &str, command: &mut Command) -> Result<()> {
         println!("\n{name}");
         let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| spell(command))?;
         let mut pipe = child.stdout.take().context("standard output was asked for")?;
@@ -183,15 +220,11 @@ fn report(tally: &Tally, missing: &[Missing]) -> ExitCode {
     if skipped > 0 && on_ci {
         println!("failed: CI is set, and there every test has to run");
     }
-    let none = passed + failed + skipped == 0;
-    if none {
-        println!("failed: no test has such a name");
-    }
     match skipped {
         0 => println!("{passed} passed, {failed} failed"),
         _ => println!("{passed} passed, {failed} failed, {skipped} skipped"),
     }
-    if *failed > 0 || none || skipped > 0 && on_ci { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if *failed > 0 || skipped > 0 && on_ci { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn counted(count: usize, one: &str, many: &str) -> String {

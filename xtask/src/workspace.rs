@@ -121,6 +121,24 @@ pub(crate) struct Executable {
     pub path: PathBuf,
 }
 
+impl Executable {
+    /// A command that runs it.
+    pub(crate) fn command(&self) -> Command {
+        self.as_cargo_runs(Command::new(&self.path))
+    }
+
+    /// Sets the directory and the environment in which cargo runs tests.
+    pub(crate) fn as_cargo_runs(&self, mut command: Command) -> Command {
+        command.current_dir(&self.package).env("CARGO_MANIFEST_DIR", &self.package);
+        command
+    }
+
+    /// Its kind and name, as a heading.
+    pub(crate) fn title(&self) -> String {
+        format!("{} {}", self.kind, self.name)
+    }
+}
+
 /// Runs `cargo` with these arguments and returns the executables that it names.
 pub(crate) fn build(args: &[&str]) -> Result<Vec<Executable>> {
     executables(command("cargo").args(args).arg(MESSAGES))
