@@ -13,6 +13,7 @@ use clap::Parser;
 mod apt;
 mod arch;
 mod bench;
+mod check;
 mod dist;
 mod docs;
 mod ebpf;
@@ -41,6 +42,8 @@ enum Command {
     },
     /// Run every test, those that need a kernel included, and say which could not run and why
     Test(test::Args),
+    /// Run what needs neither root nor a kernel: format, clippy, pure tests, generated documents
+    Check,
     /// Run the tests on Debian's kernels, in QEMU
     Vm(vm::Args),
     /// Build what a release consists of: static binaries, archives, packages, bills of materials
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Run { args } => run::run(&args),
         Command::Test(args) => test::test(&args),
+        Command::Check => check::check(),
         Command::Vm(args) => vm::vm(&args),
         Command::Dist(args) => dist::dist(&args),
         Command::Image(args) => image::image(&args),
