@@ -6,6 +6,7 @@
 
 mod booted;
 mod container;
+mod crates;
 mod docs;
 mod fuse;
 mod kernel;

@@ -14,6 +14,7 @@ mod apt;
 mod arch;
 mod bench;
 mod check;
+mod crates;
 mod dist;
 mod docs;
 mod ebpf;

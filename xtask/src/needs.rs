@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     arch::Arch,
-    dist, image,
+    crates, dist, image,
     shipped::build_shipped,
     tools,
     workspace::{command, is_root, probe, root_command, run},
@@ -52,7 +52,7 @@ const AS_ROOT: &[&str] = &[
 const ON_KERNEL: &[&str] = AS_ROOT.split_at(1).1;
 
 /// Everything that tests need, what others build on first.
-pub(crate) const NEEDS: [Need; 21] = [
+pub(crate) const NEEDS: [Need; 22] = [
     Need {
         what: ROOT,
         modules: AS_ROOT,
@@ -157,6 +157,13 @@ pub(crate) const NEEDS: [Need; 21] = [
         remedy: "see that `cargo xtask dist` works",
         variable: Some("SCHED_EXPORTER_RELEASE"),
         find: dist::for_this_machine,
+    },
+    Need {
+        what: "the crates, and the exporter built from them",
+        modules: &["crates"],
+        remedy: "see that `cargo package` works",
+        variable: Some("SCHED_EXPORTER_CRATES"),
+        find: crates::for_this_machine,
     },
     Need {
         what: "dpkg",

@@ -1,7 +1,10 @@
 //! Programs that run wherever their kernel does, whatever libraries are there: what is shipped, and
 //! the tests of it, so that one build of them serves this machine and emulated ones.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::Result;
 
@@ -11,6 +14,7 @@ use crate::{
     tools,
     workspace::{
         Executable, MESSAGES, REVISION, command, executables, named, remap_flags, revision,
+        target_directory,
     },
 };
 
@@ -18,6 +22,13 @@ use crate::{
 /// workspace, cargo's home and its target directory are.
 pub(crate) fn build_shipped(arch: Arch) -> Result<PathBuf> {
     shipped(&mut cargo(arch, "rustc")?)
+}
+
+/// Builds the exporter likewise in another workspace, offline. Dependencies that are built are reused.
+pub(crate) fn build_from_crates(workspace: &Path, arch: Arch) -> Result<PathBuf> {
+    let mut cargo = cargo(arch, "rustc")?;
+    cargo.current_dir(workspace).arg("--offline").arg("--target-dir").arg(workspace.join("built"));
+    shipped(cargo.env("CARGO_BUILD_BUILD_DIR", target_directory()))
 }
 
 fn shipped(cargo: &mut Command) -> Result<PathBuf> {

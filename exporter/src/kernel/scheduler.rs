@@ -25,10 +25,8 @@ use crate::{
 };
 
 /// The kernel program, as `cargo xtask ebpf` builds it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../exporter-ebpf/sched.bpf.o"
-));
+static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/sched.bpf.o"));
 
 /// A snapshot describes the instant this long before its map read. The kernel program's clock may
 /// run this far behind the one that user space reads, while the kernel adjusts it; without the

@@ -1,0 +1,75 @@
+//! The crates that could be published: packaged, and built from their packages.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    arch::Arch,
+    dist::VERSION,
+    shipped::build_from_crates,
+    workspace::{command, root, run},
+};
+
+/// The exporter's kernel program and the exporter.
+const CRATES: [&str; 2] = ["sched_exporter-ebpf", "sched_exporter"];
+
+/// Packages the crates, unpacks them next to each other and builds the exporter from them, offline.
+/// Returns the directory that holds the unpacked crates and the exporter, as `sched_exporter`.
+pub(crate) fn for_this_machine() -> Result<PathBuf> {
+    let directory = root().join("target/crates");
+    if directory.exists() {
+        fs::remove_dir_all(&directory).with_context(|| directory.display().to_string())?;
+    }
+    package(&directory)?;
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).context("Cargo.toml")?;
+    fs::write(directory.join("Cargo.toml"), workspace(&manifest)?)?;
+    // Cargo keeps its versions and removes what only other packages need.
+    fs::copy(root().join("Cargo.lock"), directory.join("Cargo.lock")).context("Cargo.lock")?;
+    let update = ["update", "--quiet", "--offline", "--workspace"];
+    run(command("cargo").args(update).current_dir(&directory))?;
+    let built = build_from_crates(&directory, Arch::host()?)?;
+    fs::copy(&built, directory.join("sched_exporter"))
+        .with_context(|| built.display().to_string())?;
+    Ok(directory)
+}
+
+/// Makes the `.crate` files and unpacks them.
+fn package(directory: &Path) -> Result<()> {
+    let mut cargo = command("cargo");
+    cargo.args(["package", "--quiet", "--offline", "--no-verify", "--allow-dirty"]);
+    // Cargo resolves a lock file with crates.io, which lacks the other crate.
+    cargo.arg("--exclude-lockfile");
+    run(cargo
+        .args(CRATES.map(|name| format!("--package={name}")))
+        .arg("--target-dir")
+        .arg(directory))?;
+    for name in CRATES {
+        let mut tar = command("tar");
+        tar.arg("--extract").arg("--directory").arg(directory).arg("--file");
+        run(tar.arg(directory.join("package").join(format!("{}.crate", unpacked(name)))))?;
+    }
+    Ok(())
+}
+
+/// The directory in a `.crate` file.
+fn unpacked(name: &str) -> String {
+    format!("{name}-{VERSION}")
+}
+
+/// The manifest of a workspace that patches one crate to the other. With the profile of our own, its
+/// dependencies are built already.
+fn workspace(manifest: &str) -> Result<String> {
+    let [program, exporter] = CRATES;
+    let profile = manifest.split("\n\n").find(|table| table.starts_with("[profile.release]"));
+    let profile = profile.context("Cargo.toml lacks [profile.release]")?;
+    Ok(format!(
+        "[workspace]\nresolver = \"3\"\nmembers = [\"{}\"]\n\n\
+         [patch.crates-io]\n{program} = {{ path = \"{}\" }}\n\n{profile}\n",
+        unpacked(exporter),
+        unpacked(program)
+    ))
+}
