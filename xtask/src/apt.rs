@@ -1,5 +1,5 @@
-//! Packages of any of Debian's releases, through apt with lists of its own: nothing of this machine's
-//! is changed.
+//! Downloads packages of any Debian release, through apt with private lists: apt's own state on this
+//! machine stays the same.
 
 use std::{
     env, fs,
@@ -13,18 +13,18 @@ use tempfile::TempDir;
 
 use crate::workspace::{command, output, probe, run, spell};
 
-/// How long lists of packages are taken as they are.
+/// Lists of packages are updated when they are older than this.
 const FRESH: Duration = Duration::from_hours(24);
 
-/// apt, as a machine of this release and architecture would have it.
+/// apt, configured for one release and architecture.
 pub(crate) struct Apt {
-    /// What it keeps.
+    /// Its directory in [`cache`].
     pub cache: PathBuf,
     options: Vec<String>,
 }
 
 impl Apt {
-    /// Brings the lists of packages up to date.
+    /// Configures apt and updates its lists.
     pub(crate) fn new(suite: &str, arch: &str) -> Result<Self> {
         let cache = cache()?.join(format!("{suite}-{arch}"));
         for directory in ["lists/partial", "archives/partial"] {
@@ -42,9 +42,9 @@ impl Apt {
             format!("Dir::Cache={}", cache.display()),
             format!("APT::Architecture={arch}"),
             format!("APT::Architectures={arch}"),
-            // As root, apt would download as a user who may not write here.
+            // As root, apt would otherwise download as a user without write access to the cache.
             "APT::Sandbox::User=root".to_owned(),
-            // Lists of releases that are no longer updated grow old.
+            // The lists of releases without updates expire.
             "Acquire::Check-Valid-Until=false".to_owned(),
             "Acquire::Languages=none".to_owned(),
         ];
@@ -74,7 +74,7 @@ impl Apt {
         Ok(())
     }
 
-    /// The package of this beginning that a package depends on.
+    /// The first dependency of a package whose name starts with `beginning`.
     pub(crate) fn dependency(&self, package: &str, beginning: &str) -> Result<Option<String>> {
         let shown = output(self.command("apt-cache").args(["show", "--no-all-versions", package]))?;
         let shown = String::from_utf8(shown).context("apt's description of a package")?;
@@ -115,14 +115,14 @@ pub(crate) fn unpack(package: &Path, tar: &mut Command) -> Result<Vec<u8>> {
     Ok(written.stdout)
 }
 
-/// A directory outside of the tree, so that a new clone downloads nothing again.
+/// The directory for downloads. It is outside the tree, so that a new clone can reuse it.
 pub(crate) fn cache() -> Result<PathBuf> {
     let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
     Ok(base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("sched_exporter"))
 }
 
-/// Debian's mirror: the one that is named, or the one that this machine uses.
+/// The URL of the Debian mirror: `XTASK_DEBIAN_MIRROR`, or the mirror that this machine uses.
 pub(crate) fn mirror() -> Result<String> {
     if let Ok(mirror) = env::var("XTASK_DEBIAN_MIRROR") {
         return Ok(mirror);
@@ -132,7 +132,7 @@ pub(crate) fn mirror() -> Result<String> {
     let targets = targets.unwrap_or_default();
     let mut mirrors = targets.lines().filter_map(|line| line.strip_prefix("Debian "));
     mirrors.next().map(str::to_owned).context(
-        "this machine's apt knows no mirror of Debian; run `apt-get update` on Debian, \
-         or name one in XTASK_DEBIAN_MIRROR",
+        "apt has no Debian mirror on this machine; run `apt-get update` on Debian, or set \
+         XTASK_DEBIAN_MIRROR",
     )
 }

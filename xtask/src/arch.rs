@@ -18,19 +18,21 @@ pub(crate) enum Arch {
 impl Arch {
     pub(crate) const ALL: [Self; 2] = [Self::X86_64, Self::Aarch64];
 
-    /// That of this machine.
+    /// This machine's architecture.
     pub(crate) fn host() -> Result<Self> {
         let host = std::env::consts::ARCH;
         let found = Self::ALL.into_iter().find(|arch| arch.name() == host);
-        found.with_context(|| format!("this is for x86_64 and aarch64, and this machine is {host}"))
+        found.with_context(|| {
+            format!("supported architectures are x86_64 and aarch64; this machine is {host}")
+        })
     }
 
-    /// Whether it is another than that of this machine.
+    /// Whether it differs from this machine's.
     pub(crate) fn is_foreign(self) -> bool {
         self.name() != std::env::consts::ARCH
     }
 
-    /// As the kernel, Rust and QEMU name it.
+    /// Its name in the kernel, Rust and QEMU.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",
@@ -38,7 +40,7 @@ impl Arch {
         }
     }
 
-    /// As Debian, Go and container images name it.
+    /// Its name in Debian, Go and container images.
     pub(crate) const fn debian(self) -> &'static str {
         match self {
             Self::X86_64 => "amd64",
@@ -46,7 +48,7 @@ impl Arch {
         }
     }
 
-    /// What Rust builds for.
+    /// Rust's target.
     pub(crate) const fn target(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64-unknown-linux-gnu",
@@ -54,7 +56,7 @@ impl Arch {
         }
     }
 
-    /// The C library that static programs are linked with.
+    /// The C library that static programs are linked with, `libc.a`.
     pub(crate) fn libc(self) -> Result<PathBuf> {
         let gcc = self.gcc();
         let found = probe(command(&gcc).arg("-print-file-name=libc.a"));
@@ -64,16 +66,16 @@ impl Arch {
         } else {
             "libc6-dev".into()
         };
-        // A name alone is one that it didn't find.
+        // If gcc does not find the file, it prints only the name.
         ensure!(
             found.is_absolute(),
-            "`{gcc}` has no static C library; install it (Debian's package is {debian}, Fedora's \
+            "`{gcc}` lacks a static C library; install it (on Debian {debian}, on Fedora \
              glibc-static)"
         );
         Ok(found)
     }
 
-    /// The C compiler and linker.
+    /// The C compiler, which also links.
     pub(crate) fn gcc(self) -> String {
         if self.is_foreign() { format!("{}-linux-gnu-gcc", self.name()) } else { "gcc".into() }
     }

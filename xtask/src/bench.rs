@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what the exporter costs on this machine, as it is shipped.
+//! `cargo xtask bench`: measures the cost of the shipped exporter on this machine.
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -11,8 +11,8 @@ use crate::{
     workspace::{build, named, root_command, run},
 };
 
-/// Builds the benchmarks of package `sched_exporter-tests` and runs, as root, the one that makes the
-/// table. It runs the other.
+/// Builds the benchmarks of package `sched_exporter-tests` and runs `bench` as root, which runs
+/// `render`.
 pub(crate) fn bench(args: &[OsString]) -> Result<ExitCode> {
     let exporter = build_shipped(Arch::host()?)?;
     let built = build(&["bench", "--package", "sched_exporter-tests", "--no-run"])?;
@@ -25,19 +25,15 @@ pub(crate) fn bench(args: &[OsString]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds the binary of each architecture where their size is asked for, and spells them `ARCH=PATH`,
-/// with spaces between.
+/// Builds the binary of each architecture if the arguments ask for their size. Returns `ARCH=PATH` for
+/// each, separated by spaces.
 fn releases(args: &[OsString]) -> Result<PathBuf> {
     let is_flag = |arg: &OsString| arg.to_string_lossy().starts_with('-');
     let mut releases = OsString::new();
     if args.iter().all(is_flag) || args.iter().any(|arg| arg == "memory") {
         for arch in Arch::ALL {
             if on_path(&arch.gcc()).is_none() {
-                eprintln!(
-                    "`{}` is not on PATH: the size for {} is left out",
-                    arch.gcc(),
-                    arch.name()
-                );
+                eprintln!("`{}` is not on PATH: skipping the size for {}", arch.gcc(), arch.name());
                 continue;
             }
             releases.push(format!("{}=", arch.name()));

@@ -1,8 +1,8 @@
-//! `cargo xtask ebpf`: the BPF objects, which are committed so that the exporter builds with nothing
-//! but stable Rust.
+//! `cargo xtask ebpf`: builds the BPF objects. They are committed, so that the exporter builds with
+//! stable Rust alone.
 //!
-//! Their bytes depend on the source, the compiler and the linker alone: whatever else could get in
-//! is remapped, pinned or stripped. So anyone can check that an object is what its source gives.
+//! Their bytes depend only on the source, the compiler and the linker: everything else is remapped,
+//! pinned or stripped. So anyone can check that an object was built from its source.
 
 use std::{ffi::OsString, fs, process::ExitCode};
 
@@ -42,12 +42,12 @@ pub(crate) fn ebpf(check: bool) -> Result<ExitCode> {
     }
     if !stale.is_empty() {
         let files = stale.join(" and ");
-        bail!("{files}: not what the source gives; run `cargo xtask ebpf` and commit the result");
+        bail!("{files}: not built from this source; run `cargo xtask ebpf` and commit the result");
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds the programs, in a target directory and with flags of their own.
+/// Builds the programs in their own target directory.
 fn build(rust: &PinnedRust) -> Result<()> {
     run(rust
         .command("cargo")
@@ -60,20 +60,20 @@ fn build(rust: &PinnedRust) -> Result<()> {
         .env("CARGO_ENCODED_RUSTFLAGS", flags(rust)?))
 }
 
-/// The compiler's flags, as `CARGO_ENCODED_RUSTFLAGS` takes them.
+/// The compiler's flags, for `CARGO_ENCODED_RUSTFLAGS`.
 fn flags(rust: &PinnedRust) -> Result<OsString> {
     let mut flags: Vec<OsString> = [
         "-Cdebuginfo=2",
         "-Cpanic=abort",
         "-Clinker=bpf-linker",
         "-Clink-arg=--btf",
-        // Nothing but names of files depends on it, and it would be the building machine's.
+        // It affects only file names. The default is the building machine's architecture.
         "--cfg=bpf_target_arch=\"x86_64\"",
     ]
     .map(OsString::from)
     .into();
-    // The linker puts the text of a source line into the object where it finds the file: relative
-    // names are found in the checkout, the absolute ones must not exist.
+    // The linker copies source lines into the object if it finds the file. It finds relative names in
+    // the checkout; absolute ones must not exist.
     flags.extend(remap_flags(&rust.library())?);
     Ok(flags.join("\u{1f}".as_ref()))
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask fuzz`: the properties of package `sched_exporter-tests` under libFuzzer, or where
-//! this machine can't, under proptest with many cases.
+//! `cargo xtask fuzz`: tests the properties of package `sched_exporter-tests` with libFuzzer, or if it
+//! is unavailable with many proptest cases.
 
 use std::{
     fs::{self, File},
@@ -14,21 +14,21 @@ use crate::{
     workspace::{command, root, run},
 };
 
-/// Where the targets are.
+/// The directory of the targets.
 const FUZZ: &str = "tests/fuzz";
-/// Cases of each property test: several times what `cargo xtask test` has.
+/// Cases of each property test: several times the number in `cargo xtask test`.
 const CASES: &str = "2000";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How long, in all
+    /// Total time, divided among the targets
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// What to fuzz; all where none is named
+    /// Properties to fuzz; the default is all
     targets: Vec<Target>,
 }
 
-/// A property.
+/// A property with a fuzz target.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Target {
     Btf,
@@ -50,7 +50,7 @@ impl Target {
     }
 }
 
-/// Fuzzes each target for its part of the time.
+/// Fuzzes each target for its share of the time.
 pub(crate) fn fuzz(args: &Args) -> Result<ExitCode> {
     let targets = match args.targets.as_slice() {
         [] => <Target as clap::ValueEnum>::value_variants(),
@@ -59,11 +59,11 @@ pub(crate) fn fuzz(args: &Args) -> Result<ExitCode> {
     let nightly = match Nightly::find() {
         Ok(nightly) => nightly,
         Err(why) => {
-            eprintln!("no fuzzer, property tests instead: {why:#}");
+            eprintln!("running property tests instead of the fuzzer: {why:#}");
             return property_tests(targets);
         }
     };
-    // What is locked is what is fuzzed.
+    // Fails if the lock file is out of date, which cargo-fuzz would update.
     let manifest = format!("{FUZZ}/Cargo.toml");
     run(command("cargo").args(["fetch", "--quiet", "--locked", "--manifest-path", &manifest]))?;
     let output = root().join("target/fuzz");
@@ -79,7 +79,7 @@ pub(crate) fn fuzz(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs a target, and says in a line how often. What it finds and learns stays under `output`.
+/// Runs a target and prints a line with the number of runs. Keeps its findings and corpus in `output`.
 fn run_target(target: Target, binary: &Path, output: &Path, seconds: u64) -> Result<()> {
     let name = target.name();
     let learned = output.join("corpus").join(name);
@@ -91,7 +91,7 @@ fn run_target(target: Target, binary: &Path, output: &Path, seconds: u64) -> Res
     let mut fuzzer = Command::new(binary);
     fuzzer
         .current_dir(root().join(FUZZ))
-        // What is learned goes into the first.
+        // libFuzzer writes new inputs to the first directory.
         .args([learned, PathBuf::from("corpus").join(name)])
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .arg(format!("-max_total_time={seconds}"))
@@ -106,7 +106,7 @@ fn run_target(target: Target, binary: &Path, output: &Path, seconds: u64) -> Res
     let written = String::from_utf8_lossy(&written);
     let last = written.lines().rfind(|line| line.starts_with("Done "));
     let Some(done) = last.filter(|_| status.success()) else {
-        // The message of a panic is in the line after its place; the last says where the bytes are.
+        // A panic's message follows the line with its location; the last line names the input's file.
         let starts = ["thread ", "==", "SUMMARY: ", "artifact_prefix="];
         let mut why = Vec::new();
         for (at, line) in written.lines().enumerate() {
@@ -116,13 +116,13 @@ fn run_target(target: Target, binary: &Path, output: &Path, seconds: u64) -> Res
             }
         }
         let (why, binary, log) = (why.join("\n"), binary.display(), log.display());
-        bail!("{name}: {status}\n{why}\nall of it: {log}\nonce more: {binary} FILE");
+        bail!("{name}: {status}\n{why}\nfull log: {log}\nto reproduce: {binary} FILE");
     };
     println!("{name}: {}", done.trim_start_matches("Done "));
     Ok(())
 }
 
-/// The same properties, for bytes that proptest makes.
+/// Tests the same properties with bytes from proptest.
 fn property_tests(targets: &[Target]) -> Result<ExitCode> {
     let mut cargo = command("cargo");
     cargo.args(["test", "--quiet", "--package", "sched_exporter-tests", "--test", "it", "--"]);

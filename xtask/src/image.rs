@@ -1,4 +1,4 @@
-//! `cargo xtask image`: a container image of the static binary, without pulling anything.
+//! `cargo xtask image`: builds a container image of the static binary. It pulls nothing.
 
 use std::{
     env, fs,
@@ -18,7 +18,7 @@ use crate::{
 /// What the command line asks for.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Architecture; that of this machine where none is named
+    /// Architecture; the default is this machine's
     #[arg(long)]
     arch: Option<Arch>,
 }
@@ -29,7 +29,7 @@ pub(crate) fn image(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds the image for this machine, and returns its name.
+/// Builds the image for this machine and returns its name.
 pub(crate) fn for_this_machine() -> Result<PathBuf> {
     let arch = Arch::host()?;
     on_path("podman").context("`podman` is not on PATH")?;
@@ -53,7 +53,7 @@ fn has_only_cgroups_v2() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
-/// Whether root can have CAP_SYS_RESOURCE here.
+/// Whether root can have `CAP_SYS_RESOURCE` here.
 fn may_raise_limits() -> bool {
     const CAP_SYS_RESOURCE: u32 = 24;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,9 +1,9 @@
-//! Everything a developer of `sched_exporter` runs, as `cargo xtask <command>`.
+//! The commands for developing `sched_exporter`, as `cargo xtask <command>`.
 
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a program for the terminal: results on one stream, what is being done on the other"
+    reason = "a program for the terminal: results on stdout, progress on stderr"
 )]
 
 use std::{ffi::OsString, process::ExitCode};
@@ -33,7 +33,7 @@ mod vm;
 mod workspace;
 
 #[derive(Parser)]
-#[command(bin_name = "cargo xtask", about = "Everything a developer of sched_exporter runs")]
+#[command(bin_name = "cargo xtask", about = "Commands for developing sched_exporter")]
 enum Command {
     /// Build the exporter and run it with the shipped configuration, as root
     Run {
@@ -41,23 +41,23 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Run every test, those that need a kernel included, and say which could not run and why
+    /// Run all tests, including those on this machine's kernel, and report any that could not run
     Test(test::Args),
-    /// Run what needs neither root nor a kernel: format, clippy, pure tests, generated documents
+    /// Check format, clippy, pure tests and generated documents; needs neither root nor a kernel
     Check,
-    /// Run the tests on Debian's kernels, in QEMU
+    /// Run the tests on Debian's kernels in QEMU
     Vm(vm::Args),
-    /// Build what a release consists of: static binaries, archives, packages, bills of materials
+    /// Build a release: static binaries, archives, Debian packages and bills of materials
     Dist(dist::Args),
-    /// Build a container image of the static binary, by podman or buildah
+    /// Build a container image of the static binary with podman or buildah
     Image(image::Args),
-    /// Measure the exporter, as root
+    /// Measure the exporter's cost, as root
     Bench {
         /// Arguments for the benchmark
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Hold the exporter to its invariants under load, as root
+    /// Check the exporter's invariants under load, as root
     Soak {
         /// Arguments for the soak
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -65,21 +65,21 @@ enum Command {
     },
     /// Fuzz the parsers and the encoder
     Fuzz(fuzz::Args),
-    /// Compare the exporter's figures with the truth, as root
+    /// Check accuracy against perf and the kernel, as root
     Truth {
         /// Arguments for the comparison
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Build the kernel programs and write the objects that are committed
+    /// Build the kernel programs and write the committed objects
     Ebpf {
-        /// Only compare the committed objects with what the source gives
+        /// Only check that the committed objects are up to date
         #[arg(long)]
         check: bool,
     },
-    /// Write the documents and manifests that are generated
+    /// Write the generated documents and manifests
     Docs {
-        /// Only compare the committed ones with what they are generated from
+        /// Only check that the committed files are up to date
         #[arg(long)]
         check: bool,
     },
@@ -89,7 +89,7 @@ fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Run { args } => run::run(&args),
         Command::Test(args) => test::test(&args),
-        Command::Check => check::check(),
+        Command::Check => Ok(check::check()),
         Command::Vm(args) => vm::vm(&args),
         Command::Dist(args) => dist::dist(&args),
         Command::Image(args) => image::image(&args),

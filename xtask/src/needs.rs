@@ -1,5 +1,5 @@
-//! What tests need of the machine. A test that needs something is in a module that is named for it,
-//! so that it can be left out where that is missing.
+//! What tests need from the machine. A test that needs something is in a module named after it, so
+//! that it can be skipped if that is missing.
 
 use std::{
     fs,
@@ -20,21 +20,21 @@ use crate::{
 
 /// Something that tests need.
 pub(crate) struct Need {
-    /// What it is, as in "tests that need …".
+    /// Completes "tests that need …".
     pub what: &'static str,
-    /// The modules of tests that need it.
+    /// The test modules that need it.
     pub modules: &'static [&'static str],
-    /// What to do where it is missing.
+    /// What to do if it is missing.
     pub remedy: &'static str,
-    /// The environment variable that tells tests where it is.
+    /// The environment variable that gives tests its path.
     pub variable: Option<&'static str>,
-    /// Finds it, or makes it; the error says why it is missing.
+    /// Finds or builds it; the error says why it is missing.
     pub find: fn() -> Result<PathBuf>,
 }
 
-/// The need that decides whether tests run as root.
+/// The name of the need that decides whether tests run as root.
 pub(crate) const ROOT: &str = "root";
-/// The modules of tests that take root: one that installs packages, and those that attach to the kernel.
+/// The test modules that need root: one that installs packages, and those that attach to the kernel.
 const AS_ROOT: &[&str] = &[
     "debian",
     "fuse",
@@ -48,10 +48,10 @@ const AS_ROOT: &[&str] = &[
     "pod",
     "booted",
 ];
-/// Those that attach to the kernel.
+/// The modules that attach to the kernel.
 const ON_KERNEL: &[&str] = AS_ROOT.split_at(1).1;
 
-/// Everything that tests need, what others build on first.
+/// Everything that tests need. Those that others build on come first.
 pub(crate) const NEEDS: [Need; 22] = [
     Need {
         what: ROOT,
@@ -70,7 +70,7 @@ pub(crate) const NEEDS: [Need; 22] = [
     Need {
         what: "two CPUs",
         modules: ON_KERNEL,
-        remedy: "give this machine another",
+        remedy: "add a CPU to this machine",
         variable: None,
         find: two_cpus,
     },
@@ -91,21 +91,21 @@ pub(crate) const NEEDS: [Need; 22] = [
     Need {
         what: "FUSE",
         modules: &["fuse"],
-        remedy: "load the module fuse",
+        remedy: "load the kernel module `fuse`",
         variable: None,
         find: || existing("/dev/fuse"),
     },
     Need {
         what: "a CPU that can be taken offline",
         modules: &["unplug"],
-        remedy: "run them on a kernel built with CONFIG_HOTPLUG_CPU, outside of containers",
+        remedy: "run them outside containers, on a kernel built with CONFIG_HOTPLUG_CPU",
         variable: None,
         find: hotplug,
     },
     Need {
         what: "the exporter",
         modules: &["kernel", "fuse", "unplug", "python", "prometheus", "promtool", "manifests"],
-        remedy: "see that `cargo xtask dist --binaries` works",
+        remedy: "make `cargo xtask dist --binaries` work",
         variable: Some("SCHED_EXPORTER_BIN"),
         find: || build_shipped(Arch::host()?),
     },
@@ -154,21 +154,21 @@ pub(crate) const NEEDS: [Need; 22] = [
     Need {
         what: "a release",
         modules: &["release", "booted"],
-        remedy: "see that `cargo xtask dist` works",
+        remedy: "make `cargo xtask dist` work",
         variable: Some("SCHED_EXPORTER_RELEASE"),
         find: dist::for_this_machine,
     },
     Need {
         what: "the crates, and the exporter built from them",
         modules: &["crates"],
-        remedy: "see that `cargo package` works",
+        remedy: "make `cargo package` work",
         variable: Some("SCHED_EXPORTER_CRATES"),
         find: crates::for_this_machine,
     },
     Need {
         what: "dpkg",
         modules: &["debian"],
-        remedy: "run them on Debian or its kin",
+        remedy: "run them on Debian or a derivative",
         variable: None,
         find: || tools::on_path("dpkg").context("`dpkg` is not on PATH"),
     },
@@ -196,7 +196,7 @@ pub(crate) const NEEDS: [Need; 22] = [
     Need {
         what: "a Debian that boots",
         modules: &["booted"],
-        remedy: "install mmdebstrap on Debian or its kin",
+        remedy: "install mmdebstrap on Debian or a derivative",
         variable: Some("SCHED_EXPORTER_DEBIAN"),
         find: tools::debian,
     },
@@ -215,7 +215,7 @@ fn root() -> Result<PathBuf> {
     if is_root() || sudo() || ask() {
         return Ok(PathBuf::new());
     }
-    bail!("this is not root, and sudo doesn't work without a password");
+    bail!("this is not root, and sudo needs a password");
 }
 
 fn existing(path: &str) -> Result<PathBuf> {
@@ -225,7 +225,7 @@ fn existing(path: &str) -> Result<PathBuf> {
 
 fn two_cpus() -> Result<PathBuf> {
     match available_parallelism()?.get() {
-        1 => bail!("this machine has one"),
+        1 => bail!("this machine has one CPU"),
         _ => Ok(PathBuf::new()),
     }
 }
@@ -247,14 +247,14 @@ fn mounted_tracefs() -> Result<Option<PathBuf>> {
 }
 
 fn perf() -> Result<PathBuf> {
-    // Some distributions put a script there that looks for the perf of the running kernel.
-    probe(command("perf").arg("--version")).context("`perf --version` doesn't work")?;
+    // Some distributions install a script that looks for the running kernel's perf.
+    probe(command("perf").arg("--version")).context("`perf --version` fails")?;
     tools::on_path("perf").context("`perf` is not on PATH")
 }
 
 fn hotplug() -> Result<PathBuf> {
     let switch = Path::new("/sys/devices/system/cpu/cpu1/online");
     let writable = probe(root_command("test".as_ref(), &[]).arg("-w").arg(switch));
-    writable.with_context(|| format!("{} can't be written", switch.display()))?;
+    writable.with_context(|| format!("{} is not writable", switch.display()))?;
     Ok(switch.into())
 }

@@ -1,5 +1,5 @@
-//! What is committed of a BPF object: the linker's output without its debug sections, checked for
-//! code that the kernel would refuse. A function of bytes, without IO.
+//! Makes the committed BPF object from the linker's output: removes debug sections and rejects code
+//! that the kernel would refuse. A pure function of bytes.
 
 use anyhow::{Result, bail};
 use object::{
@@ -7,12 +7,12 @@ use object::{
     elf::{SHT_STRTAB, STT_FUNC},
 };
 
-/// The only functions that may be called in `.text`: what LLVM makes of copies.
+/// The only functions allowed in `.text`: LLVM calls them to copy memory.
 const MEMORY_FUNCTIONS: [&[u8]; 3] = [b"memcpy", b"memmove", b"memset"];
 
 /// Strips a linked object. Programs, maps, symbols, relocations and BTF with its line numbers stay.
 ///
-/// Fails where a panic can be reached, or where a function was not inlined into its program.
+/// Fails if a panic is reachable, or if a function was not inlined into its program.
 pub(crate) fn finish(linked: &[u8]) -> Result<Vec<u8>> {
     let mut elf = Builder::read(linked)?;
     check_calls(&elf)?;
@@ -21,7 +21,7 @@ pub(crate) fn finish(linked: &[u8]) -> Result<Vec<u8>> {
         section.delete =
             section.name.starts_with(b".debug") || section.name.starts_with(b".rel.debug");
     }
-    // LLVM keeps the names of sections and symbols in one table, `object` in two.
+    // LLVM keeps the names of sections and symbols in one table, `object` needs two.
     let names = elf.sections.add();
     names.name = ".shstrtab".into();
     names.sh_type = SHT_STRTAB;
@@ -37,7 +37,7 @@ fn check_calls(elf: &Builder<'_>) -> Result<()> {
     for symbol in &elf.symbols {
         let name: &[u8] = &symbol.name;
         if name.windows(5).any(|part| part == b"panic") {
-            bail!("a panic can be reached: symbol `{}`", symbol.name);
+            bail!("a panic is reachable: symbol `{}`", symbol.name);
         }
         let in_text = symbol.section.is_some_and(|id| &*elf.sections.get(id).name == b".text");
         if in_text && symbol.st_type() == STT_FUNC && !MEMORY_FUNCTIONS.contains(&name) {
@@ -46,7 +46,10 @@ fn check_calls(elf: &Builder<'_>) -> Result<()> {
     }
     for section in &elf.sections {
         if section.name.starts_with(b".text.unlikely") {
-            bail!("section `{}` holds what the compiler takes for a way to a panic", section.name);
+            bail!(
+                "section `{}` holds code that the compiler takes for a path to a panic",
+                section.name
+            );
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! `cargo xtask run`: the exporter on this machine, with the shipped configuration.
+//! `cargo xtask run`: runs the exporter on this machine, with the shipped configuration.
 
 use std::{ffi::OsString, os::unix::process::CommandExt, process::ExitCode};
 
@@ -10,7 +10,7 @@ const CONFIG: &str = "--config.file";
 const ADDRESS: &str = "--web.listen-address";
 const LOCAL: &str = "127.0.0.1:10435";
 
-/// Builds the exporter and becomes it, so that signals reach it directly.
+/// Builds the exporter and replaces this process with it, so that signals reach it directly.
 pub(crate) fn run(args: &[OsString]) -> Result<ExitCode> {
     let given = |flag: &str| args.iter().any(|arg| arg.to_string_lossy().starts_with(flag));
     let mut command = root_command(&build_exporter()?, &[]);

@@ -1,5 +1,5 @@
-//! Programs that run wherever their kernel does, whatever libraries are there: what is shipped, and
-//! the tests of it, so that one build of them serves this machine and emulated ones.
+//! Builds static programs, which run on any machine whatever its libraries: the shipped exporter and
+//! its tests. So the same files run on this machine and in emulated ones.
 
 use std::{
     path::{Path, PathBuf},
@@ -47,23 +47,23 @@ pub(crate) fn build_suite(arch: Arch, suite: &Suite) -> Result<Vec<Executable>> 
     executables(cargo(arch, "test")?.args(["--no-run", MESSAGES]).args(&suite.selection))
 }
 
-/// Runs the examples in the documentation; arguments for the harness come after `--`.
+/// Runs the examples in the documentation.
 pub(crate) fn doctests(arch: Arch) -> Result<Command> {
     let mut cargo = cargo(arch, "test")?;
     cargo.args(["--workspace", "--doc", "--quiet"]);
     Ok(cargo)
 }
 
-/// An example of the exporter, which writes what is generated from its code.
+/// Builds an example of the exporter, which prints text generated from its code.
 pub(crate) fn example(name: &str) -> Result<Command> {
     let mut cargo = cargo(Arch::host()?, "build")?;
     let built = executables(cargo.args(["--workspace", "--example", name, MESSAGES]))?;
     Ok(command(named(&built, name)?))
 }
 
-/// A command of cargo that builds static programs that hold no path of this machine.
+/// A cargo command that builds static programs without paths of this machine.
 fn cargo(arch: Arch, subcommand: &str) -> Result<Command> {
-    // Without it, what the linker says would take half a page.
+    // Without the library, the linker's error would fill half a page.
     arch.libc()?;
     let mut cargo = command("cargo");
     cargo.args([subcommand, "--locked"]);
@@ -71,8 +71,8 @@ fn cargo(arch: Arch, subcommand: &str) -> Result<Command> {
     let mut flags = vec!["-Ctarget-feature=+crt-static".into()];
     flags.extend(remap_flags(&library)?);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}".as_ref()));
-    // Named for others alone: it would be one of the settings that the build scripts of this machine
-    // are built with, and so build them anew.
+    // Only for other architectures: it is part of the settings for this machine's build scripts, which
+    // would be rebuilt.
     if arch.is_foreign() {
         let variable = arch.target().replace('-', "_").to_uppercase();
         cargo.env(format!("CARGO_TARGET_{variable}_LINKER"), arch.gcc());

@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: the exporter as it is shipped, held to its invariants under load.
+//! `cargo xtask soak`: checks the invariants of the shipped exporter under load.
 
 use std::{ffi::OsString, process::ExitCode};
 

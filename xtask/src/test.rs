@@ -46,7 +46,7 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         bail!("no test's path contains `{name}`");
     }
     let whole = selected.iter().filter(|(harness, _)| runs_exporter(harness));
-    let machine = Machine::find(whole.flat_map(|(_, tests)| tests))?;
+    let machine = Machine::find(whole.flat_map(|(_, tests)| tests));
     let mut tally = Tally::default();
     for (harness, _) in &selected {
         let mut command =
@@ -89,32 +89,32 @@ fn is_in(test: &str, module: &str) -> bool {
     test.split("::").any(|part| part == module)
 }
 
-/// What this machine has, of what tests need.
+/// What this machine has of what the tests need.
 struct Machine {
-    /// What tells tests where things are.
+    /// Environment variables with paths for the tests.
     variables: Vec<(&'static str, PathBuf)>,
     missing: Vec<Missing>,
 }
 
-/// A need that isn't met here.
+/// A need that this machine does not meet.
 struct Missing {
     need: &'static Need,
     why: anyhow::Error,
-    /// The modules left out for it: those that no earlier need leaves out.
+    /// The modules skipped for it, except those skipped for an earlier need.
     modules: Vec<&'static str>,
-    /// The tests left out.
+    /// The number of tests skipped.
     tests: usize,
 }
 
 impl Machine {
     /// Finds what these tests need.
-    fn find<'t>(tests: impl Iterator<Item = &'t String>) -> Result<Self> {
+    fn find<'t>(tests: impl Iterator<Item = &'t String>) -> Self {
         let tests: Vec<_> = tests.collect();
         let settings = image::containers_conf().map(|path| (image::CONTAINERS_CONF, path));
         let mut machine = Self { variables: settings.into_iter().collect(), missing: Vec::new() };
         for need in &NEEDS {
             let mut modules = need.modules.to_vec();
-            modules.retain(|module| !machine.left_out().any(|left_out| left_out == *module));
+            modules.retain(|module| !machine.skipped_modules().any(|skipped| skipped == *module));
             let in_module = |test: &&&String| modules.iter().any(|module| is_in(test, module));
             let tests = tests.iter().filter(in_module).count();
             if tests == 0 {
@@ -125,14 +125,14 @@ impl Machine {
                 Err(why) => machine.missing.push(Missing { need, why, modules, tests }),
             }
         }
-        Ok(machine)
+        machine
     }
 
-    fn left_out(&self) -> impl Iterator<Item = &'static str> {
+    fn skipped_modules(&self) -> impl Iterator<Item = &'static str> {
         self.missing.iter().flat_map(|missing| missing.modules.iter().copied())
     }
 
-    /// The command for tests of the whole exporter: one at a time, since they share a kernel.
+    /// The command for tests of the whole exporter. They share a kernel, so run one at a time.
     fn command(&self, harness: &Executable) -> Command {
         let mut command = if self.missing.iter().any(|missing| missing.need.what == ROOT) {
             let mut command = harness.command();
@@ -142,25 +142,25 @@ impl Machine {
             harness.as_cargo_runs(root_command(&harness.path, &self.variables))
         };
         command.arg("--test-threads=1");
-        for module in self.left_out() {
+        for module in self.skipped_modules() {
             command.arg(format!("--skip={module}::"));
         }
         command
     }
 }
 
-/// What came of the tests, by libtest's own count.
+/// Results, as counted by libtest.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Tally {
     pub passed: usize,
     pub failed: usize,
     ignored: usize,
-    /// What ended without saying that a test had failed.
+    /// Harnesses that failed without reporting a failed test.
     died: Vec<String>,
 }
 
 impl Tally {
-    /// Runs a harness, showing what it writes while it writes it.
+    /// Runs a harness and prints its output as it arrives.
     pub(crate) fn run(&mut self, name: &str, command: &mut Command) -> Result<()> {
         println!("\n{name}");
         let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| spell(command))?;
@@ -200,7 +200,7 @@ impl Tally {
     }
 }
 
-/// Says what was not run, and ends with the counts on a line of their own.
+/// Reports the tests that did not run, and ends with the counts on their own line.
 fn report(tally: &Tally, missing: &[Missing]) -> ExitCode {
     println!();
     for died in &tally.died {
@@ -218,7 +218,7 @@ fn report(tally: &Tally, missing: &[Missing]) -> ExitCode {
     let skipped = ignored + missing.iter().map(|missing| missing.tests).sum::<usize>();
     let on_ci = env::var_os("CI").is_some_and(|value| !value.is_empty());
     if skipped > 0 && on_ci {
-        println!("failed: CI is set, and there every test has to run");
+        println!("failed: CI is set, so every test must run");
     }
     match skipped {
         0 => println!("{passed} passed, {failed} failed"),
@@ -236,7 +236,7 @@ mod tests {
     use super::Tally;
 
     #[test]
-    fn counts_are_summed_over_harnesses() {
+    fn tally_sums_counts_of_all_harnesses() {
         let mut tally = Tally::default();
         tally.add(
             "test a::b ... ok\n\ntest result: ok. 3 passed; 0 failed; 1 ignored; 0 measured\n",

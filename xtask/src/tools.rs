@@ -1,5 +1,5 @@
-//! The tools that xtask needs beside stable Rust: found where they are, installed where they are
-//! missing, with a line for each.
+//! Finds the tools that xtask needs besides stable Rust, and installs missing ones, with a line for
+//! each.
 
 use std::{
     env,
@@ -17,41 +17,41 @@ use crate::{
     workspace::{command, is_root, probe, root_command, run, tools},
 };
 
-/// The compiler that the committed objects are built with: their bytes depend on it.
+/// The compiler for the committed objects, whose bytes depend on it.
 const RUST: &str = "1.95.0";
-/// The newest that takes the bitcode of that compiler.
+/// The newest that reads that compiler's bitcode.
 const BPF_LINKER: &str = "0.10.3";
 /// Builds the fuzz targets.
 const CARGO_FUZZ: &str = "0.13.2";
-/// Makes the packages for Debian.
+/// Makes the Debian packages.
 const CARGO_DEB: &str = "3.8.0";
-/// What checks our exposition in the tests.
+/// Parses our exposition in the tests.
 const PROMETHEUS_CLIENT: &str = "prometheus_client==0.26.0";
-/// What checks the manifests: Helm as a library, and the schemas of Kubernetes' own objects.
+/// Check the manifests: Helm as a library, and the schemas of Kubernetes' own objects.
 const MANIFESTS: [&str; 2] = ["helm-python-sdk==0.2.2", "kubernetes-validate==1.37.0"];
-/// What checks bills of materials: the schemas of CycloneDX, and what holds JSON to them.
+/// Check bills of materials: CycloneDX's schemas, and a validator.
 const CYCLONEDX: [&str; 2] = ["cyclonedx-python-lib==11.12.0", "jsonschema==4.26.0"];
-/// What checks objects of prometheus-operator: its types, and the compiler that holds objects to them.
+/// Check prometheus-operator's objects: its types, and the compiler that checks objects against them.
 const OPERATOR: [&str; 2] = ["@kubernetes-models/prometheus-operator@6.0.0", "typescript@5.9.3"];
-/// Debian's release with the kustomize that is installed.
+/// The Debian release to take kustomize from.
 const KUSTOMIZE_SUITE: &str = "trixie";
-/// Debian's release that boots.
+/// The Debian release that tests boot.
 const BOOTED_SUITE: &str = "bookworm";
-/// Debian's releases that may have the source of this compiler's standard library.
+/// The Debian releases to take the standard library's source from.
 const RUST_SRC_SUITES: [&str; 4] = ["trixie-backports", "trixie", "forky", "sid"];
 
-/// The standard library's source in a sysroot.
+/// The path of the standard library's source in a sysroot.
 const LIBRARY: &str = "lib/rustlib/src/rust/library";
 
-/// Rust in the version that the objects are built with, and the standard library's source.
+/// Rust in the version for the objects, with the standard library's source.
 pub(crate) struct PinnedRust {
-    /// What rustup is asked for; nothing where the version is the current one.
+    /// The toolchain to request from rustup; `None` if the current one has the version.
     toolchain: Option<&'static str>,
     sysroot: PathBuf,
 }
 
 impl PinnedRust {
-    /// Finds it, or installs it through rustup.
+    /// Finds it, or installs it with rustup.
     pub(crate) fn find() -> Result<Self> {
         let version = probe(command("rustc").arg("--version")).context("`rustc` is not on PATH")?;
         let toolchain = if is_pinned(&version) { None } else { Some(RUST) };
@@ -59,7 +59,9 @@ impl PinnedRust {
             eprintln!("installing Rust {RUST}");
             let install = ["toolchain", "install", RUST, "--profile", "minimal"];
             run(command("rustup").args(install)).with_context(|| {
-                format!("the objects need Rust {RUST}, and this is {version}; install it by rustup")
+                format!(
+                    "the objects need Rust {RUST}, but this is {version}; install it with rustup"
+                )
             })?;
         }
         let mut rust = Self { toolchain, sysroot: PathBuf::new() };
@@ -132,8 +134,8 @@ impl PinnedRust {
     }
 }
 
-/// Makes cargo build for a target: with its standard library where that is installed, or can be by
-/// rustup, or else from the source of it. Returns where the source is, or would be.
+/// Makes cargo build for a target. If rustup cannot install the target's standard library, cargo builds
+/// it from source. Returns the path of that source, which may not exist.
 pub(crate) fn target(cargo: &mut Command, target: &str) -> Result<PathBuf> {
     let sysroot = probe(command("rustc").args(["--print", "sysroot"]));
     let sysroot = PathBuf::from(sysroot.context("`rustc --print sysroot` failed")?);
@@ -161,27 +163,26 @@ fn has_toolchain() -> bool {
         .is_some_and(is_pinned)
 }
 
-/// Finds the linker of BPF objects on `PATH` or among our tools, or installs it there. Returns the
-/// `PATH` that has it.
+/// Finds or installs the linker for BPF objects. Returns the `PATH` that has it.
 pub(crate) fn path_with_bpf_linker(rust: &PinnedRust) -> Result<OsString> {
     path_with("bpf-linker", BPF_LINKER, &[], |program| rust.command(program))
 }
 
-/// Finds cargo-deb on `PATH` or among our tools, or installs it there. Returns the `PATH` that has it.
+/// Finds or installs cargo-deb. Returns the `PATH` that has it.
 pub(crate) fn path_with_cargo_deb() -> Result<OsString> {
-    // It calls `xz` instead of a library.
+    // Without features, it calls `xz` instead of building a library.
     path_with("cargo-deb", CARGO_DEB, &["--no-default-features"], |program| command(program))
 }
 
-/// The nightly of rustup, with what fuzzing takes.
+/// Nightly Rust with cargo-fuzz.
 pub(crate) struct Nightly {
     path: OsString,
-    /// What it builds for.
+    /// The target that it builds for.
     pub host: String,
 }
 
 impl Nightly {
-    /// Finds it, and cargo-fuzz, which is installed where it is missing. The error says what to do.
+    /// Finds it, and finds or installs cargo-fuzz. The error says what to do.
     pub(crate) fn find() -> Result<Self> {
         let mut nightly =
             Self { path: env::var_os("PATH").unwrap_or_default(), host: String::new() };
@@ -189,10 +190,10 @@ impl Nightly {
         let host = version.lines().find_map(|line| line.strip_prefix("host: "));
         nightly.host = match host {
             Some(host) if version.contains("-nightly") => host.to_owned(),
-            _ => bail!("there is no nightly Rust; run `rustup toolchain install nightly`"),
+            _ => bail!("nightly Rust is missing; run `rustup toolchain install nightly`"),
         };
         if probe(command("c++").arg("--version")).is_none() {
-            bail!("there is no C++ compiler for libFuzzer; install g++");
+            bail!("libFuzzer needs a C++ compiler; install g++");
         }
         nightly.path = path_with("cargo-fuzz", CARGO_FUZZ, &[], |program| command(program))?;
         Ok(nightly)
@@ -206,7 +207,7 @@ impl Nightly {
     }
 }
 
-/// Finds a tool that cargo installs on `PATH` or among our tools, or installs it there. Returns the
+/// Finds a version of a tool on `PATH` or in [`tools`], or installs it there with cargo. Returns the
 /// `PATH` that has it.
 fn path_with(
     tool: &str,
@@ -219,7 +220,7 @@ fn path_with(
     let path = env::join_paths(directories)?;
     let found = probe(command(tool).arg("--version").env("PATH", &path));
     if found != Some(format!("{tool} {version}")) {
-        // They run for a second, and would be optimized for minutes.
+        // They run for a second; an optimized build would take minutes.
         let install = ["install", tool, "--version", version, "--locked", "--quiet", "--debug"];
         eprintln!("installing {tool} {version} in {}", tools().display());
         run(command("cargo").args(install).args(options).arg("--root").arg(tools()))?;
@@ -227,22 +228,22 @@ fn path_with(
     Ok(path)
 }
 
-/// A Python with `prometheus_client`.
+/// Returns a Python with `prometheus_client`.
 pub(crate) fn python() -> Result<PathBuf> {
     python_with("venv", &[PROMETHEUS_CLIENT])
 }
 
-/// A Python with what checks the manifests.
+/// Returns a Python with the packages that check the manifests.
 pub(crate) fn manifests() -> Result<PathBuf> {
     python_with("manifests", &MANIFESTS)
 }
 
-/// A Python with what checks bills of materials.
+/// Returns a Python with the packages that check bills of materials.
 pub(crate) fn cyclonedx() -> Result<PathBuf> {
     python_with("cyclonedx", &CYCLONEDX)
 }
 
-/// A Python of our own with these packages, spelled `name==version`.
+/// Returns the Python of a virtual environment with these packages, each as `name==version`.
 fn python_with(directory: &str, packages: &[&str]) -> Result<PathBuf> {
     let venv = tools().join(directory);
     let python = venv.join("bin/python");
@@ -257,7 +258,7 @@ sys.exit(any(m.version(name) != version for name, version in (p.split('==') for 
     Ok(python)
 }
 
-/// The directory with what checks objects of prometheus-operator, for Node.js.
+/// Returns the directory with the Node.js packages that check prometheus-operator's objects.
 pub(crate) fn operator() -> Result<PathBuf> {
     let directory = tools().join("operator");
     let mark = directory.join("installed");
@@ -273,7 +274,7 @@ pub(crate) fn operator() -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// kustomize: the one on `PATH`, or Debian's unpacked among our tools.
+/// Finds kustomize on `PATH`, or unpacks Debian's package into [`tools`].
 pub(crate) fn kustomize() -> Result<PathBuf> {
     if let Some(found) = on_path("kustomize") {
         return Ok(found);
@@ -290,7 +291,7 @@ pub(crate) fn kustomize() -> Result<PathBuf> {
     Ok(kustomize)
 }
 
-/// The root of a Debian with systemd, outside of the tree, where Debian's packages can be had.
+/// Returns the root directory of a Debian with systemd, which is installed outside the tree.
 pub(crate) fn debian() -> Result<PathBuf> {
     let cache = apt::cache()?;
     let installed = cache.join(format!("{BOOTED_SUITE}-booted"));
@@ -298,7 +299,7 @@ pub(crate) fn debian() -> Result<PathBuf> {
         let mmdebstrap = on_path("mmdebstrap").context("`mmdebstrap` is not on PATH")?;
         let partial = installed.with_extension("partial");
         let as_root = |program: &str| root_command(program.as_ref(), &[]);
-        eprintln!("installing a Debian in {}", installed.display());
+        eprintln!("installing Debian in {}", installed.display());
         fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
         run(as_root("rm").args(["--recursive", "--force", "--one-file-system"]).arg(&partial))?;
         let options = ["--quiet", "--mode=root", "--variant=minbase", "--include=systemd,curl"];
@@ -309,17 +310,17 @@ pub(crate) fn debian() -> Result<PathBuf> {
     Ok(installed)
 }
 
-/// Prometheus.
+/// Finds or unpacks Prometheus.
 pub(crate) fn prometheus() -> Result<PathBuf> {
     of_prometheus("prometheus")
 }
 
-/// Prometheus's own checker.
+/// Finds or unpacks Prometheus's checker.
 pub(crate) fn promtool() -> Result<PathBuf> {
     of_prometheus("promtool")
 }
 
-/// A program of Prometheus: the one on `PATH`, or Debian's unpacked among our tools.
+/// Finds a program of Prometheus on `PATH`, or unpacks Debian's package into [`tools`].
 fn of_prometheus(program: &str) -> Result<PathBuf> {
     if let Some(found) = on_path(program) {
         return Ok(found);
@@ -334,19 +335,19 @@ fn of_prometheus(program: &str) -> Result<PathBuf> {
     Ok(found)
 }
 
-/// Where a program is on `PATH`.
+/// The path of a program on `PATH`.
 pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
     probe(command("sh").args(["-c", "command -v \"$0\"", program])).map(PathBuf::from)
 }
 
-/// Downloads a package of Debian or its kin, which needs no root, and returns the file.
+/// Downloads a package of this machine's Debian or derivative, which needs no root. Returns the file.
 fn download_debian(package: &str) -> Result<PathBuf> {
     let directory = tools().join(package);
     fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
     let mut download = command("apt-get");
     download.args(["-qq", "-o", "APT::Sandbox::User=root", "download", package]);
     download.current_dir(&directory);
-    // Without the lists of packages, as on a new machine, the first attempt fails.
+    // On a new machine, the lists of packages are missing and the first attempt fails.
     if probe(&mut download).is_none() {
         if is_root() {
             run(command("apt-get").args(["-qq", "update"]))?;

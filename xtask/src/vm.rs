@@ -1,4 +1,4 @@
-//! `cargo xtask vm`: the tests on kernels that this machine doesn't run, in QEMU.
+//! `cargo xtask vm`: runs the tests on other kernels, in QEMU.
 
 use std::{
     collections::BTreeMap,
@@ -29,35 +29,34 @@ mod qemu;
 /// What the command line asks for.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Guests to run; all where none is named
+    /// Guests to run; the default is all
     #[arg(value_parser = guests::names())]
     guests: Vec<String>,
-    /// Run the oldest kernel, the newest and one between, and leave out tests of what kernels have
-    /// little part in
+    /// Run only the oldest kernel, the newest and one between, and only tests that depend on the kernel
     #[arg(long, conflicts_with = "guests")]
     quick: bool,
-    /// Run only tests whose name contains one of these
+    /// Run only tests whose path contains one of these
     #[arg(long = "test", value_name = "FILTER")]
     filters: Vec<String>,
     /// Write docs/kernels.md
     #[arg(long, conflicts_with_all = ["guests", "quick", "filters"])]
     write: bool,
-    /// Print the names of the guests and end
+    /// Print the names of the guests and exit
     #[arg(long)]
     list: bool,
 }
 
-/// What came of a guest.
+/// The results of a guest.
 struct Outcome {
     guest: &'static Guest,
-    /// As the kernel names itself.
+    /// The kernel's release, as `uname -r` prints it.
     release: String,
     tally: Tally,
-    /// What the guest says of the kernel program.
+    /// Facts about the kernel program that the guest prints.
     facts: BTreeMap<String, String>,
-    /// Why it failed, beside tests that did.
+    /// Failures other than failed tests.
     failures: Vec<String>,
-    /// From the start of QEMU to its end.
+    /// The time from start to end of QEMU.
     took: Duration,
 }
 
@@ -71,7 +70,7 @@ impl Outcome {
     }
 }
 
-/// Runs guests one after the other: the tests want the machine for themselves.
+/// Runs guests one after the other, since their tests measure times.
 pub(crate) fn vm(args: &Args) -> Result<ExitCode> {
     if args.list {
         for guest in &GUESTS {
@@ -87,7 +86,7 @@ pub(crate) fn vm(args: &Args) -> Result<ExitCode> {
         }
     };
     let guests: Vec<_> = GUESTS.iter().filter(wanted).collect();
-    // What is missing is told before the first guest takes its minutes.
+    // Check for missing tools before spending minutes on the first guest.
     for guest in &guests {
         qemu::find(guest.arch)?;
     }
@@ -110,7 +109,7 @@ pub(crate) fn vm(args: &Args) -> Result<ExitCode> {
     Ok(report(&outcomes))
 }
 
-/// Builds what a guest carries, and returns the initramfs that holds it.
+/// Builds the programs for a guest and returns the initramfs that holds them.
 fn build(arch: Arch) -> Result<PathBuf> {
     let mut files = vec![("sched_exporter", build_shipped(arch)?)];
     let built = build_tests(arch)?;
@@ -122,8 +121,8 @@ fn build(arch: Arch) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Tests that need more than a kernel, or none, and tests that wait for our own time limits on any.
-const LEFT_OUT: [&str; 16] = [
+/// Tests that need more than a kernel or no kernel, and tests that wait for the exporter's timeouts.
+const SKIPPED: [&str; 16] = [
     "booted::",
     "container::",
     "crates::",
@@ -142,7 +141,7 @@ const LEFT_OUT: [&str; 16] = [
     "half_open",
 ];
 
-/// Tests of files and sockets rather than of the scheduler, which a quick run leaves to this machine.
+/// Tests of files and sockets rather than the scheduler. A quick run skips them.
 const NOT_QUICK: &[&str] =
     &["kernel::http::", "kernel::labels::", "kernel::notify::", "kernel::reload::"];
 
@@ -155,7 +154,7 @@ fn run(
     let started = Instant::now();
     let mut harness = vec!["--test-threads=1".to_owned()];
     let not_quick = if args.quick { NOT_QUICK } else { &[] };
-    let skip = LEFT_OUT.iter().chain(guest.skip).chain(not_quick);
+    let skip = SKIPPED.iter().chain(guest.skip).chain(not_quick);
     harness.extend(skip.map(|module| format!("--skip={module}")));
     harness.extend_from_slice(&args.filters);
     let mut console = Console::start(guest, &kernel.image, initramfs, &harness)?;
@@ -178,7 +177,7 @@ fn run(
             }
         }
         if qemu::is_complaint(&line) {
-            outcome.failures.push(format!("the kernel says: {line}"));
+            outcome.failures.push(format!("the kernel reports: {line}"));
         }
         written.push_str(&line);
         written.push('\n');
@@ -186,9 +185,9 @@ fn run(
     outcome.took = started.elapsed();
     outcome.tally.add(&written);
     if outcome.facts.is_empty() {
-        outcome.failures.push("the guest ended before its tests did".to_owned());
+        outcome.failures.push("the guest stopped before its tests ended".to_owned());
     } else if outcome.tally.passed == 0 {
-        outcome.failures.push("no test was run".to_owned());
+        outcome.failures.push("no test ran".to_owned());
     }
     Ok(outcome)
 }

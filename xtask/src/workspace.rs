@@ -1,4 +1,4 @@
-//! The workspace on disk, and the commands that are run in it.
+//! The workspace's directories, and commands that run in it.
 
 use std::{
     env,
@@ -14,31 +14,31 @@ use serde_json::Value;
 
 /// The directory of the workspace's `Cargo.toml`.
 pub(crate) fn root() -> PathBuf {
-    // Cargo says where the package is now; the path compiled in is for a binary started by hand.
+    // Cargo sets the package's current path; the compiled-in path is for a binary run without cargo.
     let xtask = env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     xtask.parent().map_or(xtask.clone(), Path::to_path_buf)
 }
 
-/// Where the tools are kept that xtask installs.
+/// The directory of the tools that xtask installs.
 pub(crate) fn tools() -> PathBuf {
     root().join("target/tools")
 }
 
-/// Where cargo puts what it builds.
+/// Cargo's target directory.
 pub(crate) fn target_directory() -> PathBuf {
     root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
-/// Where cargo keeps what it has downloaded.
+/// Cargo's directory for downloads.
 pub(crate) fn cargo_home() -> Result<PathBuf> {
     let set = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = set.or_else(|| Some(env::home_dir()?.join(".cargo")));
     home.context("neither CARGO_HOME nor HOME is set")
 }
 
-/// A command that runs at the root of the workspace. It is not told what cargo told us of our package:
-/// build scripts that ask for it would build anew what was built without xtask.
+/// A command that runs at the root of the workspace, without the variables that cargo set for xtask's
+/// package: otherwise build scripts would rebuild what was already built outside xtask.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(root());
@@ -51,8 +51,8 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// A command that runs as root, where the user is. Variables are spelled out, since `sudo` may drop
-/// those it inherits.
+/// A command that runs as root, with `sudo` if needed. Variables become arguments, since `sudo` may drop
+/// its environment.
 pub(crate) fn root_command(program: &Path, variables: &[(&str, PathBuf)]) -> Command {
     if is_root() {
         let mut command = Command::new(program);
@@ -76,7 +76,7 @@ pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
-/// Runs a command to its end; it writes where we write.
+/// Runs a command to its end. It shares our output streams.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| spell(command))?;
     if !status.success() {
@@ -85,7 +85,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command and returns what it wrote to standard output.
+/// Runs a command and returns its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
     let output = command.stderr(Stdio::inherit()).output().with_context(|| spell(command))?;
     if !output.status.success() {
@@ -94,20 +94,20 @@ pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// What a command writes to standard output, or nothing where it can't be run or fails. Silent.
+/// Runs a command silently and returns its standard output, or `None` if it fails.
 pub(crate) fn probe(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.trim().to_owned())
 }
 
-/// A command as one would type it.
+/// A command as a user would type it.
 pub(crate) fn spell(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
 }
 
-/// An executable that cargo has built.
+/// An executable that cargo built.
 pub(crate) struct Executable {
     /// The directory of its package.
     pub package: PathBuf,
@@ -115,7 +115,7 @@ pub(crate) struct Executable {
     pub name: String,
     /// The target's kind: `bin`, `lib`, `test`, `bench`.
     pub kind: String,
-    /// Whether it is a harness with the tests of its target.
+    /// Whether it is a test harness.
     pub test: bool,
     /// The file.
     pub path: PathBuf,
@@ -139,15 +139,15 @@ impl Executable {
     }
 }
 
-/// Runs `cargo` with these arguments and returns the executables that it names.
+/// Runs `cargo` with these arguments and returns the executables that it built.
 pub(crate) fn build(args: &[&str]) -> Result<Vec<Executable>> {
     executables(command("cargo").args(args).arg(MESSAGES))
 }
 
-/// Flags that keep the paths of this machine out of what rustc writes, given the standard library's
+/// Flags that keep this machine's paths out of rustc's output. `library` is the standard library's
 /// source.
 pub(crate) fn remap_flags(library: &Path) -> Result<Vec<OsString>> {
-    // Cargo names the directories of its sources when it fetches them.
+    // Cargo creates the directories of its registries when it fetches.
     run(command("cargo").args(["fetch", "--quiet", "--locked"]))?;
     let remap = |from: &Path, to: &str| {
         let mut flag = OsString::from("--remap-path-prefix=");
@@ -156,7 +156,7 @@ pub(crate) fn remap_flags(library: &Path) -> Result<Vec<OsString>> {
         flag.push(to);
         flag
     };
-    // The last that fits is taken, so what may lie in the checkout comes after it.
+    // The last match wins, so directories that may be inside the checkout come later.
     let mut flags = vec![remap(&root(), ""), remap(&target_directory(), "target")];
     let sources = cargo_home()?.join("registry/src");
     for registry in fs::read_dir(&sources).with_context(|| sources.display().to_string())? {
@@ -166,19 +166,19 @@ pub(crate) fn remap_flags(library: &Path) -> Result<Vec<OsString>> {
     Ok(flags)
 }
 
-/// What tells the exporter's build script what it is built from, where there is no repository.
+/// The variable that gives the exporter's build script the revision if there is no repository.
 pub(crate) const REVISION: &str = "SCHED_EXPORTER_REVISION";
 
-/// The commit, and whether the tree differs from it; nothing where there is no repository.
+/// The commit, with `-dirty` if the tree differs; `None` without a repository.
 pub(crate) fn revision() -> Option<String> {
     let describe = ["describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"];
     env::var(REVISION).ok().or_else(|| probe(command("git").args(describe)))
 }
 
-/// Makes cargo name what it builds.
+/// Makes cargo print the paths that it builds.
 pub(crate) const MESSAGES: &str = "--message-format=json-render-diagnostics";
 
-/// Runs a command of cargo with [`MESSAGES`], and returns the executables that it names.
+/// Runs a cargo command that has [`MESSAGES`] and returns the executables that it built.
 pub(crate) fn executables(cargo: &mut Command) -> Result<Vec<Executable>> {
     let messages = String::from_utf8(output(cargo)?).context("cargo's messages")?;
     let mut executables = Vec::new();
@@ -205,7 +205,7 @@ pub(crate) fn build_exporter() -> Result<PathBuf> {
     named(&build(&args)?, "sched_exporter")
 }
 
-/// Where the executable of this name is.
+/// The path of the executable with this name.
 pub(crate) fn named(built: &[Executable], name: &str) -> Result<PathBuf> {
     let found = built.iter().find(|executable| executable.name == name);
     Ok(found.with_context(|| format!("cargo built no `{name}`"))?.path.clone())

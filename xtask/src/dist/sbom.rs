@@ -1,5 +1,4 @@
-//! The bill of materials of a binary, in CycloneDX: the crates that are linked into it, and what else
-//! is.
+//! The bill of materials of a binary, in CycloneDX: everything that is linked into it.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -13,21 +12,21 @@ use crate::{
     workspace::{command, output, revision, root},
 };
 
-/// What separates the fields of a line of `cargo tree`.
+/// Separates the fields in a line of `cargo tree`.
 const FIELD: char = '\t';
 
-/// A crate, as `cargo tree` has it.
+/// A crate in the output of `cargo tree`.
 struct Crate<'t> {
     name: &'t str,
     version: &'t str,
-    /// Whether it is from crates.io, not from the workspace.
+    /// Whether it comes from crates.io rather than from the workspace.
     is_published: bool,
     license: String,
     repository: &'t str,
     depends_on: Vec<String>,
 }
 
-/// Writes it. The same binary has the same.
+/// Makes the bill of materials. It is the same for the same binary.
 pub(super) fn sbom(arch: Arch, binary: &Path, epoch: &str) -> Result<String> {
     let text = |command: &mut _| anyhow::Ok(String::from_utf8(output(command)?)?.trim().to_owned());
     let tree = |package: &[&str], target: &str| {
@@ -36,12 +35,12 @@ pub(super) fn sbom(arch: Arch, binary: &Path, epoch: &str) -> Result<String> {
         tree.args(["--edges", "normal,no-proc-macro", "--prefix", "depth"]);
         text(tree.args(["--format", "\t{p}\t{l}\t{r}"]))
     };
-    // The kernel program is in the binary, too.
+    // The binary also holds the kernel program.
     let program = tree(&["sched_exporter-ebpf", "--features", "program"], ebpf::TARGET)?;
     let tree = tree(&["sched_exporter"], arch.target())? + "\n" + &program;
     let mut crates = crates(&tree)?;
     let exporter = format!("sched_exporter@{VERSION}");
-    let linked = crates.remove(&exporter).context("`cargo tree` names no sched_exporter")?;
+    let linked = crates.remove(&exporter).context("`cargo tree` lacks sched_exporter")?;
     let checksums = checksums()?;
     let mut components: Vec<_> =
         crates.iter().map(|(id, it)| it.component(id, &checksums)).collect();
@@ -90,15 +89,15 @@ pub(super) fn sbom(arch: Arch, binary: &Path, epoch: &str) -> Result<String> {
     Ok(format!("{bom:#}\n"))
 }
 
-/// The crates of trees, by `name@version`. A line begins with its depth; what a crate depends on is
-/// below it where it is named first.
+/// Parses trees into crates by `name@version`. Each line starts with its depth. The dependencies of a
+/// crate follow its first occurrence.
 fn crates(tree: &str) -> Result<BTreeMap<String, Crate<'_>>> {
     let mut crates: BTreeMap<String, Crate<'_>> = BTreeMap::new();
     let mut path: Vec<String> = Vec::new();
     for line in tree.lines() {
         let fields: Vec<_> = line.trim_end_matches(" (*)").split(FIELD).collect();
         let [depth, package, license, repository] = fields[..] else {
-            anyhow::bail!("`cargo tree` says `{line}`");
+            anyhow::bail!("`cargo tree` printed `{line}`");
         };
         let mut words = package.split(' ');
         let (name, version) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -114,7 +113,7 @@ fn crates(tree: &str) -> Result<BTreeMap<String, Crate<'_>>> {
             name,
             version,
             is_published: words.next().is_none(),
-            // Cargo allowed a slash before SPDX's expressions were agreed on.
+            // Older crates separate licenses with a slash instead of SPDX's `OR`.
             license: license.replace('/', " OR "),
             repository,
             depends_on: Vec::new(),
@@ -146,7 +145,7 @@ impl Crate<'_> {
     }
 }
 
-/// What Cargo.lock says of each crate's archive, by `name@version`.
+/// The checksum of each crate's archive in Cargo.lock, by `name@version`.
 fn checksums() -> Result<BTreeMap<String, String>> {
     let lock = fs::read_to_string(root().join("Cargo.lock")).context("Cargo.lock")?;
     let packages = lock.split("[[package]]").skip(1).filter_map(|package| {
@@ -160,16 +159,16 @@ fn checksums() -> Result<BTreeMap<String, String>> {
     Ok(packages.collect())
 }
 
-/// The version that the C library's archive says it has.
+/// The version of the C library in an archive.
 fn glibc(archive: &Path) -> Result<String> {
     const BEFORE: &[u8] = b"GNU C Library (";
     let bytes = fs::read(archive).with_context(|| archive.display().to_string())?;
     let found = bytes.windows(BEFORE.len()).position(|window| window == BEFORE);
-    let unnamed = || format!("{} names no version", archive.display());
+    let unnamed = || format!("{} does not name its version", archive.display());
     let version =
         bytes[found.with_context(unnamed)?..].split(|byte| matches!(byte, b'(' | b')')).nth(1);
     let version = String::from_utf8_lossy(version.unwrap_or_default());
-    // As in "Debian GLIBC 2.36-9".
+    // Such as "Debian GLIBC 2.36-9".
     Ok(version.split(' ').next_back().unwrap_or_default().to_owned())
 }
 
@@ -178,7 +177,7 @@ mod tests {
     use super::crates;
 
     #[test]
-    fn what_a_crate_depends_on_is_below_it() {
+    fn deeper_lines_are_dependencies() {
         let tree = "0\texporter v1.0.0 (/tmp/x)\tMIT\t\n\
                     1\ta v0.1.0\tMIT/Apache-2.0\thttps://a.example\n\
                     2\tb v2.0.0\tMIT\t\n\

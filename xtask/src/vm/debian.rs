@@ -1,4 +1,4 @@
-//! Debian's own kernels.
+//! Downloads Debian's kernels.
 
 use std::{
     fs,
@@ -16,19 +16,19 @@ use crate::{
 
 /// A kernel on disk.
 pub(crate) struct Kernel {
-    /// As it names itself.
+    /// Its release, as `uname -r` prints it.
     pub release: String,
-    /// What boots.
+    /// The file that QEMU boots.
     pub image: PathBuf,
 }
 
-/// The current kernel of a guest's release, downloaded where the cache hasn't it.
+/// The current kernel of a guest's Debian release, from the cache or downloaded.
 pub(crate) fn kernel(guest: &Guest) -> Result<Kernel> {
     let apt = Apt::new(guest.suite, guest.arch.debian())?;
-    // The package that everybody installs depends on the kernel's; that, since Linux 7.0, on one
-    // that holds the image.
+    // The package that users install depends on the kernel's package. Since Linux 7.0, that depends on
+    // another, which holds the image.
     let image = apt.dependency(guest.package, "linux-image-")?.with_context(|| {
-        format!("{} has no package `{}` that depends on a kernel", guest.suite, guest.package)
+        format!("{} lacks a package `{}` that depends on a kernel", guest.suite, guest.package)
     })?;
     let holder = apt.dependency(&image, "linux-binary-")?.unwrap_or_else(|| image.clone());
     let path = apt.cache.join(format!("{holder}.vmlinuz"));
@@ -39,7 +39,7 @@ pub(crate) fn kernel(guest: &Guest) -> Result<Kernel> {
     Ok(Kernel { release, image: path })
 }
 
-/// Takes the image out of a package.
+/// Downloads a package and extracts its image.
 fn download(apt: &Apt, package: &str, image: &Path) -> Result<()> {
     eprintln!("downloading {package}");
     let (directory, file) = apt.download(package)?;
@@ -49,7 +49,7 @@ fn download(apt: &Apt, package: &str, image: &Path) -> Result<()> {
     // A package has one of the two; tar complains about the other.
     let found = apt::unpack(&file, tar.stderr(Stdio::null()))?;
     if found.is_empty() {
-        bail!("package {package} has no kernel image");
+        bail!("package {package} lacks a kernel image");
     }
     let partial = directory.path().join("vmlinuz");
     fs::write(&partial, found)?;

@@ -1,25 +1,25 @@
-//! The matrix: which kernels, on which machines.
+//! The matrix of kernels and machines.
 
 use crate::arch::Arch;
 
 /// A virtual machine.
 pub(crate) struct Guest {
     pub name: &'static str,
-    /// What is special about it.
+    /// How it differs from the others.
     pub what: &'static str,
     pub arch: Arch,
-    /// Debian's release, and the package in it that depends on the current kernel.
+    /// The Debian release, and its package that depends on the current kernel.
     pub suite: &'static str,
     pub package: &'static str,
-    /// CPUs, as QEMU's `-smp` has it.
+    /// The number of CPUs, for QEMU's `-smp`.
     pub cpus: &'static str,
-    /// What is added to the kernel's command line.
+    /// Appended to the kernel's command line.
     pub append: &'static str,
-    /// Tests left out.
+    /// Tests that it skips.
     pub skip: &'static [&'static str],
 }
 
-/// Two CPUs on a kernel that Debian builds for clouds.
+/// Two CPUs with Debian's kernel for clouds.
 const X86_64: Guest = Guest {
     name: "",
     what: "2 CPUs",
@@ -58,7 +58,7 @@ pub(crate) const GUESTS: [Guest; 11] = [
         what: "2 CPUs, one without ticks and isolated",
         suite: "trixie",
         append: "nohz_full=1 isolcpus=domain,managed_irq,1 rcu_nocbs=1",
-        // The kernel keeps CPUs online that it gave duties for the others.
+        // The kernel keeps CPUs online that do work for the isolated ones.
         skip: &["unplug::"],
         ..X86_64
     },
@@ -70,7 +70,7 @@ pub(crate) const GUESTS: [Guest; 11] = [
 /// The oldest, the newest and one between.
 pub(crate) const QUICK: [&str; 3] = ["5.10", "6.12", "newest"];
 
-/// What a command line may name.
+/// The names of all guests.
 pub(crate) fn names() -> Vec<&'static str> {
     GUESTS.iter().map(|guest| guest.name).collect()
 }

@@ -1,4 +1,4 @@
-//! The guests' only filesystem.
+//! The filesystem of the guests.
 
 use std::{
     fs::{self, File},
@@ -8,7 +8,7 @@ use std::{
 
 use cpio::newc::{Builder, ModeFileType, trailer};
 
-/// Writes an archive with a console and these files at its root, all of them executable.
+/// Writes an archive with a console and these files at its root, all executable.
 pub(crate) fn write(path: &Path, files: &[(&str, PathBuf)]) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
@@ -16,7 +16,7 @@ pub(crate) fn write(path: &Path, files: &[(&str, PathBuf)]) -> io::Result<()> {
     let mut archive = BufWriter::new(File::create(path)?);
     let directory = Builder::new("dev").mode(0o755).set_mode_file_type(ModeFileType::Directory);
     archive = directory.write(archive, 0).finish()?;
-    // The kernel opens it for the first process before that can mount anything.
+    // The kernel opens it for the first process, before that process can mount anything.
     let console = Builder::new("dev/console").mode(0o600).rdev_major(5).rdev_minor(1);
     let console = console.set_mode_file_type(ModeFileType::Char);
     archive = console.write(archive, 0).finish()?;

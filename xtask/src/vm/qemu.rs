@@ -1,4 +1,4 @@
-//! A guest at work, seen through its console.
+//! Runs a guest and reads its console.
 
 use std::{
     env,
@@ -14,10 +14,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::{arch::Arch, tools::on_path, vm::guests::Guest, workspace::spell};
 
-/// No guest takes so long.
+/// Stops a guest that takes longer.
 const LIMIT: Duration = Duration::from_mins(15);
 
-/// Where QEMU for an architecture is.
+/// Finds QEMU for an architecture.
 pub(crate) fn find(arch: Arch) -> Result<PathBuf> {
     let program = format!("qemu-system-{}", arch.name());
     on_path(&program).with_context(|| {
@@ -28,7 +28,7 @@ pub(crate) fn find(arch: Arch) -> Result<PathBuf> {
     })
 }
 
-/// QEMU, ended when dropped.
+/// A running QEMU, killed when dropped.
 pub(crate) struct Console {
     qemu: Child,
     lines: Receiver<String>,
@@ -36,7 +36,7 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// Boots a kernel. `args` are those of the guest's first process.
+    /// Boots a kernel. `args` are the arguments of the guest's first process.
     pub(crate) fn start(
         guest: &Guest,
         kernel: &Path,
@@ -45,9 +45,9 @@ impl Console {
     ) -> Result<Self> {
         let mut command = Command::new(find(guest.arch)?);
         let (console, thread) = match guest.arch {
-            // `max` and what passes the host's CPU on have made kernels panic under emulation, as
-            // has `cmpxchg16b`. With a thread for each CPU, one can run into an instruction that
-            // another is patching, which attaching to a tracepoint does.
+            // Under emulation, kernels have panicked with `max`, with the host's CPU and with
+            // `cmpxchg16b`. With one thread per CPU, a CPU can execute an instruction while another
+            // patches it, which attaching to a tracepoint does.
             Arch::X86_64 => {
                 command.args(["-machine", "q35", "-cpu", "qemu64,-cx16"]);
                 ("ttyS0", "single")
@@ -57,7 +57,7 @@ impl Console {
                 ("ttyAMA0", "multi")
             }
         };
-        // Emulation runs everywhere; KVM may be absent, or there and broken.
+        // Emulation works everywhere; KVM may be missing or broken.
         let accel = env::var("XTASK_VM_ACCEL").unwrap_or(format!("tcg,thread={thread}"));
         let append = format!(
             "console={console} panic=-1 loglevel=5 rdinit=/init {} -- {}",
@@ -92,7 +92,7 @@ impl Console {
         Ok(Self { qemu, lines, deadline: Instant::now() + LIMIT })
     }
 
-    /// The next line; none where QEMU has ended.
+    /// The next line, or `None` if QEMU has exited.
     pub(crate) fn line(&mut self) -> Result<Option<String>> {
         match self.lines.recv_timeout(self.deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => Ok(Some(line)),
@@ -109,7 +109,7 @@ impl Drop for Console {
     }
 }
 
-/// Whether a line is one by which the kernel says that something is wrong with it.
+/// Whether a line is a kernel's report of a fault in itself.
 pub(crate) fn is_complaint(line: &str) -> bool {
     ["BUG: ", "WARNING: ", "Oops", "Kernel panic", "rcu: INFO", "Call Trace"]
         .iter()
