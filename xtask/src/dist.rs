@@ -1,7 +1,7 @@
-//! `cargo xtask dist`: what a release consists of, in target/dist.
+//! `cargo xtask dist`: builds the files of a release in target/dist.
 //!
-//! Its bytes depend on the source, the commit's time, the Rust toolchain and the C toolchain alone, so
-//! that anyone can check that a release is what its source gives.
+//! Their bytes depend only on the source, the commit's time, and the Rust and C toolchains, so that
+//! anyone can check that a release was built from its source.
 
 use std::{
     env, fs,
@@ -24,24 +24,26 @@ mod sbom;
 /// What the command line asks for.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Architectures to build for; all where none is named
+    /// Architectures to build for; the default is all
     #[arg(long = "arch", value_name = "ARCH")]
     archs: Vec<Arch>,
-    /// Build the binaries alone, and leave what else is there
+    /// Build only the binaries, and keep the other files
     #[arg(long)]
     binaries: bool,
-    /// Build again from another path, with another home of cargo, and compare
-    #[arg(long, conflicts_with = "binaries")]
-    check: bool,
+    /// Build again in another directory, with another home of cargo, and compare; all architectures, or
+    /// only this one
+    #[arg(long, value_name = "ARCH", require_equals = true, num_args = 0..=1)]
+    #[arg(conflicts_with = "binaries")]
+    check: Option<Vec<Arch>>,
 }
 
-/// The version that is released.
+/// The version to release.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The manual page's file.
+/// The file name of the manual page.
 const MANUAL: &str = "sched_exporter.8.gz";
 
-/// Where releases are put.
+/// The directory of the release.
 pub(crate) fn directory() -> PathBuf {
     root().join("target/dist")
 }
@@ -60,10 +62,14 @@ pub(crate) fn dist(args: &Args) -> Result<ExitCode> {
     }
     let sums = package(&directory, archs)?;
     print!("{sums}");
-    if args.check { check(archs, &sums) } else { Ok(ExitCode::SUCCESS) }
+    match args.check.as_deref() {
+        None => Ok(ExitCode::SUCCESS),
+        Some([]) => check(archs, &sums),
+        Some(checked) => check(checked, &sums),
+    }
 }
 
-/// Builds for this machine's architecture, and returns where the release is.
+/// Builds a release for this machine's architecture and returns its directory.
 pub(crate) fn for_this_machine() -> Result<PathBuf> {
     let arch = Arch::host()?;
     binary(arch)?;
@@ -71,12 +77,12 @@ pub(crate) fn for_this_machine() -> Result<PathBuf> {
     Ok(directory())
 }
 
-/// What files of a release begin with, in the manner of Prometheus's own.
+/// The stem of a release's file names, which follows Prometheus's own.
 pub(crate) fn name(arch: Arch) -> String {
     format!("sched_exporter-{VERSION}.linux-{}", arch.debian())
 }
 
-/// Builds a binary and puts it among the releases.
+/// Builds a binary and copies it to the release.
 pub(crate) fn binary(arch: Arch) -> Result<PathBuf> {
     let built = build_shipped(arch)?;
     let binary = directory().join(name(arch));
@@ -85,7 +91,7 @@ pub(crate) fn binary(arch: Arch) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Makes all that is made of the binaries, and returns the checksums of everything.
+/// Makes everything else from the binaries, and returns the checksums of all files.
 fn package(directory: &Path, archs: &[Arch]) -> Result<String> {
     let epoch = epoch()?;
     let manual = output(&mut example("man")?)?;
@@ -102,15 +108,15 @@ fn package(directory: &Path, archs: &[Arch]) -> Result<String> {
     checksums(directory)
 }
 
-/// When the source was committed, in seconds of Unix time.
+/// The time of the commit, as a Unix timestamp.
 pub(crate) fn epoch() -> Result<String> {
     const VARIABLE: &str = "SOURCE_DATE_EPOCH";
     let commit = || probe(command("git").args(["log", "-1", "--format=%ct"]));
     let epoch = env::var(VARIABLE).ok().or_else(commit);
-    epoch.with_context(|| format!("this is no repository; set {VARIABLE} and {REVISION}"))
+    epoch.with_context(|| format!("this is not a git repository; set {VARIABLE} and {REVISION}"))
 }
 
-/// The archive for who installs by hand.
+/// Makes the archive for manual installation.
 fn archive(directory: &Path, arch: Arch, epoch: &str) -> Result<()> {
     let name = name(arch);
     let parent = tempfile::tempdir()?;
@@ -142,7 +148,7 @@ fn archive(directory: &Path, arch: Arch, epoch: &str) -> Result<()> {
     run(tar.arg(name))
 }
 
-/// The package for Debian and its kin, which exporter/Cargo.toml describes.
+/// Makes the Debian package, as exporter/Cargo.toml describes it.
 fn debian(directory: &Path, arch: Arch, epoch: &str) -> Result<()> {
     let mut cargo = command("cargo");
     cargo.args(["deb", "--quiet", "--locked", "--no-build", "--no-strip", "--compress-system"]);
@@ -153,7 +159,7 @@ fn debian(directory: &Path, arch: Arch, epoch: &str) -> Result<()> {
         .env("SOURCE_DATE_EPOCH", epoch))
 }
 
-/// Writes the checksums of all files, and returns them.
+/// Writes and returns the checksums of all files.
 fn checksums(directory: &Path) -> Result<String> {
     const FILE: &str = "SHA256SUMS";
     let mut names = Vec::new();
@@ -170,15 +176,15 @@ fn checksums(directory: &Path) -> Result<String> {
     Ok(String::from_utf8(sums)?)
 }
 
-/// Builds the binaries again where every path is another, packages again, and compares. The Debian
-/// package is made of the first binary both times: what is compared of it is the packaging.
+/// Builds the binaries again with every path changed, packages them and compares the checksums. Both
+/// Debian packages are made from the first binary, so for these only packaging is compared.
 fn check(archs: &[Arch], sums: &str) -> Result<ExitCode> {
     let temporary = root().join("target/tmp");
     fs::create_dir_all(&temporary).with_context(|| temporary.display().to_string())?;
     let elsewhere = tempfile::tempdir_in(&temporary)?;
     let (source, home) = (elsewhere.path().join("source"), elsewhere.path().join("cargo"));
     copy_source(&source)?;
-    // What cargo has downloaded is shared, under another name.
+    // Share cargo's downloads, under another path.
     fs::create_dir(&home)?;
     for entry in fs::read_dir(cargo_home()?)? {
         let entry = entry?;
@@ -195,17 +201,18 @@ fn check(archs: &[Arch], sums: &str) -> Result<ExitCode> {
 
     let again = source.join("target/dist");
     let second = package(&again, archs)?;
-    if second != sums {
-        let differ = second.lines().filter(|line| !sums.contains(line));
-        let differ: Vec<_> = differ.filter_map(|line| line.split_whitespace().nth(1)).collect();
+    // The first may hold more architectures.
+    let differ = second.lines().filter(|line| !sums.contains(line));
+    let differ: Vec<_> = differ.filter_map(|line| line.split_whitespace().nth(1)).collect();
+    if !differ.is_empty() {
         let kept = elsewhere.keep();
-        bail!("{}: not the same when built in {}", differ.join(", "), kept.display());
+        bail!("{}: different when built in {}", differ.join(", "), kept.display());
     }
-    println!("the same, built in {}", again.display());
+    println!("{} files are the same when built in {}", second.lines().count(), again.display());
     Ok(ExitCode::SUCCESS)
 }
 
-/// Copies the files that git tracks, as they are now.
+/// Copies the files that git tracks, with uncommitted changes.
 fn copy_source(to: &Path) -> Result<()> {
     let files = output(command("git").args(["ls-files", "-z"]))?;
     for file in String::from_utf8(files)?.split_terminator('\0') {
