@@ -48,8 +48,9 @@ fn package(directory: &Path) -> Result<()> {
         .arg("--target-dir")
         .arg(directory))?;
     for name in CRATES {
+        // The times in the archive are constant, so cargo would not notice changes by them.
         let mut tar = command("tar");
-        tar.arg("--extract").arg("--directory").arg(directory).arg("--file");
+        tar.args(["--extract", "--touch", "--directory"]).arg(directory).arg("--file");
         run(tar.arg(directory.join("package").join(format!("{}.crate", unpacked(name)))))?;
     }
     Ok(())
@@ -60,16 +61,27 @@ fn unpacked(name: &str) -> String {
     format!("{name}-{VERSION}")
 }
 
-/// The manifest of a workspace that patches one crate to the other. With the profile of our own, its
-/// dependencies are built already.
+/// The manifest of a workspace that patches one crate to the other. It has our release profile, so that
+/// dependencies that are built already are reused; only the exporter is not optimized.
 fn workspace(manifest: &str) -> Result<String> {
     let [program, exporter] = CRATES;
     let profile = manifest.split("\n\n").find(|table| table.starts_with("[profile.release]"));
     let profile = profile.context("Cargo.toml lacks [profile.release]")?;
     Ok(format!(
-        "[workspace]\nresolver = \"3\"\nmembers = [\"{}\"]\n\n\
-         [patch.crates-io]\n{program} = {{ path = \"{}\" }}\n\n{profile}\n",
+        r#"[workspace]
+resolver = "3"
+members = ["{}"]
+
+[patch.crates-io]
+{program} = {{ path = "{}" }}
+
+{profile}
+
+[profile.release.package.{exporter}]
+opt-level = 0
+codegen-units = 16
+"#,
         unpacked(exporter),
-        unpacked(program)
+        unpacked(program),
     ))
 }
