@@ -71,6 +71,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Download the tools that the other commands need, which they otherwise do themselves
+    Tools,
     /// Build the kernel programs and write the committed objects
     Ebpf {
         /// Only check that the committed objects are up to date
@@ -97,6 +99,7 @@ fn main() -> ExitCode {
         Command::Soak { args } => soak::soak(&args),
         Command::Fuzz(args) => fuzz::fuzz(&args),
         Command::Truth { args } => truth::truth(&args),
+        Command::Tools => Ok(tools::download()),
         Command::Ebpf { check } => ebpf::ebpf(check),
         Command::Docs { check } => docs::docs(check),
     };

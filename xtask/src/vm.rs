@@ -109,6 +109,14 @@ pub(crate) fn vm(args: &Args) -> Result<ExitCode> {
     Ok(report(&outcomes))
 }
 
+/// Downloads the kernels of a quick run.
+pub(crate) fn download_quick() -> Result<()> {
+    for guest in GUESTS.iter().filter(|guest| QUICK.contains(&guest.name)) {
+        debian::kernel(guest)?;
+    }
+    Ok(())
+}
+
 /// Builds the programs for a guest and returns the initramfs that holds them.
 fn build(arch: Arch) -> Result<PathBuf> {
     let mut files = vec![("sched_exporter", build_shipped(arch)?)];
