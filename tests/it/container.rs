@@ -126,6 +126,7 @@ fn the_image_says_what_it_is() {
     assert_eq!(label("title"), "sched_exporter");
     assert_eq!(label("version"), env!("CARGO_PKG_VERSION"));
     assert_eq!(label("licenses"), "MIT OR Apache-2.0");
+    assert_eq!(label("source"), env!("CARGO_PKG_REPOSITORY"));
     let version = run(&[], &["--version"]);
     assert!(text(&version.stdout).contains(&format!("revision: {}", label("revision"))));
     let config = podman_ok(["image", "inspect", "--format={{.Config.ExposedPorts}}", &image()]);

@@ -77,6 +77,7 @@ pub(super) fn sbom(arch: Arch, binary: &Path, epoch: &str) -> Result<String> {
                 "version": VERSION,
                 "licenses": [{ "expression": linked.license }],
                 "hashes": [{ "alg": "SHA-256", "content": sha256.split(' ').next() }],
+                "externalReferences": [{ "type": "vcs", "url": env!("CARGO_PKG_REPOSITORY") }],
                 "properties": [
                     { "name": "sched_exporter:revision", "value": revision() },
                     { "name": "sched_exporter:target", "value": arch.target() },
