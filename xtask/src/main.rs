@@ -10,6 +10,7 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::Parser;
 
+mod accuracy;
 mod apt;
 mod arch;
 mod bench;
@@ -28,7 +29,6 @@ mod soak;
 mod suites;
 mod test;
 mod tools;
-mod truth;
 mod vm;
 mod workspace;
 
@@ -66,8 +66,8 @@ enum Command {
     /// Fuzz the parsers and the encoder
     Fuzz(fuzz::Args),
     /// Check accuracy against perf and the kernel, as root
-    Truth {
-        /// Arguments for the comparison
+    Accuracy {
+        /// Arguments for the check
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
@@ -98,7 +98,7 @@ fn main() -> ExitCode {
         Command::Bench { args } => bench::bench(&args),
         Command::Soak { args } => soak::soak(&args),
         Command::Fuzz(args) => fuzz::fuzz(&args),
-        Command::Truth { args } => truth::truth(&args),
+        Command::Accuracy { args } => accuracy::accuracy(&args),
         Command::Tools => Ok(tools::download()),
         Command::Ebpf { check } => ebpf::ebpf(check),
         Command::Docs { check } => docs::docs(check),

@@ -16,8 +16,8 @@ const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/accuracy.md");
 const INTRO: &str = "\
 # Accuracy
 
-How true the exporter's figures are, measured. `cargo xtask truth --write` measures again and writes
-this page: change the text in `tests/truth`, not here. It needs root and `perf`, takes some minutes,
+How true the exporter's figures are, measured. `cargo xtask accuracy --write` measures again and writes
+this page: change the text in `tests/accuracy`, not here. It needs root and `perf`, takes some minutes,
 and wants a machine that does nothing else; `--quick` is for a look. Without `--write` it is a check:
 it fails where ours is farther from the trace than said below.";
 

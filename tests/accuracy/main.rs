@@ -1,4 +1,4 @@
-//! Measures how true our figures are, for `cargo xtask truth`: workloads whose time is known, by
+//! Measures how accurate our figures are, for `cargo xtask accuracy`: workloads whose time is known, by
 //! us, by an independent trace, by the tasks' own clocks and by `/proc/stat`. Fails where we are
 //! farther from the trace than the reading of clocks explains.
 //!
@@ -33,7 +33,10 @@ use window::Window;
 use workloads::Workload;
 
 #[derive(Parser)]
-#[command(bin_name = "cargo xtask truth", about = "Measures how true the exporter's figures are")]
+#[command(
+    bin_name = "cargo xtask accuracy",
+    about = "Measures how accurate the exporter's figures are"
+)]
 struct Args {
     /// Workloads to measure; all where none is named
     only: Vec<Workload>,
