@@ -1,8 +1,9 @@
-//! The whole exporter on a real kernel over real HTTP. A module is named for what its tests need;
-//! `cargo xtask test` says which of them a machine can't run. They run in the order of their names,
-//! so that CPUs go offline last: on some virtual machines the kernel reports fewer switches after.
+//! Tests of the whole exporter on a real kernel over real HTTP. Modules are named for what their
+//! tests need; `cargo xtask test` lists those that the machine can't run. They run in alphabetical
+//! order, so CPUs go offline last: on some virtual machines the kernel reports fewer switches
+//! afterwards.
 
-#![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod booted;
 mod container;
@@ -16,6 +17,7 @@ mod prometheus;
 mod promtool;
 mod properties;
 mod python;
+mod quiet;
 mod release;
 mod systemd;
 mod trace;

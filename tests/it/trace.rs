@@ -1,4 +1,4 @@
-//! The numbers against a trace of `sched_switch` that is not ours: perf's, on the same clock.
+//! The counters compared with an independent trace of `sched_switch`: perf's, on the same clock.
 
 use std::{iter::zip, thread, time::Duration};
 
@@ -6,17 +6,24 @@ use sched_exporter::accounting::Snapshot;
 use sched_exporter_ebpf::Reason;
 use sched_exporter_tests::{
     kernel::{attach, kthreads, times},
+    quiet,
     trace::{CLOCKS_APART_NS, Class, Recording},
     workload::{Load, monotonic_ns, online, pin, realtime, sleep_until, spin_until},
 };
 
 #[test]
-fn times_and_switches_are_those_of_an_independent_trace() {
+fn times_and_switches_match_an_independent_trace() {
+    quiet::attempt(compare_with_a_trace);
+}
+
+fn compare_with_a_trace() {
     pin(0);
     let scheduler = attach();
+    // Some end meanwhile, and some begin.
+    let mut known_kthreads = kthreads();
     let recording = Recording::start();
 
-    // Some of everything, at a rate that leaves intervals far above what reading a clock takes.
+    // Some of everything, with intervals much longer than reading a clock takes.
     let cpus = online();
     let sleepers = Load::on(&cpus, || {
         spin_until(monotonic_ns() + 300_000);
@@ -38,7 +45,7 @@ fn times_and_switches_are_those_of_an_independent_trace() {
             scheduler.snapshot().unwrap()
         })
         .collect();
-    let kthreads = kthreads();
+    known_kthreads.extend(kthreads());
     bursts.join().unwrap();
     drop(sleepers);
     let trace = recording.finish();
@@ -50,14 +57,14 @@ fn times_and_switches_are_those_of_an_independent_trace() {
         for pair in snapshots.windows(2) {
             let (from, to) = (&pair[0], &pair[1]);
             let (old, new) = (times(from, cpu), times(to, cpu));
-            let trace = trace.account(cpu, from.taken_at, to.taken_at, &kthreads);
+            let trace = trace.account(cpu, from.taken_at, to.taken_at, &known_kthreads);
             let Some(trace) = trace else { continue };
             if old.missed_switches != new.missed_switches {
                 continue;
             }
             let ours: Vec<_> =
                 new.switches.iter().zip(&old.switches).map(|(new, old)| new - old).collect();
-            // One at either end is on either side of it, or the kernel told one and not the other.
+            // A switch at either end is in one window only, or the kernel reported it to only one.
             if ours.iter().sum::<u64>() != trace.switches.iter().sum::<u64>() {
                 uneven += 1;
                 continue;
@@ -67,7 +74,7 @@ fn times_and_switches_are_those_of_an_independent_trace() {
                 let error = ours[reason as usize].abs_diff(trace.switches[reason as usize]);
                 assert!(
                     error <= 1,
-                    "CPU {cpu} {reason:?}: {ours:?}, by trace {:?}",
+                    "CPU {cpu} {reason:?}: {ours:?}, {:?} by trace",
                     trace.switches
                 );
             }
@@ -81,22 +88,28 @@ fn times_and_switches_are_those_of_an_independent_trace() {
             }
             if pairs().any(|(ours, trace)| ours.abs_diff(trace) > tolerance) {
                 apart.push(format!(
-                    "CPU {cpu}: {ours:?} ns, by trace {:?} ns, {switches} switches",
+                    "CPU {cpu}: {ours:?} ns, {:?} ns by trace, {switches} switches",
                     trace.class_ns
                 ));
             }
         }
         assert!(
             drift_ns.iter().all(|drift_ns| drift_ns.unsigned_abs() <= allowed_ns),
-            "CPU {cpu}: {drift_ns:?} ns more than by trace, of {:?}",
+            "CPU {cpu}: we have {drift_ns:?} ns more than the trace, by {:?}",
             Class::ALL
         );
     }
-    assert!(compared >= 20, "only {compared} windows in which neither has a gap");
+    assert!(compared >= 20, "only {compared} windows without a gap in ours or the trace");
     assert!(
         uneven <= compared,
-        "{uneven} windows with more switches in one, {compared} with as many"
+        "{uneven} windows with different numbers of switches, {compared} with equal ones"
     );
-    // A host that takes the CPU away between the two readings of a switch puts them apart.
-    assert!(apart.len() * 10 <= compared, "of {compared} windows, by {:?}: {apart:#?}", Class::ALL);
+    // A hypervisor that takes the CPU away between the two clock readings of a switch separates
+    // them.
+    assert!(
+        apart.len() * 10 <= compared,
+        "{} of {compared} windows differ, by {:?}: {apart:#?}",
+        apart.len(),
+        Class::ALL
+    );
 }

@@ -1,5 +1,5 @@
-//! The kernel of this machine: our program attached to it, and what the kernel itself says of what
-//! we measure.
+//! The kernel of this machine: attaches our program, and reads the kernel's own figures for what we
+//! measure.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -17,7 +17,7 @@ use sched_exporter::{
     },
 };
 
-/// The kernel program in this process, with all its features.
+/// Attaches and seeds the kernel program in this process, with all features.
 pub fn attach() -> Scheduler {
     let bytes = fs::read(BTF_PATH).unwrap();
     let layout =
@@ -28,7 +28,7 @@ pub fn attach() -> Scheduler {
     scheduler
 }
 
-/// What a snapshot has of a CPU.
+/// The times of a CPU in a snapshot.
 pub fn times(snapshot: &Snapshot, cpu: u32) -> &Totals {
     let cpu = snapshot.cpus.iter().find(|found| found.id == cpu).unwrap();
     cpu.totals.as_ref().unwrap()
@@ -37,23 +37,23 @@ pub fn times(snapshot: &Snapshot, cpu: u32) -> &Totals {
 /// `/proc/stat`.
 #[derive(Clone, Debug)]
 pub struct Stat {
-    /// Time of each CPU in nanoseconds, in the order of [`Stat::MODES`].
+    /// Nanoseconds by CPU, in the order of [`Stat::MODES`].
     pub cpus: BTreeMap<u32, [u64; Self::MODES.len()]>,
-    /// Context switches of all CPUs.
+    /// Context switches of all CPUs since boot.
     pub ctxt: u64,
 }
 
 impl Stat {
-    /// The modes in which a CPU's time is added up once: guest time is in `user` and `nice`.
+    /// The modes that add up to a CPU's time; guest time is contained in `user` and `nice`.
     /// <https://docs.kernel.org/filesystems/proc.html#miscellaneous-kernel-statistics-in-proc-stat>
     pub const MODES: [&'static str; 8] =
         ["user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal"];
-    /// Which of [`Stat::MODES`] are idle ones.
+    /// Indices in [`Stat::MODES`] of the idle modes.
     pub const IDLE: [usize; 2] = [3, 4];
-    /// One in `USER_HZ`, which is 100 wherever the exporter runs.
-    const TICK_NS: u64 = 10_000_000;
+    /// The unit of `/proc/stat`, 1/`USER_HZ`; `USER_HZ` is 100 wherever the exporter runs.
+    pub(crate) const TICK_NS: u64 = 10_000_000;
 
-    /// Reads it.
+    /// Reads and parses the file.
     pub fn read() -> Self {
         let text = fs::read_to_string("/proc/stat").unwrap();
         let mut stat = Self { cpus: BTreeMap::new(), ctxt: 0 };
@@ -71,17 +71,17 @@ impl Stat {
     }
 }
 
-/// The kernel's account of a task: `/proc/PID/task/TID/schedstat`, in nanoseconds.
+/// `/proc/PID/task/TID/schedstat`, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Schedstat {
-    /// Time on a CPU; of a task that runs now, up to the last tick.
+    /// Time on a CPU; for a running task, up to the last tick.
     pub run_ns: u64,
-    /// Time runnable, but not running, up to when it was switched in last.
+    /// Time runnable but not running, up to the last switch to the task.
     pub run_delay_ns: u64,
 }
 
 impl Schedstat {
-    /// That of every task of the machine, by its number.
+    /// Reads it for every task of the machine; keys are TIDs.
     pub fn of_all() -> HashMap<u32, Self> {
         let tasks = processes().flat_map(|process| {
             let tasks = fs::read_dir(format!("/proc/{process}/task"));
@@ -90,7 +90,7 @@ impl Schedstat {
         tasks.filter_map(|(process, task)| Some((task, Self::of(process, task)?))).collect()
     }
 
-    /// That of one task; none where it has ended.
+    /// Reads it for one task; `None` if the task has ended.
     pub fn of(process: u32, task: u32) -> Option<Self> {
         let text = fs::read_to_string(format!("/proc/{process}/task/{task}/schedstat")).ok()?;
         let mut fields = text.split(' ').map(|field| field.parse().unwrap());
@@ -98,23 +98,24 @@ impl Schedstat {
     }
 }
 
-/// The kernel threads that exist now.
+/// PIDs of the kernel threads that exist now.
 pub fn kthreads() -> HashSet<u32> {
     const PF_KTHREAD: u64 = 0x0020_0000;
     let is_kthread = |process: &u32| {
         let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-        // The name in parentheses may hold anything.
+        // The name in parentheses can contain anything.
         let flags: u64 = stat.rsplit_once(") ")?.1.split(' ').nth(6)?.parse().ok()?;
         Some(flags & PF_KTHREAD != 0)
     };
     processes().filter(|process| is_kthread(process) == Some(true)).collect()
 }
 
-fn processes() -> impl Iterator<Item = u32> {
+/// PIDs of the processes that exist now.
+pub(crate) fn processes() -> impl Iterator<Item = u32> {
     numbers(fs::read_dir("/proc").unwrap())
 }
 
-/// `self` is a process that is listed by its number too.
+/// The entries that are numbers.
 fn numbers(entries: impl Iterator<Item = io::Result<DirEntry>>) -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }

@@ -1,11 +1,12 @@
-//! What the tests and benches share: the exporter as a process and in a container, the commands that
-//! docs tell readers to type, an HTTP client that can misbehave, expositions as numbers, workloads whose
-//! time is known, what perf and the kernel say of it, and the rendering of machines of any size.
+//! Shared by tests and benches: the exporter as a process and in a container, the commands in the
+//! docs, an HTTP client that can misbehave, a parser of expositions, workloads whose CPU time is
+//! known, the figures of perf and the kernel for them, retries of tests that need a quiet machine,
+//! and rendering for machines of any size.
 
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test that can't go on panics, and shows what it has"
+    reason = "tests fail by panicking, and print diagnostics"
 )]
 
 pub mod client;
@@ -20,6 +21,7 @@ pub mod machine;
 pub mod network;
 pub mod process;
 pub mod properties;
+pub mod quiet;
 pub mod rendering;
 pub mod rules;
 pub mod sample;

@@ -1,4 +1,4 @@
-//! Work whose CPU time is known, bounded in time, on a CPU of choice.
+//! Workloads of bounded duration whose CPU time is known, on a chosen CPU.
 
 use std::{
     env, hint,
@@ -19,7 +19,7 @@ use nix::{
 };
 use sched_exporter::cpu::list::Online;
 
-/// Binds the calling thread to a CPU.
+/// Pins the calling thread to a CPU.
 pub fn pin(cpu: usize) {
     let mut set = CpuSet::new();
     set.set(cpu).unwrap();
@@ -53,26 +53,26 @@ fn clock_ns(clock: ClockId) -> u64 {
     u64::try_from(Duration::from(clock_gettime(clock).unwrap()).as_nanos()).unwrap()
 }
 
-/// Burns CPU until the clock reads `deadline`.
+/// Spins until [`monotonic_ns`] reaches `deadline`.
 pub fn spin_until(deadline: u64) {
     while monotonic_ns() < deadline {
         hint::spin_loop();
     }
 }
 
-/// Sleeps until the clock reads `deadline`.
+/// Sleeps until [`monotonic_ns`] reaches `deadline`.
 pub fn sleep_until(deadline: u64) {
     thread::sleep(Duration::from_nanos(deadline.saturating_sub(monotonic_ns())));
 }
 
-/// Threads that work until dropped.
+/// Threads that work until this is dropped.
 pub struct Load {
     end: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     ids: Vec<Pid>,
 }
 
-/// Sets a flag when dropped, so that threads which go on until then end however a test does.
+/// Sets a flag when dropped, so that threads that run until then stop even if the test fails.
 #[derive(Debug)]
 pub struct Ending<'a>(pub &'a AtomicBool);
 
@@ -82,7 +82,7 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// Lets threads spin while it is open, and sleep while it is not.
+/// Lets threads spin while it is open, and makes them sleep while it is closed.
 #[derive(Clone, Debug, Default)]
 pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
@@ -93,7 +93,7 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    /// Spins a while where it is open; else waits for it to open, or half a second.
+    /// Spins for a millisecond if it is open; otherwise waits up to half a second for it to open.
     pub fn pass(&self) {
         let open = self.0.0.lock().unwrap();
         if *open {
@@ -106,7 +106,7 @@ impl Gate {
 }
 
 impl Load {
-    /// Runs `step` over and over on each of `cpus`.
+    /// Starts a thread on each of `cpus` that runs `step` repeatedly.
     pub fn on(cpus: &[usize], step: impl Fn() + Clone + Send + 'static) -> Self {
         let end = Arc::new(AtomicBool::new(false));
         let (started, ids) = mpsc::channel();
@@ -125,7 +125,7 @@ impl Load {
         Self { end, threads, ids }
     }
 
-    /// Never gives the CPU up of its own will.
+    /// Spins on a CPU without ever sleeping or yielding.
     pub fn spinner(cpu: usize) -> Self {
         Self::on(&[cpu], || {
             for _ in 0..1_000 {
@@ -134,7 +134,7 @@ impl Load {
         })
     }
 
-    /// Switches as often as it can: pairs of threads that yield to each other, and short sleeps.
+    /// Switches as often as possible: pairs of threads that yield to each other and sleep briefly.
     pub fn storm(cpus: &[usize]) -> Self {
         let twice: Vec<_> = cpus.iter().chain(cpus).copied().collect();
         Self::on(&twice, || {
@@ -145,12 +145,25 @@ impl Load {
         })
     }
 
-    /// Its threads, as the kernel numbers them.
+    /// Takes nearly all of the CPU time from other tasks of its policy: its threads get the least
+    /// nice value, and the kernel moves the others to other CPUs.
+    #[must_use]
+    pub fn favored(self) -> Self {
+        for id in &self.ids {
+            let id = id.as_raw().cast_unsigned();
+            // SAFETY: a system call without pointers.
+            let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, id, -20) };
+            assert_eq!(result, 0, "setpriority: {}", std::io::Error::last_os_error());
+        }
+        self
+    }
+
+    /// TIDs of its threads.
     pub fn ids(&self) -> &[Pid] {
         &self.ids
     }
 
-    /// CPU time of its threads in nanoseconds.
+    /// CPU time of all its threads in nanoseconds.
     pub fn cpu_ns(&self) -> u64 {
         let clock = |thread: &JoinHandle<()>| {
             let mut clock = 0;
@@ -178,7 +191,7 @@ pub fn is_emulated() -> bool {
     env::var_os("SCHED_EXPORTER_EMULATED").is_some()
 }
 
-/// CPUs that are online.
+/// Numbers of the CPUs that are online.
 pub fn online() -> Vec<usize> {
     let cpus = Online::open().unwrap().read().unwrap();
     cpus.into_iter().map(|cpu| cpu as usize).collect()

@@ -1,6 +1,7 @@
-//! What must hold of the numbers, on the real scheduler.
+//! The invariants of the counters, on the real scheduler.
 
 use std::{
+    collections::HashMap,
     thread,
     time::{Duration, Instant},
 };
@@ -14,21 +15,22 @@ use sched_exporter_tests::{
     exposition::Exposition,
     kernel::{Schedstat, Stat, attach, times},
     process::{Exporter, PATIENCE},
+    quiet,
     workload::{
         Gate, Load, is_emulated, monotonic_ns, online, pin, realtime, set_policy, sleep_until,
         spin_until, thread_cpu_ns,
     },
 };
 
-/// The CPU that workloads are pinned to; the test itself runs on another.
+/// The CPU that workloads are pinned to; the test itself runs on CPU 0.
 const CPU: u32 = 1;
 
 fn on_the_other_cpu() {
     pin(0);
 }
 
-/// Snapshots before and after `work`, which is done again where the kernel's hook did not report
-/// a switch on [`CPU`] meanwhile: then nobody can tell whose time it was.
+/// Takes snapshots before and after `work`. Repeats all three if the kernel did not report a switch
+/// on [`CPU`] meanwhile, because it is then unknown whose time that was.
 #[track_caller]
 fn around<T>(scheduler: &Scheduler, work: impl Fn() -> T) -> (Snapshot, T, Snapshot) {
     for _ in 0..10 {
@@ -39,24 +41,24 @@ fn around<T>(scheduler: &Scheduler, work: impl Fn() -> T) -> (Snapshot, T, Snaps
             return (before, result, after);
         }
     }
-    panic!("the hook missed switches of CPU {CPU} in each of 10 tries");
+    panic!("switches of CPU {CPU} were not reported in each of 10 tries");
 }
 
-/// Time since attach that a CPU's record accounts for.
+/// Nanoseconds since attach that a CPU's record accounts for.
 fn accounted(cpu: &Cpu) -> u64 {
     cpu.totals.as_ref().unwrap().mode_ns.iter().sum::<u64>() + cpu.unattributed_ns
 }
 
-/// Whether the record of a CPU accounts for the time up to the snapshot's instant and no more: no
-/// switch came between the two.
+/// Whether the record of a CPU accounts for exactly the time up to the snapshot's instant, as it
+/// does unless a switch came between reading the clock and reading the record.
 fn is_settled(scheduler: &Scheduler, snapshot: &Snapshot, cpu: u32) -> bool {
     let cpu = snapshot.cpus.iter().find(|found| found.id == cpu).unwrap();
     scheduler.attached_at() + accounted(cpu) == snapshot.taken_at
 }
 
-/// Takes a snapshot, in which the account of each CPU must be exact to 100 µs. Where the CPUs of an
-/// emulated machine are taken away over and over, records may be ahead by as much as the snapshot
-/// took, and a stopper's open interval, of which no more than a millisecond is shown, may be long.
+/// Takes a snapshot and checks that each CPU's time adds up to within 100 µs. An emulated machine
+/// is interrupted often: records may be ahead by the duration of the snapshot, and a stopper's open
+/// interval, of which at most a millisecond is shown, may be long.
 #[track_caller]
 fn check_conserved(scheduler: &Scheduler, load: &str) {
     let before = monotonic_ns();
@@ -77,7 +79,7 @@ fn check_conserved(scheduler: &Scheduler, load: &str) {
 }
 
 #[test]
-fn the_modes_add_up_to_the_time_since_attach_under_any_load() {
+fn modes_add_up_to_the_time_since_attach_under_load() {
     on_the_other_cpu();
     let scheduler = attach();
     let check = |load: &str| {
@@ -86,7 +88,7 @@ fn the_modes_add_up_to_the_time_since_attach_under_any_load() {
             thread::sleep(Duration::from_millis(1));
         }
     };
-    check("nothing");
+    check("no load");
     let spinner = Load::spinner(CPU as usize);
     check("a spinner");
     drop(spinner);
@@ -95,28 +97,34 @@ fn the_modes_add_up_to_the_time_since_attach_under_any_load() {
     drop(storm);
 }
 
-/// Who takes snapshots without a pause on a busy CPU is preempted in the midst of some.
+/// Taking snapshots without a pause on a busy CPU gets some of them preempted.
 #[test]
-fn a_snapshot_that_is_interrupted_is_as_exact_as_any() {
+fn interrupted_snapshots_are_exact() {
     on_the_other_cpu();
     let scheduler = attach();
     let _load = (Load::spinner(0), Load::storm(&[CPU as usize]));
     let end = monotonic_ns() + 2_000_000_000;
     while monotonic_ns() < end {
-        check_conserved(&scheduler, "a storm, and a spinner beside the reader");
+        check_conserved(&scheduler, "a storm, and a spinner on the reader's CPU");
     }
 }
 
 #[test]
-fn a_cpu_that_never_switches_is_as_exact_as_any() {
+fn intervals_without_a_switch_are_counted_exactly() {
+    quiet::attempt(check_intervals_without_a_switch);
+}
+
+fn check_intervals_without_a_switch() {
     on_the_other_cpu();
     let scheduler = attach();
-    let exact_while = |mode: Mode| {
+    let check = |mode: Mode| {
         let (mut found, mut tried) = (0, 0);
         let deadline = Instant::now() + PATIENCE;
         while tried < 200 || found < 20 {
-            let busy = "does something else keep this CPU busy?";
-            assert!(Instant::now() < deadline, "{found} of {tried} without a switch; {busy}");
+            assert!(
+                Instant::now() < deadline,
+                "{mode:?}: only {found} of {tried} intervals were without a switch on CPU {CPU}"
+            );
             tried += 1;
             let before = scheduler.snapshot().unwrap();
             thread::sleep(Duration::from_millis(5));
@@ -135,15 +143,15 @@ fn a_cpu_that_never_switches_is_as_exact_as_any() {
             assert_eq!(grown, after.taken_at - before.taken_at, "{mode:?}");
         }
     };
-    exact_while(Mode::Idle);
-    let spinner = Load::spinner(CPU as usize);
+    check(Mode::Idle);
+    let spinner = Load::spinner(CPU as usize).favored();
     thread::sleep(Duration::from_millis(20));
-    exact_while(Mode::Fair);
+    check(Mode::Fair);
     drop(spinner);
 }
 
 #[test]
-fn no_counter_goes_back_at_a_thousand_snapshots_a_second_in_a_storm() {
+fn counters_never_decrease_at_a_thousand_snapshots_a_second() {
     let scheduler = attach();
     let storm = Load::storm(&online());
     let mut last = scheduler.snapshot().unwrap();
@@ -153,7 +161,7 @@ fn no_counter_goes_back_at_a_thousand_snapshots_a_second_in_a_storm() {
         if round > 1_000 && Instant::now() > end {
             break;
         }
-        // Snapshots in a row catch what later switches would cover up.
+        // Back-to-back snapshots catch decreases that later switches would hide.
         if round % 10 == 0 {
             thread::sleep(Duration::from_micros(700));
         }
@@ -169,12 +177,12 @@ fn no_counter_goes_back_at_a_thousand_snapshots_a_second_in_a_storm() {
         last = next;
     }
     let waits: u64 = times(&last, CPU).wait_buckets.iter().sum();
-    assert!(waits > 1_000, "the storm was none: {waits} waits");
+    assert!(waits > 1_000, "the load caused only {waits} waits");
     drop(storm);
 }
 
 #[test]
-fn no_counter_goes_back_over_http_in_a_storm() {
+fn counters_never_decrease_over_http() {
     let exporter = Exporter::start(&[]);
     let mut client = exporter.connect();
     let storm = Load::storm(&online());
@@ -192,21 +200,22 @@ fn no_counter_goes_back_over_http_in_a_storm() {
         {
             let Some((_, old)) = last.iter().find(|(old, _)| *old == series) else { continue };
             let (old, new): (f64, f64) = (old.parse().unwrap(), value.parse().unwrap());
-            assert!(old <= new, "{series} went from {old} to {new}");
+            assert!(old <= new, "{series} fell from {old} to {new}");
         }
         last = next;
     }
     drop(storm);
 }
 
-/// What interrupts may take of work: with them it is charged here, but on many kernels not by the
-/// task's own clock. Under emulation one can take milliseconds.
+/// Most nanoseconds that interrupts may take of `own_ns` of work. We charge them to the task; many
+/// kernels leave them out of the task's own clock. Under emulation an interrupt can take
+/// milliseconds.
 fn interrupts_at_most(own_ns: u64) -> u64 {
     if is_emulated() { own_ns / 20 } else { own_ns / 200 }
 }
 
-/// Spins for some nanoseconds, and returns for how long by the wall, and how much of that the task's
-/// own clock leaves out: what the host of a virtual machine took, and on many kernels interrupts.
+/// Spins for `ns` nanoseconds. Returns how long that was by the wall clock, and how much of it the
+/// task's own clock leaves out: time stolen by a hypervisor and, on many kernels, interrupts.
 fn spin(ns: u64) -> (u64, u64) {
     let (start, own) = (monotonic_ns(), thread_cpu_ns());
     spin_until(start + ns);
@@ -216,7 +225,11 @@ fn spin(ns: u64) -> (u64, u64) {
 }
 
 #[test]
-fn work_that_wakes_rarely_is_its_own_cpu_time() {
+fn long_runs_match_the_tasks_own_clock() {
+    quiet::attempt(check_long_runs);
+}
+
+fn check_long_runs() {
     on_the_other_cpu();
     let scheduler = attach();
     let work = || {
@@ -236,15 +249,18 @@ fn work_that_wakes_rarely_is_its_own_cpu_time() {
     let realtime = Mode::Realtime as usize;
     let ours = times(&after, CPU).mode_ns[realtime] - times(&before, CPU).mode_ns[realtime];
     let error = ours.abs_diff(own);
-    assert!(error <= interrupts_at_most(own), "{ours} ns, by the task's own clock {own} ns");
+    assert!(
+        error <= interrupts_at_most(own),
+        "charged {ours} ns, {own} ns by the task's own clock"
+    );
 }
 
-/// Bursts at a phase of a 4 ms tick. What is charged must lie between the time the burst knows it
-/// ran and the task's own clock, which starts earlier, at the wakeup.
+/// Runs bursts at a phase of a 4 ms tick. The time charged must lie between the time spent spinning
+/// and the task's own clock, which starts earlier, at the wakeup.
 #[track_caller]
 fn check_bursts(offset_ns: u64, burst_ns: u64) {
     const TICK_NS: u64 = 4_000_000;
-    // Not so many that the hook misses a switch in most windows, where it misses some.
+    // Few enough that on a kernel that misses some switches, most windows are without a missed one.
     const BURSTS: u32 = 60;
     on_the_other_cpu();
     let scheduler = attach();
@@ -266,24 +282,31 @@ fn check_bursts(offset_ns: u64, burst_ns: u64) {
     let (before, (spun, own), after) = around(&scheduler, || thread::spawn(bursts).join().unwrap());
     let realtime = Mode::Realtime as usize;
     let ours = times(&after, CPU).mode_ns[realtime] - times(&before, CPU).mode_ns[realtime];
-    assert!(spun <= ours, "charged {ours} ns of {spun} ns that were spun");
+    assert!(spun <= ours, "charged {ours} ns of {spun} ns of spinning");
     // The thread's first moments and its end are not in its own reading.
     let own = own + interrupts_at_most(own) + 500_000;
-    assert!(ours <= own, "charged {ours} ns, by the task's own clock {own} ns");
+    assert!(ours <= own, "charged {ours} ns, {own} ns by the task's own clock");
 }
 
 #[test]
 fn bursts_that_dodge_the_tick_are_charged_in_full() {
-    check_bursts(150_000, 1_600_000);
+    quiet::attempt(|| check_bursts(150_000, 1_600_000));
 }
 
 #[test]
 fn bursts_that_meet_the_tick_are_charged_once() {
-    check_bursts(3_800_000, 400_000);
+    quiet::attempt(|| check_bursts(3_800_000, 400_000));
 }
 
-fn run_delay_of_all_ns() -> u64 {
-    Schedstat::of_all().values().map(|task| task.run_delay_ns).sum()
+/// How much the kernel has added to the waits of all tasks between two readings. The waits of tasks
+/// that ended in between are unknown.
+fn run_delay_ns(before: &HashMap<u32, Schedstat>, after: &HashMap<u32, Schedstat>) -> u64 {
+    let grown = after.iter().map(|(task, new)| {
+        let old = before.get(task).copied().unwrap_or_default();
+        // The kernel gives the number of a task that has ended to a new one.
+        new.run_delay_ns.checked_sub(old.run_delay_ns).unwrap_or(new.run_delay_ns)
+    });
+    grown.sum()
 }
 
 fn waits(snapshot: &Snapshot) -> (u64, u64) {
@@ -291,54 +314,63 @@ fn waits(snapshot: &Snapshot) -> (u64, u64) {
     (times().map(|times| times.wait_ns).sum(), times().flat_map(|times| times.wait_buckets).sum())
 }
 
-/// Both readings of the kernel's figure lie between two of ours. So the kernel's difference lies
-/// between our smallest and our largest; and where nobody waited during the readings it is ours.
-/// The tasks that wait stay on one CPU: what a task waited on a CPU that it is moved away from is
-/// in the kernel's figure alone.
+/// Each reading of the kernel's figure is taken between two of ours. So the kernel's difference
+/// lies between our smallest and our largest, and equals ours if no task waited during the
+/// readings. The waiting tasks are pinned, because time waited on a CPU that a task then leaves is
+/// only in the kernel's figure.
 #[test]
-fn run_queue_waits_are_the_kernels_run_delay_to_the_nanosecond() {
+fn run_queue_waits_match_run_delay_to_the_nanosecond() {
+    quiet::attempt(check_run_queue_waits);
+}
+
+fn check_run_queue_waits() {
     on_the_other_cpu();
     let scheduler = attach();
     let spinners = Gate::default();
     let _load = Load::on(&[CPU as usize, CPU as usize], {
         let spinners = spinners.clone();
         move || spinners.pass()
-    });
+    })
+    .favored();
     let mut rounds = Vec::new();
     let mut exact = 0;
     while rounds.len() < 100 && exact < 3 {
         thread::sleep(Duration::from_millis(20));
         let (early, _) = waits(&scheduler.snapshot().unwrap());
-        let kernel_before = run_delay_of_all_ns();
+        let kernel_before = Schedstat::of_all();
         let (before, count_before) = waits(&scheduler.snapshot().unwrap());
         spinners.open(true);
         thread::sleep(Duration::from_millis(60));
         spinners.open(false);
         thread::sleep(Duration::from_millis(20));
         let (after, count_after) = waits(&scheduler.snapshot().unwrap());
-        let kernel_after = run_delay_of_all_ns();
+        let kernel_after = Schedstat::of_all();
         let (late, _) = waits(&scheduler.snapshot().unwrap());
 
         assert!(count_after - count_before > 5, "the spinners did not share the CPU");
-        let kernel = kernel_after.wrapping_sub(kernel_before);
+        let kernel = run_delay_ns(&kernel_before, &kernel_after);
         let (least, most) = (after - before, late - early);
-        // Where the readings take milliseconds, somebody always waits meanwhile.
+        // Under emulation the readings take milliseconds, and some task always waits meanwhile.
         let spread = if is_emulated() { least / 50 } else { 0 };
         exact += u32::from(most - least <= spread && (least..=most).contains(&kernel));
         rounds.push((kernel, least, most));
     }
-    // Other tasks may come, go and move in some rounds; never in all.
-    assert!(exact == 3, "(kernel, our least, our most): {rounds:?}");
+    // Other tasks may wait, move and end in some rounds, but not in all.
+    assert!(
+        exact == 3,
+        "equal in {exact} of {} rounds; (kernel, our least, our most): {rounds:?}",
+        rounds.len()
+    );
 }
 
 #[test]
-fn switches_are_those_of_proc_stat() {
+fn context_switches_match_proc_stat() {
     let scheduler = attach();
     let count = || {
         let snapshot = scheduler.snapshot().unwrap();
         let times = || snapshot.cpus.iter().filter_map(|cpu| cpu.totals.as_ref());
         let switches: u64 = times().flat_map(|times| times.switches).sum();
-        // A switch that the hook did not report is found as one; two in a row look like one.
+        // An unreported switch is counted as missed; two in a row look like one.
         let missed: u64 = times().map(|times| times.missed_switches).sum();
         (switches, switches + 2 * missed)
     };
@@ -348,13 +380,17 @@ fn switches_are_those_of_proc_stat() {
     drop(storm);
     let (after, kernel_after, late) = (count(), Stat::read().ctxt, count());
     let kernel = kernel_after - kernel_before;
-    assert!(kernel > 1_000, "the storm was none: {kernel} switches");
+    assert!(kernel > 1_000, "the load caused only {kernel} switches");
     let range = after.0 - before.0..=late.1 - early.1;
     assert!(range.contains(&kernel), "{kernel} not in {range:?}");
 }
 
 #[test]
-fn each_kind_of_switch_has_its_reason() {
+fn switches_are_counted_by_reason() {
+    quiet::attempt(check_reasons);
+}
+
+fn check_reasons() {
     on_the_other_cpu();
     let scheduler = attach();
     let grown = |work: &dyn Fn()| {
@@ -364,19 +400,24 @@ fn each_kind_of_switch_has_its_reason() {
         let (old, new) = (times(&before, CPU), times(&after, CPU));
         Reason::ALL.map(|reason| new.switches[reason as usize] - old.switches[reason as usize])
     };
-    // Where something else keeps the CPU busy, nobody leaves its idle task: it is tried again.
-    let slept = (0..20).any(|_| {
+    // A CPU that other tasks keep busy never leaves its idle task, so try several times.
+    let mut left_idle = Vec::new();
+    while left_idle.last().is_none_or(|count| *count <= 50) {
+        assert!(
+            left_idle.len() < 20,
+            "sleeping: CPU {CPU} left its idle task too rarely in each try: {left_idle:?}"
+        );
         let [voluntary, _, idle] = grown(&|| {
             let sleeper = Load::on(&[CPU as usize], || thread::sleep(Duration::from_micros(200)));
             thread::sleep(Duration::from_millis(200));
             drop(sleeper);
         });
         assert!(voluntary > 50, "sleeping: {voluntary} voluntary");
-        idle > 50
-    });
-    assert!(slept, "sleeping, but never leaving the idle task");
+        left_idle.push(idle);
+    }
     let [voluntary, preempted, _] = grown(&|| {
-        let spinners = (Load::spinner(CPU as usize), Load::spinner(CPU as usize));
+        let spinner = || Load::spinner(CPU as usize).favored();
+        let spinners = (spinner(), spinner());
         thread::sleep(Duration::from_millis(400));
         drop(spinners);
     });
@@ -384,7 +425,7 @@ fn each_kind_of_switch_has_its_reason() {
 }
 
 #[test]
-fn each_policy_has_its_mode() {
+fn each_policy_is_charged_to_its_mode() {
     on_the_other_cpu();
     let scheduler = attach();
     for (policy, mode) in [
