@@ -1,13 +1,13 @@
-//! Measures how accurate our figures are, for `cargo xtask accuracy`: workloads whose time is known, by
-//! us, by an independent trace, by the tasks' own clocks and by `/proc/stat`. Fails where we are
-//! farther from the trace than the reading of clocks explains.
+//! Measures the accuracy of the exporter, for `cargo xtask accuracy`: runs known workloads and
+//! compares our times with an independent trace, the tasks' own clocks and `/proc/stat`. Fails if
+//! ours differ from the trace by more than reading the clocks explains.
 //!
-//! Nothing outlasts the run.
+//! Leaves nothing behind.
 
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a program for the terminal: results on one stream, what is being done on the other"
+    reason = "a terminal program: results on standard output, progress on standard error"
 )]
 
 use std::{process::ExitCode, time::Duration};
@@ -33,25 +33,22 @@ use window::Window;
 use workloads::Workload;
 
 #[derive(Parser)]
-#[command(
-    bin_name = "cargo xtask accuracy",
-    about = "Measures how accurate the exporter's figures are"
-)]
+#[command(bin_name = "cargo xtask accuracy", about = "Measures the accuracy of the exporter")]
 struct Args {
-    /// Workloads to measure; all where none is named
+    /// Workloads to measure; all by default
     only: Vec<Workload>,
-    /// Measure less, for a look
+    /// Measure less, for a rough result
     #[arg(long)]
     quick: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Write docs/accuracy.md too, if nothing is wrong
+    /// Also write docs/accuracy.md, unless something fails
     #[arg(long, conflicts_with_all = ["only", "quick"])]
     write: bool,
 }
 
-/// How much to measure of a workload: windows, so many to a round.
+/// How much to measure of each workload: rounds, and windows per round.
 #[derive(Clone, Copy)]
 struct Effort {
     rounds: usize,
@@ -61,10 +58,10 @@ struct Effort {
 const FULL: Effort = Effort { rounds: 5, windows: 6 };
 const QUICK: Effort = Effort { rounds: 2, windows: 1 };
 
-/// The length of a window: the shorter it is, the less is lost where a switch is not reported.
+/// Length of a window. The shorter it is, the less is left out for an unreported switch.
 const WINDOW: Duration = Duration::from_millis(500);
 
-/// How many times as many windows may be measured as are needed.
+/// Measure at most this many times the number of windows needed.
 const PATIENCE: usize = 4;
 
 fn main() -> Result<ExitCode> {
@@ -98,29 +95,31 @@ fn main() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The last CPU that perf sees leave its idle task. The driver, and perf which it starts, are bound
-/// to another.
+/// Chooses the last CPU for which perf records switches from the idle task. Pins the driver, and so
+/// perf, to another.
 ///
-/// On a virtual machine used in development neither perf nor ftrace is told of that switch once the
-/// CPU has been offline; our program is.
+/// On a virtual machine used in development, the kernel no longer reports these switches to perf
+/// and ftrace once the CPU has been offline; it does report them to our program.
 fn choose_cpu(scheduler: &Scheduler) -> Result<u32> {
     const WINDOWS: usize = 40;
     const SHORT: Duration = Duration::from_millis(20);
     for &cpu in online().iter().rev() {
         let driver = online().into_iter().find(|other| *other != cpu);
-        pin(driver.context("this takes two CPUs")?);
+        pin(driver.context("this needs two CPUs")?);
         let cpu = u32::try_from(cpu)?;
         let windows = window::measure(scheduler, Workload::Bursts, cpu, WINDOWS, SHORT)?;
         let idle_ns = |window: &Window| window.trace_ns[Class::Idle as usize];
         if windows.iter().flatten().any(|window| idle_ns(window) > 0) {
             return Ok(cpu);
         }
-        eprintln!("CPU {cpu} is passed over: it is never idle, or perf does not see it leave that");
+        eprintln!(
+            "skipping CPU {cpu}: it is never idle, or perf does not record its switches from idle"
+        );
     }
-    bail!("no CPU is idle at times and seen by `perf record`; try again when this machine rests")
+    bail!("`perf record` saw no CPU switch from idle; try again when this machine is calm")
 }
 
-/// Measures the rounds of a workload, from windows in which nothing was missed.
+/// Measures the rounds of a workload, using only windows without a missed switch.
 fn measure(
     scheduler: &Scheduler,
     workload: Workload,
@@ -142,7 +141,7 @@ fn measure(
     let wanted = effort.rounds * effort.windows;
     let mut whole = Vec::new();
     while whole.len() < wanted && whole.len() + measured.unusable.len() < PATIENCE * wanted {
-        // Some more, since not all will be whole, and each run takes a while to set up.
+        // A third more, because some will be unusable and each run takes a while to set up.
         let count = (wanted - whole.len()) * 4 / 3 + 1;
         for window in window::measure(scheduler, workload, cpu, count, WINDOW)? {
             match window {

@@ -11,29 +11,29 @@ use crate::{
     workloads::Workload,
 };
 
-/// What came of a workload.
+/// The results of a workload.
 pub(crate) struct Measured {
     pub(crate) workload: Workload,
     pub(crate) cpu: u32,
-    /// How many rounds were wanted.
+    /// Number of rounds to measure.
     pub(crate) wanted: usize,
-    /// Windows taken together, as many in each.
+    /// Each the sum of several windows.
     pub(crate) rounds: Vec<Window>,
-    /// The windows that were left out.
+    /// Windows that were left out.
     pub(crate) unusable: Vec<Unusable>,
-    /// Why the kernel did not take the workload.
+    /// Why the kernel rejected the workload, if it did.
     pub(crate) refused: Option<Error>,
 }
 
-/// One figure, over the rounds.
+/// One figure, summarized over the rounds.
 struct Row {
     what: String,
     ms: Summary,
-    /// Its distance from the trace's in percent.
+    /// Difference from the trace in percent.
     off: Option<Summary>,
 }
 
-/// Something to take from a window, in nanoseconds.
+/// Gets a figure from a window, in nanoseconds.
 type Figure<'a> = &'a dyn Fn(&Window) -> u64;
 
 impl Measured {
@@ -77,26 +77,26 @@ impl Measured {
         rows
     }
 
-    fn row(&self, what: impl Into<String>, figure: Figure<'_>, truth: Option<Figure<'_>>) -> Row {
-        let off = |truth: Figure<'_>| {
-            let off = |window| 100.0 * (float(figure(window)) / float(truth(window)) - 1.0);
+    fn row(&self, what: impl Into<String>, figure: Figure<'_>, trace: Option<Figure<'_>>) -> Row {
+        let off = |trace: Figure<'_>| {
+            let off = |window| 100.0 * (float(figure(window)) / float(trace(window)) - 1.0);
             Summary::of(self.rounds.iter().map(off))
         };
-        Row { what: what.into(), ms: self.ms(figure), off: truth.map(off) }
+        Row { what: what.into(), ms: self.ms(figure), off: trace.map(off) }
     }
 
     fn ms(&self, figure: Figure<'_>) -> Summary {
         Summary::of(self.rounds.iter().map(|window| float(figure(window)) / 1e6))
     }
 
-    /// What is wrong, a sentence each.
+    /// All failures, one sentence each.
     pub(crate) fn failures(&self) -> Vec<String> {
         let name = self.workload.title();
         let cpu = self.cpu;
         let mut failures = Vec::new();
         if self.refused.is_none() && self.rounds.len() < self.wanted {
             failures.push(format!(
-                "{name}: {} of {} rounds, since {} windows were not whole",
+                "{name}: only {} of {} rounds, because {} windows were unusable",
                 self.rounds.len(),
                 self.wanted,
                 self.unusable.len()
@@ -112,7 +112,7 @@ impl Measured {
         failures
     }
 
-    /// The workload as an object.
+    /// The results as a JSON object.
     pub(crate) fn json(&self) -> Value {
         let summary = |summary: Summary| json!({ "median": summary.median, "min": summary.min, "max": summary.max });
         let rows = self.rows().into_iter().map(|row| {
@@ -139,12 +139,12 @@ impl Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "## {}\n\n{}\n", self.workload.title(), wrapped(self.workload.what()))?;
         if let Some(refused) = &self.refused {
-            return writeln!(f, "**Not measured**: the kernel refuses it here: {refused:#}.");
+            return writeln!(f, "**Not measured**: this kernel rejects it: {refused:#}.");
         }
         if self.rounds.is_empty() {
             return writeln!(
                 f,
-                "**Not measured**: too few of {} windows were whole.",
+                "**Not measured**: too many of the windows, {}, were unusable.",
                 self.unusable.len()
             );
         }
@@ -167,12 +167,12 @@ impl Display for Measured {
         }
         let all = median(&|window| window.stat_ns.iter().sum());
         let elapsed = median(&|window| window.elapsed_ns);
-        let _ = write!(modes, " in all {all:.0} of {elapsed:.0} that elapsed.");
+        let _ = write!(modes, " in total {all:.0} of {elapsed:.0} elapsed.");
         writeln!(f, "\n{}\n\n{}", wrapped(&modes), wrapped(self.workload.why()))
     }
 }
 
-/// Text in lines of no more than 100 columns.
+/// Wraps text at 100 columns.
 fn wrapped(text: &str) -> String {
     let (mut wrapped, mut columns) = (String::new(), 0);
     for word in text.split(' ') {
@@ -188,7 +188,7 @@ fn wrapped(text: &str) -> String {
     wrapped
 }
 
-/// A share in percent, with as many digits as it takes to see it.
+/// A percentage, with more digits the smaller it is.
 struct Percent(f64);
 
 impl Display for Percent {
@@ -202,7 +202,7 @@ impl Display for Percent {
     }
 }
 
-/// The table of the families beside the kernel's totals.
+/// The table that compares the families with the kernel's totals.
 pub(crate) struct Totals<'a>(pub(crate) &'a [Measured]);
 
 impl Display for Totals<'_> {
@@ -238,13 +238,13 @@ impl Display for Totals<'_> {
     }
 }
 
-/// Nanoseconds and counts of a window, which are far below 2^53.
-#[expect(clippy::cast_precision_loss, reason = "exact for what is counted here")]
+/// Converts nanoseconds and counts of a window, which are far below 2^53.
+#[expect(clippy::cast_precision_loss, reason = "exact below 2^53")]
 fn float(count: u64) -> f64 {
     count as f64
 }
 
-#[expect(clippy::cast_precision_loss, reason = "exact for what is counted here")]
+#[expect(clippy::cast_precision_loss, reason = "exact below 2^53")]
 fn float_signed(count: i64) -> f64 {
     count as f64
 }

@@ -1,4 +1,4 @@
-//! A window of time: a workload at work, and what the trace, we and the kernel say of it.
+//! A window of time in which a workload runs: its times by the trace, by us and by the kernel.
 
 use std::{
     array,
@@ -20,59 +20,60 @@ use sched_exporter_tests::{
 
 use crate::workloads::{Clocks, Workload};
 
-/// From the start of a workload to the first window: it has found its pace, and its policy.
+/// Time from the start of a workload to the first window, for it to set its policy and settle.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// How far we may be from the trace in a round, with [`CLOCKS_APART_NS`] for each switch: now and
-/// then a hypervisor stops the CPU between our reading of the clock and perf's.
+/// Largest difference from the trace in a round, besides [`CLOCKS_APART_NS`] per switch: sometimes
+/// a hypervisor stops the CPU between our reading of the clock and perf's.
 const TOLERANCE_NS: u64 = 150_000;
 
-/// The same for each wait. The kernel takes both ends of a wait from its run queue's clock, which it
-/// reads somewhat before it reports the wakeup and the switch.
+/// Largest difference per wait. The kernel takes both ends of a wait from its run queue's clock,
+/// which it reads shortly before it reports the wakeup and the switch.
 const WAIT_APART_NS: u64 = 1_000;
 
-/// What everyone says of the workload's CPU. Totals are nanoseconds.
+/// All figures for the workload's CPU. Times are nanoseconds.
 #[derive(Clone, Default)]
 pub(crate) struct Window {
     pub(crate) elapsed_ns: u64,
-    /// Time by [`Class`], by the trace.
+    /// By the trace, by [`Class`].
     pub(crate) trace_ns: [u64; Class::ALL.len()],
-    /// Time of the workload's tasks by the trace; of their whole class where they come and go.
+    /// Time of the workload's tasks by the trace; of their whole class if the tasks change.
     pub(crate) trace_own_ns: u64,
     pub(crate) trace_wait_ns: u64,
-    /// Waits of the workload's tasks, by the trace.
+    /// By the trace, the waits of the workload's tasks.
     pub(crate) trace_own_wait_ns: u64,
-    /// Time by [`Class`], by us.
+    /// By us, by [`Class`].
     pub(crate) ours_ns: [u64; Class::ALL.len()],
     pub(crate) ours_wait_ns: u64,
-    /// By the clocks of the workload's tasks.
+    /// By the own clocks of the workload's tasks.
     pub(crate) own_ns: u64,
-    /// Waits of the workload's tasks, by the kernel's account.
+    /// By the kernel, the waits of the workload's tasks.
     pub(crate) run_delay_ns: u64,
-    /// By [`Stat::MODES`].
+    /// By `/proc/stat`, by [`Stat::MODES`].
     pub(crate) stat_ns: [u64; Stat::MODES.len()],
     pub(crate) totals: Totals,
     /// By the trace.
     switches: u64,
     /// By the trace.
     waits: u64,
-    /// By the trace, of the waits that we had seen end at both readings for certain.
+    /// By the trace, the waits that ended between our two readings for certain.
     least_wait_ns: u64,
-    /// By the trace, of the waits that we may have seen end.
+    /// By the trace, the waits that may have ended between our two readings.
     most_wait_ns: u64,
 }
 
-/// Every family beside the kernel's own total, on all CPUs of the machine.
+/// Each family compared with the kernel's own total, over all CPUs of the machine.
 #[derive(Clone, Default)]
 pub(crate) struct Totals {
-    /// How far the modes of a CPU are from the time since attach, on the worst CPU.
+    /// Largest difference, of any CPU, between the sum of its modes and the time since attach.
     pub(crate) modes_off_ns: u64,
     pub(crate) switches: Total,
     pub(crate) wait_ns: Total,
 }
 
-/// By how much a total grew: by us, and by the kernel. The kernel was asked between two readings of
-/// ours at either end, so it should say no less than the inner two and no more than the outer.
+/// Growth of a total, by us and by the kernel. At either end the kernel's total was read between
+/// two readings of ours, so its growth should lie between that of our inner readings and of our
+/// outer ones.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Total {
     pub(crate) inner: u64,
@@ -83,18 +84,18 @@ pub(crate) struct Total {
 /// Why a window is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unusable {
-    /// Our program found that the kernel had not told it of a switch.
+    /// Our program detected a switch that the kernel had not reported to it.
     Missed,
-    /// perf's trace has a gap.
+    /// The trace has a gap.
     Gap,
-    /// The kernel told one of the two of switches that it did not tell the other.
+    /// The kernel reported a switch to only one of the two.
     Uneven,
 }
 
-/// What is read between two windows: the kernel's figures, each between two of ours.
+/// The readings between two windows: the kernel's figures, each between two of ours.
 struct Reading {
     before: Snapshot,
-    /// When that was complete.
+    /// When that snapshot was complete.
     before_done: u64,
     stat: Stat,
     own_ns: u64,
@@ -104,7 +105,7 @@ struct Reading {
     last: Snapshot,
 }
 
-/// Runs a workload on a CPU for so many windows, one after the other.
+/// Runs a workload on a CPU for `count` consecutive windows.
 pub(crate) fn measure(
     scheduler: &Scheduler,
     workload: Workload,
@@ -148,9 +149,9 @@ impl Reading {
     }
 }
 
-/// A snapshot of exactly its instant, and when it was complete. A switch of the CPU after the clock
-/// was read, and before the record, is in a snapshot that is of somewhat later; so is any other if
-/// the driver has to wait between the two. Such a one is taken again.
+/// Takes a snapshot that is exact for its instant; also returns when it was complete. Retakes it if
+/// the CPU switched, or the driver had to wait, between reading the clock and reading the record,
+/// because the snapshot is then of a slightly later instant.
 fn undisturbed(scheduler: &Scheduler, cpu: u32) -> Result<(Snapshot, u64)> {
     const PROMPT_NS: u64 = 100_000;
     const TRIES: usize = 100;
@@ -167,18 +168,18 @@ fn undisturbed(scheduler: &Scheduler, cpu: u32) -> Result<(Snapshot, u64)> {
     }
 }
 
-/// How far the modes of a CPU, with what is unattributed, are from the time since attach.
+/// Difference between a CPU's modes plus unattributed time and the time since attach.
 fn modes_off_ns(snapshot: &Snapshot, cpu: u32, attached_at: u64) -> u64 {
     let Some(found) = snapshot.cpus.iter().find(|found| found.id == cpu) else { return u64::MAX };
     let modes: u64 = times(snapshot, cpu).mode_ns.iter().sum();
     (modes + found.unattributed_ns).abs_diff(snapshot.taken_at - attached_at)
 }
 
-/// What the windows of one run have in common.
+/// Common to all windows of a run.
 struct Run {
     workload: Workload,
     cpu: u32,
-    /// The workload's, where they are known.
+    /// The workload's tasks, if they are known.
     tasks: Option<Vec<u32>>,
     kthreads: HashSet<u32>,
     attached_at: u64,
@@ -206,7 +207,7 @@ impl Run {
         if switches < sum(&least.switches) || sum(&most.switches) < switches {
             return Ok(Err(Unusable::Uneven));
         }
-        // A wakeup that was not reported says nothing of the times, but the trace's waits lack it.
+        // An unreported wakeup does not affect the times, but its wait is missing from the trace.
         if self.workload.is_about_waits() && exact.unknown_waits > 0 {
             return Ok(Err(Unusable::Gap));
         }
@@ -236,7 +237,7 @@ impl Run {
         }))
     }
 
-    /// The sum over the workload's tasks, where they are known.
+    /// The sum over the workload's tasks, if they are known.
     fn own(&self, by_task: &HashMap<u32, u64>) -> Option<u64> {
         Some(self.tasks.as_ref()?.iter().filter_map(|task| by_task.get(task)).sum())
     }
@@ -251,10 +252,10 @@ impl Run {
             let off = |cpu: &Cpu| modes_off_ns(snapshot, cpu.id, self.attached_at);
             snapshot.cpus.iter().map(off).max().unwrap_or(0)
         };
-        // A switch that the hook did not report is found as one; two in a row look like one.
+        // An unreported switch is counted as missed; two in a row look like one.
         let switches = |totals: &CpuTotals| totals.switches.iter().sum();
         let missed = |totals: &CpuTotals| totals.missed_switches;
-        // What a task waited that ended in between is lost.
+        // The waits of tasks that ended in between are lost.
         let run_delay = to.tasks.iter().map(|(task, to)| {
             let from = from.tasks.get(task).map_or(0, |from| from.run_delay_ns);
             to.run_delay_ns.saturating_sub(from)
@@ -276,7 +277,7 @@ impl Run {
     }
 }
 
-/// By how much something grew, on all CPUs together.
+/// Growth of a figure over all CPUs.
 fn growth(of: fn(&CpuTotals) -> u64, from: &Snapshot, to: &Snapshot) -> u64 {
     let sum = |snapshot: &Snapshot| -> u64 {
         snapshot.cpus.iter().filter_map(|cpu| Some(of(cpu.totals.as_ref()?))).sum()
@@ -285,7 +286,7 @@ fn growth(of: fn(&CpuTotals) -> u64, from: &Snapshot, to: &Snapshot) -> u64 {
 }
 
 impl Window {
-    /// Several windows taken together.
+    /// Adds windows up.
     pub(crate) fn sum(windows: &[Self]) -> Self {
         windows.iter().fold(Self::default(), |mut sum, window| {
             sum.elapsed_ns += window.elapsed_ns;
@@ -307,7 +308,7 @@ impl Window {
         })
     }
 
-    /// Where we are farther from the trace than the reading of clocks explains, a sentence each.
+    /// Differences from the trace that reading the clocks does not explain, one sentence each.
     pub(crate) fn disagreements(&self, about_waits: bool) -> Vec<String> {
         let mut found = Vec::new();
         let tolerance_ns = TOLERANCE_NS + CLOCKS_APART_NS * self.switches;
@@ -316,41 +317,41 @@ impl Window {
                 [self.ours_ns, self.trace_ns].map(|class_ns| class_ns[class as usize]);
             if ours.abs_diff(trace) > tolerance_ns {
                 found.push(format!(
-                    "{class:?}: {ours} ns, by the trace {trace} ns, {} switches",
+                    "{class:?}: {ours} ns, {trace} ns by the trace, {} switches",
                     self.switches
                 ));
             }
         }
-        // Others may have been moved here, or from here, without a word of it.
+        // Other tasks may have migrated without an event.
         let others_ns = self.trace_wait_ns - self.trace_own_wait_ns;
         let tolerance_ns = TOLERANCE_NS + WAIT_APART_NS * self.waits + others_ns;
         let least = self.least_wait_ns.saturating_sub(tolerance_ns);
         let most = self.most_wait_ns + tolerance_ns;
         if about_waits && !(least..=most).contains(&self.ours_wait_ns) {
             found.push(format!(
-                "waits: {} ns, by the trace {} ns, {} waits",
+                "waits: {} ns, {} ns by the trace, {} waits",
                 self.ours_wait_ns, self.trace_wait_ns, self.waits
             ));
         }
         found
     }
 
-    /// Time in which the CPU is not idle, by the trace.
+    /// Time in which the CPU was not idle, by the trace.
     pub(crate) fn trace_busy_ns(&self) -> u64 {
         self.elapsed_ns - self.trace_ns[Class::Idle as usize]
     }
 
-    /// The same by us.
+    /// Time in which the CPU was not idle, by us.
     pub(crate) fn ours_busy_ns(&self) -> u64 {
         self.elapsed_ns.saturating_sub(self.ours_ns[Class::Idle as usize])
     }
 
-    /// What `/proc/stat` has in modes other than idle.
+    /// Time of `/proc/stat` in modes other than idle.
     pub(crate) fn stat_busy_ns(&self) -> u64 {
         self.stat_ns.iter().sum::<u64>() - self.stat_idle_ns()
     }
 
-    /// The time that elapsed without what `/proc/stat` has in idle modes.
+    /// Elapsed time minus that of `/proc/stat` in idle modes.
     pub(crate) fn wall_minus_idle_ns(&self) -> u64 {
         self.elapsed_ns.saturating_sub(self.stat_idle_ns())
     }
@@ -367,7 +368,7 @@ fn add(sums: &mut [u64], values: &[u64]) {
 }
 
 impl Totals {
-    /// Switches while a record is read, after the clock was.
+    /// Allows for switches between reading the clock and reading the record.
     const MODES_TOLERANCE_NS: u64 = 100_000;
 
     fn add(&mut self, other: &Self) {
@@ -376,16 +377,19 @@ impl Totals {
         self.wait_ns.add(other.wait_ns);
     }
 
-    /// What the kernel's readings between ours don't explain, a sentence each.
+    /// Differences from the kernel's totals that are failures, one sentence each.
     pub(crate) fn wrong(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         if self.modes_off_ns > Self::MODES_TOLERANCE_NS {
-            wrong.push(format!("modes are {} ns off the time since attach", self.modes_off_ns));
+            wrong.push(format!(
+                "modes differ from the time since attach by {} ns",
+                self.modes_off_ns
+            ));
         }
-        // More may be what the kernel reported to nobody.
+        // A larger count can be switches that the kernel did not report.
         let Total { inner, kernel, .. } = self.switches;
         if kernel < inner {
-            wrong.push(format!("{inner} switches at least, by ctxt of /proc/stat {kernel}"));
+            wrong.push(format!("at least {inner} switches, {kernel} by ctxt of /proc/stat"));
         }
         wrong
     }
@@ -398,7 +402,7 @@ impl Total {
         self.kernel += other.kernel;
     }
 
-    /// How much more the kernel's is than ours can be; negative where it is less.
+    /// How much the kernel's growth exceeds ours; negative if it is less.
     pub(crate) fn excess(&self) -> i64 {
         let above = self.kernel.saturating_sub(self.outer).cast_signed();
         above - self.inner.saturating_sub(self.kernel).cast_signed()

@@ -1,4 +1,4 @@
-//! Workloads whose CPU time the kernel knows task by task. Each runs until it is dropped.
+//! Workloads whose CPU time the kernel accounts for by task. Each runs until it is dropped.
 
 use std::{hint, io, net::UdpSocket, os::fd::AsRawFd as _, sync::Arc, thread, time::Duration};
 
@@ -20,7 +20,7 @@ use sched_exporter_tests::{
     workload::{Load, monotonic_ns, online, sleep_until, spin_until},
 };
 
-/// A workload, and the name by which it is asked for.
+/// A workload, named as on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Workload {
     Bursts,
@@ -34,8 +34,8 @@ pub(crate) enum Workload {
     Kthreads,
 }
 
-/// Phase of a tick at which bursts begin, and how long they are, in nanoseconds; for the usual tick
-/// of 4 ms. On another, they are as much longer or shorter.
+/// Offset from the tick at which bursts begin, and their length, in nanoseconds, for the usual tick
+/// of 4 ms; scaled for other ticks.
 const DODGE: Phase = Phase { offset: 150_000, burst: 1_600_000 };
 const MEET: Phase = Phase { offset: 3_800_000, burst: 400_000 };
 const USUAL_TICK_NS: u64 = 4_000_000;
@@ -47,7 +47,7 @@ struct Phase {
 }
 
 impl Workload {
-    /// As a heading.
+    /// Heading in the page.
     pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Bursts => "Bursts below a tick",
@@ -62,89 +62,96 @@ impl Workload {
         }
     }
 
-    /// What it does.
+    /// Describes the workload.
     pub(crate) const fn what(self) -> &'static str {
         match self {
             Self::Bursts => {
-                "0.4 ms of work and 0.6 ms of sleep in turn, by a task of `SCHED_FIFO`."
+                "A `SCHED_FIFO` task that works for 0.4 ms and sleeps for 0.6 ms in turn."
             }
             Self::Dodge => {
-                "1.6 ms of work that begins 0.15 ms after each tick, by a task of `SCHED_FIFO`."
+                "A `SCHED_FIFO` task that works for 1.6 ms, starting 0.15 ms after each tick."
             }
             Self::Meet => {
-                "0.4 ms of work that begins 0.2 ms before each tick, by a task of `SCHED_FIFO`."
+                "A `SCHED_FIFO` task that works for 0.4 ms, starting 0.2 ms before each tick."
             }
-            Self::Spinner => "A task of `SCHED_NORMAL` that spins.",
-            Self::Sharing => "Two tasks of `SCHED_NORMAL` that spin on one CPU.",
+            Self::Spinner => "A `SCHED_NORMAL` task that spins.",
+            Self::Sharing => "Two `SCHED_NORMAL` tasks that spin on one CPU.",
             Self::Forks => {
-                "A task of `SCHED_NORMAL` that forks, waits for the child and forks again; the child \
-                 works for 0.2 ms and ends."
+                "A `SCHED_NORMAL` task that forks, waits for the child and forks again; the child \
+                 works for 0.2 ms and exits."
             }
-            Self::Realtime => "80 ms of work and 20 ms of sleep in turn, by a task of `SCHED_RR`.",
+            Self::Realtime => {
+                "A `SCHED_RR` task that works for 80 ms and sleeps for 20 ms in turn."
+            }
             Self::Deadline => {
-                "5 ms of work and 15 ms of sleep in turn, by a task of `SCHED_DEADLINE` that may run \
-                 for 10 ms in every 20 ms. The kernel takes such a task only if no CPU is forbidden to \
-                 it, and leaves it where it is for as long as it keeps within its time."
+                "A `SCHED_DEADLINE` task, allowed 10 ms in every 20 ms, that works for 5 ms and \
+                 sleeps for 15 ms in turn. The kernel accepts such a task only if it may run on \
+                 every CPU, and does not move it while it stays within its budget."
             }
             Self::Kthreads => {
-                "A task of `SCHED_NORMAL` that replaces the packet filter of a socket 100 times in \
-                 a row and sleeps for 2 ms; a kworker of its CPU frees what was replaced."
+                "A `SCHED_NORMAL` task that replaces the packet filter of a socket 100 times in a \
+                 row and sleeps for 2 ms; a kworker of its CPU frees the old filters."
             }
         }
     }
 
-    /// Where its differences come from.
+    /// Explains the differences between its figures.
     pub(crate) const fn why(self) -> &'static str {
         match self {
             Self::Bursts => {
-                "The bursts drift past the ticks, so ticks find about as many as they should. The \
-                 task's own clock starts when it is woken, in the timer's interrupt; up to the \
-                 switch that time is the idle task's for us and for the trace. Wall minus idle \
-                 counts it too, with every interrupt that finds the CPU idle."
+                "The bursts drift past the ticks, so ticks hit about as many as they should. The \
+                 task's own clock starts at its wakeup, in the timer interrupt; until the switch, \
+                 that time belongs to the idle task for us and for the trace. Wall minus idle \
+                 counts it too, and every other interrupt on the idle CPU."
             }
             Self::Dodge => {
-                "No tick finds the task, so the modes of `/proc/stat` miss it. The kernel reads a \
-                 clock when it begins and ends to idle; so wall minus idle sees that the CPU was \
+                "No tick hits the task, so the modes of `/proc/stat` miss it. The kernel reads a \
+                 clock when it starts and stops idling, so wall minus idle shows that the CPU was \
                  busy, but not with what."
             }
             Self::Meet => {
-                "Each tick finds the task, and charges it with the whole tick. Idle time is by the \
-                 clock, so the modes of `/proc/stat` add up to more than elapsed. What the task's \
-                 own clock and wall minus idle have more is the way from interrupt to switch."
+                "Each tick hits the task and charges it a whole tick. Idle time is measured by a \
+                 clock, so the modes of `/proc/stat` add up to more than the elapsed time. The \
+                 task's own clock and wall minus idle also include the path from the interrupt to \
+                 the switch."
             }
             Self::Spinner => {
-                "Every tick finds the task, so sampling is right, and the task's own clock and the \
-                 trace agree: an interrupt belongs to the task for both."
+                "Every tick hits the task, so sampling is right. The task's own clock agrees with \
+                 the trace, because both charge interrupts to the task."
             }
             Self::Sharing => {
-                "Ticks find one of the two or the other, and either is `user`. Each waits while the \
-                 other runs; `/proc/stat` has no such figure. Ours has the waits of all tasks of the \
-                 CPU. A wait counts when it ends: one that spans the end of a window is in the next."
+                "Each tick hits one of the two, and both are `user`. Each task waits while the \
+                 other runs, for which `/proc/stat` has no figure. Ours includes the waits of all \
+                 tasks of the CPU. A wait counts when it ends, so one that spans the end of a \
+                 window counts in the next."
             }
             Self::Forks => {
-                "A tick charges whoever is there, and many children live between two ticks. The own \
-                 clock is that of the parent and of its children until they are waited for; what a \
-                 child does after that, up to its last switch, is in no clock."
+                "A tick charges the current task, and many children live between two ticks. Their \
+                 own clock is that of the parent, and of its children until they are waited for; \
+                 what a child uses after that, until its last switch, is in no clock."
             }
             Self::Realtime => {
                 "The task runs for many ticks, so sampling is off by a tick at either end. It wakes \
-                 ten times a second: its own clock has little of the way from wakeup to switch."
+                 only ten times a second, so its own clock includes little of the path from wakeup \
+                 to switch."
             }
             Self::Deadline => {
-                "Most ticks of a stretch of work find it, but 5 ms are a tick and a quarter: what the \
-                 sum of modes has depends on where the stretch falls. `/proc/stat` has no mode for \
-                 deadlines, it is `user`. The task's own clock starts at the wakeup."
+                "Most ticks during a stretch of work hit it, but 5 ms is a tick and a quarter, so \
+                 the sum of modes depends on when the stretch begins. `/proc/stat` has no mode for \
+                 deadline tasks and counts them as `user`. The task's own clock starts at the \
+                 wakeup."
             }
             Self::Kthreads => {
-                "`/proc/stat` has no mode for kernel threads: theirs is in `system`, with the system \
-                 calls of everyone. What is freed waits for RCU, whose grace periods end with ticks; \
-                 so the work keeps a phase, and the sum of modes is off. These tasks are the kernel \
-                 threads that are bound to the CPU; others come by."
+                "`/proc/stat` has no mode for kernel threads: their time is in `system`, together \
+                 with everyone's system calls. Freeing a filter waits for RCU, whose grace periods \
+                 end with ticks, so the work keeps a fixed phase to the tick and the sum of modes \
+                 is off. These tasks are the kernel threads bound to the CPU; others also run \
+                 there."
             }
         }
     }
 
-    /// The class of the tasks that it is about.
+    /// Class of the measured tasks.
     pub(crate) const fn class(self) -> Class {
         match self {
             Self::Bursts | Self::Dodge | Self::Meet | Self::Realtime => Class::Realtime,
@@ -154,7 +161,7 @@ impl Workload {
         }
     }
 
-    /// Name of our mode for that class.
+    /// Name of our mode for [`Workload::class`].
     pub(crate) const fn mode(self) -> &'static str {
         match self.class() {
             Class::Idle => "idle",
@@ -165,12 +172,12 @@ impl Workload {
         }
     }
 
-    /// Whether it is about waiting, too.
+    /// Whether its waits are measured too.
     pub(crate) const fn is_about_waits(self) -> bool {
         matches!(self, Self::Sharing)
     }
 
-    /// Sets it going on a CPU.
+    /// Starts it on a CPU.
     pub(crate) fn start(self, cpu: usize) -> Result<Load> {
         let load = match self {
             Self::Bursts => Load::on(&[cpu], || {
@@ -203,7 +210,7 @@ impl Workload {
         Ok(load)
     }
 
-    /// The clocks of its tasks.
+    /// Own clocks of its tasks.
     pub(crate) fn clocks(self, cpu: usize) -> Result<Clocks> {
         let mut only_here = CpuSet::new();
         only_here.set(cpu)?;
@@ -217,7 +224,7 @@ impl Workload {
     }
 }
 
-/// Whose CPU time the kernel is asked for.
+/// The tasks whose CPU time is read from the kernel.
 pub(crate) enum Clocks {
     Threads,
     ThreadsAndChildren,
@@ -225,7 +232,7 @@ pub(crate) enum Clocks {
 }
 
 impl Clocks {
-    /// The tasks, where they are the same from beginning to end.
+    /// The tasks, if they are the same throughout.
     pub(crate) fn tasks(&self, load: &Load) -> Option<Vec<u32>> {
         match self {
             Self::Threads => {
@@ -236,7 +243,7 @@ impl Clocks {
         }
     }
 
-    /// CPU time in nanoseconds.
+    /// Their CPU time in nanoseconds.
     pub(crate) fn read_ns(&self, load: &Load) -> Result<u64> {
         Ok(match self {
             Self::Threads => load.cpu_ns(),
@@ -253,14 +260,14 @@ impl Clocks {
     }
 }
 
-/// The period of the tick in nanoseconds: the resolution of a clock that moves at ticks.
+/// Period of the tick in nanoseconds, from the resolution of a clock that advances at ticks.
 pub(crate) fn tick_ns() -> Result<u64> {
     let resolution = Duration::from(clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)?);
     Ok(u64::try_from(resolution.as_nanos())?)
 }
 
-/// Work at a phase of the tick. Ticks are at multiples of their period on `CLOCK_MONOTONIC`, since
-/// Linux 6.4 and without `skew_tick`.
+/// Works at an offset from the tick. Since Linux 6.4, without `skew_tick`, ticks are at multiples
+/// of their period on `CLOCK_MONOTONIC`.
 /// <https://git.kernel.org/torvalds/c/e9523a0d81899361214d118ad60ef76f0e92f71d>
 fn bursts(cpu: usize, phase: Phase) -> Result<Load> {
     let tick = tick_ns()?;
@@ -273,22 +280,23 @@ fn bursts(cpu: usize, phase: Phase) -> Result<Load> {
     }))
 }
 
-/// A child that works and ends.
+/// Forks a child that works and exits.
 fn fork_and_wait(ns: u64) {
-    // SAFETY: the child reads the clock and ends, which a process with threads may do after a fork.
+    // SAFETY: the child only reads the clock and exits, which is allowed in a child of a process
+    // with threads.
     match unsafe { fork() } {
         Ok(ForkResult::Child) => {
             spin_until(monotonic_ns() + ns);
-            // SAFETY: ends this process, and runs nothing of it.
+            // SAFETY: exits without running any code of this process.
             unsafe { libc::_exit(0) }
         }
         Ok(ForkResult::Parent { child }) => drop(waitpid(child, None)),
-        // The measurement shows that there was no work.
+        // The measurement shows that the work is missing.
         Err(_) => thread::sleep(Duration::from_millis(1)),
     }
 }
 
-/// Work for a kworker: it frees the program of each filter that is replaced.
+/// Makes work for a kworker, which frees the program of each replaced filter.
 fn filters(cpu: usize) -> Result<Load> {
     let socket = UdpSocket::bind("127.0.0.1:0").context("opening a socket")?;
     replace_filter(&socket)?;
@@ -326,7 +334,7 @@ fn realtime(thread: Pid, policy: i32) -> Result<()> {
     ok(result).context("sched_setscheduler")
 }
 
-/// Lets a thread run on every CPU, without which the kernel refuses, and makes it a deadline task.
+/// Makes a thread a deadline task; first lets it run on every CPU, as the kernel requires.
 fn deadline(thread: Pid) -> Result<()> {
     let mut cpus = CpuSet::new();
     for cpu in online() {
@@ -343,7 +351,7 @@ fn deadline(thread: Pid) -> Result<()> {
         sched_deadline: 20_000_000,
         sched_period: 20_000_000,
     };
-    // SAFETY: the structure outlives the call, and says its size.
+    // SAFETY: the structure outlives the call and contains its size.
     let result = unsafe {
         libc::syscall(libc::SYS_sched_setattr, thread.as_raw(), &raw const attributes, 0_u32)
     };
