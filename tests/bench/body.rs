@@ -1,4 +1,4 @@
-//! What a program's own instructions cost for each switch, by the kernel's statistics.
+//! The cost of a program's own instructions per switch, by the kernel's statistics.
 
 use std::iter::zip;
 
@@ -17,15 +17,15 @@ use crate::{
 };
 
 const NOTE: &str = "\
-Time in BPF programs by the kernel's statistics, divided by the context switches of the run, on the
-loads of the next two sections: two tasks on one CPU and, where it says so, many tasks on all, with
-colder caches. The statistics read the clock before and after each run of a program, which is in
-every row, and do not see the way from the tracepoint into the program; so the ratio is of use beside
-the end-to-end figures, not instead of them. `minimal` adds the interval to idle or busy and does
-nothing else. What a feature adds is the difference within a round. A peer's row is the sum of all
-its programs, those on wakeups included.";
+Time spent in BPF programs by the kernel's statistics, divided by the context switches of the run,
+under the loads of the next two sections: two tasks on one CPU and, in rows that say so, many tasks
+on all CPUs, with colder caches. The statistics read the clock before and after each run of a
+program, which every row includes. They miss the path from the tracepoint into the program, so the
+ratio complements the end-to-end figures but does not replace them. `minimal` only adds the interval
+to idle or busy. The cost of a feature is the difference within a round. A peer's row is the sum of
+all its programs, including those on wakeups.";
 
-/// Runs the loads with each program attached alone, round after round.
+/// Runs the loads in rounds, with each program attached alone.
 pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
     let product = |context_switches, runqueue_latency, log| {
         let unwanted = DisabledFeatures { context_switches, runqueue_latency };
@@ -43,7 +43,7 @@ pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
     let of_two = [&compared[..], &variants, &peers].concat();
     let of_many = [&compared[..], &peers].concat();
 
-    let _statistics = enable_stats(Stats::RunTime).context("switching BPF statistics on")?;
+    let _statistics = enable_stats(Stats::RunTime).context("enabling BPF statistics")?;
     let (messages, rounds) = effort.choose((100_000, 11), (30_000, 4));
     let two_tasks = measure_ns(Load::Pipe, messages, rounds, &of_two)?;
     let (messages, rounds) = effort.choose((150, 9), (100, 3));
@@ -54,7 +54,7 @@ pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
         group.push(Row::new((*name).to_owned(), Unit::Ns, Summary::of(ns.iter().copied())));
     }
     let [_, _, whole, no_switches, no_latency, neither, logging, ..] = &two_tasks[..] else {
-        unreachable!("a result for each program");
+        unreachable!("there is a result for each program");
     };
     for (what, with, without) in [
         ("context switches add", whole, no_switches),
@@ -77,7 +77,7 @@ pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
     Ok(group)
 }
 
-/// Nanoseconds in each program for each switch, round by round.
+/// Nanoseconds per switch in each program, by round.
 fn measure_ns(
     load: Load,
     messages: usize,
@@ -90,7 +90,7 @@ fn measure_ns(
         let before = attached.run_time_ns()?;
         let run = load.run(messages)?;
         let ns = attached.run_time_ns()? - before;
-        ensure!(ns > 0.0, "the kernel's statistics say that {name} did not run");
+        ensure!(ns > 0.0, "{name} did not run, by the kernel's statistics");
         Ok(ns / run.switches)
     })
 }

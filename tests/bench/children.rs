@@ -9,18 +9,17 @@ use std::{
 use anyhow::{Context as _, Result};
 use nix::sys::{prctl::set_pdeathsig, signal::Signal};
 
-/// Starts a command that gets SIGTERM when this process ends, however it ends.
+/// Starts a command that gets SIGTERM when this process ends for whatever reason.
 ///
-/// To be called by the main thread: the kernel takes the end of the calling thread for that of the
-/// process.
+/// Call it on the main thread: the kernel sends the signal when the calling thread ends.
 pub(crate) fn spawn(command: &mut Command) -> Result<Child> {
     let end_with_us = || set_pdeathsig(Signal::SIGTERM).map_err(io::Error::from);
-    // SAFETY: between fork and exec, a system call and nothing else.
+    // SAFETY: makes only a system call between fork and exec.
     let command = unsafe { command.pre_exec(end_with_us) };
     command.spawn().with_context(|| format!("starting `{}`", command.get_program().display()))
 }
 
-/// A child that runs until dropped: it is killed then.
+/// A child that is killed when dropped.
 pub(crate) struct Running(Child);
 
 impl Running {

@@ -1,5 +1,5 @@
-//! The exporter as it is shipped as a child process, with the shipped configuration or another; and
-//! a peer that is scraped as it is.
+//! The shipped exporter as a child process, with any configuration, and peers that are scraped the
+//! same way.
 
 use std::{
     fs,
@@ -25,16 +25,16 @@ use tempfile::TempDir;
 
 use crate::{children::Running, peers::Peer};
 
-/// Name of its configuration.
+/// Name of the configuration file.
 const CONFIG: &str = "exporter.yaml";
 
 /// A running exporter; killed when dropped.
 pub(crate) struct Daemon {
     process: Running,
     address: SocketAddr,
-    /// From the start of the process to its first answer.
+    /// Time from the start of the process to its first response.
     pub(crate) startup: Duration,
-    /// With its configuration, where it has one.
+    /// The directory of its configuration, if it has one.
     directory: Option<TempDir>,
 }
 
@@ -44,9 +44,10 @@ impl Daemon {
         Self::start_with(SHIPPED_CONFIG)
     }
 
-    /// Starts it with another configuration, and allows reloads by HTTP.
+    /// Starts it with a configuration, with reloads by HTTP enabled.
     pub(crate) fn start_with(config: &str) -> Result<Self> {
-        // In a directory of its own: what others do beside a file wakes whoever watches it.
+        // In a directory of its own: changes to other files would wake the exporter, which watches
+        // it.
         let directory = tempfile::tempdir()?;
         let path = directory.path().join(CONFIG);
         fs::write(&path, config)?;
@@ -57,15 +58,16 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Puts another configuration in place, as editors do it.
+    /// Replaces the configuration by rename, as editors do.
     pub(crate) fn configure(&self, config: &str) -> Result<()> {
-        let directory = self.directory.as_ref().context("it has no configuration")?.path();
+        let directory =
+            self.directory.as_ref().context("this process has no configuration")?.path();
         let new = directory.join("new.yaml");
         fs::write(&new, config)?;
         Ok(fs::rename(new, directory.join(CONFIG))?)
     }
 
-    /// Starts a peer that takes the same flag for its address and logs it the same way.
+    /// Starts a peer that has the same flag for its address and logs it in the same way.
     pub(crate) fn start_peer(peer: &Peer) -> Result<Self> {
         Self::launch(&mut peer.command(), "/").with_context(|| format!("starting {}", peer.name))
     }
@@ -82,7 +84,7 @@ impl Daemon {
         let log = process.child().stderr.take().context("no standard error")?;
         let mut log = BufReader::new(log);
         let address = address(&mut log)?;
-        // It may log for as long as it runs, and would wait for whoever does not read it.
+        // Keep reading its log, or it would block on a full pipe.
         thread::spawn(move || io::copy(&mut log, &mut io::sink()));
         let mut daemon = Self { process, address, startup: Duration::ZERO, directory: None };
         daemon.connect()?.get(ready, "")?;
@@ -94,7 +96,7 @@ impl Daemon {
         self.process.pid()
     }
 
-    /// Binds its threads to a CPU, and so those that they start.
+    /// Binds its threads, and those that they start, to a CPU.
     pub(crate) fn bind(&self, cpu: usize) -> Result<()> {
         let mut cpus = CpuSet::new();
         cpus.set(cpu)?;
@@ -106,18 +108,18 @@ impl Daemon {
         Ok(())
     }
 
-    /// CPU time of all its threads, those that have ended included. Exact while it waits.
+    /// CPU time of all its threads, including those that have ended. Exact while it is not running.
     pub(crate) fn cpu_time(&self) -> Result<Duration> {
         let clock = clock_getcpuclockid(Pid::from_raw(self.pid().cast_signed()))?;
         Ok(clock_gettime(clock)?.into())
     }
 
-    /// A connection for any request.
+    /// Opens a connection for any request.
     pub(crate) fn client(&self) -> Result<Client> {
         Ok(Client::try_connect(self.address)?)
     }
 
-    /// A connection to measure scrapes by.
+    /// Opens a connection for measuring scrapes.
     pub(crate) fn connect(&self) -> Result<Connection> {
         let stream = TcpStream::connect(self.address)?;
         stream.set_nodelay(true)?;
@@ -126,7 +128,7 @@ impl Daemon {
     }
 }
 
-/// Reads the log up to where it says the address.
+/// Reads the log up to the address.
 fn address(log: &mut impl BufRead) -> Result<SocketAddr> {
     let mut text = String::new();
     while log.read_line(&mut text)? > 0 {
@@ -137,21 +139,21 @@ fn address(log: &mut impl BufRead) -> Result<SocketAddr> {
     bail!("it did not start:\n{text}")
 }
 
-/// A connection that is kept alive and allocates nothing once it is open.
+/// A persistent connection that allocates nothing once it is open.
 pub(crate) struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Connection {
-    /// Asks for a path with the given header lines, and returns how long the body is, without the
+    /// Requests a path with these header lines, and returns the length of the body without the
     /// framing of chunks. Any status but 200 is an error.
     pub(crate) fn get(&mut self, path: &str, headers: &str) -> Result<usize> {
         let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\n{headers}\r\n");
         self.send(request.as_bytes())
     }
 
-    /// As [`Connection::get`], with the bytes of the request.
+    /// As [`Connection::get`], but sends these bytes.
     pub(crate) fn send(&mut self, request: &[u8]) -> Result<usize> {
         self.stream.write_all(request)?;
         let mut filled = 0;
@@ -166,7 +168,7 @@ impl Connection {
     }
 }
 
-/// Length of the body of an answer; none where it is not complete yet.
+/// Length of the body of a response; `None` if it is incomplete.
 fn body_length(answer: &[u8]) -> Result<Option<usize>> {
     let Some(end) = position(answer, b"\r\n\r\n") else { return Ok(None) };
     let (head, body) = (str::from_utf8(&answer[..end])?, &answer[end + 4..]);
@@ -183,7 +185,7 @@ fn body_length(answer: &[u8]) -> Result<Option<usize>> {
     Ok((body.len() == length).then_some(length))
 }
 
-/// Length of a body in chunks, which Go sends; none where it is not complete yet.
+/// Length of a chunked body, as Go sends it; `None` if it is incomplete.
 fn chunked_length(mut body: &[u8]) -> Result<Option<usize>> {
     let mut length = 0;
     loop {

@@ -1,4 +1,4 @@
-//! What the exporter costs while nobody scrapes it, beside the kernel program.
+//! The cost of the exporter while nobody scrapes it, besides that of the kernel program.
 
 use std::{thread, time::Duration};
 
@@ -12,13 +12,13 @@ use crate::{
 };
 
 const NOTE: &str = "\
-CPU time of the exporter's process while nobody scrapes it, scaled to a minute. It does nothing then
-but look whether its configuration changed, once a minute.";
+CPU time of the exporter's process while nobody scrapes it, scaled to a minute. Its only work is
+then to check once a minute whether its configuration changed.";
 
-/// After the start, until it only waits.
+/// Time after the start until the exporter is idle.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// Lets the exporter be for a while.
+/// Measures an idle exporter.
 pub(crate) fn measure(effort: Effort) -> Result<Group> {
     let length = Duration::from_secs(effort.choose(60, 5));
     let daemon = Daemon::start()?;

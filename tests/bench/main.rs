@@ -1,11 +1,12 @@
-//! Measures what the exporter costs, for `cargo xtask bench`. A module for each group of figures.
+//! Measures the cost of the exporter, for `cargo xtask bench`. Each module measures a group of
+//! figures.
 //!
-//! Nothing outlasts the run: programs are attached by this process or by children that end with it.
+//! Leaves nothing behind: programs are attached by this process or by children that end with it.
 
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a program for the terminal: results on one stream, what is being done on the other"
+    reason = "a terminal program: results on standard output, progress on standard error"
 )]
 
 use anyhow::Result;
@@ -33,21 +34,21 @@ use report::Group;
 use sched_exporter_tests::{machine::machine, summary};
 
 #[derive(Parser)]
-#[expect(clippy::struct_excessive_bools, reason = "a flag each")]
-#[command(bin_name = "cargo xtask bench", about = "Measures what the exporter costs")]
+#[expect(clippy::struct_excessive_bools, reason = "one per flag")]
+#[command(bin_name = "cargo xtask bench", about = "Measures the cost of the exporter")]
 struct Args {
-    /// What to measure; all where none is named
+    /// Groups to measure; all by default
     only: Vec<Subject>,
-    /// Measure less, for a look
+    /// Measure less, for a rough result
     #[arg(long)]
     quick: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Write docs/performance.md too
+    /// Also write docs/performance.md
     #[arg(long, conflicts_with_all = ["only", "quick"])]
     write: bool,
-    /// What cargo passes
+    /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -60,7 +61,7 @@ enum Effort {
 }
 
 impl Effort {
-    /// One of two amounts.
+    /// Chooses between two amounts.
     fn choose<T>(self, full: T, quick: T) -> T {
         match self {
             Self::Full => full,
@@ -114,7 +115,7 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let effort = if args.quick { Effort::Quick } else { Effort::Full };
     if programs::is_attached_elsewhere()? {
-        eprintln!("another exporter is attached: its cost will be in the figures");
+        eprintln!("another exporter is attached: the figures will include its cost");
     }
     eprintln!("looking for peers");
     let peers = Peers::find();

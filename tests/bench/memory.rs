@@ -1,5 +1,5 @@
-//! What the exporter and peers take to start, and what they hold: their own memory, and the kernel's
-//! for the exporter's maps; and the size of what is shipped.
+//! Start-up time and memory of the exporter and its peers, kernel memory of the exporter's maps,
+//! and the size of the shipped binary.
 
 use std::{collections::BTreeMap, env, fs};
 
@@ -17,9 +17,10 @@ use crate::{
 };
 
 const NOTE: &str = "\
-Start-up is from the start of the process to its first answer, the exporter's on `/-/ready`; steady
-memory is that after 1,000 scrapes, of a peer after 200. The kernel's memory is what it states for
-the exporter's maps; for 64 CPUs the part for each possible CPU is multiplied.";
+Start-up is the time from the start of the process to its first response, from the exporter on
+`/-/ready`. Steady memory is measured after 1,000 scrapes, for peers after 200. Kernel memory is
+what the kernel reports for the exporter's maps; for 64 CPUs, the part per possible CPU is
+multiplied.";
 
 const KIB_PER_MIB: f64 = 1_024.0;
 const BYTES_PER_KIB: f64 = 1_024.0;
@@ -29,18 +30,18 @@ struct Held {
     startup_ms: f64,
     peak: f64,
     steady: f64,
-    /// Its BPF maps by their number.
+    /// Its BPF maps by ID.
     maps: BTreeMap<String, Info>,
 }
 
-/// What is started.
+/// A program to start.
 #[derive(Clone, Copy)]
 enum Started<'p> {
     Exporter,
     Peer(&'p Peer),
 }
 
-/// Starts the exporter and its peers over and over.
+/// Starts the exporter and its peers repeatedly.
 pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
     let mut daemons = vec![Started::Exporter];
     daemons.extend(peers.exporters().map(Started::Peer));
@@ -64,7 +65,7 @@ pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
         let is_peer = matches!(daemon, Started::Peer(_));
         group.push(if is_peer { steady } else { steady.at_most(12.0) });
     }
-    // `ARCH=PATH`, of what `cargo xtask bench` has built.
+    // `ARCH=PATH` of each binary built by `cargo xtask bench`.
     let releases = env::var("SCHED_EXPORTER_RELEASES").unwrap_or_default();
     for (arch, path) in releases.split(' ').filter_map(|release| release.split_once('=')) {
         let bytes = fs::read(path)?.len();
@@ -87,7 +88,7 @@ pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
     Ok(group)
 }
 
-/// Scrapes so often, and looks what is held then.
+/// Scrapes this many times, then reads memory and maps.
 fn hold(daemon: &Daemon, scrapes: usize) -> Result<Held> {
     let mut connection = daemon.connect()?;
     for _ in 0..scrapes {
@@ -112,12 +113,12 @@ fn resident_mib(pid: u32, name: &str) -> Result<f64> {
     Ok(kib / KIB_PER_MIB)
 }
 
-/// Bytes of a map, and how many of them are for each possible CPU.
+/// Bytes of a map, and the part of them that there is for each possible CPU.
 fn map_bytes(map: &Info) -> Result<(f64, f64)> {
     /// <https://elixir.bootlin.com/linux/v6.12.107/source/include/uapi/linux/bpf.h#L984>
     const PER_CPU_ARRAY: f64 = 6.0;
     let get = |key| -> Result<f64> {
-        let value = map.get(key).with_context(|| format!("the kernel does not say {key}"))?;
+        let value = map.get(key).with_context(|| format!("the kernel does not report {key}"))?;
         value.parse().with_context(|| format!("{key} `{value}`"))
     };
     let bytes = get("memlock")?;
@@ -126,7 +127,7 @@ fn map_bytes(map: &Info) -> Result<(f64, f64)> {
     Ok((bytes, if per_cpu { value * get("max_entries")? } else { 0.0 }))
 }
 
-/// CPUs that this kernel may have, each of which has its part of a per-CPU map.
+/// Number of possible CPUs, each of which has a part of every per-CPU map.
 fn possible_cpus() -> Result<f64> {
     let cpus = possible()?;
     Ok(number(cpus.len()))

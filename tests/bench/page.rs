@@ -1,4 +1,4 @@
-//! docs/performance.md.
+//! Writes docs/performance.md.
 
 use std::{fs, path::Path};
 
@@ -12,30 +12,29 @@ const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/performance.md"
 const INTRO: &str = "\
 # Performance
 
-What the exporter costs, measured, as the static binary that is shipped. `cargo xtask bench --write`
-measures again and writes this page: change the text in `tests/bench`, not here. It needs root and
-`perf`, takes some minutes, and wants a machine that does nothing else; `--quick` is for a look,
-`--json` for keeping.";
+Measured cost of the exporter, as the static binary that is shipped. `cargo xtask bench --write`
+repeats the measurement and writes this page: change the text in `tests/bench`, not here. It needs
+root, `perf`, some minutes, and a machine that does nothing else; `--quick` gives a rough result,
+and `--json` prints JSON.";
 
 const READING: &str = "\
-Every figure is a median over rounds, beside the least and the most of them. What is compared was
-measured in turn in one run, and a ratio is made of two measurements of one round, so that a machine
-that slows down for a while moves both. Absolute times are those of this machine. Where the ranges
-of two rows overlap, their medians tell little of which is less. A target, where there is one, is
-what the median is held to.";
+Every figure is a median over rounds, followed by the minimum and the maximum. Figures that are
+compared were measured in turn in one run, and each ratio is of two measurements in the same round,
+so a temporary slowdown of the machine affects both. Absolute times apply to this machine. Where two
+ranges overlap, the medians do not show which is smaller. Targets apply to medians.";
 
 const PEERS: &str = "\
 ## Peers
 
-What else is in use is measured beside the exporter where it is installed, in the same rounds:";
+Other tools are measured in the same rounds as the exporter, if they are installed:";
 
 const PEERS_READING: &str = "\
-Versions are what they say of themselves. bcc's tools attach to `sched_switch` as the exporter does,
-and `runqlat` to wakeups too; each gives one histogram, and is idle beside its programs while it is
-measured. node_exporter attaches nothing and costs nothing for a switch; it costs at a scrape, when
-it reads `/proc/stat` and, by default, much else.";
+Versions are those that the tools report. bcc's tools attach to `sched_switch` as the exporter does,
+and `runqlat` also to wakeups; each produces one histogram, and only its BPF programs run while it
+is measured. node_exporter attaches nothing and costs nothing per switch; its cost is at scrapes,
+when it reads `/proc/stat` and, by default, much else.";
 
-/// Writes the page.
+/// Writes the page from all groups.
 pub(crate) fn write(peers: &Peers, groups: &[Group]) -> Result<()> {
     let machine = machine();
     let sections: Vec<_> = groups.iter().map(ToString::to_string).collect();

@@ -1,5 +1,5 @@
-//! What else tells of a host's scheduler, where it is installed: it is measured beside the exporter,
-//! in the same rounds. Nothing is installed.
+//! Other tools that observe the scheduler, measured in the same rounds as the exporter if they are
+//! installed. Installs nothing.
 
 use std::{
     fmt::{self, Display},
@@ -11,25 +11,25 @@ use serde_json::{Value, json};
 
 use crate::{daemon::Daemon, programs::Program};
 
-/// What is looked for.
+/// A tool to look for.
 struct Candidate {
     /// Its name on the page.
     name: &'static str,
     kind: Kind,
-    /// Its executable, which some distributions name otherwise.
+    /// Names of its executable, which depend on the distribution.
     commands: &'static [&'static str],
-    /// What is asked for its version.
+    /// Command that prints its version.
     version: &'static str,
-    /// The ways to run it, each with its name on the page. Each is a peer.
+    /// Ways to run it, each with its name on the page. Each is a peer.
     runs: &'static [(&'static str, &'static [&'static str])],
 }
 
-/// What a peer does.
+/// How a peer works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// Attaches BPF programs to scheduler hooks.
     Tool,
-    /// Answers scrapes, and attaches nothing.
+    /// Serves scrapes, and attaches nothing.
     Exporter,
 }
 
@@ -63,7 +63,7 @@ const CANDIDATES: [Candidate; 3] = [
     },
 ];
 
-/// One that is installed and can be run.
+/// An installed tool that runs.
 #[derive(Debug)]
 pub(crate) struct Peer {
     /// Its name on the page.
@@ -74,7 +74,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Its command line, writing nowhere.
+    /// Its command line, with output discarded.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(self.command);
         command.args(self.args);
@@ -91,7 +91,7 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Looks for them, and starts each once.
+    /// Finds the installed tools, and starts each once.
     pub(crate) fn find() -> Self {
         let mut found = Self { peers: Vec::new(), looked_for: Vec::new() };
         for candidate in &CANDIDATES {
@@ -111,17 +111,17 @@ impl Peers {
         found
     }
 
-    /// Those that attach programs.
+    /// The peers that attach programs.
     pub(crate) fn tools(&self) -> impl Iterator<Item = &Peer> {
         self.peers.iter().filter(|peer| peer.kind == Kind::Tool)
     }
 
-    /// Those that are scraped.
+    /// The peers that are scraped.
     pub(crate) fn exporters(&self) -> impl Iterator<Item = &Peer> {
         self.peers.iter().filter(|peer| peer.kind == Kind::Exporter)
     }
 
-    /// What was looked for, as an array.
+    /// All candidates as a JSON array.
     pub(crate) fn json(&self) -> Value {
         let looked_for = self.looked_for.iter().map(|(name, version)| match version {
             Ok(version) => json!({ "name": name, "version": version }),
@@ -132,7 +132,7 @@ impl Peers {
 }
 
 impl Display for Peers {
-    /// A line of Markdown for each.
+    /// One line of Markdown for each candidate.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.looked_for.iter().try_for_each(|(name, version)| match version {
             Ok(version) => writeln!(f, "* {name}, version {version}"),
@@ -142,7 +142,7 @@ impl Display for Peers {
 }
 
 impl Candidate {
-    /// The ways to run it, each of which was tried, and its version; none where it is not installed.
+    /// Ways to run it, each tried once, and its version; `None` if it is not installed.
     fn find(&self) -> Result<Option<(Vec<Peer>, String)>> {
         let version = |command| Some((command, version(command, self.version)?));
         let Some((command, version)) = self.commands.iter().copied().find_map(version) else {
@@ -161,7 +161,7 @@ impl Candidate {
     }
 }
 
-/// The first number of what a command says of its version; none where it can't be run.
+/// The first number in the version printed by a command; `None` if it can't be run.
 fn version(command: &str, argument: &str) -> Option<String> {
     let output = Command::new(command).arg(argument).stdin(Stdio::null()).output().ok()?;
     let said = String::from_utf8([output.stdout, output.stderr].concat()).ok()?;

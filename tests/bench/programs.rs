@@ -1,4 +1,4 @@
-//! The BPF programs that are compared. Each is attached alone, as a process of its own would.
+//! The compared BPF programs. Each is attached alone, as a process of its own would attach it.
 
 use std::{
     collections::BTreeSet,
@@ -22,43 +22,43 @@ use sched_exporter_tests::{fdinfo, process::PATIENCE};
 
 use crate::{children::Running, peers::Peer};
 
-/// The reference programs, as `cargo xtask ebpf` builds them.
+/// The reference programs, built by `cargo xtask ebpf`.
 static REFERENCE: &[u8] = aya::include_bytes_aligned!(concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../exporter-ebpf/reference.bpf.o"
 ));
 
-/// What can be attached to `sched_switch`.
+/// A program that can be attached to `sched_switch`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Program<'a> {
     /// Does nothing.
     Empty,
-    /// The least that splits a CPU's time into idle and busy.
+    /// Splits a CPU's time into idle and busy, with as little code as possible.
     Minimal,
-    /// The exporter's, with some of what it does left out, and with or without `--log.ebpf`.
+    /// The exporter's, optionally without some features, and with or without `--log.ebpf`.
     Product { unwanted: DisabledFeatures, log: bool },
-    /// All programs of a peer, on whichever hooks.
+    /// All programs of a peer, on all their hooks.
     Peer(&'a Peer),
 }
 
-/// The exporter's as it is by default.
+/// The exporter's with default options.
 pub(crate) const PRODUCT: Program<'_> = Program::Product {
     unwanted: DisabledFeatures { context_switches: false, runqueue_latency: false },
     log: false,
 };
 
-/// A program at work. Dropping it detaches it.
+/// An attached program; detached when dropped.
 pub(crate) enum Attached {
     /// One of [`REFERENCE`].
     Reference(#[expect(dead_code, reason = "held for its drop")] Ebpf),
-    /// The exporter's, by the exporter's own loader.
+    /// The exporter's, attached by its own loader.
     Product(#[expect(dead_code, reason = "held for its drop")] Scheduler),
-    /// A peer at work.
+    /// A running peer.
     Peer(Running),
 }
 
 impl Program<'_> {
-    /// Loads it anew and attaches it.
+    /// Loads and attaches it.
     pub(crate) fn attach(self) -> Result<Attached> {
         let name = match self {
             Self::Empty => "empty",
@@ -74,7 +74,8 @@ impl Program<'_> {
         let pid = Types::parse(&kernel_btf()?)?.field("task_struct", "pid")?;
         let pid = pid.context("this kernel's BTF has no task_struct.pid")?.offset;
         let mut ebpf = EbpfLoader::new().override_global("TASK_PID", &pid, true).load(REFERENCE)?;
-        let program = ebpf.program_mut(name).context("the object lacks a reference program")?;
+        let program =
+            ebpf.program_mut(name).context("a reference program is missing from the object")?;
         let program: &mut BtfTracePoint = program.try_into()?;
         program.load(HOOK, &Btf::from_sys_fs()?)?;
         program.attach()?;
@@ -97,19 +98,19 @@ fn attach_peer(peer: &Peer) -> Result<Running> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let ended = running.child().try_wait()?;
-        ensure!(ended.is_none(), "{} ended at its start", peer.name);
-        // Links first: where there is one, all programs are loaded.
+        ensure!(ended.is_none(), "{} ended during start", peer.name);
+        // Read links first: once there is one, all programs are loaded.
         let (attached, loaded) = (ids("link_id")?, ids("run_cnt")?);
         if !attached.is_empty() && attached.is_superset(&loaded) {
             return Ok(running);
         }
-        ensure!(Instant::now() < deadline, "{} attached nothing in {PATIENCE:?}", peer.name);
+        ensure!(Instant::now() < deadline, "{} attached nothing within {PATIENCE:?}", peer.name);
         thread::sleep(Duration::from_millis(1));
     }
 }
 
 impl Attached {
-    /// How long its programs have run, in nanoseconds, by the kernel's statistics.
+    /// Nanoseconds that its programs have run, by the kernel's statistics.
     pub(crate) fn run_time_ns(&self) -> Result<f64> {
         let process = match self {
             Self::Reference(_) | Self::Product(_) => "self".to_owned(),
@@ -124,7 +125,7 @@ impl Attached {
     }
 }
 
-/// Whether another exporter is attached, which would be measured too.
+/// Whether another exporter is attached, which would affect the figures.
 pub(crate) fn is_attached_elsewhere() -> Result<bool> {
     for program in loaded_programs() {
         if program?.name_as_str() == Some(HOOK) {

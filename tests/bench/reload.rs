@@ -1,5 +1,5 @@
-//! Reloads of a configuration with a thousand rules: how long one takes, and how much longer scrapes
-//! take while they go on.
+//! Reloads of a configuration with a thousand rules: their duration, and how much they slow down
+//! scrapes.
 
 use std::{
     iter::zip,
@@ -30,35 +30,35 @@ use crate::{
 };
 
 const NOTE: &str = "\
-Reloads by POST to `/-/reload` of a file with 1,000 rules, 500 for the host and 500 for each CPU,
-which is another file each time; from the request to the answer that it was applied. Scrapes are as
-above, on one connection by a client that is bound to the first CPU, with nothing else going on and,
-in turn, while another connection asks for one reload after the other; \"more\" is the difference
-within a round. Labels are made on a thread of their own, and that thread, the one that scrapes and
-the client share the CPUs of this machine. So the same is measured with the exporter bound to the
-last CPU: a scrape then also waits for as long as the kernel lets the reload run on. What takes time
-on a machine with many CPUs is measured without the exporter, for an invented machine. That its series
-go on, each of which gets another label, is all of it that a scrape can wait for.";
+Reloads by POST to `/-/reload` of a file with 1,000 rules, 500 for the host and 500 for each CPU;
+the file is different each time. The time is from the request to the response that it was applied.
+Scrapes are as above, over one connection by a client bound to the first CPU, alternately without
+other work and while another connection requests one reload after another; \"more\" is the difference
+within a round. Labels are made on a thread of their own, which shares the CPUs of this machine with
+the scraping thread and the client. So the same is measured with the exporter bound to the last CPU,
+where a scrape also waits for as long as the kernel lets the reload keep running. The costs that
+grow with the number of CPUs are measured without the exporter, for a synthetic machine. A scrape
+can wait only for one of them: continuing the series, each of which gets a new label.";
 
-/// After a start or a reload, until the exporter has looked whether the file changed again.
+/// Time after a start or a reload until the exporter has checked the file once more.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// Another file for each reload.
+/// A different file for each reload.
 static NUMBER: AtomicUsize = AtomicUsize::new(0);
 
-/// Scrapes while files are reloaded, or not.
+/// Scrapes with or without concurrent reloads.
 struct Situation<'a> {
     daemon: &'a Daemon,
     reloading: bool,
 }
 
-/// One round; times in microseconds.
+/// Results of a round, in microseconds.
 struct Round {
     p50: f64,
     p99: f64,
 }
 
-/// Reloads alone, then scrapes in rounds, with reloads and without in turn.
+/// Measures reloads alone, then scrapes in rounds, alternately with and without reloads.
 pub(crate) fn measure(effort: Effort) -> Result<Group> {
     let cpus = online();
     let (first, last) = cpus.first().zip(cpus.last()).context("no CPU is online")?;
@@ -109,18 +109,18 @@ fn next_file() -> String {
     rules::config(NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Puts another file in place and returns the milliseconds of its reload.
+/// Replaces the file and returns the milliseconds of its reload.
 fn reload(daemon: &Daemon, client: &mut Client) -> Result<f64> {
     daemon.configure(&next_file())?;
     let started = Instant::now();
     let answer = client.try_request("POST", "/-/reload", &[])?;
     let took = ms(started.elapsed());
-    ensure!(answer.body == b"applied\n", "the exporter answered a reload by {}", answer.text());
+    ensure!(answer.body == b"applied\n", "the reload returned {}", answer.text());
     Ok(took)
 }
 
-/// Milliseconds of what a reload does on its thread, which is to understand the file and to make the
-/// labels, and of what it does between two scrapes.
+/// Milliseconds of the steps of a reload: parsing the file and making the labels, on its own
+/// thread, and continuing the series, between two scrapes.
 fn on_512_cpus(effort: Effort) -> Result<[(&'static str, Vec<f64>); 3]> {
     let topology = Topology::of((0..512).collect());
     let snapshot = snapshot(512);
@@ -146,7 +146,7 @@ fn on_512_cpus(effort: Effort) -> Result<[(&'static str, Vec<f64>); 3]> {
     ])
 }
 
-/// One round of scrapes, from the given CPU.
+/// Runs a round of scrapes from a CPU.
 fn scrape(situation: &Situation<'_>, cpu: usize, length: Duration) -> Result<Round> {
     let Situation { daemon, reloading } = *situation;
     thread::sleep(SETTLE);

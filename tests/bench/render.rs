@@ -1,5 +1,5 @@
-//! Rendering for machines of any size: time by Criterion, in the benchmark `render`, which runs as
-//! a child; allocations by counting them here.
+//! Rendering for machines of any size: time by Criterion, in the child process `render`;
+//! allocations counted in this process.
 
 use std::{
     env, fs,
@@ -24,19 +24,19 @@ use crate::{
 };
 
 const NOTE: &str = "\
-From a snapshot to OpenMetrics with a histogram for each CPU, the exporter's own metrics included,
-of invented snapshots with numbers as long as those of a machine that has been up for a month. Time
-is measured by Criterion; least and most are those of its samples, each of many renderings. Time for
-each CPU is the time divided by the CPUs: that it falls towards a constant shows that rendering grows
-with the CPUs and no faster. The configuration with 1,000 rules makes the labels of the shipped one,
-so that only the rules differ; without cpu is the shipped one with `without: [cpu]`, which sums over
-all CPUs. Their ratios are of renderings in turn, without Criterion; series are lines, the exporter's
-own included.";
+Rendering a snapshot as OpenMetrics, with a histogram for each CPU and the exporter's own metrics.
+The snapshots are synthetic, with numbers as long as those of a machine that has been up for a
+month. Time is measured by Criterion; minimum and maximum are those of its samples, each of many
+renderings. Time for each CPU is the time divided by the number of CPUs; it falls towards a
+constant, so rendering grows no faster than the number of CPUs. The configuration with 1,000 rules
+makes the same labels as the shipped one, so that only the rules differ; \"without cpu\" is the
+shipped one with `without: [cpu]`, which sums over all CPUs. Their ratios are from alternating
+renderings, without Criterion. Series are lines, including the exporter's own.";
 
-/// Where `cargo xtask bench` says that the benchmark is.
+/// Variable with the path of the benchmark, set by `cargo xtask bench`.
 const BENCHMARK: &str = "SCHED_EXPORTER_RENDER_BENCH";
 
-/// Renders a snapshot of each size over and over.
+/// Renders a snapshot of each size repeatedly.
 pub(crate) fn measure(effort: Effort) -> Result<Group> {
     let times = times_us(effort)?;
     let counts = CPUS.map(allocations);
@@ -67,13 +67,13 @@ pub(crate) fn measure(effort: Effort) -> Result<Group> {
     Ok(group)
 }
 
-/// What other configurations change for 512 CPUs: time, measured in turn, and series.
+/// Compares other configurations for 512 CPUs: times, measured in turn, and series.
 fn push_variants(group: &mut Group, effort: Effort) -> Result<()> {
     const RENDERINGS: usize = 20;
     let [rules, summed] = variants();
     let configs = [("as shipped", SHIPPED_CONFIG.to_owned()), rules, summed];
     let renderings = configs.each_ref().map(|(_, config)| Rendering::under(config, 512));
-    ensure!(renderings[0].labels() == renderings[1].labels(), "rules make other labels");
+    ensure!(renderings[0].labels() == renderings[1].labels(), "the rules make different labels");
     let times = in_turn(&renderings, effort.choose(51, 11), |rendering| {
         let started = Instant::now();
         for _ in 0..RENDERINGS {
@@ -95,8 +95,8 @@ fn push_variants(group: &mut Group, effort: Effort) -> Result<()> {
     Ok(())
 }
 
-/// Runs the benchmark, which writes to our standard error, and returns microseconds for each
-/// rendering: its samples, for each number of CPUs, then for each variant.
+/// Runs the benchmark, which writes to our standard error. Returns samples in microseconds per
+/// rendering, for each number of CPUs, then for each variant.
 fn times_us(effort: Effort) -> Result<Vec<Vec<f64>>> {
     let benchmark = env::var_os(BENCHMARK)
         .with_context(|| format!("no {BENCHMARK}: run this by `cargo xtask bench`"))?;
@@ -117,7 +117,7 @@ fn times_us(effort: Effort) -> Result<Vec<Vec<f64>>> {
     names.map(|name| samples_us(&results.path().join(format!("render/{name}/new")))).collect()
 }
 
-/// What Criterion writes of each sample: how many renderings, and how many nanoseconds for all.
+/// Criterion's samples: numbers of renderings, and total nanoseconds of each.
 fn samples_us(directory: &Path) -> Result<Vec<f64>> {
     let path = directory.join("sample.json");
     let name = || path.display().to_string();
@@ -129,7 +129,7 @@ fn samples_us(directory: &Path) -> Result<Vec<f64>> {
     Ok(zip(ns, counts).map(|(ns, count)| ns / count / 1e3).collect())
 }
 
-/// Allocations of each rendering.
+/// Number of allocations of each rendering.
 fn allocations(cpus: u32) -> Summary {
     const REPETITIONS: usize = 10;
     let rendering = Rendering::of(cpus);

@@ -6,15 +6,15 @@ use serde_json::{Value, json};
 
 use crate::summary::Summary;
 
-/// Results that belong together.
+/// A group of figures: a section of the page.
 pub(crate) struct Group {
     title: &'static str,
-    /// How to read them.
+    /// Explanation of the figures.
     note: &'static str,
     rows: Vec<Row>,
 }
 
-/// One figure.
+/// A figure with its summary and target.
 pub(crate) struct Row {
     what: String,
     unit: Unit,
@@ -22,7 +22,7 @@ pub(crate) struct Row {
     at_most: Option<f64>,
 }
 
-/// What a figure counts.
+/// Unit of a figure.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Unit {
     Ns,
@@ -48,7 +48,7 @@ impl Unit {
         }
     }
 
-    /// Digits behind the point that mean something.
+    /// Number of significant digits after the decimal point.
     const fn digits(self) -> usize {
         match self {
             Self::Bytes | Self::Count => 0,
@@ -68,7 +68,7 @@ impl Group {
         self.rows.push(row);
     }
 
-    /// The group as an object.
+    /// The group as a JSON object.
     pub(crate) fn json(&self) -> Value {
         json!({ "title": self.title, "rows": self.rows.iter().map(Row::json).collect::<Vec<_>>() })
     }
@@ -88,7 +88,7 @@ impl Row {
         Self { what, unit, summary, at_most: None }
     }
 
-    /// Sets the figure to reach.
+    /// Sets the target: the median must not exceed it.
     pub(crate) const fn at_most(mut self, most: f64) -> Self {
         self.at_most = Some(most);
         self

@@ -1,9 +1,9 @@
-//! What is compared is measured in turn.
+//! Measures compared items in turn.
 
 use anyhow::Result;
 
-/// Measures every item in every round, and returns the measurements of each item. Each round begins
-/// with another item, and measurements of the same round stand at the same index.
+/// Measures every item in every round, and returns the measurements of each item, indexed by round.
+/// Each round begins with a different item.
 pub(crate) fn in_turn<T, M>(
     items: &[T],
     rounds: usize,

@@ -1,5 +1,4 @@
-//! Scrapes over loopback, of the real exporter and of peers: how long a client waits, and what it
-//! costs.
+//! Scrapes over loopback, of the real exporter and of peers: latency and CPU time.
 
 use std::{panic::resume_unwind, thread, time::Instant};
 
@@ -19,14 +18,14 @@ use crate::{
 };
 
 const NOTE: &str = "\
-Scrapes one after the other on one connection, by a client that is bound to the first CPU; the
-exporter runs where the kernel puts it. CPU is that of the exporter for each scrape, user and system,
-all threads. Two more are bound to the last CPU, so that their CPU can be compared: one as shipped, one
-whose configuration makes the same labels by 1,000 rules; it shows a few lines more, whether the
-sources of its templates are up. Peers are asked for text 0.0.4; they run all the while and are
-scraped in turn.";
+Consecutive scrapes over one connection, by a client bound to the first CPU; the exporter runs where
+the kernel puts it. CPU is that of the exporter per scrape, user and system, over all threads. Two
+more exporters are bound to the last CPU, so that their CPU can be compared: one as shipped, and one
+that makes the same labels by 1,000 rules. The latter has a few more lines, which show whether the
+sources of its templates are up. Peers are scraped in text 0.0.4; they keep running and are scraped
+in turn.";
 
-/// What is asked for: a name, and the headers that Prometheus sends.
+/// Formats by name, with the headers that Prometheus sends for them.
 const FORMS: [(&str, &str); 3] = [
     ("OpenMetrics", "Accept: application/openmetrics-text;version=1.0.0\r\n"),
     ("text 0.0.4", TEXT),
@@ -35,22 +34,22 @@ const FORMS: [(&str, &str); 3] = [
         "Accept: application/openmetrics-text;version=1.0.0\r\nAccept-Encoding: gzip\r\n",
     ),
 ];
-/// Those whose CPU is compared.
+/// The targets whose CPU time is compared.
 const BOUND: [&str; 2] = ["OpenMetrics, bound", "OpenMetrics, bound, 1,000 rules"];
 const TEXT: &str = "Accept: text/plain;version=0.0.4\r\n";
 
-/// What is scraped.
+/// A scraped exporter.
 #[derive(Clone, Copy)]
 struct Target<'a> {
     /// Its name on the page.
     name: &'static str,
     daemon: &'a Daemon,
     headers: &'static str,
-    /// How often, in each round.
+    /// Number of scrapes in each round.
     scrapes: usize,
 }
 
-/// One round of one target; times in microseconds.
+/// Results of a target in a round; times in microseconds.
 struct Round {
     p50: f64,
     p99: f64,
@@ -58,7 +57,7 @@ struct Round {
     bytes: f64,
 }
 
-/// Scrapes in rounds, the targets in turn.
+/// Scrapes all targets in turn, in each round.
 pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
     let exporter = Daemon::start()?;
     let bound = [Daemon::start()?, Daemon::start_with(&rules::config(0))?];
@@ -83,13 +82,13 @@ pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
         pin(*online().first().context("no CPU is online")?);
         in_turn(&targets, effort.choose(7, 3), scrape)
     };
-    // A thread of its own, since it stays bound to its CPU.
+    // On a thread of its own, because it stays bound to its CPU.
     let results = thread::scope(|scope| scope.spawn(client).join());
     let results = results.unwrap_or_else(|panic| resume_unwind(panic))?;
     let mut group = Group::new("Scrapes", NOTE);
     for (index, (Target { name, .. }, rounds)) in targets.iter().zip(&results).enumerate() {
         let of = |value: fn(&Round) -> f64| Summary::of(rounds.iter().map(value));
-        // The figures to reach are for what a scrape gets by default.
+        // The targets apply to the default format.
         let target = |row: Row, most| if index == 0 { row.at_most(most) } else { row };
         group.push(target(
             Row::new(format!("{name}: median time"), Unit::Us, of(|round| round.p50)),

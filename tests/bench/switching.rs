@@ -1,4 +1,4 @@
-//! Loads that switch, and what an attached program costs them from end to end.
+//! Loads that switch often, and the end-to-end cost of an attached program for them.
 
 use std::{
     fs,
@@ -25,32 +25,32 @@ use crate::{
 /// A benchmark of `perf`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Load {
-    /// Two processes on the last CPU that wake each other through pipes, which is little else than
-    /// switching.
+    /// Two processes on the last CPU that wake each other through pipes, and so do little but
+    /// switch.
     Pipe,
-    /// 200 processes on all CPUs, in five groups in each of which half send to the other half.
+    /// 200 processes on all CPUs, in five groups; in each, one half sends to the other.
     Messaging,
 }
 
-/// What a run of a load took.
+/// Results of a run of a load.
 pub(crate) struct Run {
     /// CPU time of all its processes, in seconds.
     cpu: f64,
-    /// Of the messages alone, as `perf` says it, in seconds.
+    /// Wall time of the messages alone, as reported by `perf`, in seconds.
     wall: f64,
     /// Context switches of the whole machine.
     pub(crate) switches: f64,
 }
 
 impl Load {
-    /// Runs it: two switches for each message of the pipe; of the other, so many messages from each
-    /// sender to each receiver of its group.
+    /// Runs it. For the pipe, each message is two switches; for the other load, `messages` is the
+    /// number from each sender to each receiver of its group.
     pub(crate) fn run(self, messages: usize) -> Result<Run> {
-        /// No run takes so long; one that does is ended.
+        /// Timeout of a run.
         const LIMIT_SECONDS: &str = "120";
         const BENCH: [&str; 4] = ["perf", "bench", "--format=simple", "sched"];
         let mut command = Command::new("timeout");
-        // It also ends all processes when it is told to end; each alone would wait for the others.
+        // It ends all processes on a signal; each alone would wait for the others.
         command.arg(LIMIT_SECONDS);
         match self {
             Self::Pipe => {
@@ -66,13 +66,13 @@ impl Load {
         let output = children::spawn(&mut command)?.wait_with_output()?;
         ensure!(output.status.success(), "`perf bench sched`: {}", output.status);
         let wall = String::from_utf8(output.stdout)?;
-        let wall = wall.trim().parse().with_context(|| format!("`perf bench` said {wall:?}"))?;
+        let wall = wall.trim().parse().with_context(|| format!("`perf bench` printed {wall:?}"))?;
         let cpu = children_cpu()?.saturating_sub(before.0).as_secs_f64();
         Ok(Run { cpu, wall, switches: context_switches()? - before.1 })
     }
 }
 
-/// CPU time of all children that have ended.
+/// CPU time of all children that have ended, in seconds.
 fn children_cpu() -> Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let duration = |time: TimeVal| {
@@ -90,9 +90,9 @@ fn context_switches() -> Result<f64> {
 }
 
 const PIPE_NOTE: &str = "\
-`perf bench sched pipe` on one CPU, statistics off, with nothing attached and with each program
-attached, in an order that rotates from round to round. A ratio is that of two runs of one round.
-This is the worst case: the load does nothing but switch, some 500,000 times a second.";
+`perf bench sched pipe` on one CPU, with BPF statistics off, with nothing attached and with each
+program attached, in an order that rotates from round to round. Ratios are of two runs in the same
+round. This is the worst case: the load only switches, some 500,000 times a second.";
 
 /// Two tasks on one CPU.
 pub(crate) fn measure_pipe(effort: Effort, peers: &Peers) -> Result<Group> {
@@ -106,9 +106,9 @@ pub(crate) fn measure_pipe(effort: Effort, peers: &Peers) -> Result<Group> {
 }
 
 const MESSAGING_NOTE: &str = "\
-`perf bench sched messaging`: 200 tasks on all CPUs, otherwise as above. Here tasks move between
-CPUs and do some work between switches, and how often they switch differs from run to run: so does
-the time, and small differences between programs are lost in it.";
+`perf bench sched messaging` with 200 tasks on all CPUs, otherwise as above. Tasks move between CPUs
+and do some work between switches. The number of switches varies from run to run, and so does the
+time, which hides small differences between programs.";
 
 /// Many tasks on all CPUs.
 pub(crate) fn measure_messaging(effort: Effort, peers: &Peers) -> Result<Group> {
@@ -121,10 +121,10 @@ pub(crate) fn measure_messaging(effort: Effort, peers: &Peers) -> Result<Group> 
     Ok(group)
 }
 
-/// What is attached, and the runs of a load with it, round by round. Nothing comes first.
+/// The runs of a load, by attached program and round. The first is without a program.
 struct Runs(Vec<(&'static str, Vec<Run>)>);
 
-/// The one that has targets.
+/// The program that has targets.
 const EXPORTER: &str = "the exporter";
 
 impl Runs {
@@ -144,7 +144,7 @@ impl Runs {
         Ok(Self(attachments.into_iter().map(|(name, _)| name).zip(runs).collect()))
     }
 
-    /// A row for each attachment.
+    /// Adds a row for each program.
     fn push(&self, group: &mut Group, what: &str, unit: Unit, value: fn(&Run) -> f64) {
         for (name, runs) in &self.0 {
             let summary = Summary::of(runs.iter().map(value));
@@ -152,7 +152,8 @@ impl Runs {
         }
     }
 
-    /// A row for each attachment beside nothing, with the target of the exporter.
+    /// Adds a row for each program with its ratio to nothing attached, with the target of the
+    /// exporter.
     fn push_ratios(
         &self,
         group: &mut Group,

@@ -1,7 +1,7 @@
-//! How long a scrape renders, by the number of CPUs and the configuration:
+//! Time to render a scrape, by number of CPUs and configuration:
 //! `cargo bench --package sched_exporter-tests --bench render`, which needs no root.
 //!
-//! `cargo xtask bench` runs it too, and makes rows of what it finds.
+//! `cargo xtask bench` runs it too, for its report.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use sched_exporter_tests::rendering::{CPUS, Rendering, variants};
