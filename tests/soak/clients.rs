@@ -1,4 +1,4 @@
-//! Clients that misbehave: some stall for as long as they are let, others go in mid-answer.
+//! Misbehaving clients: some stall for as long as they can, others disconnect during a response.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -18,23 +18,23 @@ enum Stall {
     Silent,
     /// Sends half a request.
     Half,
-    /// Asks for more than socket buffers hold, and reads nothing.
+    /// Requests more than socket buffers hold, and reads nothing.
     Deaf,
 }
 
-/// Those that stall at any time: fewer than the exporter has places for scrapes.
+/// Clients stalling at any time, fewer than the limit of concurrent scrapes.
 const STALLED: [Stall; 12] = {
     use Stall::{Deaf, Half, Silent};
     [Silent, Half, Deaf, Silent, Half, Deaf, Silent, Half, Deaf, Silent, Half, Deaf]
 };
 
-/// Requests of a deaf client; their answers are several MiB.
+/// Requests of a client that reads nothing; the responses are several MiB.
 const REQUESTS: usize = 600;
 
-/// The exporter gives a client 10 s to ask, and as many to take something of its answer.
+/// The exporter gives a client 10 s to send a request and 10 s to read some of the response.
 const PATIENCE: Duration = Duration::from_secs(12);
 
-/// Between two clients that go in mid-answer.
+/// Time between two clients that disconnect during a response.
 const PAUSE: Duration = Duration::from_millis(50);
 
 const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: soak\r\n\r\n";
@@ -48,7 +48,7 @@ struct Stalled {
 
 impl Stalled {
     fn connect(how: Stall, address: SocketAddr) -> Result<Self> {
-        let mut stream = TcpStream::connect(address).context("a client that stalls")?;
+        let mut stream = TcpStream::connect(address).context("connecting a stalling client")?;
         match how {
             Stall::Silent => {}
             Stall::Half => stream.write_all(&REQUEST[..15])?,
@@ -57,8 +57,7 @@ impl Stalled {
         Ok(Self { how, stream, since: Instant::now() })
     }
 
-    /// Reads what is left of a connection that the exporter has closed by now; false where it goes
-    /// on.
+    /// Reads the rest of a connection; returns whether the exporter has closed it.
     fn ends(mut self) -> bool {
         let mut chunk = vec![0; 1 << 16];
         let _ = self.stream.set_read_timeout(Some(Duration::from_secs(5)));
@@ -72,8 +71,8 @@ impl Stalled {
     }
 }
 
-/// Connects, stalls and goes until the soak is over; then all are gone at once. Returns how many
-/// clients went in mid-answer; that those who stall are cut off is `cut_off`.
+/// Runs clients until the soak ends, then disconnects them all at once. Returns how many
+/// disconnected during a response. Checks in `cut_off` that stalling ones are disconnected.
 pub(crate) fn misbehave(
     address: SocketAddr,
     shared: &Shared,
@@ -90,7 +89,7 @@ pub(crate) fn misbehave(
                 let how = client.how;
                 let old = std::mem::replace(client, Stalled::connect(how, address)?);
                 cut_off.check(old.ends(), || {
-                    format!("{how:?} client has its connection after {PATIENCE:?}")
+                    format!("a client is still connected after {PATIENCE:?}: {how:?}")
                 });
             }
         }
@@ -102,7 +101,7 @@ pub(crate) fn misbehave(
 }
 
 fn go_in_mid_answer(address: SocketAddr) -> Result<()> {
-    let mut stream = TcpStream::connect(address).context("a client that goes")?;
+    let mut stream = TcpStream::connect(address).context("connecting a client that disconnects")?;
     stream.write_all(REQUEST)?;
-    stream.read_exact(&mut [0; 100]).context("the beginning of an answer")
+    stream.read_exact(&mut [0; 100]).context("reading the beginning of a response")
 }

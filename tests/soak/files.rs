@@ -1,4 +1,4 @@
-//! Configurations good and bad, put in place over and over.
+//! Valid and invalid configurations that replace each other continually.
 
 use std::{
     fs::{self, File},
@@ -15,16 +15,16 @@ use nix::{
 
 use crate::Shared;
 
-/// From one file to the next.
+/// Period of replacements.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// One file in so many is told of by no signal, and left alone until the change is noticed.
+/// Every nth file gets no signal, and stays until the exporter notices the change.
 const UNTOLD: u64 = 50;
 
-/// How long such a file stays: longer than the exporter waits for quiet.
+/// How long such a file stays, which is longer than the exporter debounces changes.
 const UNTOLD_STAYS: Duration = Duration::from_millis(600);
 
-/// The good configuration of a number. It shows in every label, and in the form of the histograms.
+/// The valid configuration with a number, which shows in every label and in the histogram buckets.
 pub(crate) fn good(number: u64) -> String {
     let (per_cpu, factor) = if number.is_multiple_of(2) { (true, 4) } else { (false, 2) };
     format!(
@@ -33,22 +33,22 @@ pub(crate) fn good(number: u64) -> String {
     )
 }
 
-/// Puts a text in place whole, as a careful editor does.
+/// Replaces the file atomically.
 pub(crate) fn put(path: &Path, text: &str) -> Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, text).with_context(|| new.display().to_string())?;
     fs::rename(&new, path).with_context(|| path.display().to_string())
 }
 
-/// Replaces the file at 10 Hz until the soak is over: every other time by a good one, between them
-/// by each kind of bad one in turn. Returns how many files there were.
+/// Replaces the file at 10 Hz until the soak ends, alternately by a valid file and by one of each
+/// kind of invalid file in turn. Returns the number of files.
 pub(crate) fn change(path: &Path, exporter: Pid, shared: &Shared) -> Result<u64> {
     let mut due = Instant::now();
     let mut round = 0;
     while !shared.is_over() {
         round += 1;
         match round % 8 {
-            // What a bad file says must never be served.
+            // The label of an invalid file must never be served.
             2 => put(path, "labels:\n  config: bad\n  zone: [\n")?,
             4 => fs::remove_file(path)?,
             6 => {
@@ -58,7 +58,7 @@ pub(crate) fn change(path: &Path, exporter: Pid, shared: &Shared) -> Result<u64>
             }
             0 => put(path, "labels:\n  config: bad\n  cpu: \"0\"\n")?,
             _ => {
-                // Known before it can be served.
+                // Announced before it can be served.
                 let number = shared.next_config();
                 put(path, &good(number))?;
             }

@@ -1,4 +1,4 @@
-//! A fork bomb that is bounded: processes that fork twice and end, a few levels deep.
+//! A bounded fork bomb: processes fork twice and exit, a few levels deep.
 
 use std::{thread, time::Duration};
 
@@ -10,13 +10,13 @@ use nix::{
 
 use crate::Shared;
 
-/// Levels of processes: 2^6 - 1 of them, or 63, at most.
+/// Levels of processes; 2^6 - 1 = 63 processes at most.
 const LEVELS: u32 = 6;
 
-/// Between two bombs.
+/// Time between two bombs.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Sets off bombs until the soak is over. Returns how many processes there were, if all forks
+/// Starts bombs until the soak ends. Returns the number of processes, assuming that all forks
 /// succeeded.
 pub(crate) fn bombs(shared: &Shared) -> Result<u64> {
     let mut processes = 0;
@@ -29,8 +29,8 @@ pub(crate) fn bombs(shared: &Shared) -> Result<u64> {
     Ok(processes)
 }
 
-/// Forks twice, and so do the children, for so many levels. Only system calls: in a child of a
-/// process with threads nothing else is safe.
+/// Forks twice, as do the children, for this number of levels. Makes only system calls, because
+/// nothing else is safe in a child of a process with threads.
 fn burst(levels: u32) {
     if levels == 0 {
         return;
@@ -41,14 +41,14 @@ fn burst(levels: u32) {
     }
 }
 
-/// A child that does `work` and ends.
+/// Forks a child that does `work` and exits.
 fn fork_and(work: impl FnOnce()) -> nix::Result<Pid> {
-    // SAFETY: the child makes system calls until it ends.
+    // SAFETY: the child only makes system calls until it exits.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
             work();
-            // SAFETY: ends the process, with nothing run at its exit.
+            // SAFETY: exits without running any code of this process.
             unsafe { libc::_exit(0) }
         }
     }

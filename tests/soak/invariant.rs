@@ -1,17 +1,17 @@
-//! Something that must hold, with how often it was looked at and the worst that was seen.
+//! An invariant with the number of its checks and the worst value seen.
 
 use std::fmt;
 
-/// An invariant, and what became of it.
+/// An invariant and the results of its checks.
 #[derive(Clone, Debug)]
 pub(crate) struct Invariant {
     name: &'static str,
     checks: u64,
-    /// The worst value, with the bound and what both count.
+    /// The worst value, its bound, and their unit.
     worst: Option<(u64, u64, &'static str)>,
-    /// What is said of it besides.
+    /// Additional notes for the report.
     notes: Vec<String>,
-    /// What contradicts it; the first that was found.
+    /// Evidence of the first violation.
     contradiction: Option<String>,
 }
 
@@ -24,7 +24,7 @@ impl Invariant {
         self.checks > 0 && self.contradiction.is_none()
     }
 
-    /// Notes a check. `evidence` says what contradicts the invariant where it does not hold.
+    /// Records a check; `evidence` describes the violation if it fails.
     pub(crate) fn check(&mut self, holds: bool, evidence: impl FnOnce() -> String) {
         self.checks += 1;
         if !holds && self.contradiction.is_none() {
@@ -32,12 +32,12 @@ impl Invariant {
         }
     }
 
-    /// Says something besides.
+    /// Adds a note to the report.
     pub(crate) fn note(&mut self, note: String) {
         self.notes.push(note);
     }
 
-    /// Notes a check of a value that must not be above `bound`. `unit` is what both count.
+    /// Records a check of a value that must not exceed `bound`.
     pub(crate) fn at_most(
         &mut self,
         value: u64,

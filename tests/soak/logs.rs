@@ -1,25 +1,25 @@
-//! What the exporter logs: nothing worse than that a bad file was refused.
+//! The exporter's log, in which rejected files are the only complaint.
 
 use crate::invariant::Invariant;
 
-/// The only complaint that is due.
+/// The only expected complaint.
 const REFUSED: &str = "configuration refused";
 
-/// The log as far as it was read.
+/// The log read so far.
 pub(crate) struct Logs {
     complaints: Invariant,
-    /// Reloads that a signal asked for, and those that a change of the file led to.
+    /// Number of reloads by a signal and by a change of the file.
     pub(crate) by_signal: u64,
     pub(crate) by_change: u64,
 }
 
 impl Logs {
     pub(crate) const fn new() -> Self {
-        let complaints = Invariant::new("the log complains of bad files and of nothing else");
+        let complaints = Invariant::new("the log complains only of invalid files");
         Self { complaints, by_signal: 0, by_change: 0 }
     }
 
-    /// Reads what was logged since.
+    /// Reads new lines of the log.
     pub(crate) fn read(&mut self, log: &str) {
         for line in log.lines() {
             let is_complaint = line.contains("level=error") || line.contains("level=warn");

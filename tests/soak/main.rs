@@ -1,15 +1,15 @@
-//! Holds the exporter to its invariants under everything at once, for `cargo xtask soak`: a storm of
-//! switches, fork bombs, a configuration that changes ten times a second, clients that misbehave,
-//! and a hundred scrapes a second, each of which is checked whole.
+//! Checks the exporter's invariants under all loads at once, for `cargo xtask soak`: a storm of
+//! switches, fork bombs, a configuration that changes ten times a second, misbehaving clients, and
+//! a hundred scrapes a second, each of which is checked completely.
 //!
-//! Nothing outlasts the run: the exporter ends with this process, however it ends, and SIGINT and
+//! Leaves nothing behind: the exporter ends with this process for whatever reason. SIGINT and
 //! SIGTERM end the soak early.
 
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "a test for the terminal: results on one stream, what is being done on the other"
+    reason = "a terminal program: results on standard output, progress on standard error"
 )]
 
 use std::{
@@ -48,36 +48,36 @@ use resources::{Course, Resources};
 use scrapes::Scrapes;
 
 #[derive(Parser)]
-#[command(bin_name = "cargo xtask soak", about = "Holds the exporter to its invariants under load")]
+#[command(bin_name = "cargo xtask soak", about = "Checks the exporter's invariants under load")]
 struct Args {
-    /// How long; a fraction will do
+    /// Duration in minutes, which may be a fraction
     #[arg(long, default_value = "1", value_parser = minutes)]
     minutes: Duration,
 }
 
 fn minutes(text: &str) -> Result<Duration> {
     let minutes: f64 = text.parse()?;
-    ensure!((0.5..=100_000.0).contains(&minutes), "less than 0.5 is no soak");
+    ensure!((0.5..=100_000.0).contains(&minutes), "must be from 0.5 to 100000");
     Ok(Duration::from_secs_f64(minutes * 60.0))
 }
 
-/// From one scrape to the next.
+/// Period of scrapes.
 const SCRAPE_PERIOD: Duration = Duration::from_millis(10);
 
-/// From one look at the exporter's resources and log to the next.
+/// Period of checks of the exporter's resources and log.
 const LOOK_PERIOD: Duration = Duration::from_millis(500);
 
-/// From one line on how it goes to the next.
+/// Period of progress reports.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(10);
 
-/// Until connections that were closed are noticed.
+/// Time for the exporter to notice closed connections.
 const MOMENT: Duration = Duration::from_millis(200);
 
-/// What the threads know of each other.
+/// State shared by the threads.
 #[derive(Clone, Default)]
 pub(crate) struct Shared {
     over: Arc<AtomicBool>,
-    /// The latest good configuration that was put in place.
+    /// Number of the latest valid configuration written.
     config: Arc<AtomicU64>,
 }
 
@@ -90,7 +90,7 @@ impl Shared {
         self.over.store(true, Ordering::Relaxed);
     }
 
-    /// Number of the next good configuration, which may be served from now on.
+    /// Number of the next valid configuration, which may be served from now on.
     pub(crate) fn next_config(&self) -> u64 {
         self.config.fetch_add(1, Ordering::SeqCst) + 1
     }
@@ -119,10 +119,10 @@ fn main() -> Result<ExitCode> {
     Ok(if all_hold && !was_cut_short { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs it all, and returns what must hold.
+/// Runs all loads and checks, and returns the invariants.
 fn soak(total: Duration, shared: &Shared) -> Result<Vec<Invariant>> {
     let mut exporter = Exporter::start_with(&files::good(shared.next_config()), &[]);
-    // The first reload starts a thread that stays.
+    // The first reload starts a thread that keeps running.
     exporter.signal(Signal::SIGHUP);
     exporter.wait_until("reloaded", |scrape| {
         scrape.sum("sched_exporter_config_reloads_total", &[]) > 0
@@ -132,7 +132,7 @@ fn soak(total: Duration, shared: &Shared) -> Result<Vec<Invariant>> {
 
     let mut scrapes = Scrapes::new(exporter.address, shared);
     let mut watch = Watch { logs: Logs::new(), course: Course::new(total) };
-    let mut cut_off = Invariant::new("a client that stalls is cut off");
+    let mut cut_off = Invariant::new("stalling clients are disconnected");
     let mut loads = Loads::new();
     let is_alive = thread::scope(|scope| {
         let files = scope.spawn(|| files::change(exporter.config(), exporter.pid(), shared));
@@ -148,11 +148,11 @@ fn soak(total: Duration, shared: &Shared) -> Result<Vec<Invariant>> {
         loads.add("files", files.join(), 9);
         loads.add("switches", Ok(Ok(scrapes.switches())), 1_000);
         loads.add("processes", processes.join(), 100);
-        loads.add("clients gone in mid-answer", gone.join(), 5);
+        loads.add("clients that disconnected during a response", gone.join(), 5);
         is_alive
     });
 
-    let mut last = Invariant::new("the last good file is served in the end");
+    let mut last = Invariant::new("the last valid file is served in the end");
     let mut after = before;
     if is_alive {
         let number = shared.next_config();
@@ -163,12 +163,14 @@ fn soak(total: Duration, shared: &Shared) -> Result<Vec<Invariant>> {
             scrapes.scrape();
         }
         let served = scrapes.served();
-        last.check(served == number, || format!("{served} is served, and {number} is in place"));
+        last.check(served == number, || {
+            format!("number {served} is served, but {number} is in the file")
+        });
         scrapes.disconnect();
         after = settled(&exporter, before)?;
         exporter.signal(Signal::SIGTERM);
     }
-    let mut end = Invariant::new("the exporter ends when it is told to, and not before");
+    let mut end = Invariant::new("the exporter ends on SIGTERM, and not before");
     let status = exporter.wait();
     end.check(is_alive && status.success(), || format!("it ended with {status}"));
     watch.logs.read(&exporter.take_log());
@@ -181,15 +183,15 @@ fn soak(total: Duration, shared: &Shared) -> Result<Vec<Invariant>> {
     Ok(invariants)
 }
 
-/// What is seen of the exporter from outside.
+/// Checks of the exporter from outside.
 struct Watch {
     logs: Logs,
     course: Course,
 }
 
 impl Watch {
-    /// Scrapes, and looks at the process, until the time or the soak is over. Returns whether the
-    /// exporter still runs.
+    /// Scrapes and checks the process until the time is over or the soak ends. Returns whether the
+    /// exporter is still running.
     fn run(
         &mut self,
         exporter: &Exporter,
@@ -219,9 +221,9 @@ impl Watch {
     }
 }
 
-/// What the exporter holds when it has let go of what the clients held, or after a while.
+/// Resources of the exporter once it has released those of clients, or after a timeout.
 fn settled(exporter: &Exporter, before: Resources) -> Result<Resources> {
-    /// Longer than a thread without work waits for more.
+    /// Longer than the idle timeout of its threads.
     const WHILE: Duration = Duration::from_secs(12);
     let deadline = Instant::now() + WHILE;
     loop {
@@ -234,7 +236,7 @@ fn settled(exporter: &Exporter, before: Resources) -> Result<Resources> {
     }
 }
 
-/// How much there was of each load: without them the soak shows nothing.
+/// Checks the rate of each load, because the soak proves nothing without load.
 struct Loads {
     over: Duration,
     invariant: Invariant,
@@ -242,17 +244,17 @@ struct Loads {
 
 impl Loads {
     const fn new() -> Self {
-        Self { over: Duration::ZERO, invariant: Invariant::new("the loads are there") }
+        Self { over: Duration::ZERO, invariant: Invariant::new("all loads are running") }
     }
 
-    /// Notes a load: how much of it there was, and the least for each second.
+    /// Checks a load: how much of it there was, and the minimum per second.
     fn add(&mut self, what: &str, count: thread::Result<Result<u64>>, least: u64) {
         match count {
             Ok(Ok(count)) => {
                 let rate = u64::try_from(u128::from(count) * 1_000 / self.over.as_millis().max(1));
                 let rate = rate.unwrap_or_default();
                 self.invariant.note(format!("{rate} {what}"));
-                self.invariant.check(rate >= least, || format!("{rate} {what} a second"));
+                self.invariant.check(rate >= least, || format!("{rate} {what} per second"));
             }
             Ok(Err(error)) => self.invariant.check(false, || format!("{what}: {error:#}")),
             Err(_) => self.invariant.check(false, || format!("{what}: panicked")),
@@ -260,10 +262,10 @@ impl Loads {
     }
 
     fn into_invariant(mut self, logs: &Logs) -> Invariant {
-        self.invariant.note("a second".to_owned());
+        self.invariant.note("per second".to_owned());
         let (by_signal, by_change) = (logs.by_signal, logs.by_change);
         self.invariant.note(format!("reloads: {by_signal} by signal, {by_change} by change"));
-        self.invariant.check(by_signal > 0 && by_change > 0, || "no reload".to_owned());
+        self.invariant.check(by_signal > 0 && by_change > 0, || "no reloads".to_owned());
         self.invariant
     }
 }

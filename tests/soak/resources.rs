@@ -1,4 +1,4 @@
-//! What the exporter holds, and that it does not grow.
+//! The resources that the exporter holds, which must not grow.
 
 use std::{collections::BTreeMap, fmt, fs, time::Duration};
 
@@ -8,10 +8,10 @@ use sched_exporter_tests::fdinfo;
 
 use crate::invariant::Invariant;
 
-/// Growth of resident memory that is none: pages that a heap touches late.
+/// Growth of resident memory that is no leak: heap pages first touched late.
 const SLACK_KIB: u64 = 1_024;
 
-/// What the exporter holds at an instant.
+/// Resources of the exporter at an instant.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Resources {
     /// Resident memory.
@@ -20,7 +20,7 @@ pub(crate) struct Resources {
     pub(crate) descriptors: u64,
     /// Threads.
     pub(crate) threads: u64,
-    /// Memory of its BPF maps, as the kernel states it.
+    /// Memory of its BPF maps in bytes, by the kernel.
     pub(crate) map_bytes: u64,
 }
 
@@ -56,14 +56,14 @@ impl fmt::Display for Resources {
     }
 }
 
-/// What was held in the course of the soak.
+/// Resources in the course of the soak.
 pub(crate) struct Course {
     total: Duration,
     samples: Vec<(Duration, Resources)>,
 }
 
 impl Course {
-    /// Of a soak that takes `total`.
+    /// For a soak of duration `total`.
     pub(crate) const fn new(total: Duration) -> Self {
         Self { total, samples: Vec::new() }
     }
@@ -72,8 +72,8 @@ impl Course {
         self.samples.push((elapsed, resources));
     }
 
-    /// The invariants, with what is held `before` the loads and `after` them. The second quarter is
-    /// what the last is compared with: in the first one the loads begin.
+    /// Checks the invariants, given the resources `before` and `after` the loads. Compares the last
+    /// quarter with the second, because the loads begin during the first.
     pub(crate) fn judge(&self, before: Resources, after: Resources) -> [Invariant; 4] {
         let median = |quarter: u32, value: fn(&Resources) -> u64| {
             let range = self.total * quarter / 4..self.total * (quarter + 1) / 4;
@@ -90,17 +90,17 @@ impl Course {
         };
         let mut memory = Invariant::new("resident memory does not grow");
         grown(&mut memory, |it| it.rss_kib, |kib| SLACK_KIB + kib / 100, "KiB");
-        let mut descriptors = Invariant::new("file descriptors are given back");
+        let mut descriptors = Invariant::new("file descriptors are closed");
         descriptors.at_most(after.descriptors, before.descriptors, "open at the end", || {
             format!("there were {} at the start", before.descriptors)
         });
         let mut threads = Invariant::new("threads end");
         grown(&mut threads, |it| it.threads, |_| 0, "threads");
         threads.at_most(after.threads, before.threads, "threads", || "at the end".to_owned());
-        let mut maps = Invariant::new("the maps' memory stays what it is");
+        let mut maps = Invariant::new("the maps' memory stays constant");
         for (elapsed, sample) in &self.samples {
             maps.at_most(sample.map_bytes, before.map_bytes, "bytes", || {
-                format!("{} before, and after {elapsed:.0?} more", before.map_bytes)
+                format!("{} before, more after {elapsed:.0?}", before.map_bytes)
             });
         }
         [memory, descriptors, threads, maps]

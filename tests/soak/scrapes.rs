@@ -1,4 +1,4 @@
-//! Scrapes, in each format in turn, and all that must hold of each.
+//! Scrapes in each format in turn, and checks of each.
 
 use std::{
     collections::BTreeMap,
@@ -17,16 +17,16 @@ use sched_exporter_tests::{
 
 use crate::{Shared, files, invariant::Invariant};
 
-/// Prometheus gives up on a scrape after this long unless it is told otherwise.
+/// Prometheus' default timeout of a scrape.
 const SCRAPE_TIMEOUT_MS: u64 = 10_000;
 
-/// What accounts of time may be apart.
+/// Most nanoseconds between accounts of the same time.
 const EXACT_NS: u64 = 100_000;
 
-/// Scrapes over one connection.
+/// Number of scrapes per connection.
 const ON_A_CONNECTION: usize = 50;
 
-/// How an exposition is asked for, and the content type and encoding that must come.
+/// Headers of a request, and the expected content type and encoding.
 struct Form {
     headers: [(&'static str, &'static str); 2],
     content_type: &'static str,
@@ -53,7 +53,7 @@ const FORMS: [Form; 3] = [
     },
 ];
 
-/// The configuration that a scrape was rendered from, by all that it says of it.
+/// The configuration of a scrape, identified by everything that depends on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Served {
     /// The number in its labels.
@@ -62,7 +62,7 @@ struct Served {
     sha256: String,
 }
 
-/// The scrapes so far.
+/// All scrapes so far.
 pub(crate) struct Scrapes {
     address: SocketAddr,
     shared: Shared,
@@ -71,10 +71,10 @@ pub(crate) struct Scrapes {
     cpus: Vec<String>,
     served: Served,
     switches: u64,
-    /// Counters as they were last seen, by series without the labels of the configuration.
+    /// Last values of counters, by series without the labels from the configuration.
     counters: BTreeMap<String, f64>,
-    /// Between which instants of `CLOCK_MONOTONIC` the accounts have begun, by the scrapes so far:
-    /// each was answered between two readings of the clock.
+    /// Range of `CLOCK_MONOTONIC` in which the accounts have begun, by the scrapes so far: each was
+    /// answered between two readings of the clock.
     began: (u64, u64),
     answered: Invariant,
     whole: Invariant,
@@ -99,15 +99,15 @@ impl Scrapes {
             switches: 0,
             counters: BTreeMap::new(),
             began: (0, u64::MAX),
-            answered: Invariant::new("a scrape is answered with 200, in the form asked for"),
-            whole: Invariant::new("an exposition is whole, and no series stands twice"),
+            answered: Invariant::new("scrapes return 200 in the requested format"),
+            whole: Invariant::new("expositions are complete, without duplicate series"),
             alike: Invariant::new("all CPUs account for the same time"),
             exact: Invariant::new("the time accounted for is the time that has passed"),
-            forward: Invariant::new("no counter goes back"),
-            buckets: Invariant::new("buckets are cumulative, the last is the count"),
-            one_generation: Invariant::new("a scrape shows one good configuration"),
-            no_older: Invariant::new("no configuration is taken back"),
-            bad_files: Invariant::new("a bad file is noted, and changes nothing"),
+            forward: Invariant::new("no counter decreases"),
+            buckets: Invariant::new("buckets are cumulative, and the last is the count"),
+            one_generation: Invariant::new("each scrape shows one valid configuration"),
+            no_older: Invariant::new("no scrape returns to an earlier configuration"),
+            bad_files: Invariant::new("invalid files are reported, and change nothing"),
         }
     }
 
@@ -115,7 +115,7 @@ impl Scrapes {
         self.count as u64
     }
 
-    /// Number of the configuration that was served last.
+    /// Number of the configuration in the last scrape.
     pub(crate) const fn served(&self) -> u64 {
         self.served.number
     }
@@ -144,7 +144,7 @@ impl Scrapes {
         ]
     }
 
-    /// Scrapes once and checks all of it.
+    /// Scrapes once and checks everything.
     pub(crate) fn scrape(&mut self) {
         let form = &FORMS[self.count % FORMS.len()];
         if self.count.is_multiple_of(ON_A_CONNECTION) {
@@ -163,7 +163,7 @@ impl Scrapes {
             }
         };
         self.answered.at_most((after - before) / 1_000_000, SCRAPE_TIMEOUT_MS, "ms", || {
-            "too late for Prometheus".to_owned()
+            "later than Prometheus' timeout".to_owned()
         });
         let is_right = answer.status == 200
             && answer.header("content-type").starts_with(form.content_type)
@@ -190,8 +190,8 @@ impl Scrapes {
         client.try_request("GET", "/metrics", &form.headers)
     }
 
-    /// Each CPU accounts for the time since attach, the same for all; and since when that is must
-    /// be the same for all scrapes.
+    /// Checks that all CPUs account for the same time, and that all scrapes imply the same instant
+    /// of attaching.
     fn check_time(&mut self, exposition: &Exposition, before: u64, after: u64) {
         let accounts = self.cpus.iter().map(|cpu| {
             exposition.sum_ns("sched_cpu_seconds_total", &[cpu])
@@ -220,7 +220,7 @@ impl Scrapes {
             let series = format!("{}{:?}", sample.name, own.collect::<Vec<_>>());
             let value = number(&sample.value);
             let old = self.counters.get(&series).copied().unwrap_or(0.0);
-            self.forward.check(old <= value, || format!("{series} went from {old} to {value}"));
+            self.forward.check(old <= value, || format!("{series} fell from {old} to {value}"));
             self.counters.insert(series, value);
         }
     }
@@ -278,7 +278,7 @@ impl Scrapes {
         self.no_older.check(all_new || old == *served, || {
             format!("{served:?} after {old:?}; the latest in place is {latest}")
         });
-        // Its labels are in no good configuration; that it was noted shows in the end.
+        // No valid configuration has its labels; the end of the soak shows that it was reported.
         let failed = exposition.sum("sched_exporter_config_last_reload_successful", &[]) == 0;
         if failed {
             self.bad_files.check(true, String::new);
@@ -286,7 +286,7 @@ impl Scrapes {
     }
 }
 
-/// The body, decoded and parsed.
+/// Decodes and parses the body.
 fn read(answer: &Answer, form: &Form) -> Result<(Exposition, Vec<Sample>), String> {
     let mut text = String::new();
     let read = match form.encoding {
@@ -303,7 +303,7 @@ fn read(answer: &Answer, form: &Form) -> Result<(Exposition, Vec<Sample>), Strin
     Ok((Exposition::read(&text)?, samples))
 }
 
-/// Whether a sample has the labels of a configuration, and is of the series that it asks for.
+/// Whether a sample has the labels and the series of a configuration.
 fn is_of(sample: &Sample, config: &Config) -> bool {
     let labels =
         config.labels().iter().all(|(name, value)| sample.label(name) == Some(value.as_str()));
@@ -311,7 +311,7 @@ fn is_of(sample: &Sample, config: &Config) -> bool {
     labels && sample.label("cpu").is_some() == per_cpu
 }
 
-/// The bounds of the first histogram of run-queue waits, as written.
+/// Bucket bounds of the first histogram of run-queue waits, as written.
 fn bounds(samples: &[Sample]) -> Vec<String> {
     let buckets = || samples.iter().filter(|it| it.name == "sched_runqueue_latency_seconds_bucket");
     let cpu = buckets().next().and_then(|sample| sample.label("cpu"));
@@ -319,7 +319,7 @@ fn bounds(samples: &[Sample]) -> Vec<String> {
     of_one.filter_map(|sample| sample.label("le").map(str::to_owned)).collect()
 }
 
-/// A number of an exposition; Rust reads all that it can hold.
+/// Parses a number of an exposition.
 fn number(text: &str) -> f64 {
     text.parse().unwrap_or(f64::NAN)
 }
