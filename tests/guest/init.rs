@@ -1,8 +1,7 @@
-//! The first process of a guest of `cargo xtask vm`. It makes a machine of what is only a kernel,
-//! runs the tests it carries with the arguments it is given, says what the kernel made of the
-//! program, and switches the machine off.
+//! The init process of a guest of `cargo xtask vm`. It mounts filesystems, runs the tests with its
+//! own arguments, prints facts about the kernel program, and powers the machine off.
 
-#![expect(clippy::print_stdout, reason = "the console is all that the host sees")]
+#![expect(clippy::print_stdout, reason = "the host sees only the console")]
 
 use std::{env, fs, process::Command, time::Instant};
 
@@ -20,11 +19,11 @@ use sched_exporter::kernel::{
 };
 use sched_exporter_tests::{fdinfo, network, process};
 
-/// The exporter as it is shipped.
+/// The shipped binary.
 const EXPORTER: &str = "/sched_exporter";
 const CONFIG: &str = "/exporter.yaml";
 
-/// What the exporter and its tests expect of any machine.
+/// Filesystems that the exporter and its tests expect on any machine.
 const FILESYSTEMS: [(&str, &str); 6] = [
     ("devtmpfs", "/dev"),
     ("proc", "/proc"),
@@ -38,7 +37,7 @@ fn main() {
     if let Err(error) = prepare().and_then(|()| tests()).and_then(|()| facts()) {
         println!("guest: {error:#}");
     }
-    // It does not return, or the end of this process is a panic that the host sees.
+    // If it returns, the end of this process makes the kernel panic, which the host sees.
     let _ = reboot(RebootMode::RB_POWER_OFF);
 }
 
@@ -46,7 +45,7 @@ fn prepare() -> Result<()> {
     for (kind, place) in FILESYSTEMS {
         fs::create_dir_all(place).with_context(|| place.to_owned())?;
         match mount(Some(kind), place, Some(kind), MsFlags::empty(), None::<&str>) {
-            // The same filesystem is there already.
+            // Already mounted.
             Ok(()) | Err(Errno::EBUSY) => {}
             Err(error) => {
                 return Err(error).with_context(|| format!("mounting {kind} at {place}"));
@@ -56,7 +55,7 @@ fn prepare() -> Result<()> {
     network::loopback().context("bringing up the loopback interface")
 }
 
-/// The harness says itself what passed and failed.
+/// Runs the tests, which print their own results.
 fn tests() -> Result<()> {
     Command::new("/tests")
         .args(env::args_os().skip(1))
@@ -67,7 +66,7 @@ fn tests() -> Result<()> {
     Ok(())
 }
 
-/// How long the exporter takes to show all that it knows, and what the verifier went through.
+/// Prints the duration of `--once` and the number of instructions that the verifier processed.
 fn facts() -> Result<()> {
     fs::write(CONFIG, process::CONFIG).context(CONFIG)?;
     let mut once = Command::new(EXPORTER);

@@ -1,4 +1,4 @@
-//! docs/kernels.md.
+//! Writes docs/kernels.md.
 
 use std::{fmt::Write as _, fs};
 
@@ -11,28 +11,27 @@ const PATH: &str = "docs/kernels.md";
 const INTRO: &str = "\
 # Kernels
 
-Where the exporter was run. `cargo xtask vm --write` boots each of these kernels, Debian's own, in
-QEMU with the released binary and the tests of `tests/it` that need no more than a kernel, and
-writes this page: change the text in `xtask/src/vm/page.rs`, not here. It needs QEMU, Debian's apt
-and, for aarch64, `aarch64-linux-gnu-gcc`; KVM is not used. One binary for each architecture and one
-BPF object for all; offsets come from the BTF of the kernel it runs on.
+The kernels that the exporter was tested on. `cargo xtask vm --write` boots each of these Debian
+kernels in QEMU with the release binary and the tests of `tests/it` that need only a kernel, and
+writes this page: change the text in `xtask/src/vm/page.rs`, not here. It requires QEMU, Debian's
+apt and, for aarch64, `aarch64-linux-gnu-gcc`; it does not use KVM. There is one binary per
+architecture and one BPF object for all; offsets come from the BTF of the running kernel.
 
-What is tested on each: loading and seeding; time conserved under any load; CPUs that never switch;
-counters that never go back; run-queue waits against `run_delay`; switches against `ctxt`; CPUs offline
-and back, where the kernel lets them (not under `nohz_full`); scrapes over HTTP; reloads; capabilities
-given up on every thread; what is said where capabilities or BTF are missing. Under emulation, where an
-interrupt takes milliseconds, bounds on times are wider than on the machine that
-[accuracy.md](accuracy.md) is of.
+Tested on each: loading and seeding; time is conserved under load; CPUs that never switch; counters
+never decrease; run-queue waits match `run_delay`; switches match `ctxt`; CPUs go offline and come
+back, if the kernel allows it (not under `nohz_full`); scrapes over HTTP; reloads; capabilities are
+dropped on every thread; errors for missing capabilities or BTF. Under emulation an interrupt takes
+milliseconds, so bounds on times are wider than on the machine of [accuracy.md](accuracy.md).
 
-`--once` takes from the start of the process to the end of its only exposition: it loads, attaches,
-and makes every CPU switch. That is under emulation, which is many times slower than hardware.
-Verified instructions are those that the kernel's verifier went through, as it counts them since 5.16.
+The time of `--once` is from the start of the process to the end of its only exposition: it loads,
+attaches, and makes every CPU switch. Emulation is many times slower than hardware. Verified
+instructions are those that the kernel's verifier processed; kernels report them since 5.16.
 
 | kernel | architecture | machine | `--once` | verified instructions | tests passed |
 |---|---|---|--:|--:|--:|
 ";
 
-/// Writes the page.
+/// Writes the page from the outcomes of all guests.
 pub(crate) fn write(outcomes: &[Outcome]) -> Result<()> {
     let mut page = INTRO.to_owned();
     for outcome in outcomes {
