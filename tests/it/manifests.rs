@@ -1,9 +1,9 @@
-//! What Kubernetes, prometheus-operator, Helm and the exporter itself say of deploy/kubernetes and
-//! deploy/helm. No cluster is needed.
+//! Checks of deploy/kubernetes and deploy/helm against the definitions of Kubernetes and
+//! prometheus-operator, Helm, and the exporter itself. Needs no cluster.
 
 use std::{env, process::Command};
 
-/// Runs the function of this name in `manifests/check.py`.
+/// Runs a function of `manifests/check.py`.
 #[track_caller]
 fn check(name: &str) {
     let python = env::var_os("SCHED_EXPORTER_MANIFESTS_PYTHON").expect("run by `cargo xtask test`");

@@ -1,7 +1,7 @@
 """Checks of deploy/kubernetes and deploy/helm: each test of manifests.rs runs the function of its name.
 
-The manifests are rendered by kustomize and by Helm's own library, with the values below. Where things
-are is in the environment, by `cargo xtask test`.
+The manifests are rendered by kustomize and by Helm's own library, with the values below. `cargo xtask
+test` passes the paths of tools in the environment.
 """
 
 import copy
@@ -29,11 +29,11 @@ RULES = [ROOT / f"deploy/prometheus/{name}.rules.yaml" for name in ("recording",
 EXPORTER = os.environ["SCHED_EXPORTER_BIN"]
 
 NAME = "sched-exporter"
-# The oldest that the chart admits, one between, and the newest whose schemas there are.
+# The oldest that the chart allows, one in between, and the newest with available schemas.
 KUBERNETES = ["1.25", "1.31", "1.37"]
 OPERATOR_GROUP = "monitoring.coreos.com/"
 
-# What kustomize's components are by values of the chart.
+# The chart's values that correspond to kustomize's components.
 COMPONENTS = {
     "privileged": {"privileged": True},
     "monitoring": {"podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}},
@@ -46,7 +46,7 @@ COMPONENTS = {
 }
 ALL_COMPONENTS = {key: value for values in COMPONENTS.values() for key, value in values.items()}
 
-# More of what the chart can do.
+# Other features of the chart.
 VALUES = {
     "little": {
         "service": {"enabled": False},
@@ -57,7 +57,7 @@ VALUES = {
         "tolerations": [],
         "priorityClassName": "",
     },
-    # Its first line is indented more than the next, and names in a comment what is not enabled.
+    # Its first line is indented more than the next, and its comment names a source that is disabled.
     "text": {"config": "  # node.labels\nlabels: {host: '{{ env.NODE_NAME }}', zone: a}\n"},
     "shipped": {"config": (ROOT / "config/exporter.yaml").read_text()},
     "map": {"config": {"labels": {"zone": None, "team": "sre"}, "without": ["cpu"]}},
@@ -109,7 +109,7 @@ VALUES = {
     },
 }
 
-# Values that are refused, and what the refusal names.
+# Invalid values, and a part of the expected error.
 REFUSED = [
     ({"imagee": {}}, "imagee"),
     ({"image": {"tag": 1.0}}, "/image/tag"),
@@ -149,13 +149,13 @@ def documents(text):
 
 
 def kustomize(directory):
-    """What kustomize makes of a directory of deploy/kubernetes, or outside of it."""
+    """The objects of a directory of deploy/kubernetes or elsewhere, by kustomize."""
     command = [os.environ["SCHED_EXPORTER_KUSTOMIZE"], "build", str(KUSTOMIZE / directory)]
     return documents(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
 def kustomize_ours(kustomization):
-    """What it makes of somebody's own kustomization, which is above the tree."""
+    """The objects of a user's own kustomization, outside of the tree."""
     with tempfile.TemporaryDirectory() as directory:
         below = os.path.relpath(KUSTOMIZE, os.path.realpath(directory))
         kustomization = json.dumps(kustomization).replace("BELOW", below)
@@ -165,13 +165,13 @@ def kustomize_ours(kustomization):
 
 
 def kustomization_of_the_guide():
-    """That of docs/deploy.md, which is beside a clone of this repository."""
+    """The kustomization in docs/deploy.md, which is next to a clone of this repository."""
     (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/deploy.md").read_text(), re.S)
     return yaml.safe_load(block.replace("sched_exporter/deploy/kubernetes", "BELOW"))
 
 
 def values_of_the_readme():
-    """Those of the chart's README that bring more into the pod, and more that it lists."""
+    """The values in the chart's README that extend the pod, and other values that it lists."""
     text = (CHART / "README.md").read_text()
     (block,) = re.findall(r"```yaml\n(config:.*?)```", text, re.S)
     values = yaml.safe_load(block)
@@ -180,7 +180,7 @@ def values_of_the_readme():
 
 
 def helm(values, name=NAME, namespace=NAME):
-    """What the chart makes of values, notes aside."""
+    """The objects of the chart with values, without its notes."""
     with Chart.load(CHART) as chart:
         rendered = chart.render(values, name=name, namespace=namespace)
     texts = [text for path, text in sorted(rendered.items()) if path.endswith(".yaml")]
@@ -189,7 +189,7 @@ def helm(values, name=NAME, namespace=NAME):
 
 @functools.cache
 def renderings():
-    """Everything that is checked, by name."""
+    """All renderings to check, by name."""
     found = {f"overlay {path.name}": kustomize(path) for path in (KUSTOMIZE / "overlays").iterdir()}
     every = {"resources": ["BELOW/base"], "components": [f"BELOW/components/{c}" for c in COMPONENTS]}
     found["every component"] = kustomize_ours(every)
@@ -215,15 +215,15 @@ def renderings():
     for name, values in (COMPONENTS | {"every component": ALL_COMPONENTS} | VALUES).items():
         found[f"chart: {name}"] = helm(values)
     found["chart: of its README"] = helm(values_of_the_readme())
-    # Names that YAML would take for numbers.
+    # Names that YAML would read as numbers.
     found["chart: numbers"] = helm({"nameOverride": "7"}, name="1", namespace="2")
     return found
 
 
 def one(rendering, kind):
-    """The only object of a kind, or nothing."""
+    """The only object of a kind, or None."""
     found = [document for document in rendering if document["kind"] == kind]
-    assert len(found) <= 1, f"{len(found)} of kind {kind}"
+    assert len(found) <= 1, f"{len(found)} objects of kind {kind}"
     return found[0] if found else None
 
 
@@ -231,9 +231,9 @@ def pod_of(rendering):
     return one(rendering, "DaemonSet")["spec"]["template"]
 
 
-# Kubernetes' and the operator's own definitions.
+# The definitions of Kubernetes and of the operator.
 
-# Read once, not once for each object.
+# Read each schema once, not once per object.
 kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
 
 
@@ -265,7 +265,7 @@ def fits_the_operator(rendering):
     return len(objects)
 
 
-# What no schema knows: how the objects belong together, and to the exporter.
+# How the objects fit together and fit the exporter, which schemas do not cover.
 
 
 def exporter(*args, environment=None):
@@ -296,7 +296,7 @@ def fits_together(rendering):
     for kind, selector in selectors.items():
         assert selector and selector.items() <= labels.items(), f"{kind}: {selector} of {labels}"
 
-    # The port, which is the exporter's, and who names it.
+    # The port, which is the exporter's default, and its references.
     (port,) = container["ports"]
     assert f"[default: :{port['containerPort']}]" in help_of_the_exporter(), port
     for probe, path in [
@@ -317,7 +317,7 @@ def fits_together(rendering):
         (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
         assert endpoint["port"] == port["name"], endpoint
 
-    # The configuration, where the exporter looks for it.
+    # The configuration is at the exporter's default path.
     volume, *more_volumes = pod["spec"]["volumes"]
     mount, *more_mounts = container["volumeMounts"]
     assert [it["name"] for it in more_volumes] == [it["name"] for it in more_mounts]
@@ -326,10 +326,10 @@ def fits_together(rendering):
     assert mount.keys() == {"name", "mountPath", "readOnly"} and mount["name"] == volume["name"]
     (file,) = config["data"]
     assert f"[default: {mount['mountPath']}/{file}]" in help_of_the_exporter(), mount
-    # It is reloaded: nothing of it may be in the pod, or a change would restart all of them.
+    # The exporter reloads it. Nothing of it may be in the pod, or a change would restart all pods.
     assert not any("checksum" in key for key in pod["metadata"].get("annotations", {}))
 
-    # The service account, and what it may do.
+    # The service account and its permissions.
     account, role = one(rendering, "ServiceAccount"), one(rendering, "ClusterRole")
     name = pod["spec"]["serviceAccountName"]
     assert name == (account["metadata"]["name"] if account else "default"), name
@@ -371,7 +371,7 @@ def os_id():
 
 
 def check_of_configuration(rendering, zone):
-    """The labels that the exporter makes in a pod of a node `node-1` in this zone."""
+    """The exporter's labels in a pod on node `node-1` in this zone."""
     pod = pod_of(rendering)
     (container,) = pod["spec"]["containers"]
     fields = {"spec.nodeName": "node-1", "metadata.labels['topology.kubernetes.io/zone']": zone}
@@ -432,7 +432,7 @@ def labels_are_host_and_zone():
             labels = within(name, lambda it: check_of_configuration(it, zone), rendering)
             assert labels == {"host": "node-1", "zone": expected}, f"{name}: {labels}"
     for name, expected in [
-        # No API answers here.
+        # There is no API to read them from.
         ("overlay node-labels", {"host": "node-1", "zone": "none"}),
         ("chart: node-labels", {"host": "node-1", "zone": "none"}),
         ("our own", {"host": "a", "zone": "b"}),
@@ -454,7 +454,7 @@ def the_chart_makes_what_kustomize_makes():
         same(f"overlay {name}", normal(renderings()[f"overlay {name}"]), normal(helm(values)))
     ours = normal(renderings()["every component"])
     same("every component", ours, normal(helm(ALL_COMPONENTS)))
-    # The comparison sees one field.
+    # The comparison detects a change of one field.
     assert ours != normal(helm(ALL_COMPONENTS | {"terminationGracePeriodSeconds": 16}))
 
 
@@ -464,7 +464,7 @@ def rules_are_those_of_prometheus():
     for name in ["overlay monitoring", "chart: monitoring", "chart: much"]:
         rule = one(renderings()[name], "PrometheusRule")
         assert rule["spec"] == {"groups": groups}, name
-        # The alerts name the job.
+        # The job in the alerts.
         monitor = one(renderings()[name], "PodMonitor")
         (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
         jobs = set(re.findall(r'job="([^"]*)"', json.dumps(groups).replace('\\"', '"')))
@@ -479,13 +479,13 @@ def the_chart_refuses_bad_values():
         except HelmError as error:
             assert named in str(error), f"{values}: {error}"
         else:
-            raise AssertionError(f"{values} is not refused")
+            raise AssertionError(f"{values} is not rejected")
 
 
 def the_chart_is_in_order():
     for values in [{}, ALL_COMPONENTS, *VALUES.values()]:
         report = lint(CHART, values, strict=True, namespace=NAME)
-        # Severity 1 is information, that an icon is recommended.
+        # Severity 1 is information: an icon is recommended.
         assert not report["errors"], report
         assert all(message["severity"] == 1 for message in report["messages"]), report
     version = exporter("--version").split()[1]
@@ -542,7 +542,7 @@ def the_readme_has_every_value():
 
 
 def mistakes_are_seen():
-    """The checks above fail where they should, each on one change of a rendering that is good."""
+    """The checks above detect mistakes, each made by one change of a correct rendering."""
 
     def container(rendering):
         return pod_of(rendering)["spec"]["containers"][0]
@@ -602,14 +602,14 @@ def mistakes_are_seen():
             check(bad)
         except AssertionError:
             continue
-        raise AssertionError(f"{check.__name__} does not see mistake {number}")
+        raise AssertionError(f"{check.__name__} does not detect mistake {number}")
 
 
 # Helpers of the tests.
 
 
 def within(name, check, rendering):
-    """Runs a check, and says of what it was."""
+    """Runs a check, and adds the name of the rendering to its error."""
     try:
         return check(rendering)
     except AssertionError as error:
@@ -625,7 +625,7 @@ OF_HELM = {
 
 
 def normal(rendering):
-    """The objects by kind, without what is Helm's own and what Helm does not make."""
+    """The objects by kind, without labels set only by Helm and objects that Helm does not create."""
 
     def without_helm(value):
         if isinstance(value, dict):
