@@ -1,5 +1,5 @@
-//! What must hold for any bytes, for bytes that proptest makes. Needs nothing. `cargo xtask fuzz`
-//! has a fuzzer make them.
+//! The properties of any bytes, with bytes from proptest. Needs nothing. `cargo xtask fuzz` tests
+//! them with bytes from a fuzzer.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -12,14 +12,14 @@ use proptest::{
 use sched_exporter::config::Config;
 use sched_exporter_tests::properties;
 
-/// A kernel's BTF with all that the exporter looks for, in little.
+/// A minimal BTF with everything that the exporter looks for.
 const KERNEL: &[u8] = include_bytes!("../fuzz/corpus/btf/kernel");
-/// Each kind of type at least once.
+/// A BTF with every kind of type.
 const KINDS: &[u8] = include_bytes!("../fuzz/corpus/btf/kinds");
-/// Bytes of a BTF header.
+/// Size of a BTF header in bytes.
 const HEADER_LEN: usize = 24;
 
-/// What resembles headers: `Accept` and `Accept-Encoding` are made of these.
+/// Pieces of `Accept` and `Accept-Encoding` headers.
 const HEADER_PIECES: [&str; 22] = [
     "application/openmetrics-text",
     "text/plain",
@@ -45,7 +45,7 @@ const HEADER_PIECES: [&str; 22] = [
     "\n",
 ];
 
-/// What resembles YAML.
+/// Pieces of YAML.
 const YAML_PIECES: [&str; 64] = [
     "labels: ",
     "runqueue_latency: ",
@@ -149,7 +149,7 @@ proptest! {
     }
 
     #[test]
-    fn btf_whose_types_refer_anywhere(
+    fn btf_with_arbitrary_references(
         seed in select(vec![KERNEL, KINDS]),
         damage in vec((any::<Index>(), 0_u32..48), 1..16),
     ) {
@@ -181,12 +181,12 @@ proptest! {
     }
 
     #[test]
-    fn config_of_nearly_yaml(text in text_of(&YAML_PIECES)) {
+    fn config_of_yaml_pieces(text in text_of(&YAML_PIECES)) {
         properties::config(text.as_bytes());
     }
 
     #[test]
-    fn config_labels_are_read_as_they_are_written(
+    fn config_labels_are_read_back_unchanged(
         labels in btree_map("[a-zA-Z][a-zA-Z0-9_]{4,20}", "(?s).{1,200}", 0..=32)
             .prop_filter("reserved", |labels| !labels.contains_key("reason"))
             .prop_filter("templates", |labels| labels.values().all(|value| !is_template(value)))
@@ -210,7 +210,7 @@ proptest! {
     }
 
     #[test]
-    fn accept_of_what_resembles_headers(text in text_of(&HEADER_PIECES)) {
+    fn accept_of_header_pieces(text in text_of(&HEADER_PIECES)) {
         properties::accept(text.as_bytes());
     }
 

@@ -1,5 +1,5 @@
-//! What must hold for any bytes. Each property panics where it does not hold; fuzz targets and
-//! property tests call the same.
+//! Properties that hold for any bytes. Each function panics if its property does not hold; fuzz
+//! targets and property tests call the same functions.
 
 mod accept;
 mod btf;

@@ -1,10 +1,10 @@
-//! What a request asks for by `Accept` and `Accept-Encoding`.
+//! Content negotiation by `Accept` and `Accept-Encoding`.
 
 use arbitrary::{Result, Unstructured};
 use sched_exporter::{exposition::Format, web::negotiate};
 
-/// Reads the bytes as header values, a line each: whatever they are, there is an answer. Then takes
-/// them for a choice of media ranges and codings, and holds the answer against a slow reading of
+/// Negotiates with each line of the bytes as a header value: any input gets a result. Then derives
+/// media ranges and codings from the bytes and compares the result with a slow implementation of
 /// RFC 9110.
 pub fn accept(bytes: &[u8]) {
     let lines = || bytes.split(|byte| *byte == b'\n');
@@ -37,7 +37,7 @@ const MEDIA_RANGES: [&str; 7] = [
 
 const CODINGS: [&str; 6] = ["gzip", "x-gzip", "identity", "*", "br", "deflate"];
 
-/// A media range or coding as it was chosen.
+/// A media range or coding chosen by the bytes.
 #[derive(Debug)]
 struct Element {
     name: &'static str,
@@ -45,7 +45,7 @@ struct Element {
     escaping: Option<&'static str>,
     /// In thousandths.
     weight: u16,
-    /// Blanks, quotes and upper case, none of which means anything.
+    /// Without blanks, quotes and upper case, which change nothing.
     plain: bool,
 }
 
@@ -92,12 +92,12 @@ fn write(elements: &[Element]) -> String {
     header.join(", ")
 }
 
-/// How exactly an element names a content type; none where it does not cover it.
+/// How specific an element is for a content type; `None` if it does not match.
 fn precision(element: &Element, content_type: &str) -> Option<u8> {
     let is_text_1 = content_type == TEXT_1;
     let is_of = |prefix| content_type.starts_with(prefix);
     match (element.name, element.version) {
-        // Few can read text 1.0.0: it has to be named.
+        // Few clients can read text 1.0.0, so it must be named.
         ("text/plain", Some("1.0.0")) => is_text_1.then_some(3),
         _ if is_text_1 => None,
         ("*/*", _) => Some(0),
@@ -117,8 +117,8 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 const TEXT_1: &str = "text/plain; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The most exact element for each type has its weight; the greatest weight wins, then the type
-/// that is listed first.
+/// Each type has the weight of its most specific element. The greatest weight wins; ties go to the
+/// type listed first.
 fn expected_type(ranges: &[Element]) -> String {
     if ranges.iter().any(|range| range.name == "text/html" && range.weight > 0) {
         return TEXT.to_owned();
@@ -129,7 +129,7 @@ fn expected_type(ranges: &[Element]) -> String {
     let mut chosen = (0, TEXT, None);
     for content_type in [OPEN_METRICS, TEXT_1, TEXT] {
         let fitting = ranges.iter().filter_map(|it| Some((precision(it, content_type)?, it)));
-        // Of equals `max_by_key` takes the last.
+        // `max_by_key` returns the last of equal elements.
         let reversed = fitting.collect::<Vec<_>>().into_iter().rev();
         let best = reversed.max_by_key(|(precision, range)| (*precision, range.weight));
         if let Some((_, best)) = best
@@ -147,7 +147,7 @@ fn expected_type(ranges: &[Element]) -> String {
     }
 }
 
-/// gzip where it is acceptable, and its weight is not below that of no compression.
+/// Whether gzip is acceptable and weighs at least as much as no compression.
 fn expected_gzip(codings: &[Element]) -> bool {
     let weight = |names: &[&str]| {
         let named = codings.iter().filter(|coding| names.contains(&coding.name));

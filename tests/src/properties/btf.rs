@@ -1,4 +1,4 @@
-//! The BTF parser, and the layout that is decided from what it finds.
+//! The BTF parser and the layout derived from its output.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,8 @@ use sched_exporter::kernel::{
     layout::{DisabledFeatures, Layout},
 };
 
-/// Reads the bytes as a kernel's BTF. They may be refused; else whatever is asked of them has an
-/// answer, twice the same, and a layout sets each global once.
+/// Parses the bytes as a kernel's BTF. If that succeeds, each query returns the same result twice,
+/// and a layout sets each global once.
 pub fn btf(bytes: &[u8]) {
     let btf = match Btf::parse(bytes) {
         Ok(btf) => btf,

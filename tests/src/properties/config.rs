@@ -1,4 +1,4 @@
-//! The configuration, from text to what is rendered under it.
+//! The configuration, from text to the exposition rendered under it.
 
 use std::{collections::BTreeSet, str};
 
@@ -18,8 +18,8 @@ use sched_exporter::{
 
 use crate::{exposition::nanoseconds, sample::Sample};
 
-/// Reads the bytes as a configuration. Each mistake has its place in the text and can be printed; a
-/// good text gives a machine valid labels and buckets, and renders to series that have just these.
+/// Parses the bytes as a configuration. Each error has a position in the text and can be printed; a
+/// valid text gives a machine valid labels and buckets, and renders to series with exactly these.
 pub fn config(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
     let parsed = Config::parse(text);
@@ -40,13 +40,13 @@ fn check_mistakes(text: &str, mistakes: &Diagnostics) {
     assert!(mistakes.shown.is_sorted_by_key(place), "{mistakes:?}");
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lines: Vec<usize> = lines(text).iter().map(|line| line.chars().count()).collect();
-    // libyaml has a line begin where a text ends, also where none does.
+    // libyaml can report a position on a line after the end of the text.
     lines.push(0);
     for mistake in &mistakes.shown {
         let line = mistake.line.checked_sub(1).and_then(|line| lines.get(line));
-        // The end of a line is a place too.
+        // The end of a line is a valid position.
         let is_inside = line.is_some_and(|chars| (1..=chars + 1).contains(&mistake.column));
-        assert!(is_inside, "{mistake:?} is in none of {lines:?} in {text:?}");
+        assert!(is_inside, "{mistake:?} is outside of the lines {lines:?} of {text:?}");
         let message = mistake.to_string();
         assert!(message.len() < 2_000 && !message.contains(char::is_control), "{message:?}");
     }
@@ -86,13 +86,14 @@ fn check_name(name: &str) {
     assert!(chars.all(|c| c.is_ascii_alphanumeric() || c == '_'), "{name:?}");
 }
 
-/// CPUs of the machine on which configurations are tried.
+/// CPUs of the machine that configurations are tried on.
 const CPUS: u32 = 5;
 
-/// Time of each CPU in each mode.
+/// Nanoseconds of each CPU in each mode.
 const MODE_NS: u64 = 1 << 40;
 
-/// The labels of a machine fit, whatever the configuration asks for, and all time is in the sums.
+/// Checks that the labels of a machine fit the limits under any configuration, and that the sums
+/// contain all its time.
 fn check_rendered(config: &Config) {
     let (values, topology) = (values(config.uses()), topology());
     let expansion = expand(config, &values, &topology, false);
@@ -116,7 +117,7 @@ fn check_rendered(config: &Config) {
     let modes = samples.iter().filter(|sample| sample.label("mode").is_some());
     let total: u64 = modes.map(|sample| nanoseconds(&sample.value)).sum();
     assert_eq!(total, shown as u64 * 8 * MODE_NS, "{text}");
-    // A generation that follows itself shows the same.
+    // A generation that follows itself renders the same text.
     let before = generation.clone();
     generation.continue_from(&before, &snapshot());
     assert_eq!(render(&generation), text);
@@ -129,10 +130,10 @@ fn check_rendered(config: &Config) {
     assert!(found.chunks(bounds.len()).all(|chunk| chunk == bounds), "{text}");
 }
 
-/// Each series is there once, with labels that may be.
+/// Checks that each series appears once, with valid labels.
 fn check_samples(config: &Config, text: &str) -> Vec<Sample> {
     let limits = config.limits();
-    // `str::lines` would take a carriage return for a part of the line's end.
+    // `str::lines` would strip carriage returns.
     let lines = text.split_terminator('\n').filter(|line| !line.starts_with('#'));
     let samples: Vec<_> = lines.map(|line| Sample::read(line).unwrap()).collect();
     let mut series = BTreeSet::new();
@@ -143,7 +144,7 @@ fn check_samples(config: &Config, text: &str) -> Vec<Sample> {
             check_name(name);
             assert!(names.insert(name), "{sample:?}");
             assert!(own(name) || name.len() <= limits.name_bytes, "{sample:?}");
-            // What stands for values that are too long may be too long itself.
+            // The replacement of values that are too long may be too long itself.
             let fits = value.len() <= limits.value_bytes.max("other".len());
             assert!(own(name) || fits && !value.is_empty(), "{sample:?}");
             assert!(!name.starts_with("__"), "{sample:?}");
@@ -157,7 +158,7 @@ fn check_samples(config: &Config, text: &str) -> Vec<Sample> {
     samples
 }
 
-/// A part of what the templates name can be had; keys are their own values.
+/// Values for some of the names in templates; they contain the name of their key.
 fn values(uses: &Uses) -> Values {
     let reading = |(source, keys): (Source, &BTreeSet<String>)| {
         let had = keys.iter().filter(|key| key.len() % 3 > 0 || source.keys() == Keys::One);

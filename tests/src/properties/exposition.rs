@@ -1,4 +1,4 @@
-//! The encoder, read back.
+//! The encoder: its output is parsed and compared with its input.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use crate::{
     sample::{Sample, unescape},
 };
 
-/// Takes the bytes for a choice of families, labels and numbers: in both formats they are read back
-/// as they were meant.
+/// Derives families, labels and numbers from the bytes, encodes them in both formats, and checks
+/// that parsing gives them back.
 pub fn exposition(bytes: &[u8]) {
     for format in [Format::OpenMetrics, Format::Text] {
-        // There is no choice that can't be made.
+        // Any bytes are valid choices.
         if let Ok(families) = families(&mut Unstructured::new(bytes)) {
             check(format, &families);
         }
@@ -30,12 +30,12 @@ struct Chosen {
     points: Vec<Point>,
 }
 
-/// A series and its value: the sum, where it is a histogram.
+/// A series and its value; for a histogram, the sum.
 #[derive(Debug)]
 struct Point {
     labels: BTreeMap<String, String>,
     value: Value,
-    /// Exponents of the bounds, ascending, and cumulative counts.
+    /// Cumulative counts by the exponent of the bound.
     buckets: BTreeMap<u32, u64>,
     count: u64,
 }
@@ -75,7 +75,7 @@ fn point(choices: &mut Unstructured<'_>) -> Result<Point> {
     Ok(Point { labels, value, buckets, count: choices.arbitrary()? })
 }
 
-/// When the counters began.
+/// Start of the counters, for `_created`.
 const CREATED: f64 = 1.5;
 
 fn check(format: Format, families: &[Chosen]) {
@@ -95,7 +95,7 @@ fn check(format: Format, families: &[Chosen]) {
     }
     let text = encoder.finish();
     let mut lines = text.strip_suffix('\n').expect(&text).split('\n');
-    let mut next = || lines.next().unwrap_or_else(|| panic!("lines are missing in {text:?}"));
+    let mut next = || lines.next().unwrap_or_else(|| panic!("missing lines in {text:?}"));
     let open_metrics = format == Format::OpenMetrics;
     for family in families {
         check_metadata(&mut next, family, open_metrics);
@@ -109,7 +109,7 @@ fn check(format: Format, families: &[Chosen]) {
     assert_eq!(lines.next(), None, "{text:?}");
 }
 
-/// The suffix of a family's samples, but for those of histograms.
+/// The suffix of a family's samples, except for histograms.
 fn suffix(kind: Kind) -> &'static str {
     match kind {
         Kind::Counter => "_total",
@@ -174,7 +174,7 @@ fn check_point<'t>(
     }
 }
 
-/// Whether a text is this value to the last digit.
+/// Whether a text is exactly this value.
 fn is(text: &str, value: Value) -> bool {
     match value {
         Value::Integer(integer) => text.parse() == Ok(integer),

@@ -1,12 +1,13 @@
-//! Relabelling, from rules as they are written to what they make of labels.
+//! Relabelling, from the text of rules to their effect on labels.
 
 use std::collections::BTreeMap;
 
 use arbitrary::{Result, Unstructured};
 use sched_exporter::expr::relabel::{Compiler, Rule, RuleSpec, apply};
 
-/// Chooses rules and labels by the bytes. A rule is refused with a reason for one of its keys, or
-/// applied: the same way each time, without an empty value, and `keep` as the opposite of `drop`.
+/// Derives rules and labels from the bytes. Each rule is either rejected with a reason for one of
+/// its keys, or applied: repeatably, without leaving an empty value, and with `keep` the opposite
+/// of `drop`.
 pub fn relabel(bytes: &[u8]) {
     let _ = try_out(&mut Unstructured::new(bytes));
 }
@@ -113,7 +114,7 @@ fn try_out(choices: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A rule, if it is a good one.
+/// A rule; `None` if it is rejected.
 fn rule(
     choices: &mut Unstructured<'_>,
     compiler: &mut Compiler,
@@ -140,7 +141,8 @@ fn rule(
             if let Some(action @ ("keep" | "drop")) = written.action {
                 let opposite = if action == "keep" { "drop" } else { "keep" };
                 let opposite = RuleSpec { action: Some(opposite), ..written };
-                let opposite = compiler.rule(&opposite).expect("it has the same keys");
+                let opposite =
+                    compiler.rule(&opposite).expect("a rule with the same keys compiles");
                 let keeps = |rule| apply(&[rule], labels.clone()).map(|kept| kept.is_some());
                 assert_eq!(keeps(rule.clone()), keeps(opposite).map(|kept| !kept), "{rule:?}");
             }
