@@ -1,7 +1,7 @@
-"""Judges expositions by the strict OpenMetrics parser of prometheus_client.
+"""Tests expositions with the strict OpenMetrics parser of prometheus_client.
 
 Standard input: JSON lines {"text": exposition, "samples": [[name, {label: value}, value], ...]}.
-Each text must parse into exactly these samples; where "samples" is missing, it must parse.
+Each text must parse into exactly these samples; without "samples", it must only parse.
 """
 
 import json

@@ -1,5 +1,5 @@
-//! What Prometheus' own tool says: its linter of the text format, which doesn't know OpenMetrics, and
-//! its relabelling of ours.
+//! Tests with promtool, which comes with Prometheus: its linter of the text format (it does not
+//! know OpenMetrics), its relabelling compared with ours, and its checks of our rules.
 
 use std::{
     env,
@@ -17,7 +17,7 @@ fn promtool() -> Command {
 }
 
 #[test]
-fn promtool_finds_nothing_in_the_text_format() {
+fn promtool_accepts_the_text_format() {
     let exporter = Exporter::start_with("labels:\n  host: \"a\\\"b\\\\c\\nd\"\n", &[]);
     let mut client = exporter.connect();
     client.get("/metrics");

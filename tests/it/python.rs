@@ -1,4 +1,4 @@
-//! What the strict OpenMetrics parser of `prometheus_client` on `PyPI` says of our encoder.
+//! Our encoder, tested by the strict OpenMetrics parser of `prometheus_client` from `PyPI`.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use proptest::{
 use sched_exporter::exposition::{Encoder, Family, Format, Kind, Labels, Value};
 use sched_exporter_tests::process::Exporter;
 
-/// Feeds cases to the parser, a line of JSON each.
+/// Passes cases to the parser, one line of JSON each.
 #[track_caller]
 fn judge(cases: &str) {
     let python = env::var_os("SCHED_EXPORTER_PYTHON").expect("run by `cargo xtask test`");
@@ -27,7 +27,7 @@ fn judge(cases: &str) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A parser that has given up closes the pipe.
+    // The parser closes the pipe at the first error.
     let _ = child.stdin.take().unwrap().write_all(cases.as_bytes());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -49,14 +49,14 @@ fn json(text: &str) -> String {
     json + "\""
 }
 
-/// Labels as a JSON object, with one pair more.
+/// Labels as a JSON object, with an optional additional pair.
 fn object(labels: &BTreeMap<String, String>, extra: Option<(&str, &str)>) -> String {
     let labels = labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let pairs = labels.chain(extra).map(|(name, value)| json(name) + ":" + &json(value));
     format!("{{{}}}", pairs.collect::<Vec<_>>().join(","))
 }
 
-/// Any text, with what is hard to encode more often than chance would have it.
+/// Any text, with a high share of characters that are hard to encode.
 fn any_text() -> impl Strategy<Value = String> {
     let hard = prop::sample::select(vec![
         "\\",
@@ -82,7 +82,7 @@ fn any_text() -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn generated_expositions_parse_into_what_was_meant() {
+fn generated_expositions_parse_into_their_input() {
     let mut runner = TestRunner::deterministic();
     let labels = btree_map("[a-zA-Z][a-zA-Z0-9_]{0,12}", any_text(), 0..6);
     let cases = (labels, any_text(), any::<u64>(), vec(0_u64..1_000_000, 1..5));
@@ -132,14 +132,14 @@ fn generated_expositions_parse_into_what_was_meant() {
 }
 
 #[test]
-fn what_the_exporter_serves_is_strict_openmetrics() {
+fn the_exporter_serves_strict_openmetrics() {
     let config = "labels:\n  host: \"a\\\"b\\\\c\\nd\\0é\"\n  zone: z\n";
     for flags in [&[][..], &["--web.created-samples"]] {
         let exporter = Exporter::start_with(config, flags);
         let mut client = exporter.connect();
         client.get("/nothing");
         judge(&format!("{{\"text\":{}}}\n", json(&client.get("/metrics").text())));
-        // Again, now that the daemon's own metrics have values.
+        // Again, now that the exporter's own metrics have values.
         judge(&format!("{{\"text\":{}}}\n", json(&client.get("/metrics").text())));
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hand, so that tests see the bytes and can stop in the middle.
+//! An HTTP/1.1 client written by hand, so that tests see the bytes and can stop in mid-request.
 
 use std::{
     fmt::Write as _,
@@ -12,19 +12,19 @@ use crate::process::PATIENCE;
 #[derive(Debug)]
 pub struct Client(BufReader<TcpStream>);
 
-/// An answer.
+/// A response.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// Status code.
     pub status: u16,
-    /// Names in lowercase, and values.
+    /// Lowercase names with their values.
     pub headers: Vec<(String, String)>,
     /// The body as sent.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// A header's value; empty where it is missing.
+    /// A header's value; empty if it is missing.
     pub fn header(&self, name: &str) -> &str {
         let header = self.headers.iter().find(|(found, _)| found == name);
         header.map_or("", |(_, value)| value)
@@ -42,7 +42,7 @@ impl Client {
         Self::try_connect(address).unwrap()
     }
 
-    /// Connects, or says why not.
+    /// As [`Client::connect`], but returns the error.
     pub fn try_connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -51,22 +51,22 @@ impl Client {
         Ok(Self(BufReader::new(stream)))
     }
 
-    /// The connection itself.
+    /// The underlying stream.
     pub fn stream(&mut self) -> &mut TcpStream {
         self.0.get_mut()
     }
 
-    /// GET without headers of note.
+    /// Sends a GET request without extra headers.
     pub fn get(&mut self, path: &str) -> Answer {
         self.request("GET", path, &[])
     }
 
-    /// Any request without a body.
+    /// Sends a request without a body.
     pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
         self.try_request(method, path, headers).unwrap()
     }
 
-    /// As [`Client::request`], or why there is no answer.
+    /// As [`Client::request`], but returns the error.
     pub fn try_request(
         &mut self,
         method: &str,
@@ -83,8 +83,8 @@ impl Client {
         self.read(method == "HEAD")
     }
 
-    /// Reads an answer; none where the connection ends before its first byte. A server that does
-    /// neither is one that hangs.
+    /// Reads a response; `None` if the connection is closed before its first byte. Panics if the
+    /// server neither responds nor closes the connection.
     #[track_caller]
     pub fn answer(&mut self, head_only: bool) -> Option<Answer> {
         match self.0.fill_buf() {
@@ -92,7 +92,7 @@ impl Client {
             Ok(_) => Some(self.read(head_only).unwrap()),
             Err(error) => match error.kind() {
                 ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => None,
-                _ => panic!("neither answered nor closed: {error}"),
+                _ => panic!("no response, and the connection is still open: {error}"),
             },
         }
     }
@@ -100,10 +100,11 @@ impl Client {
     fn read(&mut self, head_only: bool) -> io::Result<Answer> {
         let mut line = String::new();
         if self.0.read_line(&mut line)? == 0 {
-            return Err(io::Error::new(ErrorKind::UnexpectedEof, "closed without an answer"));
+            return Err(io::Error::new(ErrorKind::UnexpectedEof, "closed without a response"));
         }
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let status = status.ok_or_else(|| io::Error::other(format!("no status: {line:?}")))?;
+        let status =
+            status.ok_or_else(|| io::Error::other(format!("no status code in {line:?}")))?;
         let mut headers = Vec::new();
         loop {
             let mut line = String::new();
@@ -125,12 +126,13 @@ impl Client {
         Ok(answer)
     }
 
-    /// Reads a chunk, and says whether it was not the last. RFC 9112, section 7.1; without trailers.
+    /// Reads a chunk; returns whether more follow. RFC 9112, section 7.1; without trailers.
     fn read_chunk(&mut self, body: &mut Vec<u8>) -> io::Result<bool> {
         let mut line = String::new();
         self.0.read_line(&mut line)?;
-        let length = usize::from_str_radix(line.trim_end(), 16)
-            .map_err(|wrong| io::Error::other(format!("no chunk: {line:?}: {wrong}")))?;
+        let length = usize::from_str_radix(line.trim_end(), 16).map_err(|wrong| {
+            io::Error::other(format!("invalid chunk size in {line:?}: {wrong}"))
+        })?;
         let start = body.len();
         body.resize(start + length, 0);
         self.0.read_exact(&mut body[start..])?;

@@ -1,8 +1,8 @@
-//! The commands of docs/deploy.md, so that what it tells a reader to type is what tests run.
+//! The commands in docs/deploy.md, so that tests run what readers type.
 
 const GUIDE: &str = include_str!("../../docs/deploy.md");
 
-/// The block in this language with this number, from 0, in the section with this title.
+/// The nth block, from 0, in a language within the section with a title.
 #[track_caller]
 pub fn block(title: &str, language: &str, number: usize) -> String {
     let heading = format!("\n## {title}\n");

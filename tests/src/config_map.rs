@@ -1,4 +1,4 @@
-//! A directory as kubelet mounts a ConfigMap: all of it changes at once.
+//! A directory as kubelet mounts a ConfigMap: all its files change at once.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 pub struct ConfigMap(TempDir);
 
 impl ConfigMap {
-    /// With one file, `exporter.yaml`.
+    /// Creates it with one file, `exporter.yaml`.
     pub fn new(yaml: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
@@ -23,18 +23,18 @@ impl ConfigMap {
         map
     }
 
-    /// The directory.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    /// The file.
+    /// Path of the file.
     pub fn file(&self) -> PathBuf {
         self.path().join("exporter.yaml")
     }
 
-    /// Changes the file: kubelet writes a new directory, renames a link to it over the one to the old,
-    /// and removes the old.
+    /// Replaces the file as kubelet does: writes a new directory, renames a link to it over the
+    /// link to the old one, and removes the old one.
     pub fn swap(&self, yaml: &str) {
         let new = tempfile::Builder::new().prefix("..").tempdir_in(self.path()).unwrap().keep();
         fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();

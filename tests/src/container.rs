@@ -13,12 +13,12 @@ use std::{
 
 use crate::{client::Client, exposition::Exposition, process::PATIENCE};
 
-/// Where containers listen: the port is the default, which the image's health check asks.
+/// Where containers listen, on the default port, which the image's health check connects to.
 pub const ADDRESS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10435);
 
-/// How every container of the exporter is confined. The profile of podman 4.3 refuses bpf(2) to who has
-/// the capability for it.
+/// How every container of the exporter is confined. Without a seccomp profile, because that of
+/// podman 4.3 refuses bpf(2) even to processes holding CAP_BPF.
 const CONFINED: [&str; 5] = [
     "--network=host",
     "--read-only",
@@ -30,17 +30,17 @@ const CONFINED: [&str; 5] = [
 /// The capabilities that the exporter needs.
 pub const CAPABILITIES: [&str; 2] = ["--cap-add=BPF", "--cap-add=PERFMON"];
 
-/// The image that `cargo xtask test` has built.
+/// Name of the image built by `cargo xtask test`.
 pub fn image() -> String {
     env::var("SCHED_EXPORTER_IMAGE").expect("run by `cargo xtask test`")
 }
 
-/// Runs podman to its end.
+/// Runs podman and waits for it.
 pub fn podman<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Output {
     Command::new("podman").args(args).output().unwrap()
 }
 
-/// As [`podman`], for what must succeed; returns what it wrote to standard output.
+/// As [`podman`], but panics unless it succeeds; returns its standard output.
 #[track_caller]
 pub fn podman_ok<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> String {
     let output = podman(args);
@@ -48,8 +48,8 @@ pub fn podman_ok<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// Runs a container of the image to its end, confined, with these options of podman and arguments of
-/// the exporter.
+/// Runs a confined container of the image with options for podman and arguments for the exporter,
+/// and waits for it.
 pub fn run(options: &[&str], args: &[&str]) -> Output {
     let image = image();
     podman([&["run", "--rm"], &CONFINED[..], options, &[image.as_str()], args].concat())
@@ -58,12 +58,12 @@ pub fn run(options: &[&str], args: &[&str]) -> Output {
 /// A container that serves on [`ADDRESS`]; removed when dropped.
 #[derive(Debug)]
 pub struct Container {
-    /// Podman's name of it.
+    /// Its name in podman.
     pub name: String,
 }
 
 impl Container {
-    /// Starts one with the configuration in a directory, and waits until it serves.
+    /// Starts a container with the configuration in a directory, and waits until it serves.
     pub fn start(config: &Path) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
@@ -72,14 +72,14 @@ impl Container {
         let (image, address) = (image(), format!("--web.listen-address={ADDRESS}"));
         let options = ["run", "--detach", "--name", &name, &volume];
         let args = [&options, &CONFINED[..], &CAPABILITIES, &[image.as_str(), &address]].concat();
-        // One that fails to start is to be removed, too.
+        // Also removes a container that fails to start.
         let container = Self { name: name.clone() };
         podman_ok(args);
         container.wait_until_it_serves();
         container
     }
 
-    /// One that was started otherwise; waits until it serves.
+    /// Takes over a container started by other means; waits until it serves.
     pub fn named(name: String) -> Self {
         let container = Self { name };
         container.wait_until_it_serves();
@@ -94,18 +94,18 @@ impl Container {
         }
     }
 
-    /// What it logged.
+    /// Its log so far.
     pub fn log(&self) -> String {
         let output = podman(["logs", &self.name]);
         String::from_utf8(output.stderr).unwrap()
     }
 
-    /// Scrapes it.
+    /// Scrapes it once.
     pub fn scrape(&self) -> Exposition {
         Exposition::parse(&Client::connect(ADDRESS).get("/metrics").text())
     }
 
-    /// Scrapes it until `done`, or fails with the log.
+    /// Scrapes it until `done`; panics with the log if that takes too long.
     #[track_caller]
     pub fn wait_until(&self, what: &str, mut done: impl FnMut(&Exposition) -> bool) -> Exposition {
         let deadline = Instant::now() + PATIENCE;

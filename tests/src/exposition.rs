@@ -1,17 +1,17 @@
-//! An exposition as numbers. It reads what our encoder writes and nothing more; strict parsers of
-//! others judge the encoder itself.
+//! A lenient parser of expositions, just enough for what our encoder writes. Strict third-party
+//! parsers test the encoder itself.
 
 use std::collections::BTreeMap;
 
-/// Samples by their whole series: name and labels as written.
+/// Sample values by series: name and labels as written.
 #[derive(Clone, Debug, Default)]
 pub struct Exposition {
     series: BTreeMap<String, String>,
 }
 
 impl Exposition {
-    /// Reads the samples, or says what is wrong with them: a series that stands twice, a line that
-    /// is none.
+    /// Parses the samples. Fails on a duplicate series, a line without a value, and a text without
+    /// samples.
     pub fn read(text: &str) -> Result<Self, String> {
         let mut series = BTreeMap::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -26,18 +26,18 @@ impl Exposition {
         Ok(Self { series })
     }
 
-    /// As [`Exposition::read`]; panics on what is wrong.
+    /// As [`Exposition::read`], but panics on errors.
     #[track_caller]
     pub fn parse(text: &str) -> Self {
         Self::read(text).unwrap_or_else(|wrong| panic!("{wrong}"))
     }
 
-    /// Every series with its value as written.
+    /// All series with their values as written.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.series.iter().map(|(series, value)| (series.as_str(), value.as_str()))
     }
 
-    /// The series of a sample name that have all the given label pairs.
+    /// Series with this sample name and all these label pairs.
     pub fn select<'a>(
         &'a self,
         name: &'a str,
@@ -50,7 +50,7 @@ impl Exposition {
         })
     }
 
-    /// The value of the only series that fits.
+    /// The value of the only matching series; panics unless there is exactly one.
     #[track_caller]
     pub fn value(&self, name: &str, pairs: &[&str]) -> f64 {
         let found: Vec<_> = self.select(name, pairs).collect();
@@ -58,18 +58,18 @@ impl Exposition {
         found[0].1.parse().unwrap()
     }
 
-    /// The sum of all series that fit, in nanoseconds, exactly.
+    /// The exact sum of all matching series of seconds, in nanoseconds.
     pub fn sum_ns(&self, name: &str, pairs: &[&str]) -> u64 {
         self.select(name, pairs).map(|(_, value)| nanoseconds(value)).sum()
     }
 
-    /// The sum of all series that fit, of whole numbers.
+    /// The sum of all matching series of integers.
     pub fn sum(&self, name: &str, pairs: &[&str]) -> u64 {
         self.select(name, pairs).map(|(_, value)| value.parse::<u64>().unwrap()).sum()
     }
 }
 
-/// Decimal seconds as nanoseconds, without a float in between.
+/// Converts decimal seconds to nanoseconds without loss.
 pub fn nanoseconds(seconds: &str) -> u64 {
     let (whole, fraction) = seconds.split_once('.').unwrap_or((seconds, ""));
     assert!(fraction.len() <= 9, "{seconds} is finer than a nanosecond");

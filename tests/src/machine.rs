@@ -1,4 +1,4 @@
-//! What figures were measured on.
+//! Describes the machine that figures were measured on.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use sched_exporter::kernel::preflight::Facts;
 
 use crate::workload::online;
 
-/// This machine, in a sentence.
+/// A sentence with the CPUs, the hypervisor, if any, and the kernel.
 pub fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let named = |key| {

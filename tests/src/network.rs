@@ -1,11 +1,11 @@
-//! A network for one test alone.
+//! Private network namespaces for tests.
 
 use std::{io, net::UdpSocket, os::fd::AsRawFd as _, ptr, thread};
 
 use nix::sched::{CloneFlags, unshare};
 
-/// Runs a test in a network namespace of its own, whose loopback is up. It is a thread's, so the test
-/// gets one.
+/// Runs a test in a network namespace of its own, with loopback up. Namespaces are per thread, so
+/// the test runs on a new one.
 pub fn alone(test: impl FnOnce() + Send) {
     let enter = || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
@@ -17,7 +17,7 @@ pub fn alone(test: impl FnOnce() + Send) {
     });
 }
 
-/// `ip link set lo up`.
+/// Does the same as `ip link set lo up`.
 pub fn loopback() -> io::Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     // SAFETY: a structure of numbers, for which zero is a value.

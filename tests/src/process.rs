@@ -1,4 +1,4 @@
-//! The real exporter, started as a user starts it.
+//! The real exporter, started the way a user starts it.
 
 use std::{
     env, fs,
@@ -24,13 +24,13 @@ use tempfile::TempDir;
 
 use crate::{client::Client, exposition::Exposition};
 
-/// The configuration that tests begin with.
+/// The default configuration of tests.
 pub const CONFIG: &str = "labels:\n  host: test-host\n  zone: test-zone\n";
 
-/// How long anything may take that should take milliseconds.
+/// Timeout for anything that should take milliseconds.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Path of the binary: as `cargo xtask test` gives it, or beside this test's own.
+/// Path of the binary: the one given by `cargo xtask test`, or the one next to this test's own.
 pub fn binary() -> PathBuf {
     if let Some(path) = env::var_os("SCHED_EXPORTER_BIN") {
         return path.into();
@@ -41,13 +41,13 @@ pub fn binary() -> PathBuf {
     binary
 }
 
-/// The binary with arguments, run to its end.
+/// Runs the binary with arguments and waits for it.
 #[track_caller]
 pub fn run(args: &[&str]) -> Output {
     output(ending_with_us(&binary()).args(args))
 }
 
-/// A program, run to its end; one that does not end in time is killed.
+/// Runs a program and waits for it; kills it and panics after a timeout.
 #[track_caller]
 pub fn output(command: &mut Command) -> Output {
     let child =
@@ -68,7 +68,7 @@ fn pid_of(child: &Child) -> Pid {
     Pid::from_raw(child.id().cast_signed())
 }
 
-/// A program that is killed when the thread ends that started it, however that ends. A terminal's
+/// A command that is killed when the thread that started it ends, for whatever reason. A terminal's
 /// Ctrl-C does not reach it.
 pub fn ending_with_us(program: &Path) -> Command {
     let end_with_us = || set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from);
@@ -79,8 +79,8 @@ pub fn ending_with_us(program: &Path) -> Command {
     command
 }
 
-/// A running exporter; killed when dropped, and when the thread ends that started it, however that
-/// ends. A terminal's Ctrl-C does not reach it.
+/// A running exporter; killed when dropped, and when the thread that started it ends for whatever
+/// reason. A terminal's Ctrl-C does not reach it.
 pub struct Exporter {
     child: Child,
     /// Where it listens.
@@ -96,24 +96,24 @@ impl Exporter {
         Self::start_with(CONFIG, args)
     }
 
-    /// Starts it with the given configuration and waits until it listens.
+    /// Starts it with a configuration and waits until it listens.
     pub fn start_with(config: &str, args: &[&str]) -> Self {
         let (directory, config) = in_place(config);
         Self::start_at(directory, config, args)
     }
 
-    /// Starts it with [`CONFIG`] and these variables beside those of this process.
+    /// Starts it with [`CONFIG`] and additional environment variables.
     pub fn start_in(environment: &[(&str, &str)], args: &[&str]) -> Self {
         let (directory, config) = in_place(CONFIG);
         Self::spawn(directory, config, environment, args)
     }
 
-    /// Starts it with a configuration that is in place already.
+    /// Starts it with an existing configuration file; keeps `directory` until dropped.
     pub fn start_at(directory: TempDir, config: PathBuf, args: &[&str]) -> Self {
         Self::spawn(directory, config, &[], args)
     }
 
-    /// Starts it with [`CONFIG`] and does not wait: it is not known yet where it listens.
+    /// Starts it with [`CONFIG`] without waiting; [`Exporter::address`] is not known.
     pub fn begin(args: &[&str]) -> Self {
         let (directory, config) = in_place(CONFIG);
         Self::launch(directory, config, &[], args)
@@ -176,27 +176,27 @@ impl Exporter {
         }
     }
 
-    /// What it logged so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// What it logged since the log was last taken.
+    /// Takes what it has logged since the last call.
     pub fn take_log(&self) -> String {
         mem::take(&mut self.log.lock().unwrap())
     }
 
-    /// Its process.
+    /// Its PID.
     pub fn pid(&self) -> Pid {
         pid_of(&self.child)
     }
 
-    /// Path of its configuration.
+    /// Path of its configuration file.
     pub fn config(&self) -> &Path {
         &self.config
     }
 
-    /// A directory for this test alone; it holds the configuration.
+    /// Its private directory, which contains the configuration file.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -206,17 +206,17 @@ impl Exporter {
         signal::kill(self.pid(), signal).unwrap();
     }
 
-    /// A new connection to it.
+    /// Opens a new connection to it.
     pub fn connect(&self) -> Client {
         Client::connect(self.address)
     }
 
-    /// Scrapes once, on a connection of its own.
+    /// Scrapes once, over a new connection.
     pub fn scrape(&self) -> Exposition {
         Exposition::parse(&self.connect().get("/metrics").text())
     }
 
-    /// Scrapes until `done`, or fails with the log.
+    /// Scrapes until `done`; panics with the log if that takes too long.
     #[track_caller]
     pub fn wait_until(&self, what: &str, mut done: impl FnMut(&Exposition) -> bool) -> Exposition {
         let deadline = Instant::now() + PATIENCE;
@@ -230,7 +230,7 @@ impl Exporter {
         }
     }
 
-    /// Waits until it has logged this.
+    /// Waits until its log contains `expected`.
     #[track_caller]
     pub fn wait_for_log(&self, expected: &str) {
         let deadline = Instant::now() + PATIENCE;
@@ -240,7 +240,7 @@ impl Exporter {
         }
     }
 
-    /// Waits for its end.
+    /// Waits for the process to exit.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
@@ -254,7 +254,7 @@ impl Exporter {
     }
 }
 
-/// A configuration in a directory of its own.
+/// Writes a configuration file in a directory of its own.
 fn in_place(config: &str) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("exporter.yaml");

@@ -1,4 +1,4 @@
-//! From a snapshot to text, as a scrape does it, for machines larger than this one.
+//! Renders snapshots as a scrape does, for machines larger than this one.
 
 use std::array;
 
@@ -19,19 +19,19 @@ use sched_exporter::{
 
 use crate::rules;
 
-/// The sizes that are measured, in CPUs.
+/// Sizes of the measured machines, in CPUs.
 pub const CPUS: [u32; 4] = [2, 64, 512, 4096];
 
-/// The configuration that the repository ships.
+/// The configuration shipped in the repository.
 pub const SHIPPED_CONFIG: &str = include_str!("../../config/exporter.yaml");
 
-/// Other configurations for 512 CPUs, by name.
+/// Names and texts of other configurations, for 512 CPUs.
 pub fn variants() -> [(&'static str, String); 2] {
     let summed = SHIPPED_CONFIG.replace("\nwithout: []\n", "\nwithout: [cpu]\n");
     [("1,000 rules", rules::config(0)), ("without cpu", summed)]
 }
 
-/// What a scrape renders: an invented snapshot, a configuration, the exporter's own metrics.
+/// The input of a scrape: a synthetic snapshot, a configuration, and the exporter's own metrics.
 pub struct Rendering {
     snapshot: Snapshot,
     generation: Generation,
@@ -39,12 +39,12 @@ pub struct Rendering {
 }
 
 impl Rendering {
-    /// Of a machine with so many CPUs, under the shipped configuration.
+    /// A machine with this number of CPUs, under the shipped configuration.
     pub fn of(cpus: u32) -> Self {
         Self::under(SHIPPED_CONFIG, cpus)
     }
 
-    /// Under the configuration of a text.
+    /// A machine with this number of CPUs, under a configuration.
     pub fn under(config: &str, cpus: u32) -> Self {
         let config = Config::parse(config).unwrap();
         let topology = Topology::of((0..cpus).collect());
@@ -56,13 +56,13 @@ impl Rendering {
         Self { snapshot: snapshot(cpus), generation, telemetry }
     }
 
-    /// The labels of all series.
+    /// Label sets of all series.
     pub const fn labels(&self) -> &LabelSets {
         &self.generation.labels
     }
 
-    /// The part of [`sched_exporter::metrics::scrape::Exporter::scrape`] that follows the reading of the
-    /// map, in OpenMetrics.
+    /// Does the part of [`sched_exporter::exporter::Exporter::scrape`] after reading the map, in
+    /// OpenMetrics.
     pub fn render(&self) -> String {
         let features = [CONTEXT_SWITCHES, RUNQUEUE_LATENCY].map(|name| Feature { name, off: None });
         let log_messages = [("error", 0), ("warn", 0)];
@@ -78,7 +78,7 @@ impl Rendering {
     }
 }
 
-/// CPUs that have been up for a month, no two numbers alike.
+/// A synthetic snapshot of CPUs that have been up for a month, with pseudo-random numbers.
 pub fn snapshot(cpus: u32) -> Snapshot {
     const MONTH_NS: u64 = 30 * 86_400 * 1_000_000_000;
     let mut state = 1_u64;

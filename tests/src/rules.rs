@@ -1,12 +1,12 @@
-//! Configurations with a thousand rules, of the kinds that fleets have.
+//! Configurations with a thousand relabel rules of the kinds that fleets use.
 
 use std::fmt::Write as _;
 
-/// Rules in each: half of them for the host, half for each CPU.
+/// Rules in a configuration: half of them for the host, half for each CPU.
 pub const RULES: usize = 1_000;
 
-/// Labels by templates, from which the rules make what the shipped configuration has as it is; so
-/// series have the same labels, and only the rules differ. Another `number` gives another file.
+/// A configuration whose rules produce the labels of the shipped one, so that only the rules
+/// differ. A different `number` gives a different file.
 pub fn config(number: usize) -> String {
     let mut text = format!(
         r#"labels:
@@ -32,8 +32,8 @@ pub fn config(number: usize) -> String {
     text
 }
 
-/// A half of the rules. Those that `last` has set what is shown; the others look at `source` and
-/// set what is not.
+/// Writes half of the rules. Those in `last` set visible labels; the others read `source` and set
+/// only hidden ones.
 fn list(text: &mut String, name: &str, source: &str, last: &[&str]) {
     let _ = writeln!(text, "{name}:");
     for place in 0..RULES / 2 - last.len() {
@@ -44,7 +44,7 @@ fn list(text: &mut String, name: &str, source: &str, last: &[&str]) {
     }
 }
 
-/// One of ten kinds, each time with another text; none drops what it is applied to.
+/// A rule of one of ten kinds with a text of its own; none drops the labels it is applied to.
 fn rule(place: usize, source: &str) -> String {
     let n = place / 10;
     let (action, of_values, keys) = match place % 10 {

@@ -1,21 +1,20 @@
-//! One line of an exposition, read back into what was meant. Strict, and slow: it shares nothing
-//! with the encoder.
+//! A strict parser of one line of an exposition. Slow, because it shares nothing with the encoder.
 
 use std::{iter::Peekable, str::Chars};
 
 /// A series with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// Name of the sample, suffix included.
+    /// Name of the sample, including its suffix.
     pub name: String,
-    /// Label names and values, in the order of the line, escapes undone.
+    /// Label names and unescaped values, in the order of the line.
     pub labels: Vec<(String, String)>,
-    /// The value as written; empty where only the series was read.
+    /// The value as written; empty if the line is only a series.
     pub value: String,
 }
 
 impl Sample {
-    /// Reads a line without its end, or says what is wrong with it. The value may be missing.
+    /// Parses a line without its line break. The value may be missing.
     pub fn read(line: &str) -> Result<Self, String> {
         let mut rest = line.chars().peekable();
         let name = take_while(&mut rest, is_name);
@@ -26,18 +25,21 @@ impl Sample {
                 if label.is_empty() || rest.next() != Some('=') {
                     return Err(format!("no label name in {line:?}"));
                 }
-                labels.push((label, quoted(&mut rest).ok_or_else(|| format!("open: {line:?}"))?));
+                labels.push((
+                    label,
+                    quoted(&mut rest).ok_or_else(|| format!("unterminated value in {line:?}"))?,
+                ));
                 match rest.next() {
                     Some(',') => {}
                     Some('}') => break,
-                    other => return Err(format!("{other:?} behind a label in {line:?}")),
+                    other => return Err(format!("{other:?} after a label in {line:?}")),
                 }
             }
         }
         let value = match rest.next() {
             None => String::new(),
             Some(' ') => rest.collect(),
-            Some(other) => return Err(format!("{other:?} behind the series in {line:?}")),
+            Some(other) => return Err(format!("{other:?} after the series in {line:?}")),
         };
         if name.is_empty() || value.contains(' ') {
             return Err(format!("not a sample: {line:?}"));
@@ -45,15 +47,15 @@ impl Sample {
         Ok(Self { name, labels, value })
     }
 
-    /// A label's value.
+    /// Value of a label.
     pub fn label(&self, name: &str) -> Option<&str> {
         let label = self.labels.iter().find(|(found, _)| found == name);
         label.map(|(_, value)| value.as_str())
     }
 }
 
-/// A text in which `\\`, `\n` and, as `quotes` says, `\"` stand for what they escape; none where
-/// anything else is escaped, or one of these is not.
+/// Replaces the escapes `\\`, `\n` and, with `quotes`, `\"`. `None` if the text has any other
+/// escape, or contains one of these characters unescaped.
 pub fn unescape(text: &str, quotes: bool) -> Option<String> {
     let mut chars = text.chars();
     let mut plain = String::new();
@@ -81,7 +83,7 @@ fn take_while(rest: &mut Peekable<Chars<'_>>, is_part: fn(char) -> bool) -> Stri
     std::iter::from_fn(|| rest.next_if(|c| is_part(*c))).collect()
 }
 
-/// What stands between quotes, and takes it with the quotes.
+/// Takes a quoted string, and returns it unescaped.
 fn quoted(rest: &mut Peekable<Chars<'_>>) -> Option<String> {
     rest.next_if_eq(&'"')?;
     let mut escaped = String::new();

@@ -1,22 +1,22 @@
-//! Measurements as numbers: a median with the least and the most.
+//! Summaries of measurements: median, minimum and maximum.
 
 use std::time::Duration;
 
-/// What repeated measurements of one thing came to.
+/// A summary of repeated measurements.
 #[derive(Clone, Copy, Debug)]
 pub struct Summary {
-    /// The middle one, or the middle between two.
+    /// The median; for an even count, the mean of the middle two.
     pub median: f64,
-    /// The least.
+    /// The minimum.
     pub min: f64,
-    /// The most.
+    /// The maximum.
     pub max: f64,
-    /// How many measurements.
+    /// Number of measurements.
     pub count: usize,
 }
 
 impl Summary {
-    /// Of at least one value; of none, everything is NaN and so meets no target.
+    /// Summarizes values. Without any, everything is NaN and so meets no target.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_unstable_by(f64::total_cmp);
@@ -31,31 +31,31 @@ impl Summary {
         }
     }
 
-    /// Of values each divided by the one that was measured beside it.
+    /// Summarizes the ratios of values to those measured in the same round.
     pub fn of_ratios(values: &[f64], beside: &[f64]) -> Self {
         Self::of(values.iter().zip(beside).map(|(value, beside)| value / beside))
     }
 }
 
-/// The value that `percent` of the values do not exceed; NaN of none.
+/// The value that `percent` of the values do not exceed; NaN if there are none.
 pub fn percentile(values: &mut [f64], percent: usize) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let rank = (values.len() * percent).div_ceil(100);
     values.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
-/// Microseconds.
+/// Converts to microseconds.
 pub fn us(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }
 
-/// Milliseconds.
+/// Converts to milliseconds.
 pub fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// Counts and sizes, which are far below 2^53.
-#[expect(clippy::cast_precision_loss, reason = "exact for what is counted here")]
+/// Converts a count or size, which is far below 2^53.
+#[expect(clippy::cast_precision_loss, reason = "exact below 2^53")]
 pub fn number(count: usize) -> f64 {
     count as f64
 }

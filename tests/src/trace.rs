@@ -12,22 +12,22 @@ use tempfile::TempDir;
 
 use crate::exposition::nanoseconds;
 
-/// How far two readings of the clock at one switch may be apart on average. perf reads it some
-/// hundred nanoseconds after us, not always the same.
+/// Most nanoseconds, on average, between two readings of the clock at one switch: perf reads it
+/// some hundred nanoseconds after us, with variation.
 pub const CLOCKS_APART_NS: u64 = 400;
 
-/// Where tasks run, and since when they wait.
+/// Events that show which task runs on each CPU and since when the others wait.
 const EVENTS: &str =
     "sched:sched_switch,sched:sched_wakeup,sched:sched_wakeup_new,sched:sched_migrate_task";
 
-/// A trace that is being recorded. It ends with this process at the latest.
+/// A running `perf record`. It ends with this process at the latest.
 pub struct Recording {
     perf: Child,
     directory: TempDir,
 }
 
 impl Recording {
-    /// Starts perf and waits until it records.
+    /// Starts perf and waits until it is recording.
     pub fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         // perf starts the command once it records, and ends with it; the command ends with its
@@ -46,12 +46,12 @@ impl Recording {
         BufReader::new(perf.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(
             line, "recording\n",
-            "`perf record` did not start, and says why on standard error"
+            "`perf record` failed to start; the reason is on standard error"
         );
         Self { perf, directory }
     }
 
-    /// Ends it and reads what perf saw.
+    /// Stops recording and reads the trace.
     pub fn finish(mut self) -> Trace {
         drop(self.perf.stdin.take());
         let status = self.perf.wait().unwrap();
@@ -71,7 +71,7 @@ fn data(directory: &TempDir) -> PathBuf {
     directory.path().join("perf.data")
 }
 
-/// What perf saw, in the order of time.
+/// The recorded events, in order of time.
 #[derive(Debug)]
 pub struct Trace(Vec<Event>);
 
@@ -99,7 +99,7 @@ struct Switch {
     next_prio: i32,
 }
 
-/// What perf's record tells apart; it has priorities, but no policies.
+/// Classes of tasks that perf's record distinguishes; it has priorities but no policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// The idle task.
@@ -110,12 +110,12 @@ pub enum Class {
     Deadline,
     /// A user task with a real-time priority.
     Realtime,
-    /// Any other.
+    /// Any other task.
     Normal,
 }
 
 impl Class {
-    /// Every class, at the index of its discriminant.
+    /// All classes, indexed by discriminant.
     pub const ALL: [Self; 5] =
         [Self::Idle, Self::Kthread, Self::Deadline, Self::Realtime, Self::Normal];
 
@@ -129,7 +129,7 @@ impl Class {
         }
     }
 
-    /// Our modes that make it.
+    /// Our modes that belong to the class.
     pub const fn modes(self) -> &'static [Mode] {
         match self {
             Self::Idle => &[Mode::Idle],
@@ -140,40 +140,40 @@ impl Class {
         }
     }
 
-    /// Our time in its modes.
+    /// Sum of our times in the modes of the class.
     pub fn ours(self, mode_ns: &[u64; Mode::ALL.len()]) -> u64 {
         self.modes().iter().map(|mode| mode_ns[*mode as usize]).sum()
     }
 }
 
-/// A CPU in a window of a trace.
+/// Totals of a CPU over a window of a trace.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
-    /// Time by [`Class`].
+    /// Nanoseconds by [`Class`].
     pub class_ns: [u64; Class::ALL.len()],
-    /// Time by task.
+    /// Nanoseconds by task.
     pub task_ns: HashMap<u32, u64>,
-    /// Switches by [`Reason`].
+    /// Number of switches by [`Reason`].
     pub switches: [u64; Reason::ALL.len()],
-    /// Waits of tasks that were switched in, from when they were woken or switched out runnable,
-    /// by task.
+    /// Nanoseconds that tasks waited before they were switched in, from when they were woken or
+    /// switched out runnable; by task.
     pub wait_ns: HashMap<u32, u64>,
-    /// How many waits these are.
+    /// Number of these waits.
     pub waits: u64,
-    /// Tasks that were switched in without a word of why they were runnable.
+    /// Number of switches to tasks whose wakeup is not in the trace.
     pub unknown_waits: u64,
 }
 
 impl Trace {
-    /// Takes what `perf script --ns --fields cpu,time,event,trace` writes.
+    /// Parses the output of `perf script --ns --fields cpu,time,event,trace`.
     fn parse(script: &str) -> Self {
         let mut events: Vec<_> = script.lines().filter_map(parse).collect();
         events.sort_by_key(|event| event.at);
         Self(events)
     }
 
-    /// A CPU after `from` and up to `to`; none where the trace does not span it, or has a gap in
-    /// it: a switch away from a task that was not switched in.
+    /// Totals of a CPU after `from` and up to `to`. `None` if the trace does not span the window,
+    /// or has a gap in it: a switch away from a task that was not switched in.
     pub fn account(
         &self,
         cpu: u32,
@@ -219,17 +219,17 @@ impl Trace {
     }
 }
 
-/// The tasks that are runnable, but not running.
+/// The tasks that are runnable but not running.
 #[derive(Default)]
 struct Waiting {
-    /// Where and since when.
+    /// CPU and start of the wait, by task.
     tasks: HashMap<u32, (u32, u64)>,
-    /// Which task runs on each CPU.
+    /// The running task of each CPU.
     running: HashMap<u32, u32>,
 }
 
 impl Waiting {
-    /// What the task waited on the CPU that it is now switched in on.
+    /// Processes an event. For a switch, returns how long the next task waited on this CPU.
     fn follow(&mut self, at: u64, cpu: u32, what: What) -> Option<u64> {
         match what {
             // A task can be woken before it is switched out.

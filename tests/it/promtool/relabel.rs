@@ -1,9 +1,10 @@
-//! Prometheus's relabelling beside ours, on generated rules: what `promtool check service-discovery`
-//! makes of the labels of its targets, and which patterns `promtool check config` refuses.
+//! Our relabelling compared with that of Prometheus, on generated rules: the target labels that
+//! `promtool check service-discovery` prints, and the patterns that `promtool check config`
+//! rejects.
 //!
-//! Debian's promtool is of Prometheus 2.42, where three things are otherwise than in 3, and so are
-//! not generated: values with newlines, since `.` does not match them there; a template as target
-//! where the replacement comes to nothing, which deletes nothing there; and `(?<name>…)`.
+//! Debian's promtool is from Prometheus 2.42. Three things differ in Prometheus 3 and are not
+//! generated: values with newlines, which `.` does not match in 2.42; a template as target with an
+//! empty replacement, which deletes nothing in 2.42; and `(?<name>…)`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,10 +25,10 @@ use super::promtool;
 
 mod generate;
 
-/// What the generated cases come from. Another seed gives others.
+/// Seed of the generated cases.
 const SEED: &str = "relabelling as Prometheus has it";
 
-/// Enough of promtool's processes at once to sleep through its wait for targets.
+/// Number of promtool processes at once; each spends most of its time waiting for targets.
 const AT_ONCE: usize = 8;
 
 type Labels = BTreeMap<String, String>;
@@ -39,12 +40,12 @@ fn generator() -> Generator {
 /// A rule, by key.
 type Rule = Vec<(&'static str, String)>;
 
-/// A string in YAML.
+/// Quotes a string for YAML.
 fn yaml(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// The list `relabel_configs`, so far indented.
+/// The list `relabel_configs` with an indent.
 fn relabel_configs(rules: &[Rule], indent: &str) -> String {
     let mut text = format!("{indent}relabel_configs:\n");
     for rule in rules {
@@ -57,7 +58,7 @@ fn relabel_configs(rules: &[Rule], indent: &str) -> String {
     text
 }
 
-/// A configuration of Prometheus with one job, which has a target for each set of labels.
+/// A Prometheus configuration with one job that has a target for each set of labels.
 fn prometheus_config(rules: &[Rule], targets: &[Labels]) -> String {
     let mut text = String::from("scrape_configs:\n- job_name: j\n  static_configs:\n");
     for (number, labels) in targets.iter().enumerate() {
@@ -90,15 +91,14 @@ fn discovered(number: usize, labels: &Labels) -> Labels {
     labels
 }
 
-/// What promtool makes of the targets, in any order: no labels of those that are dropped. It tells
-/// the labels before the rules too, but what the rules delete has left holes in them.
+/// Labels that promtool gives the targets, in any order; empty for dropped targets. It also prints
+/// the labels before relabelling, but without those that the rules delete.
 fn relabelled(directory: &Path, config: &str, targets: usize) -> BTreeSet<Labels> {
     static FILES: AtomicUsize = AtomicUsize::new(0);
     let file = directory.join(format!("sd{}.yml", FILES.fetch_add(1, Ordering::Relaxed)));
     fs::write(&file, config).unwrap();
     let mut results = Vec::new();
-    // It waits so long for targets, whether it has them or not, and tells each of those that are
-    // the same once.
+    // It always waits for the whole timeout, and prints identical targets only once.
     for milliseconds in [300, 2_000] {
         let output = promtool()
             .args(["check", "service-discovery", &format!("--timeout={milliseconds}ms")])
@@ -134,14 +134,15 @@ fn at_once(jobs: usize, job: impl Fn(usize) + Sync) {
     });
 }
 
-/// The labels that others have not, or have otherwise.
+/// The labels that are missing from `others` or have other values there.
 fn without<'a>(labels: &'a Labels, others: &Labels) -> Vec<(&'a String, &'a String)> {
     labels.iter().filter(|&(name, value)| others.get(name) != Some(value)).collect()
 }
 
-/// Ours and Prometheus's do the same to all targets. Returns how many labels they set.
+/// Checks that ours and Prometheus's have the same effect on all targets. Returns how many labels
+/// they set.
 fn compare(directory: &Path, rules: &[Rule], targets: &[Labels]) -> usize {
-    // A target without these would be an error to promtool, or be given an instance.
+    // Without these, promtool fails or adds an instance.
     let needed = [
         ("__address__", "t:80"),
         ("__scheme__", "http"),
@@ -165,7 +166,7 @@ fn compare(directory: &Path, rules: &[Rule], targets: &[Labels]) -> usize {
             let theirs = theirs.iter().find(|theirs| theirs.get("n") == ours.get("n"));
             let theirs = theirs.cloned().unwrap_or_default();
             panic!(
-                "{text}seed {SEED}: of {before:?}\nours makes {:?}\nand Prometheus {:?}",
+                "{text}seed {SEED}: from {before:?}\nours makes {:?}\nand Prometheus {:?}",
                 without(&ours, &theirs),
                 without(&theirs, &ours)
             );
@@ -177,7 +178,7 @@ fn compare(directory: &Path, rules: &[Rule], targets: &[Labels]) -> usize {
     changes
 }
 
-/// What promtool says of patterns: whether it takes each.
+/// Whether promtool accepts each of the patterns.
 fn accepts(directory: &Path, patterns: &[String]) -> Vec<bool> {
     let files: Vec<_> =
         (0..patterns.len()).map(|n| directory.join(format!("pattern{n}.yml"))).collect();
@@ -196,7 +197,7 @@ fn accepts(directory: &Path, patterns: &[String]) -> Vec<bool> {
     taken
 }
 
-/// Why a rule of this pattern is refused, if it is.
+/// Why a rule with this pattern is rejected, if it is.
 fn refusal(regex: &str, replacement: &str) -> Option<String> {
     let written = relabel::RuleSpec {
         regex: Some(regex),
@@ -209,7 +210,7 @@ fn refusal(regex: &str, replacement: &str) -> Option<String> {
 }
 
 #[test]
-fn each_pattern_and_template_gives_what_it_gives_in_prometheus() {
+fn patterns_and_templates_match_prometheus() {
     const JOBS: usize = 32;
     const RULES: usize = 100;
     const TARGETS: usize = 10;
@@ -254,7 +255,7 @@ fn each_pattern_and_template_gives_what_it_gives_in_prometheus() {
 }
 
 #[test]
-fn every_action_does_what_it_does_in_prometheus() {
+fn every_action_matches_prometheus() {
     const JOBS: usize = 250;
     const TARGETS: usize = 40;
     let directory = tempfile::tempdir().unwrap();
@@ -278,7 +279,7 @@ fn every_action_does_what_it_does_in_prometheus() {
 }
 
 #[test]
-fn what_go_refuses_is_refused_and_what_else_is_is_listed() {
+fn all_patterns_rejected_by_go_and_few_others_are_rejected() {
     let directory = tempfile::tempdir().unwrap();
     let mut generator = generator();
     let patterns: Vec<_> = (0..4_000).map(|_| generator.edge()).collect();
@@ -286,7 +287,7 @@ fn what_go_refuses_is_refused_and_what_else_is_is_listed() {
     let mut more = 0;
     for (pattern, taken) in patterns.iter().zip(&taken) {
         match (refusal(pattern, ""), taken) {
-            (None, false) => panic!("seed {SEED}: {pattern:?} is taken, and Go refuses it"),
+            (None, false) => panic!("seed {SEED}: {pattern:?} is accepted, but Go rejects it"),
             (Some(problem), true) => {
                 more += 1;
                 let listed = [
@@ -297,20 +298,23 @@ fn what_go_refuses_is_refused_and_what_else_is_is_listed() {
                     "the pattern takes more than 1 MiB",
                 ];
                 let listed = listed.iter().any(|listed| problem.contains(listed));
-                assert!(listed, "seed {SEED}: {pattern:?} is refused, and Go takes it: {problem}");
+                assert!(
+                    listed,
+                    "seed {SEED}: {pattern:?} is rejected, but Go accepts it: {problem}"
+                );
             }
             _ => {}
         }
     }
     let taken = taken.iter().filter(|&&taken| taken).count();
     let all = patterns.len();
-    assert!(taken > all / 10 && taken < all * 9 / 10, "Go takes {taken} of {all} patterns");
-    assert!(more < taken / 5, "{more} of {taken} patterns that Go takes are refused");
+    assert!(taken > all / 10 && taken < all * 9 / 10, "Go accepts {taken} of {all} patterns");
+    assert!(more < taken / 5, "{more} of {taken} patterns that Go accepts are rejected");
 }
 
-/// Go 1.19 knows Unicode 13.
+/// Go 1.19 implements Unicode 13.
 #[test]
-fn letters_change_case_as_in_prometheus_but_those_too_new_for_it() {
+fn letters_change_case_as_in_prometheus_except_new_ones() {
     let letters: Vec<_> = (' '..=char::MAX)
         .filter(|c| c.is_alphanumeric() || c.is_lowercase() || c.is_uppercase())
         .collect();

@@ -1,13 +1,13 @@
-//! The configuration and the rules in `deploy/prometheus`, and the unit tests of the rules there.
+//! The configuration, the rules and their unit tests in `deploy/prometheus`.
 
 use std::{fs, path::PathBuf, process::Output};
 
 use super::promtool;
 
-/// Where they are.
+/// Directory of the files.
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus");
 
-/// What promtool makes of files; it has to find something in them.
+/// Runs promtool on files, which must not be empty; panics unless it succeeds. Returns its output.
 #[track_caller]
 fn good(args: &[&str], files: &[PathBuf]) -> String {
     assert!(!files.is_empty());
@@ -17,7 +17,7 @@ fn good(args: &[&str], files: &[PathBuf]) -> String {
     said.into_owned()
 }
 
-/// The files in a directory whose names end so.
+/// Files in a directory whose names end with `suffix`.
 fn files(directory: &str, suffix: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(format!("{DEPLOY}/{directory}")).unwrap();
     let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -27,7 +27,7 @@ fn files(directory: &str, suffix: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn prometheus_takes_the_configuration_and_every_rule() {
+fn prometheus_accepts_the_configuration_and_every_rule() {
     let rules = files("", ".rules.yaml");
     assert_eq!(rules.len(), 2);
     good(&["check", "rules", "--lint=all", "--lint-fatal"], &rules);
@@ -37,18 +37,18 @@ fn prometheus_takes_the_configuration_and_every_rule() {
 }
 
 #[test]
-fn every_rule_does_in_its_unit_tests_what_it_is_for() {
+fn every_rule_passes_its_unit_tests() {
     good(&["test", "rules"], &files("tests", ".yaml"));
     let tests = files("tests", ".yaml").into_iter().map(|file| fs::read_to_string(file).unwrap());
     let tests = tests.collect::<String>();
     for rules in files("", ".rules.yaml") {
         for line in fs::read_to_string(rules).unwrap().lines() {
             if let Some((_, name)) = line.split_once("- record: ") {
-                // A pattern stands for the windows.
+                // A pattern covers all windows.
                 let name = name.split_once("ratio_rate").map_or(name, |(before, _)| before);
                 let tested = |line: &str| line.contains("expr:") || line.contains("__name__=~");
                 let mut lines = tests.lines().filter(|line| tested(line));
-                assert!(lines.any(|line| line.contains(name)), "nothing tests {name}");
+                assert!(lines.any(|line| line.contains(name)), "no test covers {name}");
             } else if let Some((_, alert)) = line.split_once("- alert: ") {
                 let blocks = tests.split("- alertname: ");
                 let blocks: Vec<_> = blocks.filter_map(|it| it.strip_prefix(alert)).collect();

@@ -1,10 +1,10 @@
-//! Patterns of Go with texts that they nearly match, templates, rules and labels, at random.
+//! Random Go patterns with texts that they almost match, templates, rules and labels.
 
 use proptest::{prelude::Rng as _, test_runner::TestRng};
 
 use super::{Labels, Rule, yaml};
 
-/// Pieces of a pattern, each with a text that it matches, at least where nothing stands around it.
+/// Pieces of a pattern, each with a text that it matches, at least on its own.
 const PIECES: [(&str, &str); 62] = [
     ("a", "a"),
     ("b", "b"),
@@ -70,7 +70,7 @@ const PIECES: [(&str, &str); 62] = [
     ("[A-Z]", "K"),
 ];
 
-/// Pieces that are mistakes, or nearly.
+/// Pieces that are invalid or almost invalid.
 const EDGES: [&str; 58] = [
     "(",
     ")",
@@ -155,7 +155,7 @@ const OPENINGS: [&str; 9] =
 
 const NAMES: [&str; 10] = ["a", "b", "c", "ab", "a_b", "_t", "__t", "job", "B1", "é"];
 
-/// A pattern with a text that it may well match.
+/// A pattern with a text that it probably matches.
 pub(super) struct Pattern {
     pub(super) source: String,
     sample: String,
@@ -226,7 +226,7 @@ impl Generator {
         sequence
     }
 
-    /// A text that the pattern matches, or might by a little.
+    /// A text that the pattern matches or almost matches.
     pub(super) fn nearly(&mut self, pattern: &Pattern) -> String {
         let mut text: Vec<char> = pattern.sample.chars().collect();
         if self.one_in(2) {
@@ -243,7 +243,7 @@ impl Generator {
         text.into_iter().collect()
     }
 
-    /// What may be a pattern.
+    /// A text that may or may not be a valid pattern.
     pub(super) fn edge(&mut self) -> String {
         let mut source = String::new();
         for _ in 0..=self.up_to(5) {
@@ -285,7 +285,7 @@ impl Generator {
         format!("[{}]", names.join(", "))
     }
 
-    /// A rule that makes sense, mostly.
+    /// A rule that mostly makes sense.
     pub(super) fn rule(&mut self) -> Rule {
         let action = self.pick(&[
             "replace",
