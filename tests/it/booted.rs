@@ -1,5 +1,5 @@
-//! The package on a Debian with systemd, which is the first process of a container: installed,
-//! reloaded, upgraded and purged by the commands of docs/deploy.md.
+//! The Debian package in a container that boots systemd: installed, reloaded, upgraded and purged
+//! by the commands in docs/deploy.md.
 
 use std::{
     env, thread,
@@ -14,20 +14,20 @@ use sched_exporter_tests::{
 };
 
 const NAME: &str = "sched_cpu_seconds_total";
-/// Where it finds the release.
+/// Where the release is mounted.
 const RELEASE: &str = "/release";
 
-/// A Debian that runs; what is done to it is gone with it.
+/// A running Debian; its changes are lost with it.
 struct Debian(String);
 
 impl Debian {
-    /// Boots it.
+    /// Boots it and waits until it is running.
     fn boot() -> Self {
         let variable = |name| env::var(name).expect("run by `cargo xtask test`");
         let release = format!("--volume={}:{RELEASE}:ro", variable("SCHED_EXPORTER_RELEASE"));
-        // What is written to it goes elsewhere, and away with the container.
+        // An overlay, so that the tree stays unchanged.
         let rootfs = format!("{}:O", variable("SCHED_EXPORTER_DEBIAN"));
-        // Without a network, all addresses are a loopback of its own.
+        // Without a network it has only a loopback of its own.
         let options = ["--detach", "--rm", "--systemd=always", "--privileged", "--network=none"];
         let system = ["--rootfs", &rootfs, "/lib/systemd/systemd"];
         let debian = Self(podman_ok([&["run"], &options[..], &[&release], &system].concat()));
@@ -35,7 +35,7 @@ impl Debian {
         debian
     }
 
-    /// Runs a script of the shell; returns whether it succeeded, and what it wrote.
+    /// Runs a shell script; returns whether it succeeded, and its output.
     fn try_run(&self, script: &str) -> (bool, String) {
         let output = podman(["exec", "--workdir", RELEASE, &self.0, "sh", "-ec", script]);
         let said = [output.stdout, output.stderr].concat();
@@ -78,7 +78,7 @@ impl Drop for Debian {
     }
 }
 
-/// The time of all CPUs under labels.
+/// Nanoseconds of all CPUs with these labels.
 fn total(exposition: &Exposition, labels: &[&str]) -> u64 {
     exposition.sum_ns(NAME, labels)
 }
@@ -92,7 +92,7 @@ fn the_package_is_installed_reloaded_upgraded_and_purged() {
     assert_eq!(debian.run("systemctl is-enabled sched_exporter"), "enabled\n");
     let before = debian.scrape();
 
-    // It is a user of its own, without capabilities on any thread.
+    // It runs as a user of its own, without capabilities on any thread.
     let status = debian.run(&format!("cat /proc/{}/task/*/status", debian.property("MainPID")));
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
         let without = status.matches(&format!("{set}:\t0000000000000000\n")).count();
@@ -104,23 +104,23 @@ fn the_package_is_installed_reloaded_upgraded_and_purged() {
     assert!(printed.contains("eu-1a"), "{printed}");
     let zone = ["zone=\"eu-1a\""];
     debian.wait("reloaded", |it| total(&it.scrape(), &zone) > 0);
-    debian.wait("told to", |it| it.journal().contains("cause=SIGHUP"));
+    debian.wait("reloaded by SIGHUP", |it| it.journal().contains("cause=SIGHUP"));
     let after = debian.scrape();
     assert!(total(&after, &zone) > total(&before, &[]));
 
-    // A new name of the host is one of its series.
+    // A new host name appears on the series.
     debian.run("echo other > /proc/sys/kernel/hostname; systemctl reload sched_exporter");
     debian.wait("renamed", |it| total(&it.scrape(), &["host=\"other\""]) > total(&after, &zone));
 
     debian.run(
         "echo 'label: {}' >> /etc/sched_exporter/exporter.yaml; systemctl reload sched_exporter",
     );
-    debian.wait("refused", |it| it.property("StatusText").contains("refused now"));
+    debian.wait("rejected", |it| it.property("StatusText").contains("refused now"));
     assert_eq!(debian.property("SubState"), "running");
     assert!(total(&debian.scrape(), &zone) > total(&after, &zone));
     debian.run("sed -i '$d' /etc/sched_exporter/exporter.yaml");
 
-    // What is configured stays at an upgrade and a rollback, each of which runs the other version.
+    // The configuration survives an upgrade and a rollback, each of which starts the other version.
     let upgrade =
         "dpkg-deb --raw-extract sched-exporter_*_$(dpkg --print-architecture).deb /tmp/next
         sed --in-place 's/^Version: .*/&.1/' /tmp/next/DEBIAN/control
@@ -143,7 +143,7 @@ fn the_package_is_installed_reloaded_upgraded_and_purged() {
 }
 
 #[test]
-fn an_exporter_that_hangs_is_started_again() {
+fn a_hung_exporter_is_restarted() {
     let debian = Debian::boot();
     debian.run(
         "mkdir /etc/systemd/system/sched_exporter.service.d
@@ -152,6 +152,6 @@ fn an_exporter_that_hangs_is_started_again() {
         dpkg --install sched-exporter_*_$(dpkg --print-architecture).deb
         systemctl kill --signal=STOP sched_exporter",
     );
-    debian.wait("started again", |it| it.property("NRestarts") == "1");
+    debian.wait("restarted", |it| it.property("NRestarts") == "1");
     debian.wait("serving", |it| it.try_run("sched_exporter healthcheck").0);
 }

@@ -1,4 +1,4 @@
-//! The image, with no more than the exporter needs: two capabilities, a root that can't be written.
+//! The container image, run with two capabilities and a read-only root filesystem.
 
 use std::{
     process::{Command, Stdio},
@@ -18,7 +18,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn two_capabilities_and_a_read_only_root_are_enough() {
+fn two_capabilities_and_a_read_only_root_suffice() {
     let config = ConfigMap::new(CONFIG);
     let container = Container::start(config.path());
     let exposition = container.scrape();
@@ -31,7 +31,7 @@ fn two_capabilities_and_a_read_only_root_are_enough() {
 }
 
 #[test]
-fn a_container_that_does_not_serve_is_not_healthy() {
+fn a_paused_container_is_unhealthy() {
     let config = ConfigMap::new(CONFIG);
     let container = Container::start(config.path());
     podman_ok(["pause", &container.name]);
@@ -44,22 +44,22 @@ fn a_container_that_does_not_serve_is_not_healthy() {
 }
 
 #[test]
-fn the_configuration_is_swapped_and_reloaded_by_sighup_without_a_lost_count() {
+fn sighup_reloads_a_swapped_configuration_and_keeps_counts() {
     let config = ConfigMap::new(CONFIG);
     let container = Container::start(config.path());
     let before = container.scrape().sum("sched_context_switches_total", &[]);
     config.swap("labels:\n  host: other-host\n");
     podman_ok(["kill", "--signal=HUP", &container.name]);
-    let after = container.wait_until("took the labels", |exposition| {
+    let after = container.wait_until("applied the labels", |exposition| {
         exposition.select("sched_context_switches_total", &["host=\"other-host\""]).count() > 0
     });
     assert_eq!(after.select("sched_context_switches_total", &["host=\"test-host\""]).count(), 0);
     assert!(after.sum("sched_context_switches_total", &[]) > before);
-    container.wait_until("said so", |_| container.log().contains("cause=SIGHUP"));
+    container.wait_until("logged", |_| container.log().contains("cause=SIGHUP"));
 }
 
 #[test]
-fn it_stops_when_told_to() {
+fn podman_stop_ends_it() {
     let config = ConfigMap::new(CONFIG);
     let container = Container::start(config.path());
     let started = Instant::now();
@@ -70,7 +70,7 @@ fn it_stops_when_told_to() {
 }
 
 #[test]
-fn missing_capabilities_are_named() {
+fn missing_capabilities_are_reported() {
     let refused = run(&[], &["--once"]);
     assert_eq!(refused.status.code(), Some(1));
     let said = text(&refused.stderr);
@@ -79,14 +79,14 @@ fn missing_capabilities_are_named() {
 }
 
 #[test]
-fn the_configuration_of_the_image_names_the_host() {
+fn the_default_configuration_labels_the_host() {
     let once = run(&[&CAPABILITIES[..], &["--uts=private", "--hostname=h1"]].concat(), &["--once"]);
     let exposition = text(&once.stdout);
     assert!(exposition.contains("sched_cpu_seconds_total{host=\"h1\","), "{}", text(&once.stderr));
 }
 
 #[test]
-fn it_holds_the_exporter_and_its_configuration_and_nothing_else() {
+fn the_image_contains_only_the_exporter_and_its_configuration() {
     let created = podman_ok(["create", "--pull=never", &image()]);
     let mut export =
         Command::new("podman").args(["export", &created]).stdout(Stdio::piped()).spawn().unwrap();
@@ -102,7 +102,7 @@ fn it_holds_the_exporter_and_its_configuration_and_nothing_else() {
 }
 
 #[test]
-fn the_commands_of_the_guide_run_ask_and_remove_it() {
+fn the_commands_of_the_guide_run_query_and_remove_it() {
     let shell = |number| {
         let block = block("A container", "sh", number);
         let output = Command::new("sh").args(["-ec", &block]).output().unwrap();
@@ -117,7 +117,7 @@ fn the_commands_of_the_guide_run_ask_and_remove_it() {
 }
 
 #[test]
-fn the_image_says_what_it_is() {
+fn the_image_has_its_metadata() {
     let label = |name: &str| {
         let format =
             format!("--format={{{{index .Config.Labels \"org.opencontainers.image.{name}\"}}}}");

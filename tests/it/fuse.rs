@@ -1,4 +1,4 @@
-//! Labels of files on a filesystem that hangs. Needs FUSE, by which it is made.
+//! Labels from files on a filesystem that hangs. Needs FUSE, which provides it.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -10,10 +10,10 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use sched_exporter_tests::process::{Exporter, binary, ending_with_us, output};
 use tempfile::TempDir;
 
-/// Whoever asks it anything waits until it is dropped, since nobody answers.
+/// A mounted filesystem that answers no request; callers hang until it is dropped.
 struct Hanging {
     directory: TempDir,
-    /// Where the kernel's questions are.
+    /// Receives the kernel's requests, which nobody reads.
     _unread: File,
 }
 
@@ -28,7 +28,7 @@ impl Hanging {
         Self { directory, _unread: unread }
     }
 
-    /// A configuration that names a file on it.
+    /// A configuration that reads a file on it.
     fn configuration(&self) -> String {
         let file = self.directory.path().join("zone");
         format!("labels: {{zone: \"{{{{ file('{}') | default('none') }}}}\"}}\n", file.display())
@@ -44,7 +44,7 @@ impl Drop for Hanging {
 const SECONDS: &str = "sched_cpu_seconds_total";
 
 #[test]
-fn files_that_hang_hold_up_neither_start_nor_reloads() {
+fn hanging_files_delay_neither_start_nor_reloads() {
     let hanging = Hanging::new();
     let exporter = Exporter::start_with(&hanging.configuration(), &["--web.enable-lifecycle"]);
     assert!(exporter.scrape().select(SECONDS, &["zone=\"none\""]).next().is_some());
@@ -53,13 +53,13 @@ fn files_that_hang_hold_up_neither_start_nor_reloads() {
         assert_eq!(exporter.connect().request("POST", "/-/reload", &[]).status, 200);
         assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
     }
-    exporter.wait_until("told", |_| exporter.log().contains("does not answer"));
+    exporter.wait_until("logged", |_| exporter.log().contains("does not answer"));
 
     fs::write(exporter.config(), "labels: {zone: a}\n").unwrap();
     assert_eq!(exporter.connect().request("POST", "/-/reload", &[]).status, 200);
     assert!(exporter.scrape().select(SECONDS, &["zone=\"a\""]).next().is_some());
 
-    // Once it answers, files are watched again.
+    // Once the filesystem is gone, files are watched again.
     drop(hanging);
     let zone = exporter.directory().join("zone");
     fs::write(&zone, "b").unwrap();
@@ -75,7 +75,7 @@ fn files_that_hang_hold_up_neither_start_nor_reloads() {
 }
 
 #[test]
-fn files_that_hang_do_not_hold_up_the_check() {
+fn hanging_files_do_not_delay_the_check() {
     let hanging = Hanging::new();
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("exporter.yaml");

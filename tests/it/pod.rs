@@ -1,5 +1,5 @@
-//! The pod of deploy/kubernetes, by `podman kube play` instead of kubelet: its ConfigMap is swapped as
-//! kubelet does it, and it is replaced as a roll-out replaces it.
+//! The pod of deploy/kubernetes, run by `podman kube play` instead of kubelet. The tests swap its
+//! ConfigMap and replace it in a roll-out as Kubernetes does.
 
 use std::{env, fs, path::Path, process::Command};
 
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 const NAME: &str = "sched_cpu_seconds_total";
 
-/// The objects that `kustomize build` gives.
+/// The output of `kustomize build`.
 fn objects() -> Vec<Value> {
     let kustomize = env::var_os("SCHED_EXPORTER_KUSTOMIZE").expect("run by `cargo xtask test`");
     let overlay =
@@ -34,10 +34,9 @@ fn yaml(text: &str) -> Value {
     serde_yaml::from_str(text).unwrap()
 }
 
-/// The pod that a DaemonSet makes, with its configuration in a directory. What podman 4.3 has not is
-/// put otherwise: its probes run curl in the container, so that they are left to the test; it knows no
-/// field of the node; it takes the seccomp profile from an annotation. And it listens on the loopback
-/// alone.
+/// The pod of a DaemonSet, with its configuration in a directory. It is changed for podman 4.3,
+/// whose probes run curl in the container, so the test probes instead; which knows no fields of the
+/// node; and which reads the seccomp profile from an annotation. It listens only on the loopback.
 fn pod(daemon_set: &Value, config: &Path) -> Value {
     let mut spec = daemon_set["spec"]["template"]["spec"].clone();
     spec["hostNetwork"] = true.into();
@@ -50,7 +49,7 @@ fn pod(daemon_set: &Value, config: &Path) -> Value {
     }
     container.insert("image".into(), image().into());
     container.insert("args".into(), yaml(&format!("['--web.listen-address={ADDRESS}']")));
-    // Before Kubernetes 1.35, a pod does not know its zone.
+    // Pods know their zone since Kubernetes 1.35.
     container
         .insert("env".into(), yaml("[{name: NODE_NAME, value: node-1}, {name: ZONE, value: ''}]"));
     let mut pod = yaml(
@@ -64,7 +63,7 @@ metadata:
     pod
 }
 
-/// The file of a pod that podman runs until this is dropped.
+/// A pod's file; podman runs the pod until this is dropped.
 struct Played {
     file: String,
     _directory: TempDir,
@@ -78,7 +77,7 @@ impl Played {
         Self { file, _directory: directory }
     }
 
-    /// Plays it, and waits until its container serves.
+    /// Starts the pod, and waits until its container serves.
     #[track_caller]
     fn play(&self, options: &[&str]) -> Container {
         podman_ok([&["kube", "play"], options, &[&self.file]].concat());
@@ -92,7 +91,7 @@ impl Drop for Played {
     }
 }
 
-/// The time of all CPUs in a zone.
+/// Nanoseconds of all CPUs in a zone.
 fn total(exposition: &Exposition, zone: &str) -> u64 {
     exposition.sum_ns(NAME, &["host=\"node-1\"", &format!("zone=\"{zone}\"")])
 }
@@ -123,14 +122,14 @@ fn the_pod_follows_its_configmap_and_is_replaced() {
     });
     assert!(total(&reloaded, "eu-1a") > total(&after, "eu-1a"));
 
-    // A roll-out ends the pod and starts another, whose counts begin anew.
+    // A roll-out replaces the pod; the counts of the new one start from zero.
     let replaced = played.play(&["--replace"]);
     let counted = total(&replaced.scrape(), "eu-1a");
     assert!(0 < counted && counted < total(&reloaded, "eu-1a"), "{counted}");
 }
 
 #[test]
-fn a_configmap_with_a_mistake_changes_nothing() {
+fn an_invalid_configmap_changes_nothing() {
     let objects = objects();
     let config = ConfigMap::new("labels: {host: node-1, zone: eu-1a}\n");
     let played = Played::new(&pod(of_kind(&objects, "DaemonSet"), config.path()));

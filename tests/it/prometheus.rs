@@ -1,7 +1,8 @@
-//! What a real Prometheus makes of two exporters, with the shipped configuration, rules and dashboard.
+//! A real Prometheus that scrapes two exporters, with the shipped configuration, rules and
+//! dashboard.
 //!
-//! One has its labels on the series and is scraped in OpenMetrics. The other has them in `target_info`,
-//! sums over CPUs, and is scraped in the text format.
+//! One has its labels on the series and is scraped in OpenMetrics. The other has them in
+//! `target_info`, sums over CPUs, and is scraped in the text format.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,11 +13,12 @@ use sched_exporter_tests::{
     commands::block,
     dashboard::{Dashboard, Query, array, interpolate, text},
     process::Exporter,
+    quiet,
     workload::{Load, online},
 };
 use serde_json::Value;
 
-use self::server::{Prometheus, hastened};
+use self::server::{Prometheus, sped_up};
 
 mod proxy;
 mod server;
@@ -29,7 +31,7 @@ const IN_TARGET_INFO: &str = "labels: {host: host-b, zone: zone-b}\nlabels_on: t
 struct Setup {
     exporters: [Exporter; 2],
     prometheus: Prometheus,
-    /// What Prometheus calls them.
+    /// Their `instance` labels.
     instances: [String; 2],
 }
 
@@ -44,27 +46,26 @@ impl Setup {
     }
 }
 
-/// CPUs that are online.
+/// Number of online CPUs.
 fn cpus() -> f64 {
     f64::from(u32::try_from(online().len()).unwrap())
 }
 
-/// Whether as many seconds were counted in a second as there are CPUs, give or take a scrape that was
-/// late.
+/// Whether the rate is one second per second and CPU, with a tolerance for late scrapes.
 fn all_cpus(rate: f64) -> bool {
     (rate / cpus() - 1.0).abs() < 0.15
 }
 
 #[test]
-fn both_formats_are_scraped_with_labels_in_both_places_and_no_panel_is_empty() {
+fn both_formats_and_label_placements_fill_every_panel() {
     let setup = Setup::start();
     setup.prometheus.number("sum(up{job=\"sched_exporter\"})", |up| up > 1.0);
     both_formats_are_scraped(&setup);
-    zones_are_known(&setup);
+    zones_are_joined(&setup);
     no_panel_of_the_dashboard_is_empty(&setup);
 }
 
-/// Each format has names of its own for families; units, only one has.
+/// The formats differ in family names, and only one has units.
 fn both_formats_are_scraped(Setup { prometheus, instances, .. }: &Setup) {
     let of = |instance: &str| {
         let target = format!("{{instance=\"{instance}\"}}");
@@ -80,10 +81,10 @@ fn both_formats_are_scraped(Setup { prometheus, instances, .. }: &Setup) {
     assert_eq!(of(&instances[1]), (None, counter("")));
 }
 
-/// By the join in docs/labels.md, and by the recording rules.
-fn zones_are_known(Setup { prometheus, .. }: &Setup) {
+/// Zones appear in the join from docs/labels.md and in the recording rules.
+fn zones_are_joined(Setup { prometheus, .. }: &Setup) {
     let (_, join) = include_str!("../../docs/labels.md").split_once("```promql\n").unwrap();
-    let join = hastened(join.split_once("```").unwrap().0);
+    let join = sped_up(join.split_once("```").unwrap().0);
     let series = prometheus.some(&join);
     let zones: BTreeSet<_> = series.iter().map(|it| text(&it["metric"]["zone"])).collect();
     assert_eq!(zones, ["zone-b"].into());
@@ -95,11 +96,11 @@ fn zones_are_known(Setup { prometheus, .. }: &Setup) {
     }
 }
 
-/// Nor does a query fail, and variables have the values that there are.
+/// Also checks that no query fails, and that variables have the right values.
 fn no_panel_of_the_dashboard_is_empty(setup: &Setup) {
     let Setup { prometheus, instances: [a, b], .. } = setup;
     let dashboard = Dashboard::shipped();
-    // All zones and hosts; and those of each host, which leave no choice of instance.
+    // All zones and hosts, then those of each host, which determine the instance.
     for (zone, host, instance, choice) in [
         (".*", ".*", a, vec![a, b]),
         ("zone-a", "host-a", a, vec![a]),
@@ -111,7 +112,7 @@ fn no_panel_of_the_dashboard_is_empty(setup: &Setup) {
             ("host", host),
             ("instance", instance.as_str()),
             ("cpu", ".*"),
-            // Four scrapes, as in Grafana.
+            // Four scrape intervals, as in Grafana.
             ("__rate_interval", "4s"),
         ];
         for variable in dashboard.variables().iter().filter(|it| it["type"] == "query") {
@@ -138,7 +139,7 @@ fn no_panel_of_the_dashboard_is_empty(setup: &Setup) {
                 instance.is_none_or(|instance| choice.iter().any(|chosen| *chosen == instance))
             };
             assert!(series.iter().all(chosen), "{panel}: {series:?}");
-            // Host and zone of a host's own series are in target_info here.
+            // The other instance has host and zone in target_info.
             let labels =
                 legend.split("{{").skip(1).filter_map(|rest| Some(rest.split_once("}}")?.0));
             for label in labels.filter(|_| instance == a) {
@@ -153,7 +154,7 @@ fn no_panel_of_the_dashboard_is_empty(setup: &Setup) {
 fn the_commands_of_the_guide_show_a_rate() {
     let _exporter = Exporter::start(&["--web.listen-address=127.0.0.1:10435"]);
     let prometheus = Prometheus::start_as_in_the_guide();
-    // Scraped at its own pace, first at a moment of its choice.
+    // It scrapes at its configured interval, starting at a random offset.
     prometheus.number("up{job=\"sched_exporter\"}", |up| up > 0.0);
     let rates = prometheus.some(&block("Prometheus", "promql", 0));
     let idle = rates.iter().any(|it| it["metric"]["mode"] == "idle");
@@ -161,7 +162,7 @@ fn the_commands_of_the_guide_show_a_rate() {
 }
 
 #[test]
-fn counters_go_on_across_a_reload_of_labels() {
+fn counters_continue_across_a_reload_of_labels() {
     let Setup { exporters: [on_series, _], prometheus, instances } = &Setup::start();
     let series = format!("sched_cpu_seconds_total{{instance=\"{}\"}}", instances[0]);
     let hosts = || {
@@ -182,7 +183,7 @@ fn counters_go_on_across_a_reload_of_labels() {
     let new = format!("min(count_over_time({}[20s]))", series.replace('}', ", host=\"host-new\"}"));
     prometheus.number(&new, |scrapes| scrapes >= 5.0);
 
-    // What the samples of each scrape add up to, on either side of the change, is the time that passed.
+    // The samples of each scrape add up to the elapsed time, before and after the change.
     let mut totals = BTreeMap::<String, (f64, BTreeSet<String>)>::new();
     for samples in prometheus.query(&format!("{series}[30s]")) {
         for sample in array(&samples["values"]) {
@@ -198,15 +199,19 @@ fn counters_go_on_across_a_reload_of_labels() {
         assert!(old.len() == 1 && new.len() == 1, "two hosts in a scrape: {totals:?}");
         changes += usize::from(old != new);
         let off = (to - from) / cpus() - (after - before);
-        assert!(off.abs() < 0.25, "{off} s too many from {old:?} to {new:?}: {totals:?}");
+        assert!(off.abs() < 0.25, "{off} s too much from {old:?} to {new:?}: {totals:?}");
     }
     assert_eq!(changes, 1);
-    // So the rate over the change is right, but for the distance of two scrapes.
+    // So the rate across the change is right, except for the gap between two scrapes.
     prometheus.number(&format!("sum(rate({series}[10s]))"), all_cpus);
 }
 
 #[test]
 fn an_overload_fires_the_alert_of_the_objective() {
+    quiet::attempt(check_overload);
+}
+
+fn check_overload() {
     let Setup { prometheus, instances, .. } = &Setup::start();
     let alert = "ALERTS{alertname=\"SchedRunqueueLatencyBudgetBurn\", long=\"1h\", \
                  alertstate=\"firing\"}";
@@ -215,10 +220,10 @@ fn an_overload_fires_the_alert_of_the_objective() {
         .wait_for("share of slow waits", || (prometheus.query(ratio).len() == 2).then_some(()));
     prometheus.wait_for("quiet", || prometheus.query(alert).is_empty().then_some(()));
 
-    // Each waits while all others have had their turn.
+    // Each spinner waits for all others to have their turn.
     let crowded = *online().last().unwrap();
     let load: Vec<_> = (0..16).map(|_| Load::spinner(crowded)).collect();
-    let firing = prometheus.wait_for("told", || {
+    let firing = prometheus.wait_for("firing", || {
         let firing = prometheus.query(alert);
         let [a, b] = instances.each_ref().map(|instance| {
             firing.iter().find(|it| text(&it["metric"]["instance"]) == *instance).cloned()

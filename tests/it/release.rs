@@ -1,4 +1,4 @@
-//! What `cargo xtask dist` leaves.
+//! The files written by `cargo xtask dist`.
 
 use std::{env, fs, path::PathBuf, process::Command};
 
@@ -11,7 +11,7 @@ fn release() -> PathBuf {
     env::var_os("SCHED_EXPORTER_RELEASE").expect("run by `cargo xtask test`").into()
 }
 
-/// This architecture, as the names of files have it.
+/// This architecture as in the file names.
 fn arch() -> &'static str {
     match env::consts::ARCH {
         "x86_64" => "amd64",
@@ -20,7 +20,7 @@ fn arch() -> &'static str {
     }
 }
 
-/// A file of the release for this architecture.
+/// Path of a file of the release for this architecture.
 fn file(extension: &str) -> PathBuf {
     release().join(format!("sched_exporter-{VERSION}.linux-{}{extension}", arch()))
 }
@@ -33,7 +33,7 @@ fn output(command: &mut Command) -> String {
 }
 
 #[test]
-fn the_binary_runs_where_no_library_is() {
+fn the_binary_runs_without_libraries() {
     let root = tempfile::tempdir().unwrap();
     fs::copy(file(""), root.path().join("sched_exporter")).unwrap();
     let mut chroot = Command::new("chroot");
@@ -42,7 +42,7 @@ fn the_binary_runs_where_no_library_is() {
 }
 
 #[test]
-fn names_are_looked_up_without_the_modules_of_the_host() {
+fn names_are_looked_up_without_the_hosts_nss_modules() {
     let root = tempfile::tempdir().unwrap();
     let path = |name: &str| root.path().join(name);
     fs::copy(file(""), path("sched_exporter")).unwrap();
@@ -50,7 +50,7 @@ fn names_are_looked_up_without_the_modules_of_the_host() {
     fs::write(path("etc/nsswitch.conf"), "hosts: trap dns\n").unwrap();
     fs::write(path("trap.c"), "__attribute__((constructor)) void f(void) { __builtin_trap(); }\n")
         .unwrap();
-    // Where glibc looks on any architecture.
+    // A directory that glibc searches on any architecture.
     fs::create_dir_all(path("lib64")).unwrap();
     let mut compile = Command::new("cc");
     compile.args(["-shared", "-nostdlib", "-o"]).args([path("lib64/libnss_trap.so.2")]);
@@ -68,7 +68,7 @@ fn names_are_looked_up_without_the_modules_of_the_host() {
 }
 
 #[test]
-fn the_binary_holds_no_path_of_this_machine() {
+fn the_binary_contains_no_path_of_this_machine() {
     let binary = fs::read(file("")).unwrap();
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let root = fs::canonicalize(root).unwrap();
@@ -79,7 +79,7 @@ fn the_binary_holds_no_path_of_this_machine() {
 }
 
 #[test]
-fn the_checksums_are_of_all_files() {
+fn the_checksums_cover_all_files() {
     let mut check = Command::new("sha256sum");
     output(check.args(["--check", "--strict", "SHA256SUMS"]).current_dir(release()));
     let sums = fs::read_to_string(release().join("SHA256SUMS")).unwrap();
@@ -88,7 +88,7 @@ fn the_checksums_are_of_all_files() {
 }
 
 #[test]
-fn the_archive_holds_what_is_installed_by_hand() {
+fn the_archive_contains_the_files_for_manual_installation() {
     let listed = output(Command::new("tar").args(["--list", "--file"]).arg(file(".tar.gz")));
     let directory = format!("sched_exporter-{VERSION}.linux-{}/", arch());
     let files: Vec<_> = listed.lines().map(|line| line.trim_start_matches(&directory)).collect();
@@ -108,7 +108,7 @@ fn the_archive_holds_what_is_installed_by_hand() {
 }
 
 #[test]
-fn the_manual_page_names_every_flag() {
+fn the_manual_page_lists_every_flag() {
     use clap::CommandFactory as _;
     let page = release().join("sched_exporter.8.gz");
     let page = output(Command::new("gzip").args(["--decompress", "--stdout"]).arg(page));

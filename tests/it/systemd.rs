@@ -1,4 +1,4 @@
-//! The unit, as systemd's own checker sees it.
+//! The systemd unit, checked by systemd-analyze.
 
 use std::{fs, path::Path, process::Command};
 
@@ -10,10 +10,10 @@ const DROP_IN: &str =
     include_str!("../../deploy/systemd/sched_exporter.service.d/notify-reload.conf");
 const PROGRAM: &str = "/usr/bin/sched_exporter";
 
-/// Tenths of the exposure that `systemd-analyze security` may find; 0 is none, 100 all.
+/// Highest exposure that `systemd-analyze security` may report, in tenths; 100 is full exposure.
 const MOST_EXPOSURE: &str = "20";
 
-/// The unit in a directory of its own, with the program that there is here.
+/// The unit in a directory of its own, with the path of the binary under test.
 fn unit() -> (TempDir, String) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("sched_exporter.service");
@@ -23,7 +23,7 @@ fn unit() -> (TempDir, String) {
     (directory, path)
 }
 
-/// Whether systemd-analyze succeeds, and all that it says.
+/// Runs systemd-analyze; returns whether it succeeded, and its output.
 fn analyze(args: &[&str]) -> (bool, String) {
     let output = Command::new("systemd-analyze").args(args).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
@@ -31,13 +31,13 @@ fn analyze(args: &[&str]) -> (bool, String) {
 }
 
 #[test]
-fn systemd_finds_no_fault_in_the_unit() {
+fn systemd_accepts_the_unit() {
     let (_directory, unit) = unit();
     assert_eq!(analyze(&["verify", "--man=no", &unit]), (true, String::new()));
 }
 
 #[test]
-fn the_unit_is_exposed_to_little() {
+fn the_units_exposure_is_low() {
     let (_directory, unit) = unit();
     let threshold = format!("--threshold={MOST_EXPOSURE}");
     let (is_below, said) = analyze(&["security", "--offline=true", &threshold, &unit]);
@@ -45,7 +45,7 @@ fn the_unit_is_exposed_to_little() {
 }
 
 #[test]
-fn the_drop_in_is_understood_since_systemd_253() {
+fn the_drop_in_works_since_systemd_253() {
     let (directory, unit) = unit();
     let drop_ins = Path::new(&unit).with_extension("service.d");
     fs::create_dir(&drop_ins).unwrap();

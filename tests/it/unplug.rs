@@ -1,4 +1,4 @@
-//! CPUs that go offline and come back: needs a machine that allows it.
+//! CPUs that go offline and come back. Needs a machine that allows it.
 
 use std::{fs, thread, time::Duration};
 
@@ -13,7 +13,7 @@ use sched_exporter_tests::{
 
 const ONLINE: &str = "/sys/devices/system/cpu/cpu1/online";
 
-/// CPU 1, put back online however the test ends.
+/// Puts CPU 1 back online when dropped, even if the test fails.
 struct Cpu1;
 
 impl Cpu1 {
@@ -29,7 +29,7 @@ impl Drop for Cpu1 {
 }
 
 #[test]
-fn offline_time_is_charged_to_no_mode_and_an_offline_cpu_is_not_shown() {
+fn offline_time_is_unattributed_and_offline_cpus_are_hidden() {
     pin(0);
     let scheduler = attach();
     let _cpu1 = Cpu1;
@@ -47,7 +47,7 @@ fn offline_time_is_charged_to_no_mode_and_an_offline_cpu_is_not_shown() {
         let online = scheduler.snapshot().unwrap();
         let cpu = online.cpus.iter().find(|cpu| cpu.id == 1).unwrap();
         let unattributed = cpu.unattributed_ns - before.cpus[1].unattributed_ns;
-        // As much of each time offline as may be the stopper's work.
+        // Up to this much of each offline period may be charged to the stopper.
         let stopper = CpuRecord::STOPPER_NS;
         let (least, most) =
             ((up - down - stopper) * round, (latest - earliest) * round + 500_000_000);
@@ -69,7 +69,7 @@ fn offline_time_is_charged_to_no_mode_and_an_offline_cpu_is_not_shown() {
 }
 
 #[test]
-fn a_cpu_that_was_offline_at_the_start_is_accounted_from_its_first_switch() {
+fn a_cpu_offline_at_start_is_counted_from_its_first_switch() {
     pin(0);
     let _cpu1 = Cpu1;
     Cpu1::set(false);
@@ -82,7 +82,7 @@ fn a_cpu_that_was_offline_at_the_start_is_accounted_from_its_first_switch() {
 }
 
 #[test]
-fn sums_keep_what_an_offline_cpu_has_had() {
+fn sums_keep_the_total_of_an_offline_cpu() {
     let config = "cpus: [{match: '0-1', labels: {pool: a}}]\nwithout: [cpu]\n";
     let exporter = Exporter::start_with(config, &[]);
     let _cpu1 = Cpu1;
@@ -105,7 +105,7 @@ fn sums_keep_what_an_offline_cpu_has_had() {
     }
 }
 
-/// Whether the time since attach of CPU 1 is accounted for.
+/// Whether the times of CPU 1 add up to the time since attach, within 100 µs.
 fn is_exact(scheduler: &Scheduler, snapshot: &Snapshot) -> bool {
     let modes: u64 = times(snapshot, 1).mode_ns.iter().sum();
     let cpu = snapshot.cpus.iter().find(|cpu| cpu.id == 1).unwrap();

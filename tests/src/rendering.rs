@@ -61,8 +61,8 @@ impl Rendering {
         &self.generation.labels
     }
 
-    /// Does the part of [`sched_exporter::exporter::Exporter::scrape`] after reading the map, in
-    /// OpenMetrics.
+    /// Does the part of [`sched_exporter::metrics::scrape::Exporter::scrape`] after reading the
+    /// map, in OpenMetrics.
     pub fn render(&self) -> String {
         let features = [CONTEXT_SWITCHES, RUNQUEUE_LATENCY].map(|name| Feature { name, off: None });
         let log_messages = [("error", 0), ("warn", 0)];

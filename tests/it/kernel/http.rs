@@ -1,4 +1,4 @@
-//! The server, with clients good and bad.
+//! The HTTP server, with well-behaved and misbehaving clients.
 
 use std::{
     fmt::Write as _,
@@ -16,7 +16,8 @@ const OPEN_METRICS: &str =
     "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores";
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Less than the exporter leaves a client that asks nothing: what takes longer was not understood.
+/// Shorter than the exporter's timeout for clients that send nothing: a bad request is answered or
+/// closed within it.
 const BEFORE_IT_CLOSES: Duration = Duration::from_secs(5);
 
 #[test]
@@ -27,13 +28,13 @@ fn the_format_is_negotiated() {
         ("*/*", OPEN_METRICS),
         ("text/plain", TEXT),
         ("application/json", TEXT),
-        // What Prometheus 2.42 sends.
+        // Sent by Prometheus 2.42.
         (
             "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;\
              q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
             OPEN_METRICS,
         ),
-        // What Prometheus 3 sends.
+        // Sent by Prometheus 3.
         (
             "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
              application/openmetrics-text;version=0.0.1;q=0.5,\
@@ -51,7 +52,7 @@ fn the_format_is_negotiated() {
 }
 
 #[test]
-fn gzip_is_used_where_it_is_asked_for() {
+fn gzip_is_used_on_request() {
     let exporter = Exporter::start(&[]);
     let mut client = exporter.connect();
     let answer = client.request("GET", "/metrics", &[("Accept-Encoding", "gzip")]);
@@ -64,7 +65,7 @@ fn gzip_is_used_where_it_is_asked_for() {
 }
 
 #[test]
-fn each_path_answers_its_methods_and_no_other() {
+fn each_path_accepts_its_methods_and_no_other() {
     let exporter = Exporter::start(&["--web.telemetry-path=/scheduler"]);
     let mut client = exporter.connect();
     for (method, path, status, allow, body) in [
@@ -99,7 +100,7 @@ fn each_path_answers_its_methods_and_no_other() {
 #[test]
 fn every_listen_address_is_served() {
     let second = "--web.listen-address=127.0.0.2:0";
-    // A place that one of them kept for itself would be missing where there is but one.
+    // With a limit of one connection, no listener may hold a permit while idle.
     for limit in ["--web.max-connections=512", "--web.max-connections=1"] {
         let exporter = Exporter::start(&[second, limit]);
         exporter.scrape();
@@ -124,18 +125,18 @@ fn large_config() -> String {
     config
 }
 
-/// Waits until something is so, for less time than the exporter leaves a client that does not read.
+/// Waits for a condition, for less than the exporter's timeout for clients that do not read.
 #[track_caller]
 fn poll(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(8);
     while !is_so() {
-        assert!(Instant::now() < deadline, "not so: {what}");
+        assert!(Instant::now() < deadline, "not within 8s: {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Asks for more than socket buffers hold, so that the answers get stuck.
-fn ask_and_do_not_read(exporter: &Exporter) -> Client {
+/// Requests more than socket buffers hold and reads nothing, so that the responses get stuck.
+fn request_without_reading(exporter: &Exporter) -> Client {
     let mut client = exporter.connect();
     let requests = b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n".repeat(8);
     client.stream().write_all(&requests).unwrap();
@@ -143,11 +144,12 @@ fn ask_and_do_not_read(exporter: &Exporter) -> Client {
 }
 
 #[test]
-fn clients_that_do_not_read_hold_up_nobody_and_are_cut_off() {
+fn clients_that_do_not_read_block_nobody_and_are_disconnected() {
     let exporter = Exporter::start_with(&large_config(), &["--web.max-requests=2"]);
-    let (mut first, _second) = (ask_and_do_not_read(&exporter), ask_and_do_not_read(&exporter));
+    let (mut first, _second) =
+        (request_without_reading(&exporter), request_without_reading(&exporter));
     let mut client = exporter.connect();
-    // A head alone gives its place back at once, so the two lose none to it.
+    // A HEAD request returns its permit at once, so it takes none from the two.
     poll("both are stuck", || client.request("HEAD", "/metrics", &[]).status == 503);
     let refused = client.get("/metrics");
     assert_eq!(refused.status, 503);
@@ -156,16 +158,16 @@ fn clients_that_do_not_read_hold_up_nobody_and_are_cut_off() {
 
     let deadline = Instant::now() + Duration::from_secs(15);
     while client.get("/metrics").status != 200 {
-        assert!(Instant::now() < deadline, "the places are never free again");
+        assert!(Instant::now() < deadline, "the permits were not returned");
         thread::sleep(Duration::from_millis(200));
     }
     let mut taken = Vec::new();
     let _ = first.stream().read_to_end(&mut taken);
-    assert!(!taken.ends_with(b"# EOF\n"), "all of {} bytes came through", taken.len());
+    assert!(!taken.ends_with(b"# EOF\n"), "all {} bytes arrived", taken.len());
 }
 
 #[test]
-fn half_open_requests_hold_up_no_scrape_and_are_closed() {
+fn half_open_requests_block_no_scrape_and_are_closed() {
     let exporter = Exporter::start(&[]);
     let mut half_open: Vec<TcpStream> = (0..200)
         .map(|i| {
@@ -182,7 +184,7 @@ fn half_open_requests_hold_up_no_scrape_and_are_closed() {
     for stream in &mut half_open[..4] {
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let mut rest = Vec::new();
-        // Closed, or reset for what was not read.
+        // Closed, or reset because the request was not read.
         if let Err(error) = stream.read_to_end(&mut rest) {
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         }
@@ -190,7 +192,7 @@ fn half_open_requests_hold_up_no_scrape_and_are_closed() {
 }
 
 #[test]
-fn connections_beyond_the_limit_wait_for_a_place() {
+fn connections_beyond_the_limit_wait() {
     let exporter = Exporter::start(&["--web.max-connections=3"]);
     let mut held: Vec<_> = (0..3)
         .map(|_| {
@@ -212,17 +214,17 @@ fn connections_beyond_the_limit_wait_for_a_place() {
 }
 
 #[test]
-fn a_shutdown_finishes_the_scrapes_under_way() {
+fn shutdown_completes_scrapes_in_flight() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut exporter = Exporter::start_with(&large_config(), &[]);
         let mut idle = exporter.connect();
         assert_eq!(idle.get("/-/ready").status, 200);
-        let mut slow = ask_and_do_not_read(&exporter);
-        exporter.wait_until("on its way", |scrape| {
+        let mut slow = request_without_reading(&exporter);
+        exporter.wait_until("in flight", |scrape| {
             scrape.value("sched_exporter_scrapes_in_flight", &[]) > 0.5
         });
         exporter.signal(signal);
-        poll("none is accepted", || TcpStream::connect(exporter.address).is_err());
+        poll("connections are refused", || TcpStream::connect(exporter.address).is_err());
         let mut answers = 0;
         while let Some(answer) = slow.answer(false) {
             assert_eq!(answer.status, 200);
@@ -237,15 +239,15 @@ fn a_shutdown_finishes_the_scrapes_under_way() {
 }
 
 #[test]
-fn who_asks_during_a_shutdown_is_told_that_the_exporter_is_not_ready() {
+fn ready_returns_503_during_shutdown() {
     let mut exporter = Exporter::start(&[]);
     let mut asking = exporter.connect();
     asking.stream().write_all(b"GET /-/ready HTTP/1.1\r\n").unwrap();
-    // What came later is answered, so the half of a request was read.
+    // Later requests are answered, so this half of a request has been read.
     exporter.scrape();
     exporter.scrape();
     exporter.signal(Signal::SIGTERM);
-    poll("it shuts down", || exporter.log().contains("shutting down"));
+    poll("shutting down", || exporter.log().contains("shutting down"));
     asking.stream().write_all(b"Host: test\r\n\r\n").unwrap();
     let answer = asking.answer(false).unwrap();
     assert_eq!((answer.status, answer.header("connection")), (503, "close"));
@@ -255,17 +257,17 @@ fn who_asks_during_a_shutdown_is_told_that_the_exporter_is_not_ready() {
 }
 
 #[test]
-fn a_head_that_is_too_large_is_refused_and_disturbs_nobody() {
+fn oversized_request_heads_are_rejected_and_disturb_nobody() {
     let exporter = Exporter::start(&[]);
     let mut client = exporter.connect();
     let padding = "x".repeat(12 << 10);
     assert_eq!(client.request("GET", "/-/ready", &[("X", &padding)]).status, 200);
-    // Unfinished, so that an exporter that takes it all waits for more.
+    // Incomplete, so that an exporter without a limit would wait for the rest.
     let padding = "x".repeat(64 << 10);
     let mut large = exporter.connect();
     let _ = write!(large.stream(), "GET /-/ready HTTP/1.1\r\nHost: test\r\nX: {padding}");
     large.stream().set_read_timeout(Some(BEFORE_IT_CLOSES)).unwrap();
-    // Closed without an answer where the reset for what was not read overtakes it.
+    // The reset for the unread rest can overtake the response.
     if let Some(answer) = large.answer(false) {
         assert_eq!(answer.status, 431);
     }
@@ -274,7 +276,7 @@ fn a_head_that_is_too_large_is_refused_and_disturbs_nobody() {
 }
 
 #[test]
-fn garbage_is_answered_or_closed_and_nothing_else() {
+fn invalid_requests_get_an_error_or_are_closed() {
     let exporter = Exporter::start(&[]);
     for garbage in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],

@@ -1,4 +1,4 @@
-//! Labels that are made for the machine, and what becomes of counters when they change.
+//! Labels computed for the machine, and continuity of counters when labels change.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 const SECONDS: &str = "sched_cpu_seconds_total";
 
-/// A configuration that splits the machine in two, with what else it says.
+/// A configuration that splits the CPUs into two pools, with additional keys.
 fn split(more: &str) -> String {
     let (first, others) = halves();
     format!(
@@ -31,7 +31,7 @@ fn split(more: &str) -> String {
     )
 }
 
-/// The first CPU, and the others that are online.
+/// The first online CPU, and the list of the others.
 fn halves() -> (usize, String) {
     let cpus = online();
     let others: Vec<_> = cpus[1..].iter().map(usize::to_string).collect();
@@ -39,7 +39,7 @@ fn halves() -> (usize, String) {
 }
 
 #[test]
-fn a_machine_that_is_split_reports_each_part_and_sums_are_exact() {
+fn pools_are_reported_separately_with_exact_sums() {
     let exporter = Exporter::start_with(&split("without: [cpu]"), &["--web.enable-lifecycle"]);
     let times = |exposition: &Exposition| {
         ["latency", "batch"].map(|pool| exposition.sum_ns(SECONDS, &[&format!("pool=\"{pool}\"")]))
@@ -47,7 +47,7 @@ fn a_machine_that_is_split_reports_each_part_and_sums_are_exact() {
     let others = online().len() as u64 - 1;
     let growth = |from: &Exposition, to: &Exposition| {
         let [latency, batch] = [0, 1].map(|pool| times(to)[pool] - times(from)[pool]);
-        // Every CPU has had the same time.
+        // The same time has passed on every CPU.
         assert!((latency * others).abs_diff(batch) < 100_000 * others, "{latency} {batch}");
         latency
     };
@@ -60,7 +60,7 @@ fn a_machine_that_is_split_reports_each_part_and_sums_are_exact() {
     assert_eq!(second.select(SECONDS, &["zone=\"eu-1-a\"", "pool=\"latency\""]).count(), 8);
     assert_eq!(second.select("sched_exporter_missed_switches_total", &[]).count(), 1);
 
-    // The sums are those of the parts: they have grown by the time that went by, and no more.
+    // The CPUs continue from the sums: together they have grown by exactly the time that passed.
     fs::write(exporter.config(), split("")).unwrap();
     assert_eq!(exporter.connect().request("POST", "/-/reload", &[]).status, 200);
     let parts = exporter.scrape();
@@ -70,7 +70,7 @@ fn a_machine_that_is_split_reports_each_part_and_sums_are_exact() {
 }
 
 #[test]
-fn target_info_is_first_and_leaves_the_series_bare() {
+fn target_info_comes_first_and_series_lack_its_labels() {
     let exporter = Exporter::start_with(&split("labels_on: target_info"), &[]);
     let text = exporter.connect().get("/metrics").text();
     assert!(text.starts_with("# TYPE target info\n# HELP target "), "{text}");
@@ -86,7 +86,7 @@ fn target_info_is_first_and_leaves_the_series_bare() {
 }
 
 #[test]
-fn a_value_in_a_file_is_followed_and_counters_go_on() {
+fn labels_follow_a_file_and_counters_continue() {
     let exporter = Exporter::start_with("{}", &["--config.auto-reload-interval=0s"]);
     let zone = exporter.directory().join("zone");
     fs::write(exporter.config(), zone_of(&zone)).unwrap();
@@ -114,12 +114,12 @@ fn a_value_in_a_file_is_followed_and_counters_go_on() {
         assert!(next.sum_ns(SECONDS, &[]) > last.sum_ns(SECONDS, &[]));
         last = next;
     }
-    let misfits = |reason: &str| {
+    let rejected = |reason: &str| {
         last.sum("sched_exporter_labels_rejected_total", &[&format!("reason=\"{reason}\"")])
     };
-    assert_eq!((misfits("value_bytes"), misfits("series")), (1, 0));
+    assert_eq!((rejected("value_bytes"), rejected("series")), (1, 0));
     assert!(exporter.log().contains("limits.value_bytes"), "{}", exporter.log());
-    // What is a misfit in use is a mistake at start.
+    // A label that is replaced while serving is an error at start.
     let output =
         run(&[&format!("--config.file={}", exporter.config().display()), "--config.check"]);
     let said = String::from_utf8(output.stderr).unwrap();
@@ -131,7 +131,7 @@ fn a_value_in_a_file_is_followed_and_counters_go_on() {
     assert_eq!(up(&wait_for("none")), 0);
 }
 
-/// A configuration whose zone is what a file says, of 8 bytes at most.
+/// A configuration whose zone is the content of a file, limited to 8 bytes.
 fn zone_of(file: &Path) -> String {
     format!(
         "labels: {{zone: '{{{{ file(\"{}\") | default(\"none\") }}}}'}}\nlimits: {{value_bytes: 8}}\n",
@@ -150,12 +150,12 @@ fn successful(exposition: &Exposition) -> bool {
 }
 
 #[test]
-fn a_file_that_does_not_fit_the_machine_is_applied_once_it_does() {
+fn a_rejected_configuration_is_applied_once_its_labels_fit() {
     let exporter = Exporter::start(&["--config.auto-reload-interval=0s"]);
     let zone = exporter.directory().join("zone");
     fs::write(&zone, "longer-than-it-may-be").unwrap();
     fs::write(exporter.config(), zone_of(&zone)).unwrap();
-    let refused = exporter.wait_until("refused", |exposition| !successful(exposition));
+    let refused = exporter.wait_until("rejected", |exposition| !successful(exposition));
     assert!(is_in(&refused, "test-zone"));
     fs::write(&zone, "eu-1").unwrap();
     let applied = exporter.wait_until("applied", |exposition| is_in(exposition, "eu-1"));
@@ -163,28 +163,28 @@ fn a_file_that_does_not_fit_the_machine_is_applied_once_it_does() {
 }
 
 #[test]
-fn labels_follow_their_sources_while_the_configuration_is_bad() {
+fn labels_follow_their_sources_while_the_configuration_is_invalid() {
     let flags = ["--web.enable-lifecycle", "--config.auto-reload-interval=0s"];
     let exporter = Exporter::start(&flags);
     let zone = exporter.directory().join("zone");
     fs::write(&zone, "eu-1").unwrap();
     fs::write(exporter.config(), zone_of(&zone)).unwrap();
     exporter.wait_until("applied", |exposition| is_in(exposition, "eu-1"));
-    // Both are found by one look.
+    // One reload finds both changes.
     fs::write(&zone, "eu-2").unwrap();
     fs::write(exporter.config(), "labels: [").unwrap();
     assert_eq!(exporter.connect().request("POST", "/-/reload", &[]).status, 500);
     let bad = exporter.scrape();
     assert!(is_in(&bad, "eu-2") && !successful(&bad), "{}", exporter.log());
-    // The file is by itself.
+    // This time only the source changes.
     fs::write(&zone, "eu-3").unwrap();
     let bad = exporter.wait_until("followed", |exposition| is_in(exposition, "eu-3"));
     assert!(!successful(&bad));
 }
 
 #[test]
-fn no_series_goes_back_or_leaps_while_cpus_change_their_groups() {
-    // Series stay with other CPUs, go, and come back with the same or others.
+fn no_series_decreases_or_jumps_while_cpus_change_groups() {
+    // Series get other CPUs, disappear, and come back with the same or other CPUs.
     let (first, others) = halves();
     let pools = |of_first: &str, of_others: &str| {
         format!(
@@ -210,7 +210,7 @@ fn no_series_goes_back_or_leaps_while_cpus_change_their_groups() {
         let ending = Ending(&done);
         let mut client = exporter.connect();
         for round in 0..150 {
-            // Another order each time around.
+            // A different order in each cycle.
             let config = &configs[(round * 7 + round / 5) % 5];
             fs::write(exporter.config(), format!("{config}# {round}\n")).unwrap();
             assert_eq!(client.request("POST", "/-/reload", &[]).status, 200);
@@ -221,24 +221,24 @@ fn no_series_goes_back_or_leaps_while_cpus_change_their_groups() {
     });
 }
 
-/// Scrapes, and compares each of the scheduler's series with when it was last seen: it has not gone
-/// back, and what is time has not grown by more than all CPUs can.
+/// Scrapes, and compares each of the scheduler's series with its last value: none decreases, and
+/// times grow by no more than all CPUs together can.
 fn check_growth(seen: &mut BTreeMap<String, (u64, Instant)>, scrape: impl FnOnce() -> Exposition) {
     let before = Instant::now();
     let exposition = scrape();
     for (series, value) in exposition.iter().filter(|(series, _)| series.contains("pool=")) {
         let value = nanoseconds(value);
         if let Some((old, since)) = seen.insert(series.to_owned(), (value, before)) {
-            assert!(old <= value, "{series} went from {old} to {value}");
+            assert!(old <= value, "{series} fell from {old} to {value}");
             let most = since.elapsed().as_nanos() * online().len() as u128 + 100_000;
-            let leaps = series.starts_with(SECONDS) && u128::from(value - old) > most;
-            assert!(!leaps, "{series} went from {old} to {value}; {most} ns can be");
+            let jumps = series.starts_with(SECONDS) && u128::from(value - old) > most;
+            assert!(!jumps, "{series} rose from {old} to {value}, by more than {most} ns");
         }
     }
 }
 
 #[test]
-fn the_check_shows_what_each_cpu_gets_and_from_where() {
+fn the_check_shows_the_labels_of_each_cpu_and_their_origins() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("exporter.yaml");
     let config = split("relabel_configs: [{target_label: rack, replacement: r1}]");

@@ -1,4 +1,4 @@
-//! What a service manager is told, by a socket that stands in for it.
+//! Notifications to the service manager, received by a socket in its place.
 
 use std::{
     io::ErrorKind,
@@ -10,11 +10,12 @@ use std::{
 use nix::sys::signal::Signal;
 use sched_exporter_tests::{
     process::{Exporter, PATIENCE},
+    quiet,
     workload::monotonic_ns,
 };
 use tempfile::TempDir;
 
-/// The service manager's end.
+/// The receiving end of the notifications.
 struct Manager {
     socket: UnixDatagram,
     directory: TempDir,
@@ -35,7 +36,7 @@ impl Manager {
         Exporter::start_in(&all, args)
     }
 
-    /// The next datagram that is not the watchdog's.
+    /// The next message except those of the watchdog.
     #[track_caller]
     fn next(&self) -> String {
         self.next_of(|message| message != "WATCHDOG=1\n")
@@ -57,11 +58,11 @@ impl Manager {
                 Err(error) => panic!("{error}"),
             }
         }
-        panic!("the service manager was not told");
+        panic!("no such notification");
     }
 }
 
-/// The instant of `RELOADING=1`, which must be in the same datagram.
+/// Returns the timestamp of `RELOADING=1`, which must be in the same message.
 #[track_caller]
 fn reloading(message: &str) -> u64 {
     let usec = message.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap_or_else(|| {
@@ -71,7 +72,7 @@ fn reloading(message: &str) -> u64 {
 }
 
 #[test]
-fn start_reloads_and_stop_are_told() {
+fn start_reloads_and_stop_are_notified() {
     let manager = Manager::new();
     let mut exporter = manager.start(&[], &[]);
     let ready = manager.next();
@@ -83,7 +84,7 @@ fn start_reloads_and_stop_are_told() {
     assert!((before..=monotonic_ns() / 1_000).contains(&instant), "{before} {instant}");
     assert!(manager.next().starts_with("READY=1\n"));
 
-    // A refused file ends the reload too; else systemd would wait for it.
+    // A rejected file ends the reload too; otherwise systemd would wait for the end.
     std::fs::write(exporter.config(), "labels: 1\n").unwrap();
     let status = manager.next();
     assert!(status.starts_with("STATUS=") && status.contains("refused"), "{status:?}");
@@ -99,7 +100,11 @@ fn start_reloads_and_stop_are_told() {
 }
 
 #[test]
-fn the_watchdog_is_fed_in_half_its_time() {
+fn the_watchdog_is_fed_at_half_its_timeout() {
+    quiet::attempt(check_watchdog);
+}
+
+fn check_watchdog() {
     let manager = Manager::new();
     let exporter = manager.start(&[("WATCHDOG_USEC", "1000000")], &[]);
     manager.next();
@@ -108,7 +113,7 @@ fn the_watchdog_is_fed_in_half_its_time() {
         Instant::now()
     };
     let mut last = fed();
-    // A busy machine may delay one or two.
+    // A busy machine can delay one or two.
     let mut gaps = [(); 5].map(|()| {
         let now = fed();
         now - mem::replace(&mut last, now)
@@ -119,7 +124,7 @@ fn the_watchdog_is_fed_in_half_its_time() {
 }
 
 #[test]
-fn a_watchdog_without_patience_is_none() {
+fn a_watchdog_timeout_of_zero_disables_it() {
     let manager = Manager::new();
     let exporter = manager.start(&[("WATCHDOG_USEC", "0")], &[]);
     manager.next();
@@ -127,7 +132,7 @@ fn a_watchdog_without_patience_is_none() {
 }
 
 #[test]
-fn a_service_manager_that_is_gone_stops_nothing() {
+fn a_missing_service_manager_does_no_harm() {
     let manager = Manager::new();
     let exporter = manager.start(&[], &[]);
     manager.next();
@@ -136,5 +141,5 @@ fn a_service_manager_that_is_gone_stops_nothing() {
     exporter.wait_until("reloaded", |scrape| {
         scrape.sum("sched_exporter_config_reloads_total", &["outcome=\"unchanged\""]) == 1
     });
-    exporter.wait_until("told", |_| exporter.log().contains("service manager was not reached"));
+    exporter.wait_until("logged", |_| exporter.log().contains("service manager was not reached"));
 }

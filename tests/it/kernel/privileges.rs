@@ -1,4 +1,4 @@
-//! What the exporter may still do once it serves, on every thread.
+//! The capabilities that the serving exporter keeps, on every thread.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -8,7 +8,7 @@ use sched_exporter_tests::process::{CONFIG, Exporter};
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/capability.h>
 const CAP_BPF: u64 = 39;
 
-/// The lines of `/proc/PID/task/TID/status` that tell of privileges, of every thread.
+/// Privileges of every thread, from `/proc/PID/task/TID/status`.
 fn threads(exporter: &Exporter) -> Vec<BTreeMap<String, u64>> {
     let tasks = fs::read_dir(format!("/proc/{}/task", exporter.pid())).unwrap();
     let status = |task: &Path| fs::read_to_string(task.join("status")).unwrap();
@@ -23,7 +23,7 @@ fn threads(exporter: &Exporter) -> Vec<BTreeMap<String, u64>> {
     threads.collect()
 }
 
-/// Capabilities that this kernel asks for when a map is read.
+/// Capabilities that this kernel requires to read a map.
 fn reading() -> u64 {
     let kernel = Facts::gather().kernel;
     let mut numbers = kernel.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
@@ -32,8 +32,8 @@ fn reading() -> u64 {
     if version < (5, 19) && sysctl.trim() != "0" { 1 << CAP_BPF } else { 0 }
 }
 
-/// A reload runs on threads that were not there at start, and a label that is read from a file
-/// brings one that watches it.
+/// Starts an exporter and makes it start more threads: a reload runs on threads of its own, and a
+/// label from a file needs one to watch the file.
 fn busy(args: &[&str]) -> Exporter {
     let exporter = Exporter::start_with(CONFIG, args);
     let zone = exporter.directory().join("zone");
@@ -47,7 +47,7 @@ fn busy(args: &[&str]) -> Exporter {
 }
 
 #[test]
-fn no_thread_keeps_more_than_the_kernel_asks_for() {
+fn no_thread_keeps_more_capabilities_than_the_kernel_requires() {
     let exporter = busy(&[]);
     let threads = threads(&exporter);
     assert!(threads.len() > 1, "{threads:?}");

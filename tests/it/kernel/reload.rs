@@ -1,4 +1,4 @@
-//! Every way in which a configuration changes, under scrapes that go on.
+//! Reloads of the configuration, however it changes, while the exporter is scraped.
 
 use std::{
     fs,
@@ -18,14 +18,14 @@ use sched_exporter_tests::{
     workload::Ending,
 };
 
-/// Keeps polling out of the tests of everything else.
+/// Disables polling, so that it cannot cause the reload under test.
 const NO_POLL: &str = "--config.auto-reload-interval=0s";
 
 fn config(host: &str) -> String {
     format!("labels:\n  host: {host}\n  zone: zone-of-{host}\n")
 }
 
-/// The value of `host` on the series of an exposition; all scheduler series must agree.
+/// The value of `host`, which must be the same on all scheduler series.
 #[track_caller]
 fn host(exposition: &Exposition) -> String {
     let label = |series: &str, name: &str| {
@@ -64,9 +64,9 @@ fn replace_by_rename(path: &Path, text: &str) {
 }
 
 #[test]
-fn a_signal_reloads() {
+fn signals_reload() {
     for signal in [Signal::SIGHUP, Signal::SIGUSR1] {
-        // Nothing but the signal tells of this file: its directory is behind a link that moves.
+        // Only the signal can find this file: its directory changes by a link, without an event.
         let (exporter, moved) = behind_a_moving_link(NO_POLL);
         moved("b");
         thread::sleep(Duration::from_millis(500));
@@ -79,7 +79,8 @@ fn a_signal_reloads() {
     }
 }
 
-/// An exporter whose configuration changes without an event: the link to its directory moves.
+/// Starts an exporter whose configuration can change without an event, by moving the link to its
+/// directory.
 fn behind_a_moving_link(flag: &str) -> (Exporter, impl Fn(&str) + use<>) {
     let directory = tempfile::tempdir().unwrap();
     let top = directory.path().to_owned();
@@ -92,13 +93,13 @@ fn behind_a_moving_link(flag: &str) -> (Exporter, impl Fn(&str) + use<>) {
     moved("a");
     let path = directory.path().join("current/exporter.yaml");
     let exporter = Exporter::start_at(directory, path, &[flag]);
-    // Once it watches, it looks at what may have changed before.
+    // Once it watches, it also finds earlier changes.
     exporter.wait_until("watched", |_| exporter.log().contains("watching the configuration"));
     (exporter, moved)
 }
 
 #[test]
-fn a_change_without_an_event_is_found_by_polling() {
+fn polling_finds_changes_without_an_event() {
     let (exporter, moved) = behind_a_moving_link("--config.auto-reload-interval=500ms");
     moved("b");
     wait_for_host(&exporter, "b");
@@ -106,7 +107,7 @@ fn a_change_without_an_event_is_found_by_polling() {
 }
 
 #[test]
-fn a_file_that_is_written_in_place_is_reloaded() {
+fn a_file_rewritten_in_place_is_reloaded() {
     let exporter = Exporter::start(&[NO_POLL]);
     fs::write(exporter.config(), config("b")).unwrap();
     wait_for_host(&exporter, "b");
@@ -115,7 +116,7 @@ fn a_file_that_is_written_in_place_is_reloaded() {
 }
 
 #[test]
-fn a_file_that_is_replaced_by_rename_is_reloaded() {
+fn a_file_replaced_by_rename_is_reloaded() {
     let exporter = Exporter::start(&[NO_POLL]);
     replace_by_rename(exporter.config(), &config("b"));
     wait_for_host(&exporter, "b");
@@ -124,10 +125,10 @@ fn a_file_that_is_replaced_by_rename_is_reloaded() {
 }
 
 #[test]
-fn a_file_that_is_deleted_is_kept_in_use_and_reloaded_when_it_is_back() {
+fn a_deleted_file_stays_in_use_and_is_reloaded_when_recreated() {
     let exporter = Exporter::start(&[NO_POLL]);
     fs::remove_file(exporter.config()).unwrap();
-    let gone = exporter.wait_until("noticed the loss", |exposition| !successful(exposition));
+    let gone = exporter.wait_until("noticed the deletion", |exposition| !successful(exposition));
     assert_eq!(host(&gone), "test-host");
     fs::write(exporter.config(), config("b")).unwrap();
     let back = wait_for_host(&exporter, "b");
@@ -135,7 +136,7 @@ fn a_file_that_is_deleted_is_kept_in_use_and_reloaded_when_it_is_back() {
 }
 
 #[test]
-fn a_configmap_swap_is_reloaded_each_time() {
+fn each_configmap_swap_is_reloaded() {
     let mount = ConfigMap::new(&config("a"));
     let exporter = Exporter::start_at(tempfile::tempdir().unwrap(), mount.file(), &[NO_POLL]);
     for host in ["b", "c", "d"] {
@@ -145,7 +146,7 @@ fn a_configmap_swap_is_reloaded_each_time() {
 }
 
 #[test]
-fn a_post_reloads_and_answers_with_the_outcome() {
+fn post_reloads_and_returns_the_outcome() {
     let exporter = Exporter::start(&["--web.enable-lifecycle", NO_POLL]);
     let mut client = exporter.connect();
     let answer = client.request("POST", "/-/reload", &[]);
@@ -172,7 +173,7 @@ fn a_post_reloads_and_answers_with_the_outcome() {
 }
 
 #[test]
-fn all_who_ask_at_once_are_answered() {
+fn concurrent_reload_requests_are_all_answered() {
     let exporter = Exporter::start(&["--web.enable-lifecycle", NO_POLL]);
     let mut clients: Vec<_> = (0..8).map(|_| exporter.connect()).collect();
     for client in &mut clients {
@@ -186,12 +187,12 @@ fn all_who_ask_at_once_are_answered() {
 }
 
 #[test]
-fn a_bad_file_changes_nothing_but_the_reload_metrics_and_says_why_once() {
+fn an_invalid_file_changes_only_the_reload_metrics_and_is_logged_once() {
     let exporter = Exporter::start(&["--config.auto-reload-interval=200ms"]);
     let good = exporter.scrape();
     assert!(successful(&good));
     fs::write(exporter.config(), "labels:\n  host: a\n  zone: 7\nlabel: {}\n").unwrap();
-    let bad = exporter.wait_until("refused the file", |exposition| !successful(exposition));
+    let bad = exporter.wait_until("rejected the file", |exposition| !successful(exposition));
     assert_eq!((host(&bad).as_str(), generation(&bad)), ("test-host", 1));
     thread::sleep(Duration::from_secs(1));
     let log = exporter.log();
@@ -199,14 +200,14 @@ fn a_bad_file_changes_nothing_but_the_reload_metrics_and_says_why_once() {
     assert_eq!(lines.len(), 1, "{log}");
     assert!(lines[0].contains(":3:") && lines[0].contains(":4:"), "{}", lines[0]);
 
-    // Back to what is served: a success, but not a new generation.
+    // Restoring the served configuration is a success, but not a new generation.
     fs::write(exporter.config(), CONFIG).unwrap();
     let back = exporter.wait_until("recovered", successful);
     assert_eq!(generation(&back), 1);
 }
 
 #[test]
-fn counters_go_on_across_reloads() {
+fn counters_continue_across_reloads() {
     let exporter = Exporter::start(&[NO_POLL]);
     let before = exporter.scrape();
     fs::write(exporter.config(), config("b")).unwrap();
@@ -220,7 +221,7 @@ fn counters_go_on_across_reloads() {
 }
 
 #[test]
-fn every_scrape_shows_one_generation_under_a_storm_of_reloads() {
+fn every_scrape_shows_one_generation_during_rapid_reloads() {
     let exporter = Exporter::start(&["--web.enable-lifecycle"]);
     let done = AtomicBool::new(false);
     let scrapes: usize = thread::scope(|scope| {

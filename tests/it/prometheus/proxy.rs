@@ -1,4 +1,4 @@
-//! Asks for the text format where Prometheus asks for OpenMetrics: 2.42 can't be told to.
+//! A proxy that requests the text format from the exporter; Prometheus 2.42 can't be configured to.
 
 use std::{
     fmt::Write as _,
@@ -9,13 +9,13 @@ use std::{
 
 use sched_exporter_tests::client::Client;
 
-/// Passes requests on to an exporter, for as long as this process lives. Returns where it listens.
+/// Forwards requests to an exporter until this process ends. Returns the proxy's address.
 pub(super) fn text_format(exporter: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
-            // Either end may go away.
+            // Either end may close the connection.
             thread::spawn(move || drop(pass_on(stream, exporter)));
         }
     });
@@ -37,7 +37,7 @@ fn pass_on(stream: TcpStream, exporter: SocketAddr) -> io::Result<()> {
         let path = head[0].split(' ').nth(1).unwrap_or_default();
         let accept = [("Accept", "text/plain;version=0.0.4"), ("Accept-Encoding", "gzip")];
         let answer = exporter.try_request("GET", path, &accept)?;
-        let mut text = format!("HTTP/1.1 {} Passed On\r\n", answer.status);
+        let mut text = format!("HTTP/1.1 {} Forwarded\r\n", answer.status);
         for (name, value) in &answer.headers {
             let _ = write!(text, "{name}: {value}\r\n");
         }

@@ -1,4 +1,4 @@
-//! A real Prometheus, with the configuration and the rules of `deploy/prometheus` at another pace.
+//! A real Prometheus, with the configuration and the rules in `deploy/prometheus`, sped up.
 
 use std::{
     env,
@@ -21,7 +21,7 @@ use sched_exporter_tests::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Where the files are.
+/// Directory of the files.
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus");
 
 fn program() -> PathBuf {
@@ -36,8 +36,8 @@ pub(super) struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it with the shipped files, but for these targets, with a scrape and an evaluation each
-    /// second, and with rules that are [`hastened`].
+    /// Starts it with the shipped files, except for these targets, a scrape and an evaluation each
+    /// second, and rules that are [`sped_up`].
     pub(super) fn start(targets: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let read = |file: &str| fs::read_to_string(Path::new(DEPLOY).join(file)).unwrap();
@@ -49,7 +49,7 @@ impl Prometheus {
         assert!(changed.contains(targets[0]) && !changed.contains("15s"), "{changed}");
         write("prometheus.yaml", &changed);
         for file in ["recording.rules.yaml", "alerts.rules.yaml"] {
-            write(file, &hastened(&read(file)));
+            write(file, &sped_up(&read(file)));
         }
         let mut command = ending_with_us(&program());
         command.args(["--config.file=prometheus.yaml", "--storage.tsdb.path=data"]);
@@ -57,7 +57,7 @@ impl Prometheus {
         Self::spawn(directory, &mut command)
     }
 
-    /// Starts it by the commands of docs/deploy.md, from a directory that has `deploy`.
+    /// Starts it by the commands in docs/deploy.md, in a directory with `deploy`.
     pub(super) fn start_as_in_the_guide() -> Self {
         let directory = tempfile::tempdir().unwrap();
         symlink(Path::new(DEPLOY).parent().unwrap(), directory.path().join("deploy")).unwrap();
@@ -79,7 +79,7 @@ impl Prometheus {
             let (_, rest) = log.split_once("msg=\"Listening on\" address=")?;
             Some(rest.split_once('\n')?.0.to_owned())
         });
-        // Before that it answers queries with a refusal.
+        // Until then it rejects queries.
         prometheus.wait_for("ready", || (prometheus.get("/-/ready").status == 200).then_some(()));
         prometheus
     }
@@ -88,7 +88,7 @@ impl Prometheus {
         fs::read_to_string(self.directory.path().join("log")).unwrap()
     }
 
-    /// Asks until there is an answer.
+    /// Calls `ask` until it returns a value.
     #[track_caller]
     pub(super) fn wait_for<T>(&self, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
@@ -105,7 +105,7 @@ impl Prometheus {
         Client::connect(self.address.parse().unwrap()).get(path)
     }
 
-    /// What its API answers; a query that fails ends the test.
+    /// Calls the API and returns its data; panics if the query fails.
     #[track_caller]
     pub(super) fn ask(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
         let mut url = format!("/api/v1/{path}?");
@@ -118,13 +118,13 @@ impl Prometheus {
         body["data"].take()
     }
 
-    /// The series that an expression gives now.
+    /// The current series of an expression.
     #[track_caller]
     pub(super) fn query(&self, expr: &str) -> Vec<Value> {
         self.ask("query", &[("query", expr)])["result"].as_array().unwrap().clone()
     }
 
-    /// The series that an expression gives, as soon as one of them has a number.
+    /// The series of an expression, once one of them has a value.
     #[track_caller]
     pub(super) fn some(&self, expr: &str) -> Vec<Value> {
         self.wait_for(expr, || {
@@ -133,7 +133,7 @@ impl Prometheus {
         })
     }
 
-    /// The one number that an expression gives, as soon as it is one that will do.
+    /// The only value of an expression, once it is one that will do.
     #[track_caller]
     pub(super) fn number(&self, expr: &str, will_do: impl Fn(f64) -> bool) -> f64 {
         let mut seen = Vec::new();
@@ -151,7 +151,7 @@ impl Prometheus {
         panic!("{expr} is {seen:?}\n{}", self.log());
     }
 
-    /// The values of a label, by Grafana's `label_values(selector, label)`.
+    /// The result of Grafana's `label_values(selector, label)`.
     #[track_caller]
     pub(super) fn label_values(&self, query: &str) -> Vec<String> {
         let inner = query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
@@ -173,9 +173,9 @@ fn number(series: &Value) -> f64 {
     text(&series["value"][1]).parse().unwrap()
 }
 
-/// Rules a sixtieth as long: minutes become seconds, hours minutes, and days 24 minutes, in ranges, in
-/// `for` and in `interval`. Nothing else changes, the names of what is recorded included.
-pub(super) fn hastened(rules: &str) -> String {
+/// Speeds rules up 60 times: minutes become seconds, hours minutes, and days 24 minutes, in ranges,
+/// in `for` and in `interval`. Nothing else changes, not even the names of recorded series.
+pub(super) fn sped_up(rules: &str) -> String {
     let mut text = rules.to_owned();
     for (open, close) in [("[", "]"), ("for: ", "\n"), ("interval: ", "\n")] {
         let mut parts = text.split(open);
@@ -203,7 +203,7 @@ pub(super) fn hastened(rules: &str) -> String {
     text
 }
 
-/// A text as a part of a URL.
+/// Percent-encodes a text for a URL.
 fn encoded(text: &str) -> String {
     let mut url = String::new();
     for byte in text.bytes() {

@@ -1,4 +1,4 @@
-//! The package, and what dpkg makes of it in a root directory of its own.
+//! The Debian package, and its installation by dpkg in a root directory of its own.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ fn package() -> PathBuf {
 }
 
 #[test]
-fn the_package_holds_what_belongs_to_it() {
+fn the_package_contains_its_files() {
     let contents = output(Command::new("dpkg-deb").arg("--contents").arg(package()));
     let mut files = Vec::new();
     for line in contents.lines().filter(|line| !line.starts_with('d')) {
@@ -52,7 +52,7 @@ fn the_package_holds_what_belongs_to_it() {
 }
 
 #[test]
-fn the_package_says_what_it_is() {
+fn the_package_has_its_metadata() {
     let field = |name| output(Command::new("dpkg-deb").arg("--field").arg(package()).arg(name));
     assert_eq!(field("Package"), "sched-exporter\n");
     assert_eq!(field("Version"), format!("{VERSION}-1\n"));
@@ -67,7 +67,7 @@ fn the_package_says_what_it_is() {
     assert_eq!(conffiles, ["/etc/default/sched_exporter", &format!("/{CONFIG}")]);
 }
 
-/// A root directory that holds dpkg's database and nothing else.
+/// A root directory that contains only dpkg's database.
 struct Root(TempDir);
 
 impl Root {
@@ -89,10 +89,11 @@ impl Root {
     fn dpkg(&self, action: &str, package: impl AsRef<Path>) {
         let mut dpkg = Command::new("dpkg");
         dpkg.arg("--root").arg(self.0.path());
-        // Its scripts run with the programs of this machine, and know the root by a variable.
+        // Its scripts run outside the root with this machine's programs; a variable tells them the
+        // root.
         dpkg.args(["--force-script-chrootless", "--force-depends", "--force-confdef"]);
         dpkg.args(["--log=/dev/null", action]).arg(package.as_ref());
-        // This machine's systemd, where there is one, is not to be seen.
+        // Hide this machine's systemd.
         let hide = || {
             let none = None::<&str>;
             unshare(CloneFlags::CLONE_NEWNS)?;
@@ -120,7 +121,7 @@ fn it_is_installed_upgraded_removed_and_purged() {
     fs::remove_file(root.path(ENABLED)).unwrap();
     root.dpkg("--install", package());
     assert_eq!(fs::read_to_string(root.path(CONFIG)).unwrap(), ours, "the configuration is kept");
-    assert!(!root.path(ENABLED).is_symlink(), "what was disabled stays so");
+    assert!(!root.path(ENABLED).is_symlink(), "the service stays disabled");
 
     symlink(Path::new("/").join(UNIT), root.path(ENABLED)).unwrap();
     root.dpkg("--remove", "sched-exporter");

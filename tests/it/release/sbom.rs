@@ -1,4 +1,4 @@
-//! The bill of materials, beside the binary that it is of.
+//! The software bill of materials, compared with its binary.
 
 use std::{collections::BTreeSet, env, fs, process::Command};
 
@@ -28,7 +28,7 @@ sys.exit(JsonStrictValidator(SchemaVersion.V1_6).validate_str(open(sys.argv[1]).
 }
 
 #[test]
-fn it_is_of_the_binary() {
+fn it_describes_the_binary() {
     let sbom = sbom();
     let binary = &sbom["metadata"]["component"];
     assert_eq!(binary["version"], VERSION);
@@ -36,9 +36,9 @@ fn it_is_of_the_binary() {
     assert_eq!(binary["hashes"][0]["content"], sum.split(' ').next().unwrap());
 }
 
-/// Places in the source that the binary names when it panics are of crates that are linked into it.
+/// The binary contains source paths for its panic messages, which name crates linked into it.
 #[test]
-fn it_has_every_crate_that_the_binary_names() {
+fn it_lists_every_crate_that_the_binary_names() {
     let components = components(&sbom());
     let binary = fs::read(file("")).unwrap();
     let binary = String::from_utf8_lossy(&binary);
@@ -54,7 +54,7 @@ fn it_has_every_crate_that_the_binary_names() {
 }
 
 #[test]
-fn it_has_what_is_linked_and_nothing_else() {
+fn it_lists_exactly_the_linked_components() {
     let sbom = sbom();
     let components = components(&sbom);
     let has = |name: &str| components.iter().any(|it| it.starts_with(&format!("{name}-")));
