@@ -2,36 +2,35 @@
 
 use std::time::Duration;
 
-use sched_exporter_tests::quiet::{Business, is_retried};
+use sched_exporter_tests::quiet::{MachineLoad, is_retried};
 
 /// Two CPUs for 10 s, of which others and the hypervisor took some seconds.
-fn business(others: f64, steal: f64) -> Business {
-    Business {
+fn machine(others: f64, steal: f64) -> MachineLoad {
+    MachineLoad {
         elapsed: Duration::from_secs(10),
         cpus: 2,
         others: Duration::from_secs_f64(others),
         steal: Duration::from_secs_f64(steal),
         pressure: Some(Duration::from_secs(5)),
-        load: "1.50".to_owned(),
+        load_average: "1.50".to_owned(),
     }
 }
 
 /// How often a test that always fails is tried, at this many seconds each.
-fn tries(business: &Business, seconds: u32) -> u32 {
-    let retried =
-        |tries: &u32| is_retried(*tries, business, Duration::from_secs(1) * *tries * seconds);
-    (1..).find(|tries| !retried(tries)).unwrap()
+fn tries(machine: &MachineLoad, seconds: u32) -> u32 {
+    let elapsed = |tries: u32| Duration::from_secs(u64::from(tries * seconds));
+    (1..).find(|tries| !is_retried(*tries, machine, elapsed(*tries))).unwrap()
 }
 
 #[test]
 fn failures_on_a_calm_machine_are_retried_once() {
-    assert_eq!(tries(&business(0.3, 0.0), 1), 2);
-    assert_eq!(tries(&business(0.0, 0.1), 1), 2);
+    assert_eq!(tries(&machine(0.3, 0.0), 1), 2);
+    assert_eq!(tries(&machine(0.0, 0.1), 1), 2);
 }
 
 #[test]
 fn failures_on_a_busy_machine_are_retried_within_bounds() {
-    for busy in [business(0.5, 0.0), business(0.0, 0.3), business(20.0, 5.0)] {
+    for busy in [machine(0.5, 0.0), machine(0.0, 0.3), machine(20.0, 5.0)] {
         assert_eq!(tries(&busy, 1), 5);
         assert_eq!(tries(&busy, 50), 3);
     }
@@ -40,7 +39,7 @@ fn failures_on_a_busy_machine_are_retried_within_bounds() {
 #[test]
 fn messages_say_how_busy_the_machine_was() {
     assert_eq!(
-        business(5.0, 0.2).to_string(),
+        machine(5.0, 0.2).to_string(),
         "the machine was busy for these 10.0s: others used 25.0% of the time of 2 CPUs, the \
          hypervisor took 1.0%, tasks waited for a CPU 50% of the time; load average 1.50"
     );

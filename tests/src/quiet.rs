@@ -20,7 +20,7 @@ const BUSY_TRIES: u32 = 5;
 /// Most tries of a test on a calm machine: one retry, for disturbances too short to measure.
 const CALM_TRIES: u32 = 2;
 
-/// No try begins this long after the first.
+/// A failure this long after the first try began is final.
 const RETRY_FOR: Duration = Duration::from_secs(120);
 
 /// How long to wait for a calm machine before each retry.
@@ -42,18 +42,18 @@ const BUSY_STEAL: f64 = 0.01;
 pub fn attempt(test: impl Fn()) {
     let started = Instant::now();
     for tries in 1.. {
-        let usage = Usage::read();
+        let counters = Counters::read();
         let Err(panic) = catch_unwind(AssertUnwindSafe(&test)) else { return };
-        let business = usage.business();
-        let failed = format!("{}\n\nTry {tries}: {business}", message(panic.as_ref()));
-        assert!(is_retried(tries, &business, started.elapsed()), "{failed}");
+        let load = counters.load();
+        let failed = format!("{}\n\nTry {tries}: {load}", message(panic.as_ref()));
+        assert!(is_retried(tries, &load, started.elapsed()), "{failed}");
         println!("{failed}");
         wait_for_calm();
     }
 }
 
 /// Whether a test that has failed in each of some tries, and began `elapsed` ago, is tried again.
-pub fn is_retried(tries: u32, last: &Business, elapsed: Duration) -> bool {
+pub fn is_retried(tries: u32, last: &MachineLoad, elapsed: Duration) -> bool {
     let most = if last.is_busy() { BUSY_TRIES } else { CALM_TRIES };
     tries < most && elapsed < RETRY_FOR
 }
@@ -66,9 +66,9 @@ fn message(panic: &(dyn Any + Send)) -> &str {
 fn wait_for_calm() {
     let deadline = Instant::now() + WAIT_FOR_CALM;
     while Instant::now() < deadline {
-        let usage = Usage::read();
+        let counters = Counters::read();
         thread::sleep(Duration::from_millis(500));
-        if !usage.business().is_busy() {
+        if !counters.load().is_busy() {
             break;
         }
     }
@@ -76,7 +76,7 @@ fn wait_for_calm() {
 
 /// How busy a machine was in an interval.
 #[derive(Clone, Debug)]
-pub struct Business {
+pub struct MachineLoad {
     /// Its length.
     pub elapsed: Duration,
     /// CPUs online throughout.
@@ -88,10 +88,10 @@ pub struct Business {
     /// How long some task waited for a CPU, if the kernel reports it.
     pub pressure: Option<Duration>,
     /// The load average over the last minute, as the kernel writes it.
-    pub load: String,
+    pub load_average: String,
 }
 
-impl Business {
+impl MachineLoad {
     fn share(&self, time: Duration) -> f64 {
         time.div_duration_f64(self.elapsed * self.cpus)
     }
@@ -102,7 +102,7 @@ impl Business {
     }
 }
 
-impl Display for Business {
+impl Display for MachineLoad {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = if self.is_busy() { "busy" } else { "calm" };
         let percent = |share: f64| 100.0 * share;
@@ -119,26 +119,26 @@ impl Display for Business {
             let waiting = percent(pressure.div_duration_f64(self.elapsed));
             write!(f, ", tasks waited for a CPU {waiting:.0}% of the time")?;
         }
-        write!(f, "; load average {}", self.load)
+        write!(f, "; load average {}", self.load_average)
     }
 }
 
 /// What the kernel has counted up to an instant.
-struct Usage {
+struct Counters {
     at: Instant,
     stat: Stat,
     own: Duration,
     pressure: Option<Duration>,
 }
 
-impl Usage {
+impl Counters {
     fn read() -> Self {
         let pressure = pressure();
         Self { at: Instant::now(), stat: Stat::read(), own: own_cpu_time(), pressure }
     }
 
     /// How busy the machine was since.
-    fn business(&self) -> Business {
+    fn load(&self) -> MachineLoad {
         const STEAL: usize = 7;
         let now = Self::read();
         let elapsed = now.at - self.at;
@@ -151,13 +151,13 @@ impl Usage {
             steal += grown(STEAL);
             cpus += 1;
         }
-        Business {
+        MachineLoad {
             elapsed,
             cpus,
             others: busy.saturating_sub(now.own.saturating_sub(self.own)),
             steal: Duration::from_nanos(steal),
             pressure: now.pressure.zip(self.pressure).map(|(new, old)| new.saturating_sub(old)),
-            load: load_average(),
+            load_average: load_average(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Workloads of bounded duration whose CPU time is known, on a chosen CPU.
 
 use std::{
-    env, hint,
+    env, fs, hint,
     os::unix::thread::JoinHandleExt as _,
     sync::{
         Arc, Condvar, Mutex,
@@ -63,6 +63,40 @@ pub fn spin_until(deadline: u64) {
 /// Sleeps until [`monotonic_ns`] reaches `deadline`.
 pub fn sleep_until(deadline: u64) {
     thread::sleep(Duration::from_nanos(deadline.saturating_sub(monotonic_ns())));
+}
+
+/// Gives the calling thread, and its session as a group, the lowest nice value until dropped, so
+/// that other tasks hardly delay the thread.
+#[derive(Debug)]
+pub struct Favored(());
+
+impl Favored {
+    /// Changes the nice values.
+    pub fn thread() -> Self {
+        set_nice(gettid(), -20);
+        set_autogroup_nice("-20");
+        Self(())
+    }
+}
+
+impl Drop for Favored {
+    fn drop(&mut self) {
+        set_nice(gettid(), 0);
+        set_autogroup_nice("0");
+    }
+}
+
+/// Sets the nice value of the session, if this kernel makes sessions compete as groups.
+/// <https://man7.org/linux/man-pages/man7/sched.7.html>
+fn set_autogroup_nice(nice: &str) {
+    let _ = fs::write("/proc/self/autogroup", nice);
+}
+
+fn set_nice(thread: Pid, nice: i32) {
+    let id = thread.as_raw().cast_unsigned();
+    // SAFETY: a system call without pointers.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, id, nice) };
+    assert_eq!(result, 0, "setpriority: {}", std::io::Error::last_os_error());
 }
 
 /// Threads that work until this is dropped.
@@ -145,15 +179,12 @@ impl Load {
         })
     }
 
-    /// Takes nearly all of the CPU time from other tasks of its policy: its threads get the least
-    /// nice value, and the kernel moves the others to other CPUs.
+    /// Gives its threads the lowest nice value. While the test's thread is [`Favored`] too, they
+    /// get nearly all of the CPU time, and the kernel moves other tasks to other CPUs.
     #[must_use]
     pub fn favored(self) -> Self {
         for id in &self.ids {
-            let id = id.as_raw().cast_unsigned();
-            // SAFETY: a system call without pointers.
-            let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, id, -20) };
-            assert_eq!(result, 0, "setpriority: {}", std::io::Error::last_os_error());
+            set_nice(*id, -20);
         }
         self
     }

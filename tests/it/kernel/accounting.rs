@@ -1,8 +1,7 @@
 //! The invariants of the counters, on the real scheduler.
 
 use std::{
-    collections::HashMap,
-    thread,
+    process, thread,
     time::{Duration, Instant},
 };
 
@@ -17,15 +16,15 @@ use sched_exporter_tests::{
     process::{Exporter, PATIENCE},
     quiet,
     workload::{
-        Gate, Load, is_emulated, monotonic_ns, online, pin, realtime, set_policy, sleep_until,
-        spin_until, thread_cpu_ns,
+        Favored, Gate, Load, is_emulated, monotonic_ns, online, pin, realtime, set_policy,
+        sleep_until, spin_until, thread_cpu_ns,
     },
 };
 
 /// The CPU that workloads are pinned to; the test itself runs on CPU 0.
 const CPU: u32 = 1;
 
-fn on_the_other_cpu() {
+fn pin_to_cpu_0() {
     pin(0);
 }
 
@@ -80,7 +79,7 @@ fn check_conserved(scheduler: &Scheduler, load: &str) {
 
 #[test]
 fn modes_add_up_to_the_time_since_attach_under_load() {
-    on_the_other_cpu();
+    pin_to_cpu_0();
     let scheduler = attach();
     let check = |load: &str| {
         for _ in 0..300 {
@@ -100,7 +99,7 @@ fn modes_add_up_to_the_time_since_attach_under_load() {
 /// Taking snapshots without a pause on a busy CPU gets some of them preempted.
 #[test]
 fn interrupted_snapshots_are_exact() {
-    on_the_other_cpu();
+    pin_to_cpu_0();
     let scheduler = attach();
     let _load = (Load::spinner(0), Load::storm(&[CPU as usize]));
     let end = monotonic_ns() + 2_000_000_000;
@@ -110,44 +109,48 @@ fn interrupted_snapshots_are_exact() {
 }
 
 #[test]
-fn intervals_without_a_switch_are_counted_exactly() {
-    quiet::attempt(check_intervals_without_a_switch);
+fn intervals_without_a_switch_are_counted_exactly_while_idle() {
+    quiet::attempt(|| check_intervals_without_a_switch(Mode::Idle));
 }
 
-fn check_intervals_without_a_switch() {
-    on_the_other_cpu();
+#[test]
+fn intervals_without_a_switch_are_counted_exactly_while_busy() {
+    quiet::attempt(|| {
+        let _favored = Favored::thread();
+        let _spinner = Load::spinner(CPU as usize).favored();
+        thread::sleep(Duration::from_millis(20));
+        check_intervals_without_a_switch(Mode::Fair);
+    });
+}
+
+#[track_caller]
+fn check_intervals_without_a_switch(mode: Mode) {
+    pin_to_cpu_0();
     let scheduler = attach();
-    let check = |mode: Mode| {
-        let (mut found, mut tried) = (0, 0);
-        let deadline = Instant::now() + PATIENCE;
-        while tried < 200 || found < 20 {
-            assert!(
-                Instant::now() < deadline,
-                "{mode:?}: only {found} of {tried} intervals were without a switch on CPU {CPU}"
-            );
-            tried += 1;
-            let before = scheduler.snapshot().unwrap();
-            thread::sleep(Duration::from_millis(5));
-            let after = scheduler.snapshot().unwrap();
-            let (old, new) = (times(&before, CPU), times(&after, CPU));
-            if old.switches != new.switches {
-                continue;
-            }
-            let grown = new.mode_ns[mode as usize] - old.mode_ns[mode as usize];
-            let settled =
-                [&before, &after].iter().all(|snapshot| is_settled(&scheduler, snapshot, CPU));
-            if grown == 0 || !settled {
-                continue;
-            }
-            found += 1;
-            assert_eq!(grown, after.taken_at - before.taken_at, "{mode:?}");
+    let (mut found, mut tried) = (0, 0);
+    let deadline = Instant::now() + PATIENCE;
+    while tried < 200 || found < 20 {
+        assert!(
+            Instant::now() < deadline,
+            "{mode:?}: only {found} of {tried} intervals were without a switch on CPU {CPU}"
+        );
+        tried += 1;
+        let before = scheduler.snapshot().unwrap();
+        thread::sleep(Duration::from_millis(5));
+        let after = scheduler.snapshot().unwrap();
+        let (old, new) = (times(&before, CPU), times(&after, CPU));
+        if old.switches != new.switches {
+            continue;
         }
-    };
-    check(Mode::Idle);
-    let spinner = Load::spinner(CPU as usize).favored();
-    thread::sleep(Duration::from_millis(20));
-    check(Mode::Fair);
-    drop(spinner);
+        let grown = new.mode_ns[mode as usize] - old.mode_ns[mode as usize];
+        let settled =
+            [&before, &after].iter().all(|snapshot| is_settled(&scheduler, snapshot, CPU));
+        if grown == 0 || !settled {
+            continue;
+        }
+        found += 1;
+        assert_eq!(grown, after.taken_at - before.taken_at, "{mode:?}");
+    }
 }
 
 #[test]
@@ -230,7 +233,7 @@ fn long_runs_match_the_tasks_own_clock() {
 }
 
 fn check_long_runs() {
-    on_the_other_cpu();
+    pin_to_cpu_0();
     let scheduler = attach();
     let work = || {
         pin(CPU as usize);
@@ -262,7 +265,7 @@ fn check_bursts(offset_ns: u64, burst_ns: u64) {
     const TICK_NS: u64 = 4_000_000;
     // Few enough that on a kernel that misses some switches, most windows are without a missed one.
     const BURSTS: u32 = 60;
-    on_the_other_cpu();
+    pin_to_cpu_0();
     let scheduler = attach();
     let bursts = move || {
         pin(CPU as usize);
@@ -298,64 +301,58 @@ fn bursts_that_meet_the_tick_are_charged_once() {
     quiet::attempt(|| check_bursts(3_800_000, 400_000));
 }
 
-/// How much the kernel has added to the waits of all tasks between two readings. The waits of tasks
-/// that ended in between are unknown.
-fn run_delay_ns(before: &HashMap<u32, Schedstat>, after: &HashMap<u32, Schedstat>) -> u64 {
-    let grown = after.iter().map(|(task, new)| {
-        let old = before.get(task).copied().unwrap_or_default();
-        // The kernel gives the number of a task that has ended to a new one.
-        new.run_delay_ns.checked_sub(old.run_delay_ns).unwrap_or(new.run_delay_ns)
-    });
-    grown.sum()
-}
-
+/// Waits on [`CPU`]: total nanoseconds and number.
 fn waits(snapshot: &Snapshot) -> (u64, u64) {
-    let times = || snapshot.cpus.iter().filter_map(|cpu| cpu.totals.as_ref());
-    (times().map(|times| times.wait_ns).sum(), times().flat_map(|times| times.wait_buckets).sum())
+    let times = times(snapshot, CPU);
+    (times.wait_ns, times.wait_buckets.iter().sum())
 }
 
 /// Each reading of the kernel's figure is taken between two of ours. So the kernel's difference
-/// lies between our smallest and our largest, and equals ours if no task waited during the
-/// readings. The waiting tasks are pinned, because time waited on a CPU that a task then leaves is
-/// only in the kernel's figure.
+/// lies between our smallest and our largest, and equals ours if no task was switched in during the
+/// readings. The kernel's figure is that of two tasks of ours, which keep others off the CPU.
 #[test]
 fn run_queue_waits_match_run_delay_to_the_nanosecond() {
     quiet::attempt(check_run_queue_waits);
 }
 
 fn check_run_queue_waits() {
-    on_the_other_cpu();
+    pin_to_cpu_0();
+    let _favored = Favored::thread();
     let scheduler = attach();
-    let spinners = Gate::default();
-    let _load = Load::on(&[CPU as usize, CPU as usize], {
-        let spinners = spinners.clone();
-        move || spinners.pass()
-    })
-    .favored();
+    let sharing = Gate::default();
+    let sharer = sharing.clone();
+    let spinners = [
+        Load::spinner(CPU as usize).favored(),
+        Load::on(&[CPU as usize], move || sharer.pass()).favored(),
+    ];
+    let run_delay_ns = || -> u64 {
+        let tasks = spinners.iter().flat_map(Load::ids).map(|task| task.as_raw().cast_unsigned());
+        tasks.map(|task| Schedstat::of(process::id(), task).unwrap().run_delay_ns).sum()
+    };
     let mut rounds = Vec::new();
     let mut exact = 0;
     while rounds.len() < 100 && exact < 3 {
         thread::sleep(Duration::from_millis(20));
         let (early, _) = waits(&scheduler.snapshot().unwrap());
-        let kernel_before = Schedstat::of_all();
+        let kernel_before = run_delay_ns();
         let (before, count_before) = waits(&scheduler.snapshot().unwrap());
-        spinners.open(true);
+        sharing.open(true);
         thread::sleep(Duration::from_millis(60));
-        spinners.open(false);
+        sharing.open(false);
         thread::sleep(Duration::from_millis(20));
         let (after, count_after) = waits(&scheduler.snapshot().unwrap());
-        let kernel_after = Schedstat::of_all();
+        let kernel_after = run_delay_ns();
         let (late, _) = waits(&scheduler.snapshot().unwrap());
 
         assert!(count_after - count_before > 5, "the spinners did not share the CPU");
-        let kernel = run_delay_ns(&kernel_before, &kernel_after);
+        let kernel = kernel_after - kernel_before;
         let (least, most) = (after - before, late - early);
         // Under emulation the readings take milliseconds, and some task always waits meanwhile.
         let spread = if is_emulated() { least / 50 } else { 0 };
         exact += u32::from(most - least <= spread && (least..=most).contains(&kernel));
         rounds.push((kernel, least, most));
     }
-    // Other tasks may wait, move and end in some rounds, but not in all.
+    // Other tasks may run on the CPU in some rounds, but not in all.
     assert!(
         exact == 3,
         "equal in {exact} of {} rounds; (kernel, our least, our most): {rounds:?}",
@@ -391,7 +388,7 @@ fn switches_are_counted_by_reason() {
 }
 
 fn check_reasons() {
-    on_the_other_cpu();
+    pin_to_cpu_0();
     let scheduler = attach();
     let grown = |work: &dyn Fn()| {
         let before = scheduler.snapshot().unwrap();
@@ -416,6 +413,7 @@ fn check_reasons() {
         left_idle.push(idle);
     }
     let [voluntary, preempted, _] = grown(&|| {
+        let _favored = Favored::thread();
         let spinner = || Load::spinner(CPU as usize).favored();
         let spinners = (spinner(), spinner());
         thread::sleep(Duration::from_millis(400));
@@ -426,7 +424,7 @@ fn check_reasons() {
 
 #[test]
 fn each_policy_is_charged_to_its_mode() {
-    on_the_other_cpu();
+    pin_to_cpu_0();
     let scheduler = attach();
     for (policy, mode) in [
         (libc::SCHED_OTHER, Mode::Fair),
