@@ -14,23 +14,23 @@ fn check(name: &str) {
 }
 
 #[test]
-fn every_object_fits_kubernetes() {
-    check("every_object_fits_kubernetes");
+fn every_object_is_valid_in_kubernetes() {
+    check("every_object_is_valid_in_kubernetes");
 }
 
 #[test]
-fn every_object_fits_the_operator() {
-    check("every_object_fits_the_operator");
+fn every_object_is_valid_for_the_operator() {
+    check("every_object_is_valid_for_the_operator");
 }
 
 #[test]
-fn objects_belong_together() {
-    check("objects_belong_together");
+fn objects_fit_together() {
+    check("objects_fit_together");
 }
 
 #[test]
-fn pods_take_no_more_than_they_need() {
-    check("pods_take_no_more_than_they_need");
+fn pods_have_no_more_privileges_than_needed() {
+    check("pods_have_no_more_privileges_than_needed");
 }
 
 #[test]
@@ -39,31 +39,31 @@ fn labels_are_host_and_zone() {
 }
 
 #[test]
-fn the_chart_makes_what_kustomize_makes() {
-    check("the_chart_makes_what_kustomize_makes");
+fn the_chart_matches_kustomize() {
+    check("the_chart_matches_kustomize");
 }
 
 #[test]
-fn rules_are_those_of_prometheus() {
-    check("rules_are_those_of_prometheus");
+fn rules_match_those_of_prometheus() {
+    check("rules_match_those_of_prometheus");
 }
 
 #[test]
-fn the_chart_refuses_bad_values() {
-    check("the_chart_refuses_bad_values");
+fn the_chart_rejects_invalid_values() {
+    check("the_chart_rejects_invalid_values");
 }
 
 #[test]
-fn the_chart_is_in_order() {
-    check("the_chart_is_in_order");
+fn the_chart_passes_lint_and_names_its_version() {
+    check("the_chart_passes_lint_and_names_its_version");
 }
 
 #[test]
-fn the_readme_has_every_value() {
-    check("the_readme_has_every_value");
+fn the_readme_lists_every_value() {
+    check("the_readme_lists_every_value");
 }
 
 #[test]
-fn mistakes_are_seen() {
-    check("mistakes_are_seen");
+fn the_checks_detect_mistakes() {
+    check("the_checks_detect_mistakes");
 }

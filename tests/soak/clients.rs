@@ -93,14 +93,14 @@ pub(crate) fn misbehave(
                 });
             }
         }
-        go_in_mid_answer(address)?;
+        disconnect_during_response(address)?;
         gone += 1;
         thread::sleep(PAUSE);
     }
     Ok(gone)
 }
 
-fn go_in_mid_answer(address: SocketAddr) -> Result<()> {
+fn disconnect_during_response(address: SocketAddr) -> Result<()> {
     let mut stream = TcpStream::connect(address).context("connecting a client that disconnects")?;
     stream.write_all(REQUEST)?;
     stream.read_exact(&mut [0; 100]).context("reading the beginning of a response")

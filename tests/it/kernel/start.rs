@@ -308,7 +308,8 @@ fn reload_signals_during_start_are_not_lost() {
 #[test]
 fn the_verifiers_verdict_is_reported() {
     let bytes = fs::read(BTF_PATH).unwrap();
-    let mut layout = Layout::from_btf(&Btf::parse(&bytes).unwrap(), DisabledFeatures::default()).unwrap();
+    let mut layout =
+        Layout::from_btf(&Btf::parse(&bytes).unwrap(), DisabledFeatures::default()).unwrap();
     // Larger than any task.
     for (_, value) in layout.globals.iter_mut().filter(|(name, _)| *name == global::TASK_FLAGS) {
         *value = 1 << 20;

@@ -395,23 +395,23 @@ def check_of_configuration(rendering, zone):
 # The tests.
 
 
-def every_object_fits_kubernetes():
+def every_object_is_valid_in_kubernetes():
     for name, rendering in renderings().items():
         assert len(rendering) >= 2, name
         within(name, fits_kubernetes, rendering)
 
 
-def every_object_fits_the_operator():
+def every_object_is_valid_for_the_operator():
     objects = [document for rendering in renderings().values() for document in rendering]
     assert fits_the_operator(objects) >= 10
 
 
-def objects_belong_together():
+def objects_fit_together():
     for name, rendering in renderings().items():
         within(name, fits_together, rendering)
 
 
-def pods_take_no_more_than_they_need():
+def pods_have_no_more_privileges_than_needed():
     for name, rendering in renderings().items():
         if name == "chart: of its README":
             continue
@@ -448,7 +448,7 @@ def labels_are_host_and_zone():
         assert labels == expected, f"{name}: {labels}"
 
 
-def the_chart_makes_what_kustomize_makes():
+def the_chart_matches_kustomize():
     pairs = {"capabilities": {}} | COMPONENTS
     for name, values in pairs.items():
         same(f"overlay {name}", normal(renderings()[f"overlay {name}"]), normal(helm(values)))
@@ -458,7 +458,7 @@ def the_chart_makes_what_kustomize_makes():
     assert ours != normal(helm(ALL_COMPONENTS | {"terminationGracePeriodSeconds": 16}))
 
 
-def rules_are_those_of_prometheus():
+def rules_match_those_of_prometheus():
     groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
     assert groups
     for name in ["overlay monitoring", "chart: monitoring", "chart: much"]:
@@ -472,7 +472,7 @@ def rules_are_those_of_prometheus():
         assert {"targetLabel": "job", "replacement": "sched_exporter"} in endpoint["relabelings"]
 
 
-def the_chart_refuses_bad_values():
+def the_chart_rejects_invalid_values():
     for values, named in REFUSED:
         try:
             helm(values)
@@ -482,7 +482,7 @@ def the_chart_refuses_bad_values():
             raise AssertionError(f"{values} is not rejected")
 
 
-def the_chart_is_in_order():
+def the_chart_passes_lint_and_names_its_version():
     for values in [{}, ALL_COMPONENTS, *VALUES.values()]:
         report = lint(CHART, values, strict=True, namespace=NAME)
         # Severity 1 is information: an icon is recommended.
@@ -505,7 +505,7 @@ def the_chart_is_in_order():
     assert container["image"] == f"registry.example:5000/team/sched_exporter:0.2.0@{digest}"
 
 
-def the_readme_has_every_value():
+def the_readme_lists_every_value():
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     table = re.findall(r"^\| `([\w.]+)` \| `(.*?)` \|", (CHART / "README.md").read_text(), re.M)
     rows = {path: json.loads(default.replace("\\|", "|")) for path, default in table}
@@ -541,7 +541,7 @@ def the_readme_has_every_value():
     properties_below(schema, "")
 
 
-def mistakes_are_seen():
+def the_checks_detect_mistakes():
     """The checks above detect mistakes, each made by one change of a correct rendering."""
 
     def container(rendering):
