@@ -18,7 +18,7 @@ pub const ADDRESS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10435);
 
 /// How every container of the exporter is confined. Without a seccomp profile, because that of
-/// podman 4.3 refuses bpf(2) even to processes holding CAP_BPF.
+/// podman 4.3 refuses bpf(2) even to processes holding `CAP_BPF`.
 const CONFINED: [&str; 5] = [
     "--network=host",
     "--read-only",

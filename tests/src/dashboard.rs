@@ -11,7 +11,7 @@ pub struct Dashboard(Value);
 pub struct Query<'a> {
     /// Title of the panel.
     pub panel: &'a str,
-    /// PromQL with Grafana variables.
+    /// Its `PromQL`, with Grafana variables.
     pub expr: &'a str,
     /// Format of series names, with labels in `{{}}`.
     pub legend: &'a str,

@@ -21,7 +21,7 @@ const BUSY_TRIES: u32 = 5;
 const CALM_TRIES: u32 = 2;
 
 /// A failure this long after the first try began is final.
-const RETRY_FOR: Duration = Duration::from_secs(120);
+const RETRY_FOR: Duration = Duration::from_mins(2);
 
 /// How long to wait for a calm machine before each retry.
 const WAIT_FOR_CALM: Duration = Duration::from_secs(30);

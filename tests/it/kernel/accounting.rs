@@ -353,9 +353,10 @@ fn check_run_queue_waits() {
         rounds.push((kernel, least, most));
     }
     // Other tasks may run on the CPU in some rounds, but not in all.
+    let last = &rounds[rounds.len().saturating_sub(10)..];
     assert!(
         exact == 3,
-        "equal in {exact} of {} rounds; (kernel, our least, our most): {rounds:?}",
+        "equal in {exact} of {} rounds; last ones as (kernel, our least, our most): {last:?}",
         rounds.len()
     );
 }
