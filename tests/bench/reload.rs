@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use sched_exporter::{
-    config::Config, cpu::topology::Topology, generation::Generation, metrics::catalog::SERIES,
-    sources::Values,
+    config::Config, cpu::topology::Topology, expr::values::Values, generation::Generation,
+    metrics::catalog::SERIES,
 };
 use sched_exporter_tests::{
     client::Client,

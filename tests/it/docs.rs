@@ -6,8 +6,8 @@ use sched_exporter::{
     cli::check::{CheckFormat, report},
     config::{Config, Limits},
     cpu::topology::Topology,
+    expr::values::{Reading, Source},
     generation::Inputs,
-    sources::{Reading, Source},
 };
 
 mod guide;

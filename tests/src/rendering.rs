@@ -7,6 +7,7 @@ use sched_exporter::{
     config::Config,
     cpu::topology::Topology,
     exposition::{Encoder, Format},
+    expr::values::Values,
     generation::Generation,
     labels::LabelSets,
     metrics::{
@@ -14,7 +15,6 @@ use sched_exporter::{
         render::{capacity, render},
         telemetry::Telemetry,
     },
-    sources::Values,
 };
 
 use crate::rules;

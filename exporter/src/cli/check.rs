@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use crate::{
     config::CPU,
     cpu::list as cpus,
+    expr::values::Reading,
     generation::Inputs,
     labels::{self, Labels},
     metrics::catalog::SERIES,
-    sources::Reading,
 };
 
 /// How it is printed.
@@ -185,7 +185,7 @@ mod tests {
     use crate::{
         config::Config,
         cpu::topology::Topology,
-        sources::{Source, Values},
+        expr::values::{Source, Values},
     };
 
     fn inputs(config: &str) -> Inputs {

@@ -22,9 +22,8 @@ pub use yaml::{Diagnostic, Diagnostics};
 use yaml::{Entry, Report};
 
 use crate::{
-    expr::{relabel::Rule, template::Template},
+    expr::{relabel::Rule, template::Template, values::Uses},
     os::files::{self, FileError},
-    sources::Uses,
 };
 
 /// Size of the largest file that is read.

@@ -17,7 +17,7 @@ use minijinja::{
 };
 use regex::{Regex, RegexBuilder};
 
-use crate::sources::{Keys, Reading, Source, Uses, Values};
+use super::values::{Keys, Reading, Source, Uses, Values};
 
 /// Size of the longest template.
 const MAX_TEMPLATE_BYTES: usize = 4_096;

@@ -22,8 +22,8 @@ use crate::{
     expr::{
         relabel::{self, Rule, is_label_name},
         template::Template,
+        values::Values,
     },
-    sources::Values,
 };
 
 /// Label values by name. None is empty.

@@ -1,7 +1,7 @@
 //! The labels that a configuration gives an invented machine.
 
 use super::*;
-use crate::sources::{Reading, Source};
+use crate::expr::values::{Reading, Source};
 
 /// Four CPUs, the last two on another NUMA node, the last one isolated.
 fn topology() -> Topology {

@@ -28,12 +28,13 @@ use super::{
 use crate::{
     config::{Config, Source},
     cpu::{list as cpus, topology::Topology},
+    expr::values::Values,
     generation::{Current, Inputs, ReloadOutcome},
     kernel::scheduler::{ReadError, Scheduler},
     labels::Violation,
     metrics::telemetry::Telemetry,
     os::{log, signals::ReloadSignals, systemd, watch::Watch},
-    sources::{self, FILE_TIMEOUT, Reader, Schedule, SourceOrigins, Sources, Values, Watches},
+    sources::{self, FILE_TIMEOUT, Reader, Schedule, SourceOrigins, Sources, Watches},
 };
 
 /// How long it may take to read the file and to make its labels; that takes some hundred milliseconds

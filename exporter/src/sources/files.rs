@@ -5,8 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Reading, Source, SourceOrigins, Uses};
-use crate::os::files::{self, FileError};
+use super::SourceOrigins;
+use crate::{
+    expr::values::{Reading, Source, Uses},
+    os::files::{self, FileError},
+};
 
 /// Size of the largest file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 16;

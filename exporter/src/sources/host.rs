@@ -9,7 +9,8 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use nix::sys::utsname::{UtsName, uname};
 use sha2::Sha256;
 
-use super::{Reading, Source, SourceOrigins, read_host};
+use super::{SourceOrigins, read_host};
+use crate::expr::values::{Reading, Source};
 
 /// Our id, with which the machine id is hashed. It must never change.
 const APPLICATION: [u8; 16] = 0xedc2_83b2_088f_48cb_b6c2_0d31_4f80_5c45_u128.to_be_bytes();

@@ -33,9 +33,10 @@ mod files;
 mod host;
 mod kubernetes;
 
-pub use crate::expr::values::{Keys, Reading, Source, Uses, Values};
-
-use crate::os::watch::Watch;
+use crate::{
+    expr::values::{Reading, Source, Uses, Values},
+    os::watch::Watch,
+};
 
 /// Where the sources are. It can't be printed: the environment may hold secrets.
 #[derive(Clone)]

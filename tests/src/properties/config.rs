@@ -7,13 +7,13 @@ use sched_exporter::{
     config::{Config, Diagnostics},
     cpu::topology::{CpuLocation, Topology},
     exposition::{Encoder, Format, le},
+    expr::values::{Keys, Reading, Source, Uses, Values},
     generation::Generation,
     labels::{expand, group},
     metrics::{
         catalog::{SERIES, State},
         render::render as render_exposition,
     },
-    sources::{Keys, Reading, Source, Uses, Values},
 };
 
 use crate::{exposition::nanoseconds, sample::Sample};

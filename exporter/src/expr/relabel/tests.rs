@@ -4,7 +4,6 @@
 use proptest::{collection, prelude::*, string::string_regex};
 
 use super::*;
-use crate::config::Config;
 
 /// Labels such as `a=x b=y`; `drop` is no set at all.
 fn labels(text: &str) -> BTreeMap<String, String> {
@@ -12,15 +11,36 @@ fn labels(text: &str) -> BTreeMap<String, String> {
     pairs.map(|(name, value)| (name.into(), value.into())).collect()
 }
 
+/// The rules of a list in YAML.
+fn rules(yaml: &str) -> Vec<Rule> {
+    let list: Option<Vec<BTreeMap<String, serde_yaml::Value>>> =
+        serde_yaml::from_str(yaml).unwrap();
+    let mut compiler = Compiler::default();
+    let mut rules = Vec::new();
+    for rule in list.iter().flatten() {
+        let text = |key| rule.get(key).map(|value| value.as_str().unwrap());
+        let names = rule.get("source_labels").map(|names| names.as_sequence().unwrap());
+        let spec = RuleSpec {
+            source_labels: names.map(|names| names.iter().map(|it| it.as_str().unwrap()).collect()),
+            separator: text("separator"),
+            regex: text("regex"),
+            modulus: rule.get("modulus").map(|modulus| modulus.as_u64().unwrap()),
+            target_label: text("target_label"),
+            replacement: text("replacement"),
+            action: text("action"),
+        };
+        rules.push(compiler.rule(&spec).unwrap());
+    }
+    rules
+}
+
 /// Rules in YAML, each the inside of `{…}`, make `expected` of the labels.
 #[track_caller]
-fn check(before: &str, rules: &[&str], expected: &str) {
-    let rules: Vec<_> = rules.iter().map(|rule| format!("- {{{rule}}}\n")).collect();
-    let rules = rules.concat();
-    let config = Config::parse(&format!("relabel_configs:\n{rules}")).unwrap();
-    let after = apply(config.relabel_configs(), labels(before)).unwrap();
+fn check(before: &str, list: &[&str], expected: &str) {
+    let yaml: String = list.iter().map(|rule| format!("- {{{rule}}}\n")).collect();
+    let after = apply(&rules(&yaml), labels(before)).unwrap();
     let expected = (expected != "drop").then(|| labels(expected));
-    assert_eq!(after, expected, "{before}\n{rules}");
+    assert_eq!(after, expected, "{before}\n{yaml}");
 }
 
 /// The rule has the errors `expected`, a line such as `regex: …` for each.
@@ -760,9 +780,8 @@ fn what_can_not_be_repeated_is_told_with_what_to_write() {
 
 #[test]
 fn what_rules_make_is_of_limited_size() {
-    let applied = |rules: String, set: &str| {
-        let config = Config::parse(&format!("relabel_configs:\n{rules}")).unwrap();
-        apply(config.relabel_configs(), labels(set)).map(|labels| labels.unwrap().len())
+    let applied = |yaml: String, set: &str| {
+        apply(&rules(&yaml), labels(set)).map(|labels| labels.unwrap().len())
     };
     let double = "- {source_labels: [a, a], separator: '', target_label: a}\n";
     assert_eq!(applied(double.repeat(14), "a=x"), Ok(1));
