@@ -1,7 +1,11 @@
 //! The labels that a configuration gives an invented machine.
 
 use super::*;
-use crate::expr::values::{Reading, Source};
+use crate::{
+    config::Config,
+    cpu::topology::{CpuLocation, Topology},
+    expr::values::{Reading, Source, Values},
+};
 
 /// Four CPUs, the last two on another NUMA node, the last one isolated.
 fn topology() -> Topology {
