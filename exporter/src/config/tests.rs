@@ -4,6 +4,7 @@ use std::{
     env,
     fs::{self, File},
     os::unix::{fs::symlink, net::UnixListener},
+    path::Path,
     process::{self, Command},
     time::Instant,
 };
