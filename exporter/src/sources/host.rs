@@ -9,7 +9,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use nix::sys::utsname::{UtsName, uname};
 use sha2::Sha256;
 
-use super::{SourceOrigins, read_host};
+use super::origins::{SourceOrigins, read_host};
 use crate::expr::values::{Reading, Source};
 
 /// Our id, with which the machine id is hashed. It must never change.

@@ -13,126 +13,31 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::OsString,
     fmt,
-    hash::{BuildHasher as _, Hasher as _, RandomState},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::Duration,
 };
 
-use tokio::{
-    sync::watch,
-    task::JoinHandle,
-    time::{sleep, timeout},
-};
+use tokio::{sync::watch, task::JoinHandle};
 
 mod cloud;
 mod files;
 mod host;
 mod kubernetes;
+mod origins;
+mod remote;
+
+pub use origins::SourceOrigins;
+pub use remote::Schedule;
+
+use remote::{Ask, Remote};
 
 use crate::{
     expr::values::{Reading, Source, Uses, Values},
     os::watch::Watch,
 };
-
-/// Where the sources are. It can't be printed: the environment may hold secrets.
-#[derive(Clone)]
-pub struct SourceOrigins {
-    /// Where `/etc`, `/usr/lib` and `/proc` are: `/`.
-    pub root: PathBuf,
-    /// The environment, as it was at start.
-    pub environment: BTreeMap<OsString, OsString>,
-    /// The directory of the downward API's `labels` and `annotations`.
-    pub pod_info: PathBuf,
-    /// The directory of the service account's `ca.crt` and `token`.
-    pub service_account: PathBuf,
-    /// Host and port of the EC2 metadata service.
-    pub aws: (String, u16),
-    /// Host and port of the Google Cloud metadata service.
-    pub gcp: (String, u16),
-    /// Host and port of the Azure metadata service.
-    pub azure: (String, u16),
-}
-
-impl SourceOrigins {
-    /// The usual places, or those that the environment names: `POD_INFO_DIR`, and what the clouds'
-    /// own tools read, `AWS_EC2_METADATA_SERVICE_ENDPOINT` and `GCE_METADATA_HOST`.
-    pub fn new(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
-        let environment: BTreeMap<_, _> = environment.into_iter().collect();
-        let pod_info = environment.get(&OsString::from("POD_INFO_DIR"));
-        // All three clouds answer at the same address.
-        let usual = || ("169.254.169.254".to_owned(), 80);
-        let metadata = |variable: &str| {
-            let named = environment.get(&OsString::from(variable)).and_then(|it| it.to_str());
-            named.filter(|url| !url.is_empty()).map_or_else(usual, authority)
-        };
-        let aws = metadata("AWS_EC2_METADATA_SERVICE_ENDPOINT");
-        let gcp = metadata("GCE_METADATA_HOST");
-        Self {
-            root: "/".into(),
-            pod_info: pod_info.map_or_else(|| "/etc/podinfo".into(), PathBuf::from),
-            environment,
-            service_account: "/var/run/secrets/kubernetes.io/serviceaccount".into(),
-            aws,
-            gcp,
-            azure: usual(),
-        }
-    }
-
-    /// A variable of the environment.
-    fn variable(&self, name: &str) -> Result<&str, String> {
-        let value = self.environment.get(&OsString::from(name));
-        let value = value.ok_or_else(|| format!("the environment has no {name}"))?;
-        value.to_str().ok_or_else(|| format!("{name} in the environment is not UTF-8"))
-    }
-
-    /// A path below `root`.
-    fn host(&self, path: &str) -> PathBuf {
-        self.root.join(path.trim_start_matches('/'))
-    }
-}
-
-/// Host and port of `http://host:port/`, of which only the host is needed.
-fn authority(url: &str) -> (String, u16) {
-    let authority = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
-    let split =
-        authority.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
-    // An address of IPv6 is in brackets.
-    let (host, port) = split.unwrap_or((authority, 80));
-    (host.trim_matches(['[', ']']).to_owned(), port)
-}
-
-/// When remote sources are asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Schedule {
-    /// How long an answer is good, give or take 10 %.
-    pub node: Duration,
-    /// The same for cloud metadata.
-    pub cloud: Duration,
-    /// An answer must be there after this long.
-    pub timeout: Duration,
-    /// The pause after the first failure before there was any answer. It doubles at each.
-    pub first_retry: Duration,
-    /// The longest such pause.
-    pub last_retry: Duration,
-}
-
-impl Default for Schedule {
-    fn default() -> Self {
-        Self {
-            node: Duration::from_mins(5),
-            cloud: Duration::from_mins(10),
-            timeout: Duration::from_secs(2),
-            first_retry: Duration::from_secs(1),
-            last_retry: Duration::from_mins(1),
-        }
-    }
-}
-
-type Remote = BTreeMap<Source, Reading>;
 
 /// Asks the remote sources in use.
 pub struct Sources {
@@ -351,67 +256,6 @@ impl Reader {
     }
 }
 
-/// Asks one remote source.
-struct Ask {
-    source: Source,
-    keys: BTreeSet<String>,
-    endpoints: Arc<SourceOrigins>,
-    schedule: Schedule,
-    remote: watch::Sender<Remote>,
-    on_change: Arc<dyn Fn() + Send + Sync>,
-}
-
-impl Ask {
-    async fn run(self) {
-        let period = match self.source {
-            Source::NodeLabels => self.schedule.node,
-            _ => self.schedule.cloud,
-        };
-        let mut retry = self.schedule.first_retry;
-        let mut answered = false;
-        loop {
-            let limit = self.schedule.timeout;
-            let answer = timeout(limit, self.ask()).await;
-            let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")));
-            answered |= answer.is_ok();
-            self.keep(answer);
-            let pause = if answered { period } else { retry };
-            retry = (retry * 2).min(self.schedule.last_retry);
-            sleep(jittered(pause, random())).await;
-        }
-    }
-
-    /// The values, or why there are none.
-    async fn ask(&self) -> Result<BTreeMap<String, String>, String> {
-        let (endpoints, keys) = (&self.endpoints, &self.keys);
-        match self.source {
-            Source::Aws => cloud::aws(&endpoints.aws, keys).await,
-            Source::Azure => cloud::azure(&endpoints.azure, keys).await,
-            Source::Gcp => cloud::gcp(&endpoints.gcp, keys).await,
-            _ => kubernetes::node_labels(endpoints, keys).await,
-        }
-    }
-
-    /// Takes a good answer in place of the last; a failure leaves that as it is.
-    fn keep(&self, answer: Result<BTreeMap<String, String>, String>) {
-        let changed = self.remote.send_if_modified(|remote| {
-            // Nothing was said of it yet.
-            let first = !remote.contains_key(&self.source);
-            let known = remote.entry(self.source).or_default();
-            let before = known.clone();
-            match answer {
-                Ok(values) => *known = Reading::of(values),
-                Err(reason) => known.fault = Some(reason),
-            }
-            tell(self.source, before.fault.as_deref(), known);
-            first || before != *known
-        });
-        if changed {
-            (self.on_change)();
-        }
-    }
-}
-
 /// Logs a fault that is new, or that is over.
 pub fn tell(source: Source, before: Option<&str>, reading: &Reading) {
     let name = source.name();
@@ -431,22 +275,6 @@ pub fn tell(source: Source, before: Option<&str>, reading: &Reading) {
 /// What it guards is whole whoever panicked.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A pause of 90 % to 110 %, so that a fleet that started at once does not ask at once.
-fn jittered(pause: Duration, random: u32) -> Duration {
-    pause.mul_f64(0.9 + 0.2 * f64::from(random) / f64::from(u32::MAX))
-}
-
-/// Good enough to spread requests: the standard library's seeds for hash maps.
-fn random() -> u32 {
-    let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
-    u32::from_ne_bytes([a, b, c, d])
-}
-
-/// A file below `root`, or why there is none.
-fn read_host(endpoints: &SourceOrigins, path: &str) -> Result<String, String> {
-    files::read(&endpoints.host(path)).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -17,7 +17,10 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    time::{sleep, timeout},
+};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -27,7 +30,10 @@ use tokio_rustls::{
     },
 };
 
-use super::*;
+use super::{
+    remote::{jittered, random},
+    *,
+};
 
 /// Nothing here takes longer.
 const TIMEOUT: Duration = Duration::from_secs(2);
