@@ -2,136 +2,124 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Where values come from. Each is read only if a template names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Source {
-    /// The machine as the kernel names it.
-    Arch,
-    /// The metadata service of Amazon EC2.
-    Aws,
-    /// The metadata service of Azure.
-    Azure,
-    /// The kernel's id of this boot.
-    BootId,
-    /// The environment.
-    Env,
-    /// Files.
-    File,
-    /// The fully qualified host name.
-    Fqdn,
-    /// The metadata service of Google Cloud.
-    Gcp,
-    /// The host name.
-    Hostname,
-    /// The kernel's release.
-    KernelRelease,
-    /// A hash of the machine id.
-    MachineId,
-    /// The labels of the Kubernetes node.
-    NodeLabels,
-    /// os-release.
-    Os,
-    /// The annotations of the pod.
-    PodAnnotations,
-    /// The labels of the pod.
-    PodLabels,
+/// Defines [`Source`] and what is known of each source, from a table with one row per source.
+macro_rules! sources {
+    ($($(#[$doc:meta])+ $source:ident { name: $name:literal, keys: $keys:expr, place: $place:ident })+) => {
+        /// A source of label values. It is read only if a template names it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Source {
+            $($(#[$doc])+ $source,)+
+        }
+
+        impl Source {
+            /// Every source, ordered by name.
+            pub const ALL: [Self; [$($name),+].len()] = [$(Self::$source),+];
+
+            /// The name in templates, which is also the value of the label `source`.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$source => $name,)+
+                }
+            }
+
+            /// How templates name its values.
+            pub const fn keys(self) -> Keys {
+                match self {
+                    $(Self::$source => $keys,)+
+                }
+            }
+
+            /// Where its values are.
+            pub const fn place(self) -> Place {
+                match self {
+                    $(Self::$source => Place::$place,)+
+                }
+            }
+        }
+    };
 }
+
+sources! {
+    /// The machine type reported by the kernel.
+    Arch { name: "arch", keys: Keys::One, place: Local }
+    /// The metadata service of Amazon EC2.
+    Aws { name: "aws", keys: Keys::Fields(&AWS_FIELDS), place: Remote }
+    /// The metadata service of Azure.
+    Azure { name: "azure", keys: Keys::Fields(&AZURE_FIELDS), place: Remote }
+    /// The kernel's id of this boot.
+    BootId { name: "boot_id", keys: Keys::One, place: Local }
+    /// The environment of this process.
+    Env { name: "env", keys: Keys::Any, place: Local }
+    /// Small text files.
+    File { name: "file", keys: Keys::Path, place: Files }
+    /// The fully qualified host name.
+    Fqdn { name: "fqdn", keys: Keys::One, place: Local }
+    /// The metadata service of Google Cloud.
+    Gcp { name: "gcp", keys: Keys::Fields(&GCP_FIELDS), place: Remote }
+    /// The host name.
+    Hostname { name: "hostname", keys: Keys::One, place: Local }
+    /// The kernel release.
+    KernelRelease { name: "kernel.release", keys: Keys::One, place: Local }
+    /// An application-specific hash of the machine id.
+    MachineId { name: "machine_id", keys: Keys::One, place: Local }
+    /// The labels of the Kubernetes node.
+    NodeLabels { name: "node.labels", keys: Keys::Any, place: Remote }
+    /// os-release.
+    Os { name: "os", keys: Keys::Fields(&OS_FIELDS), place: Local }
+    /// The annotations of the Kubernetes pod.
+    PodAnnotations { name: "pod.annotations", keys: Keys::Any, place: Files }
+    /// The labels of the Kubernetes pod.
+    PodLabels { name: "pod.labels", keys: Keys::Any, place: Files }
+}
+
+const AWS_FIELDS: [&str; 5] =
+    ["availability_zone", "availability_zone_id", "instance_id", "instance_type", "region"];
+const AZURE_FIELDS: [&str; 4] = ["location", "vm_id", "vm_size", "zone"];
+const GCP_FIELDS: [&str; 4] = ["instance_id", "machine_type", "region", "zone"];
+/// <https://www.freedesktop.org/software/systemd/man/latest/os-release.html>
+const OS_FIELDS: [&str; 12] = [
+    "build_id",
+    "id",
+    "id_like",
+    "image_id",
+    "image_version",
+    "name",
+    "pretty_name",
+    "variant",
+    "variant_id",
+    "version",
+    "version_codename",
+    "version_id",
+];
 
 /// How a template names the values of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keys {
-    /// There is one value, named as the source.
+    /// By the name of the source, which has a single value: `hostname`.
     One,
-    /// `os.id`: one of these.
+    /// By one of these fields: `os.id`.
     Fields(&'static [&'static str]),
-    /// `env.NAME`, `node.labels["a/b"]`: any.
+    /// By any key: `env.NAME`, `node.labels["a/b"]`.
     Any,
-    /// `file("/path")`.
+    /// By the path of a file: `file("/path")`.
     Path,
 }
 
+/// Where the values of a source are, which decides how they are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the kernel, in this process or in `/etc`: read directly.
+    Local,
+    /// In files on a filesystem that may hang: watched, and read on a separate thread.
+    Files,
+    /// On a server: polled in the background.
+    Remote,
+}
+
 impl Source {
-    /// Every source, by name.
-    pub const ALL: [Self; 15] = [
-        Self::Arch,
-        Self::Aws,
-        Self::Azure,
-        Self::BootId,
-        Self::Env,
-        Self::File,
-        Self::Fqdn,
-        Self::Gcp,
-        Self::Hostname,
-        Self::KernelRelease,
-        Self::MachineId,
-        Self::NodeLabels,
-        Self::Os,
-        Self::PodAnnotations,
-        Self::PodLabels,
-    ];
-
-    /// Its name, in templates and as the value of the label `source`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Arch => "arch",
-            Self::Aws => "aws",
-            Self::Azure => "azure",
-            Self::BootId => "boot_id",
-            Self::Env => "env",
-            Self::File => "file",
-            Self::Fqdn => "fqdn",
-            Self::Gcp => "gcp",
-            Self::Hostname => "hostname",
-            Self::KernelRelease => "kernel.release",
-            Self::MachineId => "machine_id",
-            Self::NodeLabels => "node.labels",
-            Self::Os => "os",
-            Self::PodAnnotations => "pod.annotations",
-            Self::PodLabels => "pod.labels",
-        }
-    }
-
-    /// How its values are named.
-    pub const fn keys(self) -> Keys {
-        match self {
-            Self::Arch
-            | Self::BootId
-            | Self::Fqdn
-            | Self::Hostname
-            | Self::KernelRelease
-            | Self::MachineId => Keys::One,
-            Self::Aws => Keys::Fields(&[
-                "availability_zone",
-                "availability_zone_id",
-                "instance_id",
-                "instance_type",
-                "region",
-            ]),
-            Self::Azure => Keys::Fields(&["location", "vm_id", "vm_size", "zone"]),
-            Self::Gcp => Keys::Fields(&["instance_id", "machine_type", "region", "zone"]),
-            // <https://www.freedesktop.org/software/systemd/man/latest/os-release.html>
-            Self::Os => Keys::Fields(&[
-                "build_id",
-                "id",
-                "id_like",
-                "image_id",
-                "image_version",
-                "name",
-                "pretty_name",
-                "variant",
-                "variant_id",
-                "version",
-                "version_codename",
-                "version_id",
-            ]),
-            Self::Env | Self::NodeLabels | Self::PodAnnotations | Self::PodLabels => Keys::Any,
-            Self::File => Keys::Path,
-        }
-    }
-
-    /// Whether it is asked over the network, in the background.
+    /// Whether it is polled in the background.
     pub const fn is_remote(self) -> bool {
-        matches!(self, Self::Aws | Self::Azure | Self::Gcp | Self::NodeLabels)
+        matches!(self.place(), Place::Remote)
     }
 }
 
