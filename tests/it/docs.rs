@@ -84,7 +84,7 @@ fn docs_labels_md_shows_what_the_check_prints() {
         rest.split_once("```").unwrap().0
     };
     let hostname = Reading::of([(String::new(), "vm".to_owned())].into());
-    let env = Reading::fault("the environment has no ZONE");
+    let env = Reading::failed("environment variable ZONE is not set");
     let made = Inputs {
         config: Arc::new(Config::parse(block("yaml")).unwrap()),
         sha256: String::new(),

@@ -85,8 +85,8 @@ impl Report<'_> {
         }
         write_rows(&mut text, &rows);
         let mut rows = vec![["SOURCE", "STATE"].map(str::to_owned)];
-        for (source, Reading { fault, .. }) in self.inputs.values.readings() {
-            let state = fault.as_deref().unwrap_or("good");
+        for (source, Reading { error, .. }) in self.inputs.values.readings() {
+            let state = error.as_deref().unwrap_or("good");
             rows.push([source.name().into(), printable(state)]);
         }
         if rows.len() > 1 {
@@ -137,7 +137,7 @@ impl Report<'_> {
             Value::Object(labels.set.iter().map(label).collect())
         };
         let sources = self.inputs.values.readings().map(|(source, reading)| {
-            json!({ "source": source.name(), "up": reading.fault.is_none(), "fault": reading.fault })
+            json!({ "source": source.name(), "up": reading.error.is_none(), "fault": reading.error })
         });
         json!({
             "file": self.path.display().to_string(),
@@ -192,7 +192,7 @@ mod tests {
         let reading = Reading::of([(String::new(), "web-17".to_owned())].into());
         let values: Values = [
             (Source::Hostname, reading),
-            (Source::NodeLabels, Reading::fault("the environment has no NODE_NAME")),
+            (Source::NodeLabels, Reading::failed("environment variable NODE_NAME is not set")),
         ]
         .into_iter()
         .collect();
@@ -239,7 +239,7 @@ cpu 2    cpu    2       the CPU
 
 SOURCE       STATE
 hostname     good
-node.labels  the environment has no NODE_NAME
+node.labels  environment variable NODE_NAME is not set
 
 81 series at most, 3 sets of labels
 ";
@@ -261,7 +261,7 @@ node.labels  the environment has no NODE_NAME
             "cpus": cpus,
             "sources": [
                 { "source": "hostname", "up": true, "fault": null },
-                { "source": "node.labels", "up": false, "fault": "the environment has no NODE_NAME" },
+                { "source": "node.labels", "up": false, "fault": "environment variable NODE_NAME is not set" },
             ],
             "sets": 1,
             "series": 27,

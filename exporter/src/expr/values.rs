@@ -1,4 +1,4 @@
-//! What templates can name, and what is known of it at one moment. Pure.
+//! The names that templates can use, and a snapshot of their values.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -123,7 +123,8 @@ impl Source {
     }
 }
 
-/// The values that templates name, by source: their keys. A source of [`Keys::One`] has the key "".
+/// The values that templates name: sources and their keys. The key of a source with a single value
+/// ([`Keys::One`]) is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Uses(BTreeMap<Source, BTreeSet<String>>);
 
@@ -140,75 +141,81 @@ impl Uses {
         }
     }
 
-    /// The sources and their keys, none empty.
+    /// Iterates over the sources, each with one key or more.
     pub fn iter(&self) -> impl Iterator<Item = (Source, &BTreeSet<String>)> {
         self.0.iter().map(|(source, keys)| (*source, keys))
     }
-
-    /// The keys of one source.
-    pub fn keys(&self, source: Source) -> impl Iterator<Item = &str> {
-        self.0.get(&source).into_iter().flatten().map(String::as_str)
-    }
 }
 
-/// What one source had to say.
+/// The result of reading one source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// The values that it has, by key. Of a remote source those of an earlier reading stay while
-    /// there is a fault.
+    /// The available values by key. A remote source that fails keeps the values of its last good
+    /// answer.
     pub values: BTreeMap<String, String>,
-    /// Why some value can't be had.
-    pub fault: Option<String>,
+    /// Why a value is unavailable.
+    pub error: Option<String>,
 }
 
 impl Reading {
-    /// Values, and no fault.
+    /// A reading without an error.
     pub fn of(values: BTreeMap<String, String>) -> Self {
-        Self { values, fault: None }
+        Self { values, error: None }
     }
 
-    /// Adds why one more value can't be had.
-    pub fn add_fault(&mut self, reason: &str) {
-        match &mut self.fault {
-            Some(fault) => fault.extend(["; ", reason]),
+    /// A reading without values.
+    pub fn failed(error: impl Into<String>) -> Self {
+        Self { values: BTreeMap::new(), error: Some(error.into()) }
+    }
+
+    /// Adds the reason why one more value is unavailable.
+    pub fn add_error(&mut self, reason: &str) {
+        match &mut self.error {
+            Some(error) => error.extend(["; ", reason]),
             none => *none = Some(reason.to_owned()),
         }
     }
-
-    /// No values, and why.
-    pub fn fault(reason: impl Into<String>) -> Self {
-        Self { values: BTreeMap::new(), fault: Some(reason.into()) }
-    }
 }
 
-/// All that is known of the values in use.
+/// A snapshot of the values in use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Values(BTreeMap<Source, Reading>);
 
 impl Values {
-    /// The value of a key, if it could be had.
+    /// Returns a value, if it is available.
     pub fn get(&self, source: Source, key: &str) -> Option<&str> {
         self.0.get(&source)?.values.get(key).map(String::as_str)
     }
 
-    /// Why some value of a source can't be had.
-    pub fn fault(&self, source: Source) -> Option<&str> {
-        self.0.get(&source)?.fault.as_deref()
+    /// Returns the error of a source, if it has one.
+    pub fn error(&self, source: Source) -> Option<&str> {
+        self.0.get(&source)?.error.as_deref()
     }
 
-    /// The reading of each source.
+    /// Iterates over the sources and their readings.
     pub fn readings(&self) -> impl Iterator<Item = (Source, &Reading)> {
         self.0.iter().map(|(source, reading)| (*source, reading))
     }
 
-    /// The name of each source in use, and whether it had all it was asked for when last read.
+    /// Iterates over the names of the sources, and whether all values in use were available when
+    /// last read.
     pub fn up(&self) -> impl Iterator<Item = (&'static str, bool)> {
-        self.readings().map(|(source, reading)| (source.name(), reading.fault.is_none()))
+        self.readings().map(|(source, reading)| (source.name(), reading.error.is_none()))
     }
 }
 
 impl FromIterator<(Source, Reading)> for Values {
     fn from_iter<I: IntoIterator<Item = (Source, Reading)>>(readings: I) -> Self {
         Self(readings.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_ordered_by_their_unique_names() {
+        assert!(Source::ALL.is_sorted_by(|source, next| source.name() < next.name()));
     }
 }

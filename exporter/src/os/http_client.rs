@@ -5,7 +5,7 @@ use std::{fmt, io, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
-use hyper::{Request, Response, StatusCode, client::conn::http1, header::HOST};
+use hyper::{Request, Response, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -115,14 +115,6 @@ impl Server<'_> {
             }
         })?;
         Ok(Response::from_parts(head, body.to_bytes()))
-    }
-}
-
-/// The body of a good answer, or what the answer was instead.
-pub(crate) fn good(server: Server<'_>, answer: Response<Bytes>) -> Result<Bytes, String> {
-    match answer.status() {
-        StatusCode::OK => Ok(answer.into_body()),
-        status => Err(format!("{server} answers {status}")),
     }
 }
 

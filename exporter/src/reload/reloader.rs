@@ -346,6 +346,6 @@ pub fn serving(path: &Path) -> String {
 /// Logs what changed of the sources that are read here; those that are asked tell for themselves.
 fn tell_local(old: &Values, new: &Values) {
     for (source, reading) in new.readings().filter(|(source, _)| !source.is_remote()) {
-        sources::tell(source, old.fault(source), reading);
+        sources::log_change(source, old.error(source), reading);
     }
 }

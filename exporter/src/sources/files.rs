@@ -5,41 +5,29 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::SourceOrigins;
-use crate::{
-    expr::values::{Reading, Source, Uses},
-    os::files::{self, FileError},
-};
+use super::{SourceError, SourceOrigins};
+use crate::{expr::values::Reading, os::files};
 
-/// Size of the largest file that is read.
+/// Maximum size of a file.
 const MAX_FILE_BYTES: u64 = 1 << 16;
 
-/// The same of the pod's labels or annotations. Kubernetes allows 256 KiB of annotations, and quotes
-/// them. <https://github.com/kubernetes/kubernetes/blob/v1.34.0/staging/src/k8s.io/apimachinery/pkg/api/validation/objectmeta.go>
+/// Maximum size of the pod's labels or annotations. Kubernetes allows 256 KiB of annotations, and
+/// quotes them. <https://github.com/kubernetes/kubernetes/blob/v1.34.0/staging/src/k8s.io/apimachinery/pkg/api/validation/objectmeta.go>
 const MAX_POD_BYTES: u64 = 1 << 20;
 
-/// Why a file gives no text.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum TextError {
-    #[error(transparent)]
-    File(#[from] FileError),
-    #[error("`{}` is not UTF-8 at byte {offset}", path.display())]
-    NotUtf8 { path: PathBuf, offset: usize },
-}
-
-/// Reads a small file of text.
-pub(super) fn read(path: &Path) -> Result<String, TextError> {
+/// Reads a small text file.
+pub(super) fn read(path: &Path) -> Result<String, SourceError> {
     text(path, MAX_FILE_BYTES)
 }
 
-fn text(path: &Path, max_bytes: u64) -> Result<String, TextError> {
+fn text(path: &Path, max_bytes: u64) -> Result<String, SourceError> {
     String::from_utf8(files::read(path, max_bytes)?).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
-        TextError::NotUtf8 { path: path.into(), offset }
+        SourceError::FileNotUtf8 { path: path.into(), offset }
     })
 }
 
-/// Reads the files of `file("/path")`, each without the newlines at its end.
+/// Reads the files that `file("/path")` names, without their trailing newlines.
 pub(super) fn read_all(paths: &BTreeSet<String>) -> Reading {
     let mut reading = Reading::default();
     for path in paths {
@@ -47,53 +35,45 @@ pub(super) fn read_all(paths: &BTreeSet<String>) -> Reading {
             Ok(text) => {
                 reading.values.insert(path.clone(), text.trim_end_matches(['\r', '\n']).into());
             }
-            Err(error) => reading.add_fault(&error.to_string()),
+            Err(error) => reading.add_error(&error.chain()),
         }
     }
     reading
 }
 
-/// Reads `keys` of the labels or annotations of the pod.
-pub(super) fn pod(endpoints: &SourceOrigins, file: &str, keys: &BTreeSet<String>) -> Reading {
-    let path = endpoints.pod_info.join(file);
-    match text(&path, MAX_POD_BYTES) {
-        Ok(text) => match downward(&text) {
-            Ok(mut values) => {
-                values.retain(|key, _| keys.contains(key));
-                Reading::of(values)
-            }
-            Err(line) => {
-                Reading::fault(format!("`{}`: line {line} is not key=\"value\"", path.display()))
-            }
-        },
-        Err(error) => Reading::fault(error.to_string()),
-    }
+/// Returns the paths that `file("/path")` names.
+pub(super) fn paths(_: &SourceOrigins, keys: &BTreeSet<String>) -> BTreeSet<PathBuf> {
+    keys.iter().map(PathBuf::from).collect()
 }
 
-/// The files in use.
-pub(super) fn paths(endpoints: &SourceOrigins, uses: &Uses) -> BTreeSet<PathBuf> {
-    let mut paths: BTreeSet<PathBuf> = uses.keys(Source::File).map(PathBuf::from).collect();
-    for (source, file) in [(Source::PodLabels, "labels"), (Source::PodAnnotations, "annotations")] {
-        if uses.keys(source).next().is_some() {
-            paths.insert(endpoints.pod_info.join(file));
+/// Reads the labels or annotations `keys` of the pod.
+pub(super) fn pod(path: &Path, keys: &BTreeSet<String>) -> Reading {
+    let pairs = text(path, MAX_POD_BYTES).and_then(|text| {
+        downward(&text).map_err(|line| SourceError::PodInfo { path: path.into(), line })
+    });
+    match pairs {
+        Ok(mut values) => {
+            values.retain(|key, _| keys.contains(key));
+            Reading::of(values)
         }
+        Err(error) => Reading::failed(error.chain()),
     }
-    paths
 }
 
-/// Lines of `key="value"`, the value quoted as Go's `%q` does. Fails with the number of a line.
-/// <https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/fieldpath/fieldpath.go>
+/// Parses lines of `key="value"`, with the value quoted as by Go's `%q`. The error is the number of
+/// the invalid line. <https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/fieldpath/fieldpath.go>
 fn downward(text: &str) -> Result<BTreeMap<String, String>, usize> {
-    let pair = |line: &str| {
-        let (key, quoted) = line.split_once('=')?;
-        let quoted = quoted.strip_prefix('"')?.strip_suffix('"')?;
-        Some((key.to_owned(), unquote(quoted)?))
-    };
     text.lines().zip(1..).map(|(line, number)| pair(line).ok_or(number)).collect()
 }
 
-/// Undoes the escapes of Go's `%q`: <https://pkg.go.dev/strconv#Quote>. A byte that is no part of a
-/// character, `\xff`, becomes U+FFFD.
+fn pair(line: &str) -> Option<(String, String)> {
+    let (key, quoted) = line.split_once('=')?;
+    let quoted = quoted.strip_prefix('"')?.strip_suffix('"')?;
+    Some((key.to_owned(), unquote(quoted)?))
+}
+
+/// Undoes the escapes of Go's `%q`: <https://pkg.go.dev/strconv#Quote>. A byte that is not part of a
+/// character, such as `\xff`, becomes U+FFFD.
 fn unquote(quoted: &str) -> Option<String> {
     let mut bytes = Vec::new();
     let mut rest = quoted;
@@ -148,14 +128,14 @@ mod tests {
     fn check(path: &Path, expected: Result<&str, &str>) {
         let reading = reading(path);
         let value = reading.values.into_values().next();
-        let found = value.ok_or(reading.fault.clone().unwrap_or_default());
+        let found = value.ok_or(reading.error.clone().unwrap_or_default());
         let place = path.to_str().unwrap();
         let expected = expected.map(str::to_owned);
         assert_eq!(found, expected.map_err(|error| error.replace('@', &format!("`{place}`"))));
     }
 
     #[test]
-    fn a_file_is_its_text_without_the_newlines_at_its_end() {
+    fn trailing_newlines_are_removed() {
         let top = TempDir::new().unwrap();
         let path = top.path().join("zone");
         for (bytes, text) in [
@@ -173,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_small_text_file_is_a_fault() {
+    fn rejects_non_regular_large_and_non_utf8_files() {
         let top = TempDir::new().unwrap();
         let path = top.path().join("zone");
         check(&path, Err("reading @: No such file or directory (os error 2)"));
@@ -183,25 +163,25 @@ mod tests {
         check(&path, Err("@ is not UTF-8 at byte 2"));
         fs::write(&path, "x".repeat((1 << 16) + 1)).unwrap();
         check(&path, Err("@ is larger than 65536 bytes"));
-        // Nobody writes into it: a plain open would block.
+        // It has no writer: a plain open would block.
         let fifo = top.path().join("fifo");
         assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
         check(&fifo, Err("@ is not a regular file"));
     }
 
     #[test]
-    fn one_file_that_cannot_be_read_does_not_hide_another() {
+    fn an_unreadable_file_does_not_hide_another() {
         let top = TempDir::new().unwrap();
         let (there, gone) = (top.path().join("there"), top.path().join("gone"));
         fs::write(&there, "x").unwrap();
         let paths = [&there, &gone].map(|path| path.to_str().unwrap().to_owned());
         let reading = read_all(&paths.into());
         assert_eq!(reading.values.into_values().collect::<Vec<_>>(), ["x"]);
-        assert!(reading.fault.unwrap().contains("gone"));
+        assert!(reading.error.unwrap().contains("gone"));
     }
 
     #[test]
-    fn the_downward_api_quotes_as_go_does() {
+    fn downward_api_files_are_unquoted_as_in_go() {
         let text = concat!(
             "app=\"web\"\n",
             "empty=\"\"\n",
@@ -234,18 +214,17 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_has_the_keys_in_use() {
+    fn only_the_pod_labels_in_use_are_returned() {
         let top = TempDir::new().unwrap();
-        let mut endpoints = SourceOrigins::new([]);
-        endpoints.pod_info = top.path().into();
+        let path = top.path().join("labels");
         let keys: BTreeSet<_> = ["app".to_owned(), "gone".to_owned()].into();
-        let fault = pod(&endpoints, "labels", &keys).fault.unwrap();
-        assert!(fault.ends_with("labels`: No such file or directory (os error 2)"), "{fault}");
-        fs::write(top.path().join("labels"), "app=\"web\"\nother=\"x\"\n").unwrap();
+        let error = pod(&path, &keys).error.unwrap();
+        assert!(error.ends_with("labels`: No such file or directory (os error 2)"), "{error}");
+        fs::write(&path, "app=\"web\"\nother=\"x\"\n").unwrap();
         let expected = [("app".to_owned(), "web".to_owned())].into();
-        assert_eq!(pod(&endpoints, "labels", &keys), Reading::of(expected));
-        fs::write(top.path().join("labels"), "app=\"web\"\nother").unwrap();
-        let fault = pod(&endpoints, "labels", &keys).fault.unwrap();
-        assert!(fault.ends_with("line 2 is not key=\"value\""), "{fault}");
+        assert_eq!(pod(&path, &keys), Reading::of(expected));
+        fs::write(&path, "app=\"web\"\nother").unwrap();
+        let error = pod(&path, &keys).error.unwrap();
+        assert!(error.ends_with("line 2 is not key=\"value\""), "{error}");
     }
 }

@@ -1,15 +1,21 @@
-//! Where the values of templates come from.
+//! Reads the values that templates name, from this host and from servers.
 //!
-//! What the host has is read when it is asked for; what is asked over the network is asked in the
-//! background, again and again, and the last good answer stays. Neither start nor a scrape waits
-//! for any of it. A source that no template names is not touched.
+//! It names `expr::values` and `os`, and no other room.
 //!
-//! | file | reads |
+//! Local values are read on request. Servers are polled in the background, and the last good answer
+//! is kept; neither start-up nor a scrape waits for them. A source that no template names is never
+//! touched.
+//!
+//! | file | contents |
 //! |---|---|
 //! | `host.rs` | the kernel's names, the environment, `/etc` |
 //! | `files.rs` | files, and the pod's labels and annotations |
+//! | `remote.rs` | polling of servers |
 //! | `kubernetes.rs` | the node's labels, from the Kubernetes API |
 //! | `cloud.rs` | the metadata services of EC2, Google Cloud and Azure |
+//! | `origins.rs` | directories and addresses that all of these read |
+//!
+//! To add a source, add its row to the table in `expr/values.rs` and its arm to [`access`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,6 +29,7 @@ use std::{
 use tokio::{sync::watch, task::JoinHandle};
 
 mod cloud;
+mod error;
 mod files;
 mod host;
 mod kubernetes;
@@ -32,114 +39,182 @@ mod remote;
 pub use origins::SourceOrigins;
 pub use remote::Schedule;
 
-use remote::{Ask, Remote};
+use error::SourceError;
+use remote::{Answers, Poll, Service};
 
 use crate::{
     expr::values::{Reading, Source, Uses, Values},
     os::watch::Watch,
 };
 
-/// Asks the remote sources in use.
+type Keys = BTreeSet<String>;
+
+/// How to read a source.
+enum Access {
+    /// Directly.
+    Local(fn(&SourceOrigins, &Keys) -> Reading),
+    /// On a separate thread, since the filesystem may hang; the files are watched.
+    Files {
+        read: fn(&SourceOrigins, &Keys) -> Reading,
+        paths: fn(&SourceOrigins, &Keys) -> BTreeSet<PathBuf>,
+    },
+    /// By polling in the background.
+    Remote(Service),
+}
+
+/// Maps each source to the code that reads it. [`Source::place`] says the same in short.
+fn access(source: Source) -> Access {
+    match source {
+        Source::Arch => Access::Local(|_, _| single(host::arch())),
+        Source::BootId => Access::Local(|origins, _| single(host::boot_id(origins))),
+        Source::Env => Access::Local(host::environment),
+        Source::Fqdn => Access::Local(|origins, _| single(host::fqdn(origins))),
+        Source::Hostname => Access::Local(|_, _| single(host::hostname())),
+        Source::KernelRelease => Access::Local(|_, _| single(host::kernel_release())),
+        Source::MachineId => Access::Local(|origins, _| single(host::machine_id(origins))),
+        Source::Os => Access::Local(host::os_release),
+        Source::File => {
+            Access::Files { read: |_, paths| files::read_all(paths), paths: files::paths }
+        }
+        Source::PodAnnotations => Access::Files {
+            read: |origins, keys| files::pod(&origins.pod_annotations(), keys),
+            paths: |origins, _| [origins.pod_annotations()].into(),
+        },
+        Source::PodLabels => Access::Files {
+            read: |origins, keys| files::pod(&origins.pod_labels(), keys),
+            paths: |origins, _| [origins.pod_labels()].into(),
+        },
+        Source::Aws => Access::Remote(Service::Aws),
+        Source::Azure => Access::Remote(Service::Azure),
+        Source::Gcp => Access::Remote(Service::Gcp),
+        Source::NodeLabels => Access::Remote(Service::Kubernetes),
+    }
+}
+
+/// The reading of a source with a single value.
+fn single(value: Result<String, SourceError>) -> Reading {
+    match value {
+        Ok(value) => Reading::of([(String::new(), value)].into()),
+        Err(error) => Reading::failed(error.chain()),
+    }
+}
+
+/// Polls the remote sources in use.
 pub struct Sources {
-    endpoints: Arc<SourceOrigins>,
+    origins: Arc<SourceOrigins>,
     schedule: Schedule,
     on_change: Arc<dyn Fn() + Send + Sync>,
-    remote: watch::Sender<Remote>,
-    /// What asks a remote source, and for which keys.
-    tasks: BTreeMap<Source, (BTreeSet<String>, JoinHandle<()>)>,
+    answers: watch::Sender<Answers>,
+    polls: BTreeMap<Source, RunningPoll>,
+}
+
+/// A task that polls one source.
+struct RunningPoll {
+    keys: Keys,
+    task: JoinHandle<()>,
 }
 
 /// Watches the files of the sources in use.
 pub struct Watches {
-    endpoints: Arc<SourceOrigins>,
+    origins: Arc<SourceOrigins>,
     on_change: Arc<dyn Fn() + Send + Sync>,
     by_path: BTreeMap<PathBuf, Watch>,
 }
 
-/// How long files may take. Their filesystem may hang, and must not hold up start and reloads.
+/// Timeout for reading the files of one source. A filesystem that hangs must not delay start-up or
+/// reloads further.
 pub const FILE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Reads the sources. It may be used on another thread.
+/// Reads the current values. It can be cloned and sent to another thread.
 #[derive(Clone)]
 pub struct Reader {
-    endpoints: Arc<SourceOrigins>,
-    remote: watch::Receiver<Remote>,
-    /// The sources whose files hang.
-    hanging: Arc<Mutex<BTreeSet<Source>>>,
+    origins: Arc<SourceOrigins>,
+    answers: watch::Receiver<Answers>,
+    /// Sources whose files a thread is still reading.
+    busy: Arc<Mutex<BTreeSet<Source>>>,
 }
 
 impl Sources {
-    /// Follows nothing yet. `on_change` runs whenever [`Reader::read`] may have something new to
-    /// say, on any thread, and must not block.
+    /// Creates it without polling anything. `on_change` is called, on any thread, whenever
+    /// [`Reader::read`] may return other values; it must not block.
     pub fn new(
-        endpoints: SourceOrigins,
+        origins: SourceOrigins,
         schedule: Schedule,
         on_change: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         Self {
-            endpoints: Arc::new(endpoints),
+            origins: Arc::new(origins),
             schedule,
             on_change: Arc::new(on_change),
-            remote: watch::Sender::default(),
-            tasks: BTreeMap::new(),
+            answers: watch::Sender::default(),
+            polls: BTreeMap::new(),
         }
     }
 
-    /// Asks the remote sources that `uses` names, and no others. To be called inside a tokio runtime.
+    /// Polls exactly the remote sources in `uses`. Call it inside a tokio runtime.
     pub fn follow(&mut self, uses: &Uses) {
-        let wanted: BTreeMap<Source, &BTreeSet<String>> =
-            uses.iter().filter(|(source, _)| source.is_remote()).collect();
-        self.tasks.retain(|source, (keys, task)| {
-            let stays = wanted.get(source).is_some_and(|wanted| *wanted == keys);
-            if !stays {
-                task.abort();
+        let mut wanted = BTreeMap::new();
+        for (source, keys) in uses.iter() {
+            if let Access::Remote(service) = access(source) {
+                wanted.insert(source, (service, keys));
             }
-            stays
+        }
+        self.polls.retain(|source, poll| {
+            let is_wanted = wanted.get(source).is_some_and(|(_, keys)| **keys == poll.keys);
+            if !is_wanted {
+                poll.task.abort();
+            }
+            is_wanted
         });
-        self.remote.send_if_modified(|remote| {
-            remote.retain(|source, _| wanted.contains_key(source));
+        self.answers.send_if_modified(|answers| {
+            answers.retain(|source, _| wanted.contains_key(source));
             false
         });
-        for (source, keys) in wanted {
-            self.tasks.entry(source).or_insert_with(|| {
-                let ask = Ask {
+        for (source, (service, keys)) in wanted {
+            self.polls.entry(source).or_insert_with(|| {
+                let poll = Poll {
                     source,
+                    service,
                     keys: keys.clone(),
-                    endpoints: Arc::clone(&self.endpoints),
+                    origins: Arc::clone(&self.origins),
                     schedule: self.schedule,
-                    remote: self.remote.clone(),
+                    answers: self.answers.clone(),
                     on_change: Arc::clone(&self.on_change),
                 };
-                (keys.clone(), tokio::spawn(ask.run()))
+                RunningPoll { keys: keys.clone(), task: tokio::spawn(poll.run()) }
             });
         }
     }
 
-    /// What watches files; nothing yet.
+    /// Returns a watcher of files, which watches nothing yet.
     pub fn watches(&self) -> Watches {
         Watches {
-            endpoints: Arc::clone(&self.endpoints),
+            origins: Arc::clone(&self.origins),
             on_change: Arc::clone(&self.on_change),
             by_path: BTreeMap::new(),
         }
     }
 
-    /// What reads.
+    /// Returns a reader of the current values.
     pub fn reader(&self) -> Reader {
         Reader {
-            endpoints: Arc::clone(&self.endpoints),
-            remote: self.remote.subscribe(),
-            hanging: Arc::default(),
+            origins: Arc::clone(&self.origins),
+            answers: self.answers.subscribe(),
+            busy: Arc::default(),
         }
     }
 }
 
 impl Watches {
-    /// Watches the files that `uses` names, and no others. Returns whether the watches are others than
-    /// before, so that a change up to now may not have been noticed: then read. It blocks where a
-    /// filesystem does.
+    /// Watches exactly the files in `uses`. Returns whether any watch is new or gone: then a change
+    /// may have been missed, and the caller should read again. Blocks as long as a filesystem does.
     pub fn renew(&mut self, uses: &Uses) -> bool {
-        let paths = files::paths(&self.endpoints, uses);
+        let mut paths = BTreeSet::new();
+        for (source, keys) in uses.iter() {
+            if let Access::Files { paths: of_source, .. } = access(source) {
+                paths.extend(of_source(&self.origins, keys));
+            }
+        }
         let count = self.by_path.len();
         self.by_path.retain(|path, _| paths.contains(path));
         let mut renewed = self.by_path.len() != count;
@@ -159,8 +234,8 @@ impl Watches {
 
 impl Drop for Sources {
     fn drop(&mut self) {
-        for (_, task) in self.tasks.values() {
-            task.abort();
+        for poll in self.polls.values() {
+            poll.task.abort();
         }
     }
 }
@@ -184,95 +259,84 @@ impl fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// Reads what `uses` names: what is local now, and the last good answers of what is remote.
-    /// It blocks on files, for as long as their patience lasts.
+    /// Reads the values in `uses`: local ones now, remote ones from their last good answers. Blocks
+    /// on files, for at most [`FILE_TIMEOUT`] per source.
     pub fn read(&self, uses: &Uses) -> Values {
         uses.iter().map(|(source, keys)| (source, self.reading(source, keys))).collect()
     }
 
-    /// Waits until every remote source of `uses`, which is followed, has answered or failed once.
+    /// Waits until every remote source in `uses` has answered or failed once. They must be followed
+    /// already.
     pub async fn first_answers(&self, uses: &Uses) {
         let remote: Vec<_> =
             uses.iter().map(|(source, _)| source).filter(|source| source.is_remote()).collect();
-        let answered = |known: &Remote| remote.iter().all(|source| known.contains_key(source));
-        // An error says that nobody asks any more.
-        let _ = self.remote.clone().wait_for(answered).await;
+        let all_answered = |answers: &Answers| remote.iter().all(|it| answers.contains_key(it));
+        // It fails only if the `Sources` are gone, and then no answer will come.
+        let _ = self.answers.clone().wait_for(all_answered).await;
     }
 
-    /// Reads on a thread of its own, which is left alone if it takes too long; then the source is not
-    /// read again until that ends.
-    fn within(
+    fn reading(&self, source: Source, keys: &Keys) -> Reading {
+        match access(source) {
+            Access::Local(read) => read(&self.origins, keys),
+            Access::Files { read, .. } => {
+                let (origins, keys) = (Arc::clone(&self.origins), keys.clone());
+                self.read_on_thread(FILE_TIMEOUT, source, move || read(&origins, &keys))
+            }
+            Access::Remote(_) => {
+                let answer = self.answers.borrow().get(&source).cloned();
+                answer.unwrap_or_else(|| Reading::failed(SourceError::NoAnswerYet.chain()))
+            }
+        }
+    }
+
+    /// Reads on a separate thread. After the timeout that thread is left alone, and the source is not
+    /// read again until it ends.
+    fn read_on_thread(
         &self,
         limit: Duration,
         source: Source,
         read: impl FnOnce() -> Reading + Send + 'static,
     ) -> Reading {
-        if !lock(&self.hanging).insert(source) {
-            return Reading::fault("its files are still being read");
+        if !lock(&self.busy).insert(source) {
+            return Reading::failed(SourceError::FilesBusy.chain());
         }
         let (sender, receiver) = mpsc::channel();
-        let hanging = Arc::clone(&self.hanging);
-        let reading = move || {
+        let busy = Arc::clone(&self.busy);
+        let work = move || {
             let reading = read();
-            lock(&hanging).remove(&source);
-            // Nobody may be waiting any more.
+            lock(&busy).remove(&source);
+            // It fails if the receiver has timed out.
             let _ = sender.send(reading);
         };
-        match thread::Builder::new().name("files".into()).spawn(reading) {
-            Ok(_) => receiver.recv_timeout(limit).unwrap_or_else(|_| {
-                Reading::fault(format!("its files are not read within {limit:?}"))
-            }),
+        match thread::Builder::new().name("files".into()).spawn(work) {
+            Ok(_) => receiver
+                .recv_timeout(limit)
+                .unwrap_or_else(|_| Reading::failed(SourceError::FilesTimeout(limit).chain())),
             Err(error) => {
-                lock(&self.hanging).remove(&source);
-                Reading::fault(format!("no thread to read files: {error}"))
+                lock(&self.busy).remove(&source);
+                Reading::failed(SourceError::Thread(error).chain())
             }
-        }
-    }
-
-    fn reading(&self, source: Source, keys: &BTreeSet<String>) -> Reading {
-        match source {
-            Source::File => {
-                let keys = keys.clone();
-                self.within(FILE_TIMEOUT, source, move || files::read_all(&keys))
-            }
-            Source::PodAnnotations | Source::PodLabels => {
-                let file = if source == Source::PodLabels { "labels" } else { "annotations" };
-                let (endpoints, keys) = (Arc::clone(&self.endpoints), keys.clone());
-                self.within(FILE_TIMEOUT, source, move || files::pod(&endpoints, file, &keys))
-            }
-            Source::Aws | Source::Azure | Source::Gcp | Source::NodeLabels => {
-                let known = self.remote.borrow().get(&source).cloned();
-                known.unwrap_or_else(|| Reading::fault("no answer yet"))
-            }
-            Source::Arch
-            | Source::BootId
-            | Source::Env
-            | Source::Fqdn
-            | Source::Hostname
-            | Source::KernelRelease
-            | Source::MachineId
-            | Source::Os => host::read(&self.endpoints, source, keys),
         }
     }
 }
 
-/// Logs a fault that is new, or that is over.
-pub fn tell(source: Source, before: Option<&str>, reading: &Reading) {
+/// Logs an error that is new, or that is over. `before` is the error of the reading before.
+pub fn log_change(source: Source, before: Option<&str>, reading: &Reading) {
     let name = source.name();
-    match reading.fault.as_deref() {
+    match reading.error.as_deref() {
         Some(reason) if before != Some(reason) => {
-            // Only the last answer of a service is kept.
-            let last_good_values_stay = source.is_remote().then_some(!reading.values.is_empty());
-            tracing::warn!(source = name, reason, last_good_values_stay, "no values");
+            // Only remote sources keep their last good values.
+            let keeping_last_values = source.is_remote().then_some(!reading.values.is_empty());
+            tracing::warn!(source = name, reason, keeping_last_values, "source unavailable");
         }
         None if before.is_some() => {
-            tracing::info!(source = name, "values are to be had again");
+            tracing::info!(source = name, "source recovered");
         }
         _ => {}
     }
 }
 
-/// What it guards is whole whoever panicked.
+/// Locks a mutex. The guarded set stays valid even if a holder panicked.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

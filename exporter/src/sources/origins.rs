@@ -1,19 +1,23 @@
-//! Where the sources are.
+//! Directories and addresses that sources are read from.
 
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
-use super::files;
+use super::{SourceError, files};
 
-/// Where the sources are. It can't be printed: the environment may hold secrets.
+/// Host and port of a server.
+pub(super) type Endpoint = (String, u16);
+
+/// The directories, addresses and environment that sources are read from. It lacks `Debug`, since
+/// the environment may hold secrets.
 #[derive(Clone)]
 pub struct SourceOrigins {
-    /// Where `/etc`, `/usr/lib` and `/proc` are: `/`.
+    /// The directory above `etc`, `usr/lib` and `proc`: `/`.
     pub root: PathBuf,
-    /// The environment, as it was at start.
+    /// The environment at start-up.
     pub environment: BTreeMap<OsString, OsString>,
-    /// The directory of the downward API's `labels` and `annotations`.
+    /// The directory with the files `labels` and `annotations` of the downward API.
     pub pod_info: PathBuf,
-    /// The directory of the service account's `ca.crt` and `token`.
+    /// The directory with the service account's `ca.crt` and `token`.
     pub service_account: PathBuf,
     /// Host and port of the EC2 metadata service.
     pub aws: (String, u16),
@@ -24,54 +28,58 @@ pub struct SourceOrigins {
 }
 
 impl SourceOrigins {
-    /// The usual places, or those that the environment names: `POD_INFO_DIR`, and what the clouds'
-    /// own tools read, `AWS_EC2_METADATA_SERVICE_ENDPOINT` and `GCE_METADATA_HOST`.
+    /// Returns the standard origins, except those that the environment sets: `POD_INFO_DIR`, and the
+    /// variables of the clouds' own tools, `AWS_EC2_METADATA_SERVICE_ENDPOINT` and
+    /// `GCE_METADATA_HOST`.
     pub fn new(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let environment: BTreeMap<_, _> = environment.into_iter().collect();
-        let pod_info = environment.get(&OsString::from("POD_INFO_DIR"));
-        // All three clouds answer at the same address.
-        let usual = || ("169.254.169.254".to_owned(), 80);
-        let metadata = |variable: &str| {
-            let named = environment.get(&OsString::from(variable)).and_then(|it| it.to_str());
-            named.filter(|url| !url.is_empty()).map_or_else(usual, authority)
+        let variable = |name: &str| environment.get(&OsString::from(name));
+        // All three clouds use the same address.
+        let standard = || ("169.254.169.254".to_owned(), 80);
+        let metadata = |name: &str| match variable(name).and_then(|url| url.to_str()) {
+            None | Some("") => standard(),
+            Some(url) => authority(url),
         };
-        let aws = metadata("AWS_EC2_METADATA_SERVICE_ENDPOINT");
-        let gcp = metadata("GCE_METADATA_HOST");
         Self {
             root: "/".into(),
-            pod_info: pod_info.map_or_else(|| "/etc/podinfo".into(), PathBuf::from),
-            environment,
+            pod_info: variable("POD_INFO_DIR").map_or_else(|| "/etc/podinfo".into(), PathBuf::from),
             service_account: "/var/run/secrets/kubernetes.io/serviceaccount".into(),
-            aws,
-            gcp,
-            azure: usual(),
+            aws: metadata("AWS_EC2_METADATA_SERVICE_ENDPOINT"),
+            gcp: metadata("GCE_METADATA_HOST"),
+            azure: standard(),
+            environment,
         }
     }
 
-    /// A variable of the environment.
-    pub(super) fn variable(&self, name: &str) -> Result<&str, String> {
+    /// Returns the value of an environment variable.
+    pub(super) fn variable(&self, name: &str) -> Result<&str, SourceError> {
         let value = self.environment.get(&OsString::from(name));
-        let value = value.ok_or_else(|| format!("the environment has no {name}"))?;
-        value.to_str().ok_or_else(|| format!("{name} in the environment is not UTF-8"))
+        let value = value.ok_or_else(|| SourceError::NoVariable(name.into()))?;
+        value.to_str().ok_or_else(|| SourceError::VariableNotUtf8(name.into()))
     }
 
-    /// A path below `root`.
-    pub(super) fn host(&self, path: &str) -> PathBuf {
-        self.root.join(path.trim_start_matches('/'))
+    /// Reads a small text file below `root`.
+    pub(super) fn read_host(&self, path: &str) -> Result<String, SourceError> {
+        files::read(&self.root.join(path.trim_start_matches('/')))
+    }
+
+    /// The file with the pod's labels.
+    pub(super) fn pod_labels(&self) -> PathBuf {
+        self.pod_info.join("labels")
+    }
+
+    /// The file with the pod's annotations.
+    pub(super) fn pod_annotations(&self) -> PathBuf {
+        self.pod_info.join("annotations")
     }
 }
 
-/// Host and port of `http://host:port/`, of which only the host is needed.
-fn authority(url: &str) -> (String, u16) {
+/// Splits `http://host:port/`; scheme, port and slash are optional. An IPv6 address is in brackets:
+/// `http://[fd00:ec2::254]/` gives `fd00:ec2::254` and 80.
+fn authority(url: &str) -> Endpoint {
     let authority = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
-    let split =
+    let with_port =
         authority.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
-    // An address of IPv6 is in brackets.
-    let (host, port) = split.unwrap_or((authority, 80));
+    let (host, port) = with_port.unwrap_or((authority, 80));
     (host.trim_matches(['[', ']']).to_owned(), port)
-}
-
-/// A file below `root`, or why there is none.
-pub(super) fn read_host(endpoints: &SourceOrigins, path: &str) -> Result<String, String> {
-    files::read(&endpoints.host(path)).map_err(|error| error.to_string())
 }

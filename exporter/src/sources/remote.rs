@@ -1,4 +1,4 @@
-//! Asks one remote source in the background.
+//! Polls one remote source in the background.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,26 +7,31 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use hyper::{Response, StatusCode};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
 
-use super::{SourceOrigins, cloud, kubernetes, tell};
-use crate::expr::values::{Reading, Source};
+use super::{SourceError, SourceOrigins, cloud, kubernetes, log_change};
+use crate::{
+    expr::values::{Reading, Source},
+    os::http_client::Server,
+};
 
-/// When remote sources are asked.
+/// When to poll remote sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    /// How long an answer is good, give or take 10 %.
+    /// Interval of the Kubernetes API, varied by 10 %.
     pub node: Duration,
-    /// The same for cloud metadata.
+    /// Interval of the clouds' metadata services, varied by 10 %.
     pub cloud: Duration,
-    /// An answer must be there after this long.
+    /// Timeout of one poll.
     pub timeout: Duration,
-    /// The pause after the first failure before there was any answer. It doubles at each.
+    /// Delay after the first failure, until the first answer. It doubles with each failure.
     pub first_retry: Duration,
-    /// The longest such pause.
+    /// Maximum of that delay.
     pub last_retry: Duration,
 }
 
@@ -42,62 +47,82 @@ impl Default for Schedule {
     }
 }
 
-pub(super) type Remote = BTreeMap<Source, Reading>;
+/// The values that a server returned, by key.
+pub(super) type Answer = Result<BTreeMap<String, String>, SourceError>;
 
-/// Asks one remote source.
-pub(super) struct Ask {
+/// What is known of each remote source: the last good values, and the error of the last poll.
+pub(super) type Answers = BTreeMap<Source, Reading>;
+
+/// A kind of server.
+#[derive(Clone, Copy)]
+pub(super) enum Service {
+    Aws,
+    Azure,
+    Gcp,
+    Kubernetes,
+}
+
+impl Service {
+    const fn interval(self, schedule: &Schedule) -> Duration {
+        match self {
+            Self::Aws | Self::Azure | Self::Gcp => schedule.cloud,
+            Self::Kubernetes => schedule.node,
+        }
+    }
+
+    async fn ask(self, origins: &Arc<SourceOrigins>, keys: &BTreeSet<String>) -> Answer {
+        match self {
+            Self::Aws => cloud::aws(&origins.aws, keys).await,
+            Self::Azure => cloud::azure(&origins.azure, keys).await,
+            Self::Gcp => cloud::gcp(&origins.gcp, keys).await,
+            Self::Kubernetes => kubernetes::node_labels(origins, keys).await,
+        }
+    }
+}
+
+/// The polling of one source.
+pub(super) struct Poll {
     pub(super) source: Source,
+    pub(super) service: Service,
     pub(super) keys: BTreeSet<String>,
-    pub(super) endpoints: Arc<SourceOrigins>,
+    pub(super) origins: Arc<SourceOrigins>,
     pub(super) schedule: Schedule,
-    pub(super) remote: watch::Sender<Remote>,
+    pub(super) answers: watch::Sender<Answers>,
     pub(super) on_change: Arc<dyn Fn() + Send + Sync>,
 }
 
-impl Ask {
+impl Poll {
+    /// Polls until the task is aborted.
     pub(super) async fn run(self) {
-        let period = match self.source {
-            Source::NodeLabels => self.schedule.node,
-            _ => self.schedule.cloud,
-        };
+        let interval = self.service.interval(&self.schedule);
+        let limit = self.schedule.timeout;
         let mut retry = self.schedule.first_retry;
         let mut answered = false;
         loop {
-            let limit = self.schedule.timeout;
-            let answer = timeout(limit, self.ask()).await;
-            let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")));
+            let answer = match timeout(limit, self.service.ask(&self.origins, &self.keys)).await {
+                Ok(answer) => answer,
+                Err(_) => Err(SourceError::AnswerTimeout(limit)),
+            };
             answered |= answer.is_ok();
-            self.keep(answer);
-            let pause = if answered { period } else { retry };
+            self.store(answer);
+            let pause = if answered { interval } else { retry };
             retry = (retry * 2).min(self.schedule.last_retry);
             sleep(jittered(pause, random())).await;
         }
     }
 
-    /// The values, or why there are none.
-    async fn ask(&self) -> Result<BTreeMap<String, String>, String> {
-        let (endpoints, keys) = (&self.endpoints, &self.keys);
-        match self.source {
-            Source::Aws => cloud::aws(&endpoints.aws, keys).await,
-            Source::Azure => cloud::azure(&endpoints.azure, keys).await,
-            Source::Gcp => cloud::gcp(&endpoints.gcp, keys).await,
-            _ => kubernetes::node_labels(endpoints, keys).await,
-        }
-    }
-
-    /// Takes a good answer in place of the last; a failure leaves that as it is.
-    fn keep(&self, answer: Result<BTreeMap<String, String>, String>) {
-        let changed = self.remote.send_if_modified(|remote| {
-            // Nothing was said of it yet.
-            let first = !remote.contains_key(&self.source);
-            let known = remote.entry(self.source).or_default();
-            let before = known.clone();
+    /// Stores a good answer in place of the last one. An error leaves the last good values.
+    fn store(&self, answer: Answer) {
+        let changed = self.answers.send_if_modified(|answers| {
+            let is_first = !answers.contains_key(&self.source);
+            let reading = answers.entry(self.source).or_default();
+            let before = reading.clone();
             match answer {
-                Ok(values) => *known = Reading::of(values),
-                Err(reason) => known.fault = Some(reason),
+                Ok(values) => *reading = Reading::of(values),
+                Err(error) => reading.error = Some(error.chain()),
             }
-            tell(self.source, before.fault.as_deref(), known);
-            first || before != *known
+            log_change(self.source, before.error.as_deref(), reading);
+            is_first || before != *reading
         });
         if changed {
             (self.on_change)();
@@ -105,12 +130,20 @@ impl Ask {
     }
 }
 
-/// A pause of 90 % to 110 %, so that a fleet that started at once does not ask at once.
+/// Returns the body of an answer with status 200.
+pub(super) fn body(server: Server<'_>, answer: Response<Bytes>) -> Result<Bytes, SourceError> {
+    match answer.status() {
+        StatusCode::OK => Ok(answer.into_body()),
+        status => Err(SourceError::Status { server: server.to_string(), status }),
+    }
+}
+
+/// Varies a pause by 10 %, so that a fleet that started at once does not poll at once.
 pub(super) fn jittered(pause: Duration, random: u32) -> Duration {
     pause.mul_f64(0.9 + 0.2 * f64::from(random) / f64::from(u32::MAX))
 }
 
-/// Good enough to spread requests: the standard library's seeds for hash maps.
+/// Returns a random number from the standard library's hash seeds: good enough to spread requests.
 pub(super) fn random() -> u32 {
     let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
     u32::from_ne_bytes([a, b, c, d])

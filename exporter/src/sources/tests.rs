@@ -31,11 +31,12 @@ use tokio_rustls::{
 };
 
 use super::{
-    remote::{jittered, random},
+    remote::{Answer, jittered, random},
     *,
 };
+use crate::expr::values::{Keys as SourceKeys, Place};
 
-/// Nothing here takes longer.
+/// Maximum time to wait for anything here.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Short, but the timeout leaves a busy machine time to answer.
@@ -47,16 +48,16 @@ const FAST: Schedule = Schedule {
     last_retry: Duration::from_millis(20),
 };
 
-type Answer = Response<Full<Bytes>>;
+type HttpAnswer = Response<Full<Bytes>>;
 
-fn answer(status: u16, body: impl Into<Bytes>) -> Answer {
+fn answer(status: u16, body: impl Into<Bytes>) -> HttpAnswer {
     Response::builder().status(status).body(Full::new(body.into())).unwrap()
 }
 
-/// A server on a free port of this host; none for an answer is a server that hangs.
+/// Starts a server on a free loopback port. If `respond` returns `None`, the request hangs.
 async fn serve(
     tls: Option<TlsAcceptor>,
-    respond: impl Fn(Request<Incoming>) -> Option<Answer> + Send + Sync + 'static,
+    respond: impl Fn(Request<Incoming>) -> Option<HttpAnswer> + Send + Sync + 'static,
 ) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -76,7 +77,7 @@ async fn serve(
             });
             tokio::spawn(async move {
                 let http = http1::Builder::new();
-                // Clients that give up are part of the tests.
+                // Errors are expected: some tests give up on a connection.
                 if let Some(tls) = tls {
                     let Ok(stream) = tls.accept(stream).await else { return };
                     let _ = http.serve_connection(TokioIo::new(stream), service).await;
@@ -97,6 +98,12 @@ fn keys(keys: &[&str]) -> BTreeSet<String> {
     keys.iter().map(|key| (*key).to_owned()).collect()
 }
 
+/// Every key of a source with fixed keys.
+fn all_keys(source: Source) -> BTreeSet<String> {
+    let SourceKeys::Fields(fields) = source.keys() else { panic!("{source:?} has no fixed keys") };
+    keys(fields)
+}
+
 fn pairs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
@@ -114,8 +121,8 @@ fn local(port: u16) -> (String, u16) {
 }
 
 #[track_caller]
-fn assert_fault(answer: &Result<BTreeMap<String, String>, String>, expected: &str) {
-    let reason = answer.as_ref().unwrap_err();
+fn assert_error(answer: &Answer, expected: &str) {
+    let reason = answer.as_ref().unwrap_err().chain();
     assert!(reason.contains(expected), "{reason}");
 }
 
@@ -129,7 +136,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// EC2 with sessions: each reading gets a token, and only with it anything else.
 #[tokio::test]
-async fn ec2_is_asked_in_sessions_and_for_what_is_used() {
+async fn ec2_is_asked_in_a_session_for_the_keys_in_use() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&asked);
     let tokens = AtomicUsize::new(0);
@@ -162,7 +169,7 @@ async fn ec2_is_asked_in_sessions_and_for_what_is_used() {
     for _ in 0..2 {
         asked.lock().unwrap().clear();
         let values = cloud::aws(&local(port), &keys(&["region", "availability_zone_id"])).await;
-        assert_eq!(values, Ok(pairs(&[("region", "eu-west-1")])));
+        assert_eq!(values.unwrap(), pairs(&[("region", "eu-west-1")]));
         let expected = [
             "PUT /latest/api/token",
             "GET /latest/meta-data/placement/availability-zone-id",
@@ -170,21 +177,21 @@ async fn ec2_is_asked_in_sessions_and_for_what_is_used() {
         ];
         assert_eq!(*asked.lock().unwrap(), expected);
     }
-    let rest = keys(&["availability_zone", "instance_id", "instance_type"]);
-    let values = cloud::aws(&local(port), &rest).await;
+    let values = cloud::aws(&local(port), &all_keys(Source::Aws)).await;
     let expected = [
         ("availability_zone", "eu-west-1b"),
         ("instance_id", "i-0123456789abcdef0"),
         ("instance_type", "m7g.large"),
+        ("region", "eu-west-1"),
     ];
-    assert_eq!(values, Ok(pairs(&expected)));
+    assert_eq!(values.unwrap(), pairs(&expected));
     // Another program on that address.
     let port = serve(None, |_| Some(answer(403, ""))).await;
-    assert_fault(&cloud::aws(&local(port), &keys(&["region"])).await, "answers 403 Forbidden");
+    assert_error(&cloud::aws(&local(port), &keys(&["region"])).await, "answers 403 Forbidden");
 }
 
 #[tokio::test]
-async fn google_cloud_is_known_by_its_flavor() {
+async fn google_cloud_answers_need_the_metadata_flavor() {
     let port = serve(None, |request| {
         if header(request.headers(), "metadata-flavor") != "Google" {
             return Some(answer(403, ""));
@@ -207,14 +214,14 @@ async fn google_cloud_is_known_by_its_flavor() {
         ("region", "europe-west1"),
         ("zone", "europe-west1-b"),
     ];
-    let all = keys(&["instance_id", "machine_type", "region", "zone"]);
-    assert_eq!(cloud::gcp(&local(port), &all).await, Ok(pairs(&expected)));
+    let all = all_keys(Source::Gcp);
+    assert_eq!(cloud::gcp(&local(port), &all).await.unwrap(), pairs(&expected));
     let port = serve(None, |_| Some(answer(200, "projects/123/zones/europe-west1-b"))).await;
-    assert_fault(&cloud::gcp(&local(port), &keys(&["zone"])).await, "no Metadata-Flavor");
+    assert_error(&cloud::gcp(&local(port), &keys(&["zone"])).await, "lacks Metadata-Flavor");
 }
 
 #[tokio::test]
-async fn azure_answers_in_json_and_may_have_no_zone() {
+async fn azure_values_come_from_json_and_empty_ones_are_left_out() {
     let port = serve(None, |request| {
         let uri = request.uri();
         let asked = header(request.headers(), "metadata") == "true"
@@ -226,39 +233,40 @@ async fn azure_answers_in_json_and_may_have_no_zone() {
     })
     .await;
     let expected = [("location", "westeurope"), ("vm_id", "02aa"), ("vm_size", "D4")];
-    let all = keys(&["location", "vm_id", "vm_size", "zone"]);
-    assert_eq!(cloud::azure(&local(port), &all).await, Ok(pairs(&expected)));
-    for (body, problem) in [("<html>", "not JSON"), ("[1]", "not an object"), ("", "not JSON")] {
+    let all = all_keys(Source::Azure);
+    assert_eq!(cloud::azure(&local(port), &all).await.unwrap(), pairs(&expected));
+    for (body, problem) in [("<html>", "not JSON"), ("[1]", "not a JSON object"), ("", "not JSON")]
+    {
         let port = serve(None, move |_| Some(answer(200, body))).await;
-        assert_fault(&cloud::azure(&local(port), &all).await, problem);
+        assert_error(&cloud::azure(&local(port), &all).await, problem);
     }
 }
 
 #[tokio::test]
 async fn answers_are_bounded_and_redirects_are_not_followed() {
-    let azure = async |answer: Answer| {
+    let azure = async |answer: HttpAnswer| {
         let answer = Mutex::new(Some(answer));
         let port = serve(None, move |_| answer.lock().unwrap().take()).await;
         cloud::azure(&local(port), &keys(&["zone"])).await
     };
-    assert_fault(&azure(answer(200, vec![b' '; (1 << 20) + 1])).await, "larger than 1048576 bytes");
+    assert_error(&azure(answer(200, vec![b' '; (1 << 20) + 1])).await, "larger than 1048576 bytes");
     let mut spaces = vec![b' '; 1 << 20];
     spaces[..12].copy_from_slice(br#"{"zone":"1"}"#);
-    assert_eq!(azure(answer(200, spaces)).await, Ok(pairs(&[("zone", "1")])));
+    assert_eq!(azure(answer(200, spaces)).await.unwrap(), pairs(&[("zone", "1")]));
     let mut moved = answer(302, "");
     moved.headers_mut().insert("Location", "http://127.0.0.1:1/".try_into().unwrap());
-    assert_fault(&azure(moved).await, "answers 302 Found");
+    assert_error(&azure(moved).await, "answers 302 Found");
     let mut head = answer(200, "{}");
     head.headers_mut().insert("X", "x".repeat(1 << 15).try_into().unwrap());
     assert!(azure(head).await.is_err());
-    // Nobody listens there any more.
+    // A port on which nobody listens.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
-    assert_fault(&cloud::azure(&local(port), &keys(&["zone"])).await, "connecting to 127.0.0.1:");
+    assert_error(&cloud::azure(&local(port), &keys(&["zone"])).await, "connecting to 127.0.0.1:");
 }
 
-/// A certificate authority, and a server's certificate that it signed.
+/// A certificate authority and a server with a certificate signed by it.
 struct Authority {
     pem: String,
     acceptor: TlsAcceptor,
@@ -285,15 +293,15 @@ impl Authority {
     }
 }
 
-/// A Kubernetes API that knows one node and takes one token.
+/// A Kubernetes API with one node, which accepts one token.
 struct Cluster {
     top: TempDir,
     authority: Authority,
     state: Arc<Mutex<State>>,
-    endpoints: Arc<SourceOrigins>,
+    origins: Arc<SourceOrigins>,
 }
 
-/// What the API does with a request that has the right token.
+/// The API's response to a request with the right token.
 #[derive(Clone, Debug)]
 enum Behavior {
     Zone(&'static str),
@@ -343,7 +351,7 @@ impl Cluster {
         })
         .await;
         let top = TempDir::new().unwrap();
-        let mut endpoints = SourceOrigins::new(
+        let mut origins = SourceOrigins::new(
             [
                 ("NODE_NAME", "node-1.example.com"),
                 ("KUBERNETES_SERVICE_HOST", "127.0.0.1"),
@@ -351,8 +359,8 @@ impl Cluster {
             ]
             .map(|(name, value)| (name.into(), value.into())),
         );
-        endpoints.service_account = top.path().into();
-        let cluster = Self { top, authority, state, endpoints: Arc::new(endpoints) };
+        origins.service_account = top.path().into();
+        let cluster = Self { top, authority, state, origins: Arc::new(origins) };
         cluster.write("token", "one\n");
         cluster.write("ca.crt", &cluster.authority.pem);
         cluster
@@ -366,93 +374,100 @@ impl Cluster {
         self.state.lock().unwrap().behavior = behavior;
     }
 
-    async fn ask(&self) -> Result<BTreeMap<String, String>, String> {
-        kubernetes::node_labels(&self.endpoints, &keys(&["topology.kubernetes.io/zone", "none"]))
+    async fn ask(&self) -> Answer {
+        kubernetes::node_labels(&self.origins, &keys(&["topology.kubernetes.io/zone", "none"]))
             .await
     }
 
-    /// The endpoints with another environment variable.
+    /// The origins with one environment variable changed.
     fn with(&self, name: &str, value: &str) -> Arc<SourceOrigins> {
-        let mut endpoints = (*self.endpoints).clone();
-        endpoints.environment.insert(name.into(), value.into());
-        Arc::new(endpoints)
+        let mut origins = (*self.origins).clone();
+        origins.environment.insert(name.into(), value.into());
+        Arc::new(origins)
     }
 }
 
 #[tokio::test]
-async fn the_node_has_labels_and_credentials_are_read_each_time() {
+async fn node_labels_are_read_with_current_credentials() {
     let cluster = Cluster::new().await;
-    let zone = |zone| Ok(pairs(&[("topology.kubernetes.io/zone", zone)]));
-    assert_eq!(cluster.ask().await, zone("a"));
+    let zone = |zone| pairs(&[("topology.kubernetes.io/zone", zone)]);
+    assert_eq!(cluster.ask().await.unwrap(), zone("a"));
     cluster.state.lock().unwrap().token = "two";
-    assert_fault(&cluster.ask().await, "answers 401 Unauthorized");
+    assert_error(&cluster.ask().await, "answers 401 Unauthorized");
     cluster.write("token", "two");
-    assert_eq!(cluster.ask().await, zone("a"));
+    assert_eq!(cluster.ask().await.unwrap(), zone("a"));
     // A bundle, while authorities change.
     cluster.write("ca.crt", &format!("{}{}", Authority::new("x").pem, cluster.authority.pem));
-    assert_eq!(cluster.ask().await, zone("a"));
+    assert_eq!(cluster.ask().await.unwrap(), zone("a"));
     cluster.write("ca.crt", &Authority::new("127.0.0.1").pem);
-    assert_fault(&cluster.ask().await, "invalid peer certificate");
+    assert_error(&cluster.ask().await, "invalid peer certificate");
 }
 
 #[tokio::test]
-async fn the_api_is_believed_only_with_a_good_answer() {
+async fn invalid_kubernetes_answers_are_rejected() {
     let cluster = Cluster::new().await;
     for (behavior, problem) in [
         (Behavior::Status(403), "allow the service account to get nodes"),
         (Behavior::Status(500), "answers 500"),
         (Behavior::Status(302), "answers 302"),
         (Behavior::Body(b"garbage".to_vec()), "not JSON"),
-        (Behavior::Body(b"{\"metadata\": {\"name\": \"node-2\"}}".to_vec()), "not the node node-1"),
-        (Behavior::Body(b"[]".to_vec()), "not the node"),
+        (
+            Behavior::Body(b"{\"metadata\": {\"name\": \"node-2\"}}".to_vec()),
+            "not about node node-1",
+        ),
+        (Behavior::Body(b"[]".to_vec()), "not about node"),
         (Behavior::Body(vec![b' '; (1 << 20) + 1]), "larger than"),
     ] {
         cluster.behave(behavior);
-        assert_fault(&cluster.ask().await, problem);
+        assert_error(&cluster.ask().await, problem);
     }
-    let ask = async |endpoints| kubernetes::node_labels(&endpoints, &keys(&["a"])).await;
+    let ask = async |origins| kubernetes::node_labels(&origins, &keys(&["a"])).await;
     for (name, value, problem) in [
         ("NODE_NAME", "node-2", "answers 404"),
-        ("NODE_NAME", "../secrets", "is not the name of a node"),
-        ("NODE_NAME", "", "is not the name of a node"),
-        ("KUBERNETES_SERVICE_PORT", "https", "KUBERNETES_SERVICE_PORT `https`: invalid digit"),
+        ("NODE_NAME", "../secrets", "is not a valid node name"),
+        ("NODE_NAME", "", "is not a valid node name"),
+        (
+            "KUBERNETES_SERVICE_PORT",
+            "https",
+            "KUBERNETES_SERVICE_PORT `https` is not a port: invalid digit",
+        ),
         ("KUBERNETES_SERVICE_HOST", "localhost", "TLS with localhost"),
     ] {
-        assert_fault(&ask(cluster.with(name, value)).await, problem);
+        assert_error(&ask(cluster.with(name, value)).await, problem);
     }
-    let mut endpoints = (*cluster.endpoints).clone();
-    endpoints.environment.clear();
-    assert_fault(&ask(Arc::new(endpoints)).await, "the environment has no NODE_NAME");
+    let mut origins = (*cluster.origins).clone();
+    origins.environment.clear();
+    assert_error(&ask(Arc::new(origins)).await, "environment variable NODE_NAME is not set");
     cluster.write("ca.crt", "no certificate");
-    assert_fault(&cluster.ask().await, "ca.crt`: no certificate in it");
+    assert_error(&cluster.ask().await, "ca.crt`: no certificate in it");
     fs::remove_file(cluster.top.path().join("token")).unwrap();
-    assert_fault(&cluster.ask().await, "token`: No such file");
-    // A server that does not speak TLS.
+    assert_error(&cluster.ask().await, "token`: No such file");
+    // A server without TLS.
     let cluster = Cluster::new().await;
     let port = serve(None, |_| Some(answer(200, "{}"))).await;
-    let endpoints = cluster.with("KUBERNETES_SERVICE_PORT", &port.to_string());
-    assert_fault(&ask(endpoints).await, "TLS with 127.0.0.1");
+    let origins = cluster.with("KUBERNETES_SERVICE_PORT", &port.to_string());
+    assert_error(&ask(origins).await, "TLS with 127.0.0.1");
 }
 
-/// Sources, and how often they said that something changed.
-fn sources(endpoints: &SourceOrigins, schedule: Schedule) -> (Sources, Arc<AtomicUsize>) {
+/// Sources, and the number of changes that they reported.
+fn sources(origins: &SourceOrigins, schedule: Schedule) -> (Sources, Arc<AtomicUsize>) {
     let changes = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&changes);
     let on_change = move || {
         counted.fetch_add(1, Ordering::Relaxed);
     };
-    (Sources::new(endpoints.clone(), schedule, on_change), changes)
+    (Sources::new(origins.clone(), schedule, on_change), changes)
 }
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 #[tokio::test]
-async fn the_last_good_answer_stays() {
+async fn the_last_good_answer_is_kept() {
     let cluster = Cluster::new().await;
-    let (mut sources, changes) = sources(&cluster.endpoints, FAST);
+    let (mut sources, changes) = sources(&cluster.origins, FAST);
     let uses = uses(&[(Source::NodeLabels, ZONE), (Source::Arch, "")]);
     let reader = sources.reader();
-    // Nothing is waited for.
+    // Reading does not wait for answers.
     sources.follow(&uses);
     let values = reader.read(&uses);
     assert_eq!(values.get(Source::NodeLabels, ZONE), None);
@@ -462,13 +477,13 @@ async fn the_last_good_answer_stays() {
     let good = reader.read(&uses);
     assert_eq!(good.get(Source::NodeLabels, ZONE), Some("a"));
     assert!(good.up().all(|(_, up)| up));
-    let told = changes.load(Ordering::Relaxed);
-    assert_eq!(told, 1);
+    let reported = changes.load(Ordering::Relaxed);
+    assert_eq!(reported, 1);
 
-    // Answers that say the same are no change.
+    // Equal answers are not reported as changes.
     let requests = cluster.state.lock().unwrap().requests;
     until("it asks again", || cluster.state.lock().unwrap().requests > requests + 2).await;
-    assert_eq!(changes.load(Ordering::Relaxed), told);
+    assert_eq!(changes.load(Ordering::Relaxed), reported);
 
     for behavior in [
         Behavior::Status(403),
@@ -476,47 +491,47 @@ async fn the_last_good_answer_stays() {
         Behavior::Body(vec![b' '; (1 << 20) + 1]),
     ] {
         cluster.behave(behavior.clone());
-        until("the fault shows", || reader.read(&uses).up().any(|(_, up)| !up)).await;
+        until("the error shows", || reader.read(&uses).up().any(|(_, up)| !up)).await;
         assert_eq!(reader.read(&uses).get(Source::NodeLabels, ZONE), Some("a"), "{behavior:?}");
         cluster.behave(Behavior::Zone("a"));
         until("it recovers", || reader.read(&uses) == good).await;
     }
-    let told = changes.load(Ordering::Relaxed);
+    let reported = changes.load(Ordering::Relaxed);
     cluster.behave(Behavior::Zone("b"));
     until("the new zone", || reader.read(&uses).get(Source::NodeLabels, ZONE) == Some("b")).await;
-    assert_eq!(changes.load(Ordering::Relaxed), told + 1);
+    assert_eq!(changes.load(Ordering::Relaxed), reported + 1);
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_holds_up_nothing() {
+async fn a_server_that_hangs_delays_nothing() {
     let cluster = Cluster::new().await;
     cluster.behave(Behavior::Hang);
     let schedule = Schedule { timeout: Duration::from_millis(100), ..FAST };
-    let (mut sources, _) = sources(&cluster.endpoints, schedule);
+    let (mut sources, _) = sources(&cluster.origins, schedule);
     let uses = uses(&[(Source::NodeLabels, ZONE)]);
     let begin = Instant::now();
     sources.follow(&uses);
     let values = sources.reader().read(&uses);
     assert!(begin.elapsed() < Duration::from_millis(100));
-    assert_eq!(values.readings().next().unwrap().1.fault.as_deref(), Some("no answer yet"));
+    assert_eq!(values.readings().next().unwrap().1.error.as_deref(), Some("no answer yet"));
     let reader = sources.reader();
     timeout(TIMEOUT, reader.first_answers(&uses)).await.unwrap();
-    let fault = reader.read(&uses).readings().next().unwrap().1.fault.clone();
-    assert_eq!(fault.as_deref(), Some("no answer within 100ms"));
+    let error = reader.read(&uses).readings().next().unwrap().1.error.clone();
+    assert_eq!(error.as_deref(), Some("no answer within 100ms"));
     cluster.behave(Behavior::Zone("a"));
     until("the zone", || reader.read(&uses).get(Source::NodeLabels, ZONE) == Some("a")).await;
 
-    // One that takes connections and does not even speak TLS.
+    // A server that accepts connections but never answers, not even the TLS handshake.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
-    let endpoints = cluster.with("KUBERNETES_SERVICE_PORT", &port);
+    let origins = cluster.with("KUBERNETES_SERVICE_PORT", &port);
     let keys = keys(&["a"]);
-    let ask = kubernetes::node_labels(&endpoints, &keys);
+    let ask = kubernetes::node_labels(&origins, &keys);
     assert!(timeout(Duration::from_millis(100), ask).await.is_err());
 }
 
 #[tokio::test]
-async fn failures_are_retried_ever_more_slowly_until_there_is_an_answer() {
+async fn failures_are_retried_with_backoff_until_the_first_answer() {
     let times = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&times);
     let port = serve(None, move |_| {
@@ -525,15 +540,15 @@ async fn failures_are_retried_ever_more_slowly_until_there_is_an_answer() {
         Some(if times.len() < 6 { answer(503, "") } else { answer(200, r#"{"zone": "1"}"#) })
     })
     .await;
-    let mut endpoints = SourceOrigins::new([]);
-    endpoints.azure = local(port);
+    let mut origins = SourceOrigins::new([]);
+    origins.azure = local(port);
     let schedule = Schedule {
         cloud: Duration::from_hours(1),
         first_retry: Duration::from_millis(10),
         last_retry: Duration::from_millis(80),
         ..FAST
     };
-    let (mut sources, _) = sources(&endpoints, schedule);
+    let (mut sources, _) = sources(&origins, schedule);
     let uses = uses(&[(Source::Azure, "zone")]);
     sources.follow(&uses);
     let reader = sources.reader();
@@ -547,9 +562,9 @@ async fn failures_are_retried_ever_more_slowly_until_there_is_an_answer() {
 }
 
 #[tokio::test]
-async fn what_is_not_used_is_not_asked() {
+async fn only_sources_in_use_are_polled() {
     let cluster = Cluster::new().await;
-    let (mut sources, _) = sources(&cluster.endpoints, FAST);
+    let (mut sources, _) = sources(&cluster.origins, FAST);
     let requests = || cluster.state.lock().unwrap().requests;
     let none = Uses::default();
     sources.follow(&none);
@@ -560,7 +575,7 @@ async fn what_is_not_used_is_not_asked() {
     sources.follow(&zone);
     let reader = sources.reader();
     until("the zone", || reader.read(&zone).get(Source::NodeLabels, ZONE) == Some("a")).await;
-    // A further key: what is known stays until it is known too.
+    // With a further key, the known values stay until it is known, too.
     cluster.behave(Behavior::Status(500));
     let both = uses(&[(Source::NodeLabels, ZONE), (Source::NodeLabels, "other")]);
     sources.follow(&both);
@@ -573,7 +588,7 @@ async fn what_is_not_used_is_not_asked() {
     let before = requests();
     sleep(Duration::from_millis(80)).await;
     assert_eq!(requests(), before);
-    // What was known is forgotten, too.
+    // The known values are dropped.
     assert_eq!(reader.read(&zone).get(Source::NodeLabels, ZONE), None);
     sources.follow(&zone);
     until("asked again", || requests() > before).await;
@@ -588,13 +603,13 @@ async fn what_is_not_used_is_not_asked() {
 async fn files_are_watched() {
     let top = TempDir::new().unwrap();
     let file = top.path().join("zone");
-    let mut endpoints = SourceOrigins::new([]);
-    endpoints.pod_info = top.path().join("podinfo");
-    fs::create_dir(&endpoints.pod_info).unwrap();
-    fs::write(endpoints.pod_info.join("labels"), "app=\"web\"\n").unwrap();
+    let mut origins = SourceOrigins::new([]);
+    origins.pod_info = top.path().join("podinfo");
+    fs::create_dir(&origins.pod_info).unwrap();
+    fs::write(origins.pod_info.join("labels"), "app=\"web\"\n").unwrap();
     fs::write(&file, "a\n").unwrap();
     let path = file.to_str().unwrap();
-    let (sources, changes) = sources(&endpoints, FAST);
+    let (sources, changes) = sources(&origins, FAST);
     let mut watches = sources.watches();
     let uses = uses(&[(Source::File, path), (Source::PodLabels, "app")]);
     assert!(watches.renew(&uses));
@@ -606,12 +621,12 @@ async fn files_are_watched() {
     fs::write(&file, "b\n").unwrap();
     until("the file's change", || changes.load(Ordering::Relaxed) > 0).await;
     assert_eq!(reader.read(&uses).get(Source::File, path), Some("b"));
-    // As kubelet does: a new directory in place of the old.
+    // As kubelet does: a rename over the old file.
     sleep(Duration::from_millis(50)).await;
     let before = changes.load(Ordering::Relaxed);
-    let new = endpoints.pod_info.join("labels.new");
+    let new = origins.pod_info.join("labels.new");
     fs::write(&new, "app=\"db\"\n").unwrap();
-    fs::rename(&new, endpoints.pod_info.join("labels")).unwrap();
+    fs::rename(&new, origins.pod_info.join("labels")).unwrap();
     until("the pod's change", || changes.load(Ordering::Relaxed) > before).await;
     assert_eq!(reader.read(&uses).get(Source::PodLabels, "app"), Some("db"));
 
@@ -624,7 +639,7 @@ async fn files_are_watched() {
 }
 
 #[test]
-fn jitter_is_a_tenth() {
+fn jitter_is_ten_percent() {
     let period = Duration::from_mins(5);
     assert_eq!(jittered(period, 0), Duration::from_secs(270));
     assert_eq!(jittered(period, u32::MAX), Duration::from_secs(330));
@@ -635,18 +650,24 @@ fn jitter_is_a_tenth() {
 }
 
 #[test]
-fn every_source_has_a_name_of_its_own() {
-    let names: BTreeSet<_> = Source::ALL.into_iter().map(Source::name).collect();
-    assert_eq!(names.len(), Source::ALL.len());
+fn sources_are_read_as_their_place_says() {
+    for source in Source::ALL {
+        let place = match access(source) {
+            Access::Local(_) => Place::Local,
+            Access::Files { .. } => Place::Files,
+            Access::Remote(_) => Place::Remote,
+        };
+        assert_eq!(place, source.place(), "{source:?}");
+    }
 }
 
 #[test]
-fn the_environment_can_name_metadata_services() {
+fn environment_overrides_metadata_addresses() {
     let named = |aws: &str, gcp: &str| {
         let variables = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", aws), ("GCE_METADATA_HOST", gcp)];
-        let endpoints =
+        let origins =
             SourceOrigins::new(variables.map(|(name, value)| (name.into(), value.into())));
-        [endpoints.aws, endpoints.gcp, endpoints.azure].map(|(host, port)| format!("{host} {port}"))
+        [origins.aws, origins.gcp, origins.azure].map(|(host, port)| format!("{host} {port}"))
     };
     assert_eq!(
         named("http://[fd00:ec2::254]/", "metadata.google.internal"),
@@ -659,24 +680,24 @@ fn the_environment_can_name_metadata_services() {
 }
 
 #[test]
-fn files_that_hang_are_left_alone() {
+fn a_read_that_hangs_does_not_block_other_reads() {
     let sources = Sources::new(SourceOrigins::new([]), Schedule::default(), || {});
     let reader = sources.reader();
     let (release, hang) = mpsc::channel::<()>();
     let good = || Reading::of(pairs(&[("a", "b")]));
     let limit = Duration::from_millis(50);
-    let reading = reader.within(limit, Source::File, move || {
+    let reading = reader.read_on_thread(limit, Source::File, move || {
         let _ = hang.recv();
         Reading::default()
     });
-    assert_eq!(reading.fault.unwrap(), "its files are not read within 50ms");
-    let again = reader.clone().within(limit, Source::File, good);
-    assert_eq!(again.fault.unwrap(), "its files are still being read");
-    assert_eq!(reader.within(limit, Source::PodLabels, good), good());
+    assert_eq!(reading.error.unwrap(), "the files were not read within 50ms");
+    let again = reader.clone().read_on_thread(limit, Source::File, good);
+    assert_eq!(again.error.unwrap(), "an earlier read of the files is still running");
+    assert_eq!(reader.read_on_thread(limit, Source::PodLabels, good), good());
     drop(release);
     let back = (0..100).any(|_| {
         thread::sleep(Duration::from_millis(10));
-        reader.within(limit, Source::File, good) == good()
+        reader.read_on_thread(limit, Source::File, good) == good()
     });
     assert!(back);
 }

@@ -13,7 +13,7 @@ fn values() -> Values {
         (Source::Env, reading(&[("RACK", "r12"), ("EMPTY", ""), ("SENTENCE", "one two three")])),
         (Source::File, reading(&[("/etc/zone", "eu-1a"), ("/etc/long", &"é".repeat(512))])),
         (Source::NodeLabels, reading(&[("topology.kubernetes.io/zone", "eu-west-1b")])),
-        (Source::PodLabels, Reading::fault("reading `/etc/podinfo/labels`: not found")),
+        (Source::PodLabels, Reading::failed("reading `/etc/podinfo/labels`: not found")),
     ]
     .into_iter()
     .collect()

@@ -1,0 +1,84 @@
+//! Why a source has no value.
+
+use std::{io, num::ParseIntError, path::PathBuf, str::Utf8Error, time::Duration};
+
+use hyper::{StatusCode, header::InvalidHeaderValue};
+use nix::errno::Errno;
+use tokio::task::JoinError;
+
+use crate::os::{
+    files::FileError,
+    http_client::{HttpError, TrustError},
+    log,
+};
+
+/// The reason why a source, or one of its values, is unavailable. Causes are in the source chain;
+/// [`SourceError::chain`] writes all of it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SourceError {
+    #[error("environment variable {0} is not set")]
+    NoVariable(String),
+    #[error("environment variable {0} is not UTF-8")]
+    VariableNotUtf8(String),
+    #[error("uname(2) failed")]
+    Uname(#[source] Errno),
+    #[error("uname(2) returned a name that is not UTF-8")]
+    UnameNotUtf8,
+    #[error("neither the host name {0} nor /etc/hosts has a domain")]
+    NoDomain(String),
+    #[error("/etc/machine-id is not 32 hexadecimal digits")]
+    MachineId,
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("`{}` is not UTF-8 at byte {offset}", path.display())]
+    FileNotUtf8 { path: PathBuf, offset: usize },
+    #[error("`{}`: line {line} is not key=\"value\"", path.display())]
+    PodInfo { path: PathBuf, line: usize },
+    #[error("the files were not read within {0:?}")]
+    FilesTimeout(Duration),
+    #[error("an earlier read of the files is still running")]
+    FilesBusy,
+    #[error("cannot start a thread to read files")]
+    Thread(#[source] io::Error),
+    #[error("reading the service account failed")]
+    Join(#[from] JoinError),
+    #[error("NODE_NAME `{0}` is not a valid node name")]
+    NodeName(String),
+    #[error("KUBERNETES_SERVICE_PORT `{port}` is not a port")]
+    Port { port: String, source: ParseIntError },
+    #[error("cannot trust `{}`", path.display())]
+    Trust { path: PathBuf, source: TrustError },
+    #[error("the service account's token cannot be sent in a header")]
+    Token(#[source] InvalidHeaderValue),
+    #[error("cannot build a request for {server}")]
+    Request { server: String, source: hyper::http::Error },
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    #[error("no answer yet")]
+    NoAnswerYet,
+    #[error("no answer within {0:?}")]
+    AnswerTimeout(Duration),
+    #[error("{server} answers {status}")]
+    Status { server: String, status: StatusCode },
+    #[error("{server} answers {status}; allow the service account to get nodes")]
+    Forbidden { server: String, status: StatusCode },
+    #[error("{server}: the answer is not UTF-8")]
+    AnswerNotUtf8 { server: String, source: Utf8Error },
+    #[error("{server}: the answer is not JSON")]
+    NotJson { server: String, source: serde_json::Error },
+    #[error("{server}: the answer is not a JSON object")]
+    NotAnObject { server: String },
+    #[error("{server} is not the metadata server: its answer lacks Metadata-Flavor")]
+    NoFlavor { server: String },
+    #[error("{server}: the answer is not about node {node}")]
+    OtherNode { server: String, node: String },
+    #[error("the service has no value named {0}")]
+    UnknownKey(String),
+}
+
+impl SourceError {
+    /// The error and its causes in one line.
+    pub(super) fn chain(&self) -> String {
+        log::chain(self)
+    }
+}
