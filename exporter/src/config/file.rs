@@ -32,12 +32,13 @@ impl Source {
         &self.sha256
     }
 
-    /// Validates the file. Fails if it is not UTF-8 or has mistakes.
+    /// Validates the file. Fails if it is not UTF-8 or has diagnostics.
     pub fn parse(&self) -> Result<Config, ConfigError> {
         let path = || self.path.clone();
         let text = str::from_utf8(&self.bytes)
             .map_err(|error| ConfigError::NotUtf8 { path: path(), offset: error.valid_up_to() })?;
-        Config::parse(text).map_err(|mistakes| ConfigError::Invalid { path: path(), mistakes })
+        Config::parse(text)
+            .map_err(|diagnostics| ConfigError::Invalid { path: path(), diagnostics })
     }
 }
 
@@ -55,13 +56,13 @@ pub enum ConfigError {
         /// How many bytes are UTF-8 before the first that is not.
         offset: usize,
     },
-    /// The file has mistakes. The message has a line for each.
-    #[error("{}", lines(path, mistakes))]
+    /// The file has diagnostics. The message has a line for each.
+    #[error("{}", lines(path, diagnostics))]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// Its mistakes.
-        mistakes: Diagnostics,
+        /// Its diagnostics.
+        diagnostics: Diagnostics,
     },
 }
 
@@ -69,24 +70,25 @@ impl ConfigError {
     /// The message in one line, for the log.
     pub fn one_line(&self) -> String {
         match self {
-            Self::Invalid { path, mistakes } => places(path, mistakes).join("; "),
+            Self::Invalid { path, diagnostics } => places(path, diagnostics).join("; "),
             _ => self.to_string(),
         }
     }
 }
 
-fn lines(path: &Path, mistakes: &Diagnostics) -> String {
-    let places = places(path, mistakes).join("\n");
-    match mistakes.shown.len() + mistakes.more {
+fn lines(path: &Path, diagnostics: &Diagnostics) -> String {
+    let places = places(path, diagnostics).join("\n");
+    match diagnostics.shown.len() + diagnostics.more {
         1 => places,
-        count => format!("{count} mistakes in `{}`\n{places}", path.display()),
+        count => format!("{count} errors in `{}`\n{places}", path.display()),
     }
 }
 
 /// Each mistake behind its place, in the form that editors and terminals make a link of.
-fn places(path: &Path, mistakes: &Diagnostics) -> Vec<String> {
-    let shown = mistakes.shown.iter().map(|mistake| format!("{}:{mistake}", path.display()));
-    let more = (mistakes.more > 0).then(|| format!("and {} more", mistakes.more));
+fn places(path: &Path, diagnostics: &Diagnostics) -> Vec<String> {
+    let shown =
+        diagnostics.shown.iter().map(|diagnostic| format!("{}:{diagnostic}", path.display()));
+    let more = (diagnostics.more > 0).then(|| format!("and {} more", diagnostics.more));
     shown.chain(more).collect()
 }
 

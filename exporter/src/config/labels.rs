@@ -111,7 +111,7 @@ pub(super) fn cpus(
     let names = names.collect();
     let items = report.items(section);
     if items.len() > MAX_CPU_ENTRIES {
-        report.mistake(section, |_| {
+        report.error(section, |_| {
             format!("there are {} entries; keep at most {MAX_CPU_ENTRIES}", items.len())
         });
         return Vec::new();
@@ -139,7 +139,7 @@ fn cpu_labels(
         }
     }
     if !has_match {
-        report.mistake(item, |_| "match is missing; write one like match: \"0-15\"".into());
+        report.error(item, |_| "match is missing; write one like match: \"0-15\"".into());
     }
     Some(CpuLabels { matches: matches?, labels })
 }
@@ -157,7 +157,7 @@ fn cpu_match(report: &mut Report<'_>, entry: &Entry<'_>) -> Option<CpuMatch> {
         _ => None,
     };
     if matches.is_none() {
-        report.mistake(entry, |value| {
+        report.error(entry, |value| {
             format!(
                 "{value} matches no CPUs; write an ascending list like \"0-15,32\", the same after \
                  numa:, package: or cluster:, or isolated"
@@ -177,15 +177,14 @@ fn templates(
     let entries = report.entries(section);
     let max = limits.labels;
     if entries.len() > max {
-        report.mistake(section, |_| {
-            format!("there are {} labels; keep at most {max}", entries.len())
-        });
+        report
+            .error(section, |_| format!("there are {} labels; keep at most {max}", entries.len()));
     }
     let mut labels = BTreeMap::new();
     for entry in entries {
         name(report, &entry, limits);
         if let Some(objection) = objection(entry.name) {
-            report.key_mistake(&entry, |_| objection.into());
+            report.key_error(&entry, |_| objection.into());
         }
         // After a mistake it is known by name all the same.
         let template = template(report, &entry, names, limits).unwrap_or_default();
@@ -198,14 +197,13 @@ fn templates(
 fn name(report: &mut Report<'_>, entry: &Entry<'_>, limits: &Limits) {
     let (name, max) = (entry.name, limits.name_bytes);
     if !is_label_name(name) {
-        report.key_mistake(entry, |name| {
+        report.key_error(entry, |name| {
             format!("{name} is not a label name; write letters, digits and _, no digit first")
         });
     } else if name.len() > max {
-        report
-            .key_mistake(entry, |_| format!("the name has {} bytes; keep it to {max}", name.len()));
+        report.key_error(entry, |_| format!("the name has {} bytes; keep it to {max}", name.len()));
     } else if RESERVED.contains(&name) {
-        report.key_mistake(entry, |_| {
+        report.key_error(entry, |_| {
             "this name is reserved for the exporter's own series; choose another".into()
         });
     }
@@ -220,19 +218,19 @@ fn template(
     let text = report.string(entry)?;
     let max = limits.value_bytes;
     if text.is_empty() {
-        report.mistake(entry, |value| format!("{value} is the same as no label; remove it"));
+        report.error(entry, |value| format!("{value} is the same as no label; remove it"));
         return None;
     }
     match Template::parse(text, names) {
         Ok(template) if template.is_literal() && text.len() > max => {
-            report.mistake(entry, |printed| {
+            report.error(entry, |printed| {
                 format!("{printed} has {} bytes; keep it to {max}", text.len())
             });
             None
         }
         Ok(template) => Some(template),
-        Err(fault) => {
-            report.mistake_within(entry, fault.offset, &fault.problem);
+        Err(error) => {
+            report.error_within(entry, error.offset, &error.message);
             None
         }
     }
@@ -245,7 +243,7 @@ pub(super) fn labels_on(report: &mut Report<'_>, entry: &Entry<'_>) -> LabelsOn 
         Some("both") => LabelsOn::Both,
         Some("series") | None => LabelsOn::Series,
         Some(_) => {
-            report.mistake(entry, |value| {
+            report.error(entry, |value| {
                 format!("{value} is not a place for labels; write series, target_info or both")
             });
             LabelsOn::Series
@@ -259,11 +257,11 @@ pub(super) fn without(report: &mut Report<'_>, section: &Entry<'_>) -> BTreeSet<
     for item in report.items(section) {
         let Some(name) = report.string(&item) else { continue };
         if RESERVED.contains(&name) {
-            report.mistake(&item, |value| {
+            report.error(&item, |value| {
                 format!("{value} can't be summed over here; do so by PromQL")
             });
         } else if !is_label_name(name) {
-            report.mistake(&item, |value| format!("{value} is not a label name"));
+            report.error(&item, |value| format!("{value} is not a label name"));
         }
         names.insert(name.into());
     }
@@ -297,7 +295,7 @@ pub(super) fn limits(report: &mut Report<'_>, section: &Entry<'_>) -> Limits {
         let Some(number) = report.integer(&entry) else { continue };
         match usize::try_from(number) {
             Ok(number) if (1..=most).contains(&number) => *limit = number,
-            _ => report.mistake(&entry, |value| {
+            _ => report.error(&entry, |value| {
                 format!("{value} is out of range; write a number from 1 to {most}")
             }),
         }

@@ -72,7 +72,7 @@ fn buckets(report: &mut Report<'_>, section: &Entry<'_>) -> Option<Vec<u32>> {
     }
     let (min, max, factor) = (min?, max?, factor?);
     if min > max {
-        report.mistake(section, |_| {
+        report.error(section, |_| {
             let (min, max) = (Duration::from_nanos(min), Duration::from_nanos(max));
             format!("min {min:?} is above max {max:?}; lower min or raise max")
         });
@@ -80,7 +80,7 @@ fn buckets(report: &mut Report<'_>, section: &Entry<'_>) -> Option<Vec<u32>> {
     }
     let exponents = exponents(min, max, factor);
     if exponents.len() > MAX_BUCKETS {
-        report.mistake(section, |_| {
+        report.error(section, |_| {
             let count = exponents.len();
             format!("there are {count} buckets, {MAX_BUCKETS} at most; raise factor or lower max")
         });
@@ -91,10 +91,10 @@ fn buckets(report: &mut Report<'_>, section: &Entry<'_>) -> Option<Vec<u32>> {
 fn bound(report: &mut Report<'_>, entry: &Entry<'_>) -> Option<u64> {
     match entry.string().and_then(nanoseconds) {
         Some(ns) if (1..=MAX_BOUND_NS).contains(&ns) => return Some(ns),
-        Some(_) => report.mistake(entry, |value| {
+        Some(_) => report.error(entry, |value| {
             format!("{value} is out of range; write a duration from 1ns to 3600s")
         }),
-        None => report.mistake(entry, |value| {
+        None => report.error(entry, |value| {
             format!("{value} is not a duration; write digits and ns, us, ms or s, like 10us")
         }),
     }
@@ -119,7 +119,7 @@ fn bucket_factor(report: &mut Report<'_>, entry: &Entry<'_>) -> Option<u64> {
     if factor.is_power_of_two() && (2..=MAX_FACTOR).contains(&factor) {
         return Some(factor);
     }
-    report.mistake(entry, |value| {
+    report.error(entry, |value| {
         format!("{value} is not a power of two from 2 to {MAX_FACTOR}; write 2, 4, 8 and so on")
     });
     None

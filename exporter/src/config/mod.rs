@@ -106,7 +106,7 @@ fn config(report: &mut Report<'_>, file: &Entry<'_>) -> Config {
     let entries = report.entries(file);
     for entry in entries.iter().filter(|entry| !KEYS.contains(&entry.name)) {
         match entry.name {
-            "attach" => report.key_mistake(entry, |_| "unknown key; write labels_on".into()),
+            "attach" => report.key_error(entry, |_| "unknown key; write labels_on".into()),
             _ => report.unknown_key(entry, &KEYS),
         }
     }

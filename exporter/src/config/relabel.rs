@@ -13,7 +13,7 @@ const KEYS: [&str; 7] =
 pub(super) fn rules(report: &mut Report<'_>, section: &Entry<'_>) -> Vec<Rule> {
     let items = report.items(section);
     if items.len() > MAX_RULES {
-        report.mistake(section, |_| {
+        report.error(section, |_| {
             format!("there are {} rules; keep at most {MAX_RULES}", items.len())
         });
         return Vec::new();
@@ -64,10 +64,10 @@ fn rule(report: &mut Report<'_>, item: &Entry<'_>, compiler: &mut Compiler) -> O
         Ok(rule) => return Some(rule),
         Err(errors) => errors,
     };
-    for RuleError { key, item: label, problem } in errors {
+    for RuleError { key, item: label, message } in errors {
         let label = label.and_then(|label| source_labels.get(label));
         let at = label.or_else(|| entries.iter().rfind(|entry| entry.name == key)).unwrap_or(item);
-        report.mistake(at, |_| problem);
+        report.error(at, |_| message);
     }
     None
 }

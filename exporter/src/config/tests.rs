@@ -1,4 +1,4 @@
-//! The configuration that each text gives, and the exact report of each mistake.
+//! The configuration that each text gives, and the exact report of each diagnostic.
 
 use std::{
     env,
@@ -15,10 +15,10 @@ use crate::expr::relabel as relabelling;
 /// The text has just the mistakes `expected`, a line for each.
 #[track_caller]
 fn check(text: &str, expected: &str) {
-    let mistakes = Config::parse(text).expect_err("the text has a mistake");
-    let mut lines: Vec<_> = mistakes.shown.iter().map(ToString::to_string).collect();
-    if mistakes.more > 0 {
-        lines.push(format!("and {} more", mistakes.more));
+    let diagnostics = Config::parse(text).expect_err("the text has a mistake");
+    let mut lines: Vec<_> = diagnostics.shown.iter().map(ToString::to_string).collect();
+    if diagnostics.more > 0 {
+        lines.push(format!("and {} more", diagnostics.more));
     }
     assert_eq!(lines.join("\n"), expected, "{text}");
 }
@@ -323,8 +323,8 @@ fn a_label_name_is_valid_in_prometheus() {
 fn a_label_name_is_not_reserved() {
     for name in ["behind", "le", "mode", "quantile", "reason"] {
         let text = format!("labels: {{{name}: x}}");
-        let problem = "this name is reserved for the exporter's own series; choose another";
-        check(&text, &format!("1:10: labels.{name}: {problem}"));
+        let message = "this name is reserved for the exporter's own series; choose another";
+        check(&text, &format!("1:10: labels.{name}: {message}"));
     }
     check(
         "labels: {cpu: x}",
@@ -377,10 +377,10 @@ fn a_section_is_a_map() {
 #[test]
 fn per_cpu_is_a_boolean() {
     let text = |value| format!("runqueue_latency:\n  per_cpu: {value}\n");
-    let problem = "is not a boolean; write true or false";
-    check(&text("yes"), &format!("2:12: runqueue_latency.per_cpu: \"yes\" {problem}"));
-    check(&text("1"), &format!("2:12: runqueue_latency.per_cpu: 1 {problem}"));
-    check(&text(""), &format!("2:11: runqueue_latency.per_cpu: an empty value {problem}"));
+    let message = "is not a boolean; write true or false";
+    check(&text("yes"), &format!("2:12: runqueue_latency.per_cpu: \"yes\" {message}"));
+    check(&text("1"), &format!("2:12: runqueue_latency.per_cpu: 1 {message}"));
+    check(&text(""), &format!("2:11: runqueue_latency.per_cpu: an empty value {message}"));
 }
 
 #[test]
@@ -406,19 +406,19 @@ fn a_bound_is_a_duration() {
 }
 
 #[track_caller]
-fn check_bound(value: &str, problem: &str) {
+fn check_bound(value: &str, message: &str) {
     check(
         &format!("runqueue_latency:\n  buckets:\n    max: {value}\n"),
-        &format!("3:10: runqueue_latency.buckets.max: {problem}"),
+        &format!("3:10: runqueue_latency.buckets.max: {message}"),
     );
 }
 
 #[test]
 fn the_factor_is_a_power_of_two() {
-    let check_factor = |value: &str, problem: &str| {
+    let check_factor = |value: &str, message: &str| {
         check(
             &format!("runqueue_latency: {{buckets: {{factor: {value}}}}}"),
-            &format!("1:38: runqueue_latency.buckets.factor: {value} {problem}"),
+            &format!("1:38: runqueue_latency.buckets.factor: {value} {message}"),
         );
     };
     for value in ["0", "1", "3", "2048", "18446744073709551615"] {
@@ -671,11 +671,14 @@ fn bomb(open: &str, aliases: &[&str], close: &str) -> String {
 }
 
 #[track_caller]
-fn check_bomb(text: &str, problem: &str) {
+fn check_bomb(text: &str, message: &str) {
     let start = Instant::now();
-    let mistakes = Config::parse(text).expect_err("no key is known").shown;
+    let diagnostics = Config::parse(text).expect_err("no key is known").shown;
     assert!(start.elapsed().as_secs() < 10);
-    assert!(mistakes.iter().any(|mistake| mistake.problem.contains(problem)), "{mistakes:?}");
+    assert!(
+        diagnostics.iter().any(|diagnostic| diagnostic.message.contains(message)),
+        "{diagnostics:?}"
+    );
 }
 
 #[test]
@@ -766,7 +769,7 @@ fn each_mistake_names_the_file() {
              runqueue_latency";
     check_source(
         b"labels: {a: 1}\nfoo: 1",
-        &format!("2 mistakes in `f.yaml`\n{one}\n{two}"),
+        &format!("2 errors in `f.yaml`\n{one}\n{two}"),
         &format!("{one}; {two}"),
     );
 }

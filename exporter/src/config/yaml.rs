@@ -45,7 +45,7 @@ pub struct Diagnostic {
     /// The key with those above it, like `runqueue_latency.per_cpu`; empty for the whole file.
     pub key: String,
     /// What is wrong, with which value, and what to write instead.
-    pub problem: String,
+    pub message: String,
 }
 
 impl fmt::Display for Diagnostic {
@@ -54,7 +54,7 @@ impl fmt::Display for Diagnostic {
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
         }
-        f.write_str(&self.problem)
+        f.write_str(&self.message)
     }
 }
 
@@ -119,10 +119,10 @@ impl<'n> Entry<'n> {
 pub(super) fn read(text: &str) -> (Report<'_>, Node) {
     // `yaml_serde` would take a byte order mark for a part of the first key.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut report = Report { text, mistakes: Vec::new(), more: 0 };
+    let mut report = Report { text, diagnostics: Vec::new(), more: 0 };
     let mut root = Node { number: 0, content: Content::Null };
     if let Some(obstacle) = obstacle(text) {
-        report.mistakes.push(obstacle);
+        report.diagnostics.push(obstacle);
         return (report, root);
     }
     let mut documents = serde_yaml::Deserializer::from_str(text);
@@ -154,7 +154,7 @@ fn obstacle(text: &str) -> Option<Diagnostic> {
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
         brackets += usize::from(matches!(c, '[' | '{'));
-        let problem = match c {
+        let message = match c {
             '\r' if chars.peek() == Some(&'\n') => continue,
             _ if BREAKS.contains(&c) => {
                 (line, column) = (line + 1, 1);
@@ -171,7 +171,7 @@ fn obstacle(text: &str) -> Option<Diagnostic> {
                 continue;
             }
         };
-        return Some(Diagnostic { line, column, key: String::new(), problem });
+        return Some(Diagnostic { line, column, key: String::new(), message });
     }
     None
 }
@@ -191,12 +191,12 @@ fn forbidden(c: char) -> String {
     format!("U+{code:04X} is not allowed in YAML; write \"\\u{code:04X}\", with the quotes")
 }
 
-/// Collects the mistakes of one text.
+/// Collects the diagnostics of one text.
 ///
 /// What its readers return after a mistake is a stand-in: [`Report::finish`] drops it.
 pub(super) struct Report<'t> {
     text: &'t str,
-    mistakes: Vec<Diagnostic>,
+    diagnostics: Vec<Diagnostic>,
     more: usize,
 }
 
@@ -208,7 +208,7 @@ impl Report<'_> {
             Content::Map(pairs) => pairs,
             Content::Null => return Vec::new(),
             _ => {
-                self.mistake(section, |value| {
+                self.error(section, |value| {
                     format!("{value} is not a map; write lines of `key: value`")
                 });
                 return Vec::new();
@@ -230,7 +230,7 @@ impl Report<'_> {
             path.push_str(&shorten(name, MAX_PRINTED));
             let entry = Entry { name, path, key, value };
             if !names.insert(name) {
-                self.key_mistake(&entry, |_| "this key is given twice; keep one".into());
+                self.key_error(&entry, |_| "this key is given twice; keep one".into());
             }
             entries.push(entry);
         }
@@ -243,7 +243,7 @@ impl Report<'_> {
             Content::List(items) => items,
             Content::Null => return Vec::new(),
             _ => {
-                self.mistake(list, |value| {
+                self.error(list, |value| {
                     format!("{value} is not a list; write lines of `- item`, or [item, item]")
                 });
                 return Vec::new();
@@ -263,7 +263,7 @@ impl Report<'_> {
         if let Some(text) = entry.string() {
             return Some(text);
         }
-        self.mistake(entry, |value| match entry.value.content {
+        self.error(entry, |value| match entry.value.content {
             Content::Bool(_) | Content::Number(_) => {
                 format!("{value} is not a string; write \"{value}\"")
             }
@@ -280,7 +280,7 @@ impl Report<'_> {
         if let Content::Bool(truth) = entry.value.content {
             return truth;
         }
-        self.mistake(entry, |value| format!("{value} is not a boolean; write true or false"));
+        self.error(entry, |value| format!("{value} is not a boolean; write true or false"));
         false
     }
 
@@ -289,7 +289,7 @@ impl Report<'_> {
         if let Content::Number(Some(number)) = entry.value.content {
             return Some(number);
         }
-        self.mistake(entry, |value| {
+        self.error(entry, |value| {
             format!("{value} is not a positive integer; write digits without quotes")
         });
         None
@@ -297,7 +297,7 @@ impl Report<'_> {
 
     /// The key is none of `known`.
     pub(super) fn unknown_key(&mut self, entry: &Entry<'_>, known: &[&str]) {
-        self.key_mistake(entry, |_| {
+        self.key_error(entry, |_| {
             let name = shorten(entry.name, MAX_PRINTED);
             let distance = |known: &&&str| strsim::osa_distance(&name, known);
             match known.iter().min_by_key(distance).filter(|known| distance(known) <= 2) {
@@ -307,33 +307,33 @@ impl Report<'_> {
         });
     }
 
-    /// Adds a mistake in a key. `problem` is given the key as it can be printed.
-    pub(super) fn key_mistake(&mut self, entry: &Entry<'_>, problem: impl FnOnce(&str) -> String) {
-        self.add(0, &entry.path, entry.key, problem);
+    /// Adds a mistake in a key. `message` is given the key as it can be printed.
+    pub(super) fn key_error(&mut self, entry: &Entry<'_>, message: impl FnOnce(&str) -> String) {
+        self.add(0, &entry.path, entry.key, message);
     }
 
-    /// Adds a mistake in a value. `problem` is given the value as it can be printed.
-    pub(super) fn mistake(&mut self, entry: &Entry<'_>, problem: impl FnOnce(&str) -> String) {
-        self.add(0, &entry.path, entry.value, problem);
+    /// Adds a mistake in a value. `message` is given the value as it can be printed.
+    pub(super) fn error(&mut self, entry: &Entry<'_>, message: impl FnOnce(&str) -> String) {
+        self.add(0, &entry.path, entry.value, message);
     }
 
     /// Adds a mistake at a byte of a string. Where the text has it in another form, as escapes or
     /// over several lines, the place is that of the whole string.
-    pub(super) fn mistake_within(&mut self, entry: &Entry<'_>, offset: usize, problem: &str) {
-        self.mistake(entry, |_| problem.into());
-        let (Some(mistake), Some(value)) = (self.mistakes.last_mut(), entry.string()) else {
+    pub(super) fn error_within(&mut self, entry: &Entry<'_>, offset: usize, message: &str) {
+        self.error(entry, |_| message.into());
+        let (Some(diagnostic), Some(value)) = (self.diagnostics.last_mut(), entry.string()) else {
             return;
         };
         if self.more > 0 {
             return;
         }
         let before = value.get(..offset).unwrap_or_default();
-        let line = line(self.text, mistake.line);
-        let written = line.char_indices().nth(mistake.column - 1);
+        let line = line(self.text, diagnostic.line);
+        let written = line.char_indices().nth(diagnostic.column - 1);
         let written = written.map_or("", |(start, _)| &line[start..]);
         let unquoted = written.strip_prefix(['"', '\'']).unwrap_or(written);
         if unquoted.starts_with(before) {
-            mistake.column += written.len() - unquoted.len() + before.chars().count();
+            diagnostic.column += written.len() - unquoted.len() + before.chars().count();
         }
     }
 
@@ -342,9 +342,9 @@ impl Report<'_> {
         document: usize,
         path: &str,
         node: &Node,
-        problem: impl FnOnce(&str) -> String,
+        message: impl FnOnce(&str) -> String,
     ) {
-        if self.mistakes.len() == MAX_SHOWN {
+        if self.diagnostics.len() == MAX_SHOWN {
             self.more += 1;
             return;
         }
@@ -357,37 +357,37 @@ impl Report<'_> {
             Content::Null if scalar.is_empty() => "an empty value".into(),
             _ => shorten(&scalar, MAX_PRINTED),
         };
-        self.mistakes.push(Diagnostic {
+        self.diagnostics.push(Diagnostic {
             line,
             column,
             key: path.into(),
-            problem: problem(&printed),
+            message: message(&printed),
         });
     }
 
     /// Adds what ended the reading.
     fn unreadable(&mut self, error: &serde_yaml::Error) {
         let (line, column) = position(error);
-        let message = match &*error.to_string() {
+        let reason = match &*error.to_string() {
             "repetition limit exceeded" => "the aliases repeat too much; write it out".into(),
-            message if message.starts_with("recursion limit exceeded") => {
+            reason if reason.starts_with("recursion limit exceeded") => {
                 "more than 128 levels deep; write it flatter".into()
             }
             // The position is told already.
-            message => message.replacen(&format!(" at line {line} column {column}"), "", 1),
+            reason => reason.replacen(&format!(" at line {line} column {column}"), "", 1),
         };
-        let message = shorten(&message, MAX_MESSAGE);
-        let problem = format!("can't be read as YAML: {message}");
-        self.mistakes.push(Diagnostic { line, column, key: String::new(), problem });
+        let reason = shorten(&reason, MAX_MESSAGE);
+        let message = format!("can't be read as YAML: {reason}");
+        self.diagnostics.push(Diagnostic { line, column, key: String::new(), message });
     }
 
-    /// The `value` that was read, or the mistakes if there are any.
+    /// The `value` that was read, or the diagnostics if there are any.
     pub(super) fn finish<T>(mut self, value: T) -> Result<T, Diagnostics> {
-        if self.mistakes.is_empty() {
+        if self.diagnostics.is_empty() {
             return Ok(value);
         }
-        self.mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
-        Err(Diagnostics { shown: self.mistakes, more: self.more })
+        self.diagnostics.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+        Err(Diagnostics { shown: self.diagnostics, more: self.more })
     }
 }
 

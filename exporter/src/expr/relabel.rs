@@ -73,7 +73,7 @@ pub struct RuleError {
     /// The place in the list of that key, counted from 0, if the fault is of one item.
     pub item: Option<usize>,
     /// Why it is wrong, and what to write instead.
-    pub problem: String,
+    pub message: String,
 }
 
 /// One rule. Two are equal if they are written alike, defaults filled in.
@@ -129,21 +129,21 @@ impl Compiler {
 struct RuleErrors(Vec<RuleError>);
 
 impl RuleErrors {
-    fn add(&mut self, key: &'static str, problem: impl Into<String>) {
-        self.0.push(RuleError { key, item: None, problem: problem.into() });
+    fn add(&mut self, key: &'static str, message: impl Into<String>) {
+        self.0.push(RuleError { key, item: None, message: message.into() });
     }
 
-    /// What there is, or its problem as a fault.
+    /// What there is, or its message as a fault.
     fn take<T>(&mut self, key: &'static str, result: Result<T, String>) -> Option<T> {
-        result.map_err(|problem| self.add(key, problem)).ok()
+        result.map_err(|message| self.add(key, message)).ok()
     }
 }
 
 fn source_labels(spec: &RuleSpec<'_>, errors: &mut RuleErrors) -> Vec<String> {
     let names = spec.source_labels.as_deref().unwrap_or_default();
     for (item, name) in names.iter().enumerate().filter(|(_, name)| !is_label_name(name)) {
-        let problem = not_a_name(name);
-        errors.0.push(RuleError { key: "source_labels", item: Some(item), problem });
+        let message = not_a_name(name);
+        errors.0.push(RuleError { key: "source_labels", item: Some(item), message });
     }
     names.iter().copied().map(String::from).collect()
 }

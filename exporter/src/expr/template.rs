@@ -56,12 +56,12 @@ pub struct Template {
 
 /// A mistake in a template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{problem}")]
+#[error("{message}")]
 pub struct TemplateError {
     /// Where in the template it begins, in bytes.
     pub offset: usize,
     /// What it is, and what to do.
-    pub problem: String,
+    pub message: String,
 }
 
 /// Why a template gives no text with certain values.
@@ -86,7 +86,7 @@ impl Template {
     pub fn parse(text: &str, labels: &BTreeSet<&str>) -> Result<Self, TemplateError> {
         if text.len() > MAX_TEMPLATE_BYTES {
             let length = text.len();
-            return Err(fault(0, format!("has {length} bytes, {MAX_TEMPLATE_BYTES} at most")));
+            return Err(error_at(0, format!("has {length} bytes, {MAX_TEMPLATE_BYTES} at most")));
         }
         refuse_statements(text)?;
         let mut template = Self {
@@ -101,7 +101,7 @@ impl Template {
         template.literal = false;
         let tree = machinery::parse(text, "", syntax()).map_err(|error| {
             let offset = error.range().map_or(0, |range| range.start);
-            fault(offset, describe(&error))
+            error_at(offset, describe(&error))
         })?;
         let (uses, named) = (&mut template.uses, &mut template.labels);
         Check { text, known: labels, uses, named }.statement(&tree)?;
@@ -172,8 +172,8 @@ impl Template {
         let confused = self.uses.iter().find(|(source, _)| self.labels.contains(first(*source)));
         let Some((source, _)) = confused else { return Ok(()) };
         let (label, name) = (first(source), source.name());
-        let problem = format!("{label} is a label here, which {name} can't be beside; rename it");
-        Err(fault(0, problem))
+        let message = format!("{label} is a label here, which {name} can't be beside; rename it");
+        Err(error_at(0, message))
     }
 
     /// The values in the form in which templates name them.
@@ -219,15 +219,15 @@ impl Template {
         match environment(&values).render_named_str("", &self.text, context) {
             Err(error) if error.kind() != ErrorKind::UndefinedError => {
                 let offset = error.range().map_or(0, |range| range.start);
-                Err(fault(offset, describe(&error)))
+                Err(error_at(offset, describe(&error)))
             }
             _ => Ok(()),
         }
     }
 }
 
-fn fault(offset: usize, problem: impl Into<String>) -> TemplateError {
-    TemplateError { offset, problem: problem.into() }
+fn error_at(offset: usize, message: impl Into<String>) -> TemplateError {
+    TemplateError { offset, message: message.into() }
 }
 
 /// What minijinja has to say, in one sentence.
@@ -244,7 +244,7 @@ fn refuse_statements(text: &str) -> Result<(), TemplateError> {
     let refuse = |offset: usize| {
         let opening = &text[offset..offset + 2];
         let what = if opening == "{%" { "statements" } else { "comments" };
-        Err(fault(
+        Err(error_at(
             offset,
             format!(
                 "has no {what}, only {{{{ … }}}}; for the text {opening} write {{{{ \"{opening}\" }}}}"
@@ -296,7 +296,7 @@ impl Check<'_> {
             ast::Stmt::EmitRaw(_) => Ok(()),
             ast::Stmt::EmitExpr(emit) => self.expression(&emit.expr),
             // Refused before.
-            _ => Err(fault(0, "has a statement; write only {{ … }}")),
+            _ => Err(error_at(0, "has a statement; write only {{ … }}")),
         }
     }
 
@@ -338,8 +338,8 @@ impl Check<'_> {
             }
             ast::Expr::GetItem(item) => self.expressions([&item.expr, &item.subscript_expr]),
             ast::Expr::GetAttr(attribute) => {
-                let problem = format!("a text has no fields; .{} can't be had", attribute.name);
-                Err(fault(self.offset_of(attribute.name, expression.span()), problem))
+                let message = format!("a text has no fields; .{} can't be had", attribute.name);
+                Err(error_at(self.offset_of(attribute.name, expression.span()), message))
             }
             ast::Expr::Call(call) => self.call(call, expression.span()),
             ast::Expr::List(list) => self.expressions(&list.items),
@@ -362,10 +362,10 @@ impl Check<'_> {
         known("filter", filter.name, &FILTERS, offset)?;
         if filter.name == "regex_replace" {
             let Some(ast::CallArg::Pos(ast::Expr::Const(pattern))) = filter.args.first() else {
-                return Err(fault(offset, "regex_replace needs a pattern in quotes"));
+                return Err(error_at(offset, "regex_replace needs a pattern in quotes"));
             };
             let pattern = pattern.value.as_str().unwrap_or_default();
-            regex(pattern).map_err(|problem| fault(offset, problem))?;
+            regex(pattern).map_err(|message| error_at(offset, message))?;
         }
         self.arguments(&filter.args)
     }
@@ -375,11 +375,11 @@ impl Check<'_> {
         match call.identify_call() {
             ast::CallType::Function(name) => known("function", name, &["file"], offset)?,
             ast::CallType::Method(_, name) => {
-                let problem = format!("there are no methods; use a filter for {name}");
-                return Err(fault(self.offset_of(name, span), problem));
+                let message = format!("there are no methods; use a filter for {name}");
+                return Err(error_at(self.offset_of(name, span), message));
             }
             ast::CallType::Object(_) => {
-                return Err(fault(offset, "only file(\"/path\") can be called"));
+                return Err(error_at(offset, "only file(\"/path\") can be called"));
             }
         }
         match call.args.as_slice() {
@@ -388,9 +388,9 @@ impl Check<'_> {
                     self.uses.insert(Source::File, path);
                     Ok(())
                 }
-                _ => Err(fault(offset, "file needs an absolute path, as file(\"/path\")")),
+                _ => Err(error_at(offset, "file needs an absolute path, as file(\"/path\")")),
             },
-            _ => Err(fault(offset, "file needs one path in quotes, as file(\"/path\")")),
+            _ => Err(error_at(offset, "file needs one path in quotes, as file(\"/path\")")),
         }
     }
 
@@ -408,29 +408,32 @@ impl Check<'_> {
         };
         let found = Source::ALL.into_iter().find_map(|source| Some((source, of(&source)?)));
         let Some((source, length)) = found else {
-            return Err(fault(offset, self.unknown_name(path)));
+            return Err(error_at(offset, self.unknown_name(path)));
         };
         let name = source.name();
         let key = match (source.keys(), &path[length..]) {
             (Keys::One, []) => "",
             (Keys::One, [field, ..]) => {
-                return Err(fault(offset, format!("{name} is a text and has no {field}")));
+                return Err(error_at(offset, format!("{name} is a text and has no {field}")));
             }
             (Keys::Any, [key]) => key,
             (Keys::Any, []) if source == Source::Env => {
-                return Err(fault(offset, "env needs a name, as env.NAME"));
+                return Err(error_at(offset, "env needs a name, as env.NAME"));
             }
             (Keys::Any, []) => {
-                return Err(fault(offset, format!("{name} needs a name, as {name}[\"example\"]")));
+                return Err(error_at(
+                    offset,
+                    format!("{name} needs a name, as {name}[\"example\"]"),
+                ));
             }
             (Keys::Any, [key, field, ..]) => {
-                let problem = format!("{name}[\"{key}\"] is a text and has no {field}");
-                return Err(fault(offset, problem));
+                let message = format!("{name}[\"{key}\"] is a text and has no {field}");
+                return Err(error_at(offset, message));
             }
             (Keys::Fields(fields), [field]) if fields.contains(field) => field,
-            (Keys::Fields(_), _) => return Err(fault(offset, self.unknown_name(path))),
+            (Keys::Fields(_), _) => return Err(error_at(offset, self.unknown_name(path))),
             (Keys::Path, _) => {
-                return Err(fault(offset, "file needs a path, as file(\"/path\")"));
+                return Err(error_at(offset, "file needs a path, as file(\"/path\")"));
             }
         };
         self.uses.insert(source, key);
@@ -493,7 +496,7 @@ fn known(kind: &str, name: &str, known: &[&str], offset: usize) -> Result<(), Te
     }
     let advice = nearest(known.iter().map(|known| (name, (*known).to_owned())))
         .unwrap_or_else(|| format!("write one of {}", known.join(", ")));
-    Err(fault(offset, format!("unknown {kind} {name}; {advice}")))
+    Err(error_at(offset, format!("unknown {kind} {name}; {advice}")))
 }
 
 /// The full names of a source's fields.
@@ -579,7 +582,7 @@ fn regex(pattern: &str) -> Result<Regex, String> {
 
 /// Replaces every match of a regular expression; `$1` and `${name}` are its groups.
 fn regex_replace(text: &str, pattern: &str, replacement: &str) -> Result<String, Error> {
-    let invalid = |problem| Error::new(ErrorKind::InvalidOperation, problem);
+    let invalid = |message| Error::new(ErrorKind::InvalidOperation, message);
     let regex = regex(pattern).map_err(invalid)?;
     let mut replaced = String::new();
     let mut end = 0;
@@ -589,8 +592,8 @@ fn regex_replace(text: &str, pattern: &str, replacement: &str) -> Result<String,
         captures.expand(replacement, &mut replaced);
         end = matched.end();
         if replaced.len() > MAX_FILTERED_BYTES {
-            let problem = format!("regex_replace makes more than {MAX_FILTERED_BYTES} bytes");
-            return Err(invalid(problem));
+            let message = format!("regex_replace makes more than {MAX_FILTERED_BYTES} bytes");
+            return Err(invalid(message));
         }
     }
     replaced.push_str(&text[end..]);
@@ -614,8 +617,8 @@ fn truncate(
     let leeway = named.get::<Option<usize>>("leeway")?.unwrap_or(5);
     named.assert_all_used()?;
     let Some(kept) = length.checked_sub(end.chars().count()) else {
-        let problem = format!("truncate: length {length} is less than that of the end `{end}`");
-        return Err(Error::new(ErrorKind::InvalidOperation, problem));
+        let message = format!("truncate: length {length} is less than that of the end `{end}`");
+        return Err(Error::new(ErrorKind::InvalidOperation, message));
     };
     if text.chars().count() <= length.saturating_add(leeway) {
         return Ok(text.into());

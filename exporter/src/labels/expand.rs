@@ -46,10 +46,10 @@ struct Expander<'a> {
 }
 
 impl Expander<'_> {
-    fn reject(&mut self, kind: ViolationKind, key: &str, label: &str, problem: impl Into<String>) {
+    fn reject(&mut self, kind: ViolationKind, key: &str, label: &str, message: impl Into<String>) {
         let is_new = self.told.insert((kind, key.into(), label.into()));
         if is_new && self.violations.len() < MAX_VIOLATIONS {
-            self.violations.push(Violation { kind, key: key.into(), problem: problem.into() });
+            self.violations.push(Violation { kind, key: key.into(), message: message.into() });
         }
     }
 
@@ -151,29 +151,29 @@ impl Expander<'_> {
             let key = |limit: &str| format!("limits.{limit}");
             let is_taken = RESERVED.contains(&name.as_str()) || host.is_none() && name == CPU;
             if !is_label_name(name) || is_taken {
-                let problem = format!(
+                let message = format!(
                     "the rules give {whose} a label {name:?}, which no series can have here; name it \
                      otherwise, or remove it by labeldrop"
                 );
                 let is_hosts = host.is_none_or(|host| host.contains_key(name));
                 let rules = if is_hosts { "relabel_configs" } else { "cpu_relabel_configs" };
-                self.reject(ViolationKind::Name, rules, name, problem);
+                self.reject(ViolationKind::Name, rules, name, message);
                 removed.push(name.clone());
             } else if name.len() > limits.name_bytes {
-                let problem = format!(
+                let message = format!(
                     "the name {name} has {} bytes, {} at most",
                     name.len(),
                     limits.name_bytes
                 );
-                self.reject(ViolationKind::NameBytes, &key("name_bytes"), name, problem);
+                self.reject(ViolationKind::NameBytes, &key("name_bytes"), name, message);
                 removed.push(name.clone());
             } else if value.len() > limits.value_bytes {
-                let problem = format!(
+                let message = format!(
                     "the value of {name} of {whose} has {} bytes, {} at most",
                     value.len(),
                     limits.value_bytes
                 );
-                self.reject(ViolationKind::ValueBytes, &key("value_bytes"), name, problem);
+                self.reject(ViolationKind::ValueBytes, &key("value_bytes"), name, message);
                 OTHER.clone_into(value);
             }
         }
@@ -181,8 +181,8 @@ impl Expander<'_> {
         let over: Vec<_> = fitting.skip(limits.labels).cloned().collect();
         if !over.is_empty() {
             let (found, max) = (limits.labels + over.len(), limits.labels);
-            let problem = format!("{whose} has {found} labels, {max} at most; remove some");
-            self.reject(ViolationKind::Labels, "limits.labels", "", problem);
+            let message = format!("{whose} has {found} labels, {max} at most; remove some");
+            self.reject(ViolationKind::Labels, "limits.labels", "", message);
             removed.extend(over);
         }
         for name in removed {
@@ -209,12 +209,12 @@ impl Expander<'_> {
                     continue;
                 }
                 OTHER.clone_into(value);
-                let problem = format!("{name} has more than {max} values");
+                let message = format!("{name} has more than {max} values");
                 self.reject(
                     ViolationKind::ValuesPerLabel,
                     "limits.values_per_label",
                     name,
-                    problem,
+                    message,
                 );
             }
         }

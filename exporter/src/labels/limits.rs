@@ -27,7 +27,7 @@ pub(super) fn limit_series(
     Some(Violation {
         kind: ViolationKind::Series,
         key: "limits.series".into(),
-        problem: format!(
+        message: format!(
             "there are {wanted} series, {max} at most; sum over labels by without, or raise the \
              limit"
         ),

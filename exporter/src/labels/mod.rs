@@ -103,12 +103,12 @@ pub struct Violation {
     /// The key of the configuration that gives it, or the limit.
     pub key: String,
     /// What is wrong, and what to do.
-    pub problem: String,
+    pub message: String,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.key, self.problem)
+        write!(f, "{}: {}", self.key, self.message)
     }
 }
 

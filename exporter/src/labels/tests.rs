@@ -28,7 +28,7 @@ fn values() -> Values {
 }
 
 fn expanded(config: &str) -> Expansion {
-    let config = Config::parse(config).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+    let config = Config::parse(config).unwrap_or_else(|diagnostics| panic!("{diagnostics:?}"));
     expand(&config, &values(), &topology(), true)
 }
 
@@ -274,7 +274,7 @@ fn series_that_are_too_many_are_summed() {
         (1, vec!["0-3: a=b,cpu=other"]),
     ] {
         let (sets, violations) = sets(&format!("labels: {{a: b}}\nlimits: {{series: {max}}}\n"));
-        assert_eq!(violations[0].problem, too_many(max));
+        assert_eq!(violations[0].message, too_many(max));
         assert_eq!(shown(&sets.latency), expected, "{max}");
     }
     check(

@@ -298,7 +298,7 @@ impl Reloader {
             self.current.store(Arc::new(generation));
             spawn_blocking(move || drop(current));
         }
-        for Violation { kind, key, problem } in &violations {
+        for Violation { kind, key, message: problem } in &violations {
             self.telemetry.label_rejected(*kind);
             tracing::warn!(key, problem, "a label can't be as the configuration asks");
         }

@@ -115,7 +115,7 @@ fn the_check_accepts_a_valid_configuration_and_reports_every_error() {
     let (_directory, config) = config_file("labels:\n  le: a\n  zone: 7\n");
     check_refusal(
         &run(&[&config, "--config.check"]),
-        &["2 mistakes", ":2:3: labels.le", ":3:9: labels.zone", "7"],
+        &["2 errors", ":2:3: labels.le", ":3:9: labels.zone", "7"],
     );
 }
 

@@ -206,7 +206,7 @@ fn refusal(regex: &str, replacement: &str) -> Option<String> {
         ..relabel::RuleSpec::default()
     };
     let refused = relabel::Compiler::default().rule(&written).err();
-    refused.map(|faults| faults[0].problem.clone())
+    refused.map(|faults| faults[0].message.clone())
 }
 
 #[test]

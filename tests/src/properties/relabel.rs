@@ -162,7 +162,7 @@ fn rule(
                 ];
                 assert!(keys.contains(&fault.key), "{fault:?}");
                 assert!(
-                    !fault.problem.is_empty() && !fault.problem.contains(char::is_control),
+                    !fault.message.is_empty() && !fault.message.contains(char::is_control),
                     "{fault:?}"
                 );
             }

@@ -45,11 +45,11 @@ fn check(before: &str, list: &[&str], expected: &str) {
 
 /// The rule has the errors `expected`, a line such as `regex: …` for each.
 #[track_caller]
-fn check_faults(spec: &RuleSpec<'_>, expected: &str) {
+fn check_errors(spec: &RuleSpec<'_>, expected: &str) {
     let errors = Compiler::default().rule(spec).expect_err("the rule has a fault");
-    let lines = errors.into_iter().map(|RuleError { key, item, problem }| match item {
-        Some(item) => format!("{key}[{item}]: {problem}"),
-        None => format!("{key}: {problem}"),
+    let lines = errors.into_iter().map(|RuleError { key, item, message }| match item {
+        Some(item) => format!("{key}[{item}]: {message}"),
+        None => format!("{key}: {message}"),
     });
     assert_eq!(lines.collect::<Vec<_>>().join("\n"), expected, "{spec:?}");
 }
@@ -308,21 +308,21 @@ fn a_rule_has_what_its_action_needs() {
     for name in ["replace", "keepequal", "dropequal", "hashmod", "lowercase", "uppercase"] {
         let needs = format!("target_label: {name} needs a target_label; write the name of a label");
         let modulus = (name == "hashmod").then_some(1);
-        check_faults(&RuleSpec { modulus, ..action(name) }, &needs);
-        check_faults(&RuleSpec { modulus, target_label: Some(""), ..action(name) }, &needs);
+        check_errors(&RuleSpec { modulus, ..action(name) }, &needs);
+        check_errors(&RuleSpec { modulus, target_label: Some(""), ..action(name) }, &needs);
     }
-    check_faults(
+    check_errors(
         &RuleSpec::default(),
         "target_label: replace needs a target_label; write the name of a label",
     );
     for modulus in [None, Some(0)] {
-        check_faults(
+        check_errors(
             &RuleSpec { modulus, ..to_t("hashmod") },
             "modulus: hashmod needs a modulus of 1 or more",
         );
     }
     for name in ["", "replacing", " keep"] {
-        check_faults(
+        check_errors(
             &to_t(name),
             &format!(
                 "action: \"{name}\" is no action; write one of replace, keep, drop, keepequal, \
@@ -351,7 +351,7 @@ fn a_rule_has_nothing_that_its_action_ignores_in_prometheus_by_refusing_it() {
     };
     for name in ["keepequal", "dropequal"] {
         let only = format!("{name} takes only source_labels and target_label; remove this");
-        check_faults(
+        check_errors(
             &RuleSpec { action: Some(name), ..all.clone() },
             &format!("regex: {only}\nmodulus: {only}\nseparator: {only}\nreplacement: {only}"),
         );
@@ -360,7 +360,7 @@ fn a_rule_has_nothing_that_its_action_ignores_in_prometheus_by_refusing_it() {
     }
     for name in ["labeldrop", "labelkeep"] {
         let only = format!("{name} takes only regex; remove this");
-        check_faults(
+        check_errors(
             &RuleSpec { action: Some(name), ..all.clone() },
             &format!(
                 "source_labels: {only}\ntarget_label: {only}\nmodulus: {only}\nseparator: {only}\n\
@@ -371,7 +371,7 @@ fn a_rule_has_nothing_that_its_action_ignores_in_prometheus_by_refusing_it() {
         assert!(Compiler::default().rule(&spec).is_ok());
     }
     for name in ["lowercase", "uppercase"] {
-        check_faults(
+        check_errors(
             &RuleSpec { replacement: Some("x"), ..to_t(name) },
             &format!("replacement: {name} has no replacement; remove it"),
         );
@@ -388,12 +388,12 @@ fn a_rule_has_nothing_that_its_action_ignores_in_prometheus_by_refusing_it() {
 
 #[test]
 fn names_of_labels_are_valid() {
-    let problem = "is not a label name; write letters, digits and _, no digit first";
-    check_faults(
+    let message = "is not a label name; write letters, digits and _, no digit first";
+    check_errors(
         &RuleSpec { source_labels: Some(vec!["a", "1", "", "utf-8.label"]), ..to_t("replace") },
         &format!(
-            "source_labels[1]: \"1\" {problem}\nsource_labels[2]: \"\" {problem}\n\
-             source_labels[3]: \"utf-8.label\" {problem}"
+            "source_labels[1]: \"1\" {message}\nsource_labels[2]: \"\" {message}\n\
+             source_labels[3]: \"utf-8.label\" {message}"
         ),
     );
     for name in ["replace", "hashmod", "lowercase", "uppercase", "keepequal", "dropequal"] {
@@ -402,12 +402,12 @@ fn names_of_labels_are_valid() {
             modulus: (name == "hashmod").then_some(1),
             ..action(name)
         };
-        check_faults(&spec, &format!("target_label: \"a-b\" {problem}"));
+        check_errors(&spec, &format!("target_label: \"a-b\" {message}"));
     }
     // Only replace expands its target.
-    check_faults(
+    check_errors(
         &RuleSpec { target_label: Some("${3}"), ..action("lowercase") },
-        &format!("target_label: \"${{3}}\" {problem}"),
+        &format!("target_label: \"${{3}}\" {message}"),
     );
 }
 
@@ -449,7 +449,7 @@ fn a_template_of_a_name_can_give_one() {
         "${a-b}",
         "a\n",
     ];
-    let problem =
+    let message =
         "can't give a label name; write letters, digits, _ and groups like ${1}, no digit first";
     for template in good {
         assert!(template::gives_name(template), "{template}");
@@ -459,20 +459,20 @@ fn a_template_of_a_name_can_give_one() {
     for template in bad {
         assert!(!template::gives_name(template), "{template}");
     }
-    check_faults(
+    check_errors(
         &RuleSpec { replacement: Some("${1}-"), ..action("labelmap") },
-        &format!("replacement: \"${{1}}-\" {problem}"),
+        &format!("replacement: \"${{1}}-\" {message}"),
     );
-    check_faults(
+    check_errors(
         &RuleSpec { target_label: Some("${1}-"), ..action("replace") },
-        &format!("target_label: \"${{1}}-\" {problem}"),
+        &format!("target_label: \"${{1}}-\" {message}"),
     );
 }
 
 #[test]
 fn all_faults_of_a_rule_are_reported() {
     let spec = RuleSpec { source_labels: Some(vec!["-"]), regex: Some("("), ..to_t("replace") };
-    check_faults(
+    check_errors(
         &spec,
         "source_labels[0]: \"-\" is not a label name; write letters, digits and _, no digit first\n\
          regex: at character 1, the group is not closed; write ) behind it",
@@ -829,8 +829,8 @@ fn all_patterns_are_of_limited_size() {
     let refused = results.into_iter().filter_map(Result::err).collect::<Vec<_>>();
     assert_eq!(refused.len(), 100);
     assert_eq!(refused[15], "the pattern takes more than 1 MiB; repeat less in it");
-    let problem = "the patterns take more than 16 MiB; write fewer or simpler ones";
-    assert!(refused[16..].iter().all(|refused| refused == problem));
+    let message = "the patterns take more than 16 MiB; write fewer or simpler ones";
+    assert!(refused[16..].iter().all(|refused| refused == message));
 }
 
 /// Text that is nearly a pattern, or a template.

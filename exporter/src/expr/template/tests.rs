@@ -30,9 +30,9 @@ fn check(template: &str, expected: Option<&str>) {
 }
 
 #[track_caller]
-fn check_fault(template: &str, expected: &str) {
-    let fault = parse(template).unwrap_err();
-    assert_eq!(format!("{}: {fault}", fault.offset), expected, "{template}");
+fn check_error(template: &str, expected: &str) {
+    let error = parse(template).unwrap_err();
+    assert_eq!(format!("{}: {error}", error.offset), expected, "{template}");
 }
 
 #[test]
@@ -147,49 +147,49 @@ fn truncate_cuts_as_jinja_does() {
     check("{{ 'éèêëüöä' | truncate(1, true, '', leeway=0) }}", Some("é"));
     // Also where the text would not be cut.
     for text in ["foo bar baz", "x"] {
-        let problem = "invalid operation: truncate: length 2 is less than that of the end `...`";
-        check_fault(
+        let message = "invalid operation: truncate: length 2 is less than that of the end `...`";
+        check_error(
             &format!("{{{{ '{text}' | truncate(2) }}}}"),
-            &format!("{}: {problem}", text.len() + 8),
+            &format!("{}: {message}", text.len() + 8),
         );
     }
 }
 
 #[test]
 fn what_is_unknown_is_refused_with_the_nearest_name() {
-    check_fault("a {{ hostnam }}", "5: unknown name hostnam; did you mean hostname?");
-    check_fault(
+    check_error("a {{ hostnam }}", "5: unknown name hostnam; did you mean hostname?");
+    check_error(
         "{{ kernel.relase }}",
         "3: unknown name kernel.relase; did you mean kernel.release?",
     );
-    check_fault("{{ os.ID }}", "3: unknown name os.ID; did you mean os.id?");
-    check_fault(
+    check_error("{{ os.ID }}", "3: unknown name os.ID; did you mean os.id?");
+    check_error(
         "{{ aws.zone }}",
         "3: unknown name aws.zone; write one of aws.availability_zone, \
          aws.availability_zone_id, aws.instance_id, aws.instance_type, aws.region",
     );
-    check_fault(
+    check_error(
         "{{ node.label['topology.kubernetes.io/zone'] }}",
         "3: unknown name node.label.topology.kubernetes.io/zone; did you mean node.labels?",
     );
-    check_fault("{{ envs.RACK }}", "3: unknown name envs.RACK; did you mean env?");
-    check_fault(
+    check_error("{{ envs.RACK }}", "3: unknown name envs.RACK; did you mean env?");
+    check_error(
         "{{ datacenter }}",
         "3: unknown name datacenter; write one of arch, aws, azure, boot_id, env, file, fqdn, gcp, \
          hostname, kernel.release, machine_id, node.labels, os, pod.annotations, pod.labels",
     );
-    check_fault("{{ hostname | uper }}", "14: unknown filter uper; did you mean upper?");
-    check_fault(
+    check_error("{{ hostname | uper }}", "14: unknown filter uper; did you mean upper?");
+    check_error(
         "{{ hostname | tojson }}",
         "14: unknown filter tojson; write one of default, join, lower, regex_replace, replace, \
          split, truncate, upper",
     );
-    check_fault(
+    check_error(
         "{{ hostname | default(env.A | lowr) }}",
         "30: unknown filter lowr; did you mean lower?",
     );
-    check_fault("{{ 1 if arch is define }}", "16: unknown test define; did you mean defined?");
-    check_fault("{{ flie('/a') }}", "3: unknown function flie; did you mean file?");
+    check_error("{{ 1 if arch is define }}", "16: unknown test define; did you mean defined?");
+    check_error("{{ flie('/a') }}", "3: unknown function flie; did you mean file?");
     // Wherever it stands.
     for template in [
         "{{ [arch, nope] | join }}",
@@ -210,32 +210,32 @@ fn what_is_unknown_is_refused_with_the_nearest_name() {
         "{{ loop.index }}",
         "{{ self }}",
     ] {
-        let fault = parse(template).unwrap_err();
-        let name = fault.problem.strip_prefix("unknown name ").expect(&fault.problem);
-        assert!(template[fault.offset..].starts_with(&name[..4]), "{template}: {fault}");
+        let error = parse(template).unwrap_err();
+        let name = error.message.strip_prefix("unknown name ").expect(&error.message);
+        assert!(template[error.offset..].starts_with(&name[..4]), "{template}: {error}");
     }
 }
 
 #[test]
 fn what_is_not_a_value_is_refused() {
-    check_fault("{{ env }}", "3: env needs a name, as env.NAME");
-    check_fault("{{ env[arch] }}", "3: env needs a name, as env.NAME");
-    check_fault("{{ node.labels }}", "3: node.labels needs a name, as node.labels[\"example\"]");
-    check_fault("{{ hostname.short }}", "3: hostname is a text and has no short");
-    check_fault("{{ env.A.b }}", "3: env[\"A\"] is a text and has no b");
-    check_fault("{{ (arch | lower).x }}", "18: a text has no fields; .x can't be had");
-    check_fault("{{ hostname.upper() }}", "12: there are no methods; use a filter for upper");
-    check_fault("{{ file }}", "3: file needs a path, as file(\"/path\")");
-    check_fault("{{ file(env.A) }}", "3: file needs one path in quotes, as file(\"/path\")");
-    check_fault("{{ file('a') }}", "3: file needs an absolute path, as file(\"/path\")");
-    check_fault("{{ arch('a') }}", "3: unknown function arch; write one of file");
+    check_error("{{ env }}", "3: env needs a name, as env.NAME");
+    check_error("{{ env[arch] }}", "3: env needs a name, as env.NAME");
+    check_error("{{ node.labels }}", "3: node.labels needs a name, as node.labels[\"example\"]");
+    check_error("{{ hostname.short }}", "3: hostname is a text and has no short");
+    check_error("{{ env.A.b }}", "3: env[\"A\"] is a text and has no b");
+    check_error("{{ (arch | lower).x }}", "18: a text has no fields; .x can't be had");
+    check_error("{{ hostname.upper() }}", "12: there are no methods; use a filter for upper");
+    check_error("{{ file }}", "3: file needs a path, as file(\"/path\")");
+    check_error("{{ file(env.A) }}", "3: file needs one path in quotes, as file(\"/path\")");
+    check_error("{{ file('a') }}", "3: file needs an absolute path, as file(\"/path\")");
+    check_error("{{ arch('a') }}", "3: unknown function arch; write one of file");
 }
 
 #[test]
 fn statements_and_comments_are_refused() {
     let statements = "has no statements, only {{ … }}; for the text {% write {{ \"{%\" }}";
     let comments = "has no comments, only {{ … }}; for the text {# write {{ \"{#\" }}";
-    for (template, offset, problem) in [
+    for (template, offset, message) in [
         ("{% if arch %}a{% endif %}", 0, statements),
         ("{{ arch }} {% for a in arch %}{% endfor %}", 11, statements),
         ("é{% include 'a' %}", 2, statements),
@@ -247,7 +247,7 @@ fn statements_and_comments_are_refused() {
         ("a {# not closed", 2, comments),
         ("a {% not closed", 2, statements),
     ] {
-        check_fault(template, &format!("{offset}: {problem}"));
+        check_error(template, &format!("{offset}: {message}"));
     }
     check("{{ '{%' }}{{ \"{#\" }}{{ '{{' }}", Some("{%{#{{"));
     check("{{ arch -}}  x", Some("x86_64x"));
@@ -258,9 +258,9 @@ fn mistakes_of_syntax_have_a_place() {
     for (template, offset) in
         [("{{ arch", 3), ("{{ }}", 3), ("ab {{ arch | }}", 13), ("{{ 'a }}", 8), ("{{ a b }}", 5)]
     {
-        let fault = parse(template).unwrap_err();
-        assert!(fault.problem.starts_with("syntax error: "), "{template}: {fault}");
-        assert_eq!(fault.offset, offset, "{template}: {fault}");
+        let error = parse(template).unwrap_err();
+        assert!(error.message.starts_with("syntax error: "), "{template}: {error}");
+        assert_eq!(error.offset, offset, "{template}: {error}");
     }
 }
 
@@ -284,10 +284,10 @@ fn filters_are_tried_when_the_template_is_parsed() {
             "10: regex_replace: `a(` is not a regular expression: unclosed group",
         ),
     ] {
-        check_fault(template, expected);
+        check_error(template, expected);
     }
-    let fault = parse("{{ arch | regex_replace('\\\\w{999}{99}', '') }}").unwrap_err();
-    assert!(fault.problem.contains("size limit"), "{fault}");
+    let error = parse("{{ arch | regex_replace('\\\\w{999}{99}', '') }}").unwrap_err();
+    assert!(error.message.contains("size limit"), "{error}");
 }
 
 #[test]
@@ -298,16 +298,16 @@ fn text_and_work_are_bounded() {
     let longer = parse(&format!("{long}x")).unwrap();
     assert_eq!(longer.render(&values(), &BTreeMap::new()), Err(RenderError::TooLong(65_537)));
 
-    let fault = parse(&"x".repeat(4_097)).unwrap_err();
-    assert_eq!(fault.problem, "has 4097 bytes, 4096 at most");
-    check_fault(
+    let error = parse(&"x".repeat(4_097)).unwrap_err();
+    assert_eq!(error.message, "has 4097 bytes, 4096 at most");
+    check_error(
         "{{ 'x' * 100000000 }}",
         "3: rendering takes more than 20000 steps; make it simpler",
     );
     let ever_longer =
         "{{ arch".to_owned() + &" | replace('', 'xxxxxxxxxxxxxxxx')".repeat(6) + " }}";
-    let fault = parse(&ever_longer).unwrap_err();
-    assert_eq!(fault.problem, RenderError::TooManySteps.to_string());
+    let error = parse(&ever_longer).unwrap_err();
+    assert_eq!(error.message, RenderError::TooManySteps.to_string());
     let file = Reading::of([("/f".to_owned(), "x".repeat(1 << 16))].into());
     let values: Values = [(Source::File, file)].into_iter().collect();
     let longer_file = parse("{{ file('/f') | regex_replace('x', 'yyyyyyyyyyyyyyyyyyyy') }}");
@@ -331,10 +331,10 @@ fn labels_are_named_barely_and_come_before_sources() {
     assert_eq!(render("{{ os.id }}").unwrap().unwrap(), "debian");
     assert_eq!(render("{{ gone }}").unwrap(), None);
     assert_eq!(render("{{ gone | default(zone) }}").unwrap().unwrap(), "eu-1");
-    let fault = |text| Template::parse(text, &names).unwrap_err().problem;
-    assert_eq!(fault("{{ zoen }}"), "unknown name zoen; did you mean zone?");
+    let message = |text| Template::parse(text, &names).unwrap_err().message;
+    assert_eq!(message("{{ zoen }}"), "unknown name zoen; did you mean zone?");
     assert_eq!(
-        fault("{{ os }} {{ os.id }}"),
+        message("{{ os }} {{ os.id }}"),
         "os is a label here, which os can't be beside; rename it"
     );
 }

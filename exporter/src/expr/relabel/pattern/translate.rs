@@ -174,9 +174,9 @@ impl<'p> Translator<'p> {
     }
 
     /// What is wrong with the piece.
-    fn error(&self, problem: &str, remedy: &str) -> String {
+    fn error(&self, message: &str, remedy: &str) -> String {
         let before = &self.source[..self.source.len() - self.piece.len()];
-        format!("at character {}, {problem}; {remedy}", before.chars().count() + 1)
+        format!("at character {}, {message}; {remedy}", before.chars().count() + 1)
     }
 
     /// What follows can't repeat what is before.
@@ -220,8 +220,8 @@ impl<'p> Translator<'p> {
         self.end_repeatable();
         self.groups.push(Group { opened: self.piece, product: 1 });
         if self.groups.len() > MAX_DEPTH {
-            let problem = format!("groups are more than {MAX_DEPTH} deep");
-            return Err(self.error(&problem, "write it flatter"));
+            let message = format!("groups are more than {MAX_DEPTH} deep");
+            return Err(self.error(&message, "write it flatter"));
         }
         Ok(())
     }
@@ -269,8 +269,8 @@ impl<'p> Translator<'p> {
     fn counted(&mut self, min: u32, max: Option<u32>) -> Result<(), String> {
         let most = max.unwrap_or(min);
         if min.max(most) > MAX_REPEAT {
-            let problem = format!("a repetition is of more than {MAX_REPEAT}");
-            return Err(self.error(&problem, "repeat less"));
+            let message = format!("a repetition is of more than {MAX_REPEAT}");
+            return Err(self.error(&message, "repeat less"));
         }
         if most < min {
             return Err(self.error("the repetition's bounds are reversed", "write the lower first"));
@@ -304,8 +304,8 @@ impl<'p> Translator<'p> {
             }
         };
         if product > MAX_REPEAT {
-            let problem = format!("repetitions in one another make more than {MAX_REPEAT}");
-            return Err(self.error(&problem, "repeat less"));
+            let message = format!("repetitions in one another make more than {MAX_REPEAT}");
+            return Err(self.error(&message, "repeat less"));
         }
         if self.take("?") {
             self.rust.push('?');
@@ -388,9 +388,9 @@ impl<'p> Translator<'p> {
         } else if SCRIPTS.split_ascii_whitespace().any(|script| script == name) {
             format!("sc={name}")
         } else {
-            let problem = format!("{} is no class that every Go knows alike", quoted(self.taken()));
+            let message = format!("{} is no class that every Go knows alike", quoted(self.taken()));
             return Err(
-                self.error(&problem, "write a category like \\p{Lu} or a script like \\p{Greek}")
+                self.error(&message, "write a category like \\p{Lu} or a script like \\p{Greek}")
             );
         };
         let _ = write!(self.rust, "\\{}{{{class}}}", if negated { 'P' } else { 'p' });
@@ -425,8 +425,8 @@ impl<'p> Translator<'p> {
             _ => (c.is_ascii() && !c.is_ascii_alphanumeric()).then_some(u32::from(c)),
         };
         let Some(code) = code else {
-            let problem = format!("{} is no escape", quoted(self.taken()));
-            return Err(self.error(&problem, "write the character itself, or \\x{…} with its code"));
+            let message = format!("{} is no escape", quoted(self.taken()));
+            return Err(self.error(&message, "write the character itself, or \\x{…} with its code"));
         };
         char::from_u32(code).ok_or_else(|| {
             self.error(&format!("U+{code:04X} is no character"), "write one that a text can hold")
@@ -481,8 +481,8 @@ impl<'p> Translator<'p> {
         {
             let (plain, caret) = name.strip_prefix('^').map_or((name, ""), |plain| (plain, "^"));
             let Some(class) = ascii_class(plain) else {
-                let problem = format!("{} is no class", quoted(&format!("[:{name}:]")));
-                return Err(self.error(&problem, "write one like [:alpha:], or \\[: for a bracket"));
+                let message = format!("{} is no class", quoted(&format!("[:{name}:]")));
+                return Err(self.error(&message, "write one like [:alpha:], or \\[: for a bracket"));
             };
             self.rest = rest;
             let _ = write!(self.rust, "[{caret}{class}]");
@@ -503,8 +503,8 @@ impl<'p> Translator<'p> {
             let high = self.class_char()?;
             if high < low {
                 let range = quoted(&item[..item.len() - self.rest.len()]);
-                let problem = format!("the range {range} is reversed");
-                return Err(self.error(&problem, "write the lower character first"));
+                let message = format!("the range {range} is reversed");
+                return Err(self.error(&message, "write the lower character first"));
             }
             self.rust.push('-');
             push_literal(&mut self.rust, high);
