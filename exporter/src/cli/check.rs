@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     config::CPU,
     cpu::list as cpus,
-    expr::values::Reading,
+    expr::{print, values::Reading},
     generation::Inputs,
     labels::{self, Labels},
     metrics::catalog::SERIES,
@@ -87,7 +87,7 @@ impl Report<'_> {
         let mut rows = vec![["SOURCE", "STATE"].map(str::to_owned)];
         for (source, Reading { error, .. }) in self.inputs.values.readings() {
             let state = error.as_deref().unwrap_or("good");
-            rows.push([source.name().into(), printable(state)]);
+            rows.push([source.name().into(), print::escape(state)]);
         }
         if rows.len() > 1 {
             write_rows(&mut text, &rows);
@@ -105,7 +105,7 @@ impl Report<'_> {
         }
         for (name, value) in &labels.set {
             let from = self.from(labels, name);
-            rows.push([whose.into(), name.clone(), printable(value), from]);
+            rows.push([whose.into(), name.clone(), print::escape(value), from]);
             whose = "";
         }
     }
@@ -166,15 +166,6 @@ fn write_rows<const N: usize>(text: &mut String, rows: &[[String; N]]) {
         text.push_str(line.trim_end());
         text.push('\n');
     }
-}
-
-/// Nothing that a terminal obeys.
-fn printable(value: &str) -> String {
-    let escape = |c: char| match c {
-        '"' | '\'' | '\\' => c.to_string(),
-        _ => c.escape_debug().to_string(),
-    };
-    value.chars().map(escape).collect()
 }
 
 #[cfg(test)]

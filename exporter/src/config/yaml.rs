@@ -16,6 +16,8 @@ use serde::de::{
     VariantAccess, Visitor,
 };
 
+use crate::expr::print::{MAX_CHARS, quote, shorten};
+
 /// Diagnostics that are told in full. Each costs another reading of the text.
 const MAX_SHOWN: usize = 20;
 
@@ -25,9 +27,6 @@ const MAX_TREE_BYTES: usize = 4 << 20;
 /// Brackets opened in the whole text. The time to scan nested brackets grows with the square of
 /// their depth, and nothing but their number limits the depth.
 const MAX_BRACKETS: usize = 4096;
-
-/// Characters shown of a key or value.
-const MAX_PRINTED: usize = 40;
 
 /// Characters shown of a message of `yaml_serde`, which can hold a whole value.
 const MAX_MESSAGE: usize = 200;
@@ -227,7 +226,7 @@ impl Report<'_> {
             if !path.is_empty() {
                 path.push('.');
             }
-            path.push_str(&shorten(name, MAX_PRINTED));
+            path.push_str(&shorten(name, MAX_CHARS));
             let entry = Entry { name, path, key, value };
             if !names.insert(name) {
                 self.key_error(&entry, |_| "this key is given twice; keep one".into());
@@ -298,7 +297,7 @@ impl Report<'_> {
     /// The key is none of `known`.
     pub(super) fn unknown_key(&mut self, entry: &Entry<'_>, known: &[&str]) {
         self.key_error(entry, |_| {
-            let name = shorten(entry.name, MAX_PRINTED);
+            let name = shorten(entry.name, MAX_CHARS);
             let distance = |known: &&&str| strsim::osa_distance(&name, known);
             match known.iter().min_by_key(distance).filter(|known| distance(known) <= 2) {
                 Some(nearest) => format!("unknown key; did you mean {nearest}?"),
@@ -350,12 +349,12 @@ impl Report<'_> {
         }
         let (line, column, scalar) = locate(self.text, document, node.number);
         let printed = match &node.content {
-            Content::Text(text) => format!("\"{}\"", shorten(text, MAX_PRINTED)),
+            Content::Text(text) => quote(text),
             Content::List(_) => "a list".into(),
             Content::Map(_) => "a map".into(),
             Content::Tagged => "a value with a tag".into(),
             Content::Null if scalar.is_empty() => "an empty value".into(),
-            _ => shorten(&scalar, MAX_PRINTED),
+            _ => shorten(&scalar, MAX_CHARS),
         };
         self.diagnostics.push(Diagnostic {
             line,
@@ -389,21 +388,6 @@ impl Report<'_> {
         self.diagnostics.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
         Err(Diagnostics { shown: self.diagnostics, more: self.more })
     }
-}
-
-/// The beginning of a text, with nothing in it that a terminal obeys.
-fn shorten(text: &str, max: usize) -> String {
-    let mut short = String::new();
-    for c in text.chars().take(max) {
-        match c {
-            '"' | '\'' | '\\' => short.push(c),
-            _ => short.extend(c.escape_debug()),
-        }
-    }
-    if text.chars().nth(max).is_some() {
-        short.push('…');
-    }
-    short
 }
 
 /// Line, column and scalar of a node, the scalar as it is written in the text.

@@ -1,5 +1,8 @@
-//! What a label value can say: templates and relabelling rules. Pure.
+//! Defines what a label value can say: templates, relabelling rules, and the names that they use.
+//!
+//! It is pure and names no other room.
 
+pub mod print;
 pub mod relabel;
 pub mod template;
 pub mod values;

@@ -14,6 +14,8 @@ use std::{collections::BTreeMap, iter};
 
 use md5::{Digest as _, Md5};
 
+use super::print::quote;
+
 mod pattern;
 mod template;
 
@@ -209,7 +211,7 @@ fn action(spec: &RuleSpec<'_>, pattern: Pattern, errors: &mut RuleErrors) -> Opt
             Action::Uppercase { target: target(&name, spec, errors)? }
         }
         _ => {
-            let name = quoted(&name);
+            let name = quote(&name);
             errors
                 .add("action", format!("{name} is no action; write one of {}", ACTIONS.join(", ")));
             return None;
@@ -232,12 +234,12 @@ fn needs_target(action: &str) -> String {
 }
 
 fn not_a_name(name: &str) -> String {
-    let name = quoted(name);
+    let name = quote(name);
     format!("{name} is not a label name; write letters, digits and _, no digit first")
 }
 
 fn not_a_name_template(template: &str) -> String {
-    let template = quoted(template);
+    let template = quote(template);
     format!(
         "{template} can't give a label name; write letters, digits, _ and groups like ${{1}}, \
          no digit first"
@@ -429,21 +431,6 @@ fn uppercase(c: char) -> char {
             _ => c,
         },
     }
-}
-
-/// A piece of what was spec, for a message: not long, and with nothing in it that a terminal
-/// obeys.
-fn quoted(text: &str) -> String {
-    const MAX_QUOTED: usize = 40;
-    let mut quoted = String::from("\"");
-    for c in text.chars().take(MAX_QUOTED) {
-        match c {
-            '"' | '\'' | '\\' => quoted.push(c),
-            _ => quoted.extend(c.escape_debug()),
-        }
-    }
-    quoted.push_str(if text.chars().nth(MAX_QUOTED).is_some() { "…\"" } else { "\"" });
-    quoted
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use regex_automata::{
     util::{captures::Captures, syntax},
 };
 
-use super::quoted;
+use crate::expr::print::quote;
 
 mod translate;
 
@@ -73,7 +73,7 @@ impl Compiler {
                 let max = MAX_COMPILED_BYTES >> 20;
                 format!("the pattern takes more than {max} MiB; repeat less in it")
             } else {
-                format!("the pattern can't be compiled: {}", quoted(&error.to_string()))
+                format!("the pattern can't be compiled: {}", quote(&error.to_string()))
             }
         })?;
         Ok(Pattern { source: source.into(), names, compiled })

@@ -9,7 +9,8 @@
 //! One thing is refused. Go takes letters of every script into a name, and no group can be named by
 //! them; so a character beyond ASCII right after a name is a mistake in the template, or needs braces.
 
-use super::{Match, TooLarge, join, quoted};
+use super::{Match, TooLarge, join};
+use crate::expr::print::quote;
 
 /// A template.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +80,7 @@ fn variable(text: &str) -> Result<Option<(Part, &str)>, String> {
     let end = inside.find(|c: char| !is_word(c)).unwrap_or(inside.len());
     let (name, mut rest) = inside.split_at(end);
     if let Some(c) = rest.chars().next().filter(|c| !c.is_ascii()) {
-        let c = quoted(c.encode_utf8(&mut [0; 4]));
+        let c = quote(c.encode_utf8(&mut [0; 4]));
         return Err(match (braced, name) {
             (None, "") => format!("{c} can't follow a $; write $$ for a dollar sign"),
             (None, _) => format!("{c} can't follow ${name}; write ${{{name}}} before it"),

@@ -38,7 +38,7 @@
 
 use std::fmt::Write as _;
 
-use crate::expr::relabel::quoted;
+use crate::expr::print::quote;
 
 const MAX_PATTERN_BYTES: usize = 4096;
 
@@ -388,7 +388,7 @@ impl<'p> Translator<'p> {
         } else if SCRIPTS.split_ascii_whitespace().any(|script| script == name) {
             format!("sc={name}")
         } else {
-            let message = format!("{} is no class that every Go knows alike", quoted(self.taken()));
+            let message = format!("{} is no class that every Go knows alike", quote(self.taken()));
             return Err(
                 self.error(&message, "write a category like \\p{Lu} or a script like \\p{Greek}")
             );
@@ -425,7 +425,7 @@ impl<'p> Translator<'p> {
             _ => (c.is_ascii() && !c.is_ascii_alphanumeric()).then_some(u32::from(c)),
         };
         let Some(code) = code else {
-            let message = format!("{} is no escape", quoted(self.taken()));
+            let message = format!("{} is no escape", quote(self.taken()));
             return Err(self.error(&message, "write the character itself, or \\x{…} with its code"));
         };
         char::from_u32(code).ok_or_else(|| {
@@ -481,7 +481,7 @@ impl<'p> Translator<'p> {
         {
             let (plain, caret) = name.strip_prefix('^').map_or((name, ""), |plain| (plain, "^"));
             let Some(class) = ascii_class(plain) else {
-                let message = format!("{} is no class", quoted(&format!("[:{name}:]")));
+                let message = format!("{} is no class", quote(&format!("[:{name}:]")));
                 return Err(self.error(&message, "write one like [:alpha:], or \\[: for a bracket"));
             };
             self.rest = rest;
@@ -502,7 +502,7 @@ impl<'p> Translator<'p> {
             self.next();
             let high = self.class_char()?;
             if high < low {
-                let range = quoted(&item[..item.len() - self.rest.len()]);
+                let range = quote(&item[..item.len() - self.rest.len()]);
                 let message = format!("the range {range} is reversed");
                 return Err(self.error(&message, "write the lower character first"));
             }
