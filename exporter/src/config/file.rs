@@ -1,4 +1,4 @@
-//! The file of a configuration.
+//! The file of a configuration, and how its errors are reported.
 
 use std::{
     fmt::Write as _,
@@ -10,29 +10,39 @@ use sha2::{Digest as _, Sha256};
 use super::{Config, Diagnostics};
 use crate::os::files::{self, FileError};
 
-/// Size of the largest file that is read.
+/// Maximum size of the file.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// A file as it was read.
+/// The contents of a configuration file at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct ConfigFile {
     pub(super) path: PathBuf,
     pub(super) bytes: Vec<u8>,
     pub(super) sha256: String,
 }
 
-impl Source {
-    /// Where the file is.
+/// Reads a configuration file: a regular file of at most 1 MiB.
+pub fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
+    let bytes = files::read(path, MAX_FILE_BYTES)?;
+    let mut sha256 = String::new();
+    for byte in Sha256::digest(&bytes) {
+        write!(sha256, "{byte:02x}").expect("writing to a string cannot fail");
+    }
+    Ok(ConfigFile { path: path.into(), bytes, sha256 })
+}
+
+impl ConfigFile {
+    /// The path that the file was read from.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The SHA-256 of the file in lowercase hexadecimal digits.
+    /// The SHA-256 of the contents, in lowercase hexadecimal.
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
 
-    /// Validates the file. Fails if it is not UTF-8 or has diagnostics.
+    /// Parses and validates the contents.
     pub fn parse(&self) -> Result<Config, ConfigError> {
         let path = || self.path.clone();
         let text = str::from_utf8(&self.bytes)
@@ -42,26 +52,26 @@ impl Source {
     }
 }
 
-/// Why there is no configuration.
+/// Why a file gives no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file can't be read, or is larger than 1 MiB.
+    /// The file cannot be read, or is larger than 1 MiB.
     #[error(transparent)]
     File(#[from] FileError),
     /// The file is not UTF-8.
     #[error("`{}` is not UTF-8 at byte {offset}", path.display())]
     NotUtf8 {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// How many bytes are UTF-8 before the first that is not.
+        /// The number of valid bytes before the first invalid one.
         offset: usize,
     },
-    /// The file has diagnostics. The message has a line for each.
+    /// The file is invalid. The message has a line for each diagnostic.
     #[error("{}", lines(path, diagnostics))]
     Invalid {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Its diagnostics.
+        /// What is invalid.
         diagnostics: Diagnostics,
     },
 }
@@ -70,34 +80,27 @@ impl ConfigError {
     /// The message in one line, for the log.
     pub fn one_line(&self) -> String {
         match self {
-            Self::Invalid { path, diagnostics } => places(path, diagnostics).join("; "),
-            _ => self.to_string(),
+            Self::Invalid { path, diagnostics } => located(path, diagnostics).join("; "),
+            Self::File(_) | Self::NotUtf8 { .. } => self.to_string(),
         }
     }
 }
 
 fn lines(path: &Path, diagnostics: &Diagnostics) -> String {
-    let places = places(path, diagnostics).join("\n");
+    let located = located(path, diagnostics).join("\n");
     match diagnostics.shown.len() + diagnostics.more {
-        1 => places,
-        count => format!("{count} errors in `{}`\n{places}", path.display()),
+        1 => located,
+        count => format!("{count} errors in `{}`\n{located}", path.display()),
     }
 }
 
-/// Each mistake behind its place, in the form that editors and terminals make a link of.
-fn places(path: &Path, diagnostics: &Diagnostics) -> Vec<String> {
-    let shown =
-        diagnostics.shown.iter().map(|diagnostic| format!("{}:{diagnostic}", path.display()));
-    let more = (diagnostics.more > 0).then(|| format!("and {} more", diagnostics.more));
-    shown.chain(more).collect()
-}
-
-/// Reads a regular file of at most 1 MiB.
-pub fn read(path: &Path) -> Result<Source, ConfigError> {
-    let bytes = files::read(path, MAX_FILE_BYTES)?;
-    let mut sha256 = String::new();
-    for byte in Sha256::digest(&bytes) {
-        write!(sha256, "{byte:02x}").expect("a string takes all that is written to it");
+/// Writes diagnostics as `file:line:column: message`, which editors and terminals turn into links.
+fn located(path: &Path, diagnostics: &Diagnostics) -> Vec<String> {
+    let path = path.display();
+    let mut located: Vec<_> =
+        diagnostics.shown.iter().map(|diagnostic| format!("{path}:{diagnostic}")).collect();
+    if diagnostics.more > 0 {
+        located.push(format!("and {} more", diagnostics.more));
     }
-    Ok(Source { path: path.into(), bytes, sha256 })
+    located
 }

@@ -1,4 +1,4 @@
-//! The sections about labels, each mistake at the key or value that has it.
+//! The sections about labels and CPUs. Each error is reported at its key or value.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,39 +11,39 @@ use crate::{
     },
 };
 
-/// Entries of `cpus`.
+/// Maximum number of entries of `cpus`.
 const MAX_CPU_ENTRIES: usize = 4096;
 
-/// Labels that some scheduler series have of their own.
+/// Names of labels that the exporter's own series use, or will use.
 pub const RESERVED: [&str; 5] = ["behind", "le", "mode", "quantile", "reason"];
 
-/// The label of a CPU's number.
+/// The name of the label with the CPU's number.
 pub const CPU: &str = "cpu";
 
 /// Which series have the labels of the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LabelsOn {
-    /// The scheduler's.
+    /// The scheduler's series.
     #[default]
     Series,
-    /// `target_info` alone.
+    /// `target_info`.
     TargetInfo,
-    /// Both.
+    /// The scheduler's series and `target_info`.
     Both,
 }
 
-/// How many labels and series there may be, and how long the labels.
+/// Limits of labels and series.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Labels of a series, beside `cpu`, `le`, `mode` and `reason`.
+    /// Labels of a series, besides `cpu`, `le`, `mode` and `reason`.
     pub labels: usize,
-    /// Bytes of a name.
+    /// Bytes of a label name.
     pub name_bytes: usize,
-    /// Bytes of a value.
+    /// Bytes of a label value.
     pub value_bytes: usize,
-    /// Values of one label, beside `cpu`.
+    /// Distinct values of a label, except `cpu`.
     pub values_per_label: usize,
-    /// Series of the scheduler.
+    /// Series of the scheduler, in total.
     pub series: usize,
 }
 
@@ -59,31 +59,32 @@ impl Default for Limits {
     }
 }
 
-/// Labels of some CPUs.
+/// An entry of `cpus`: labels for some CPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuLabels {
-    /// Which.
+    /// The CPUs that have the labels.
     pub matches: CpuMatch,
-    /// The templates, which can name labels of the host too.
+    /// The templates by label name. They can use labels of the host.
     pub labels: BTreeMap<String, Template>,
 }
 
-/// A choice of CPUs.
+/// A selection of CPUs. The numbers ascend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CpuMatch {
     /// These CPUs.
     Cpus(Vec<u32>),
-    /// Those of these NUMA nodes.
+    /// The CPUs of these NUMA nodes.
     NumaNodes(Vec<u32>),
-    /// Those of these packages.
+    /// The CPUs of these packages.
     Packages(Vec<u32>),
-    /// Those of these clusters.
+    /// The CPUs of these clusters.
     Clusters(Vec<u32>),
-    /// Those that were isolated at boot.
+    /// The CPUs that were isolated at boot.
     Isolated,
 }
 
-/// The labels of the host. Without rules, or labels of CPUs, those in `__` would be of no use.
+/// Parses `labels`. A label in `__` is an error unless there are rules or entries of `cpus`, since
+/// nothing else could use it.
 pub(super) fn host(
     report: &mut Report<'_>,
     section: &Entry<'_>,
@@ -99,7 +100,7 @@ pub(super) fn host(
     })
 }
 
-/// The entries of `cpus`. Their templates can name the labels of the host.
+/// Parses `cpus`. The templates can use the labels `host`, and those that `rules` set by name.
 pub(super) fn cpus(
     report: &mut Report<'_>,
     section: &Entry<'_>,
@@ -107,8 +108,8 @@ pub(super) fn cpus(
     rules: &[Rule],
     limits: &Limits,
 ) -> Vec<CpuLabels> {
-    let names = host.keys().map(String::as_str).chain(rules.iter().filter_map(Rule::target));
-    let names = names.collect();
+    let mut names: BTreeSet<_> = host.keys().map(String::as_str).collect();
+    names.extend(rules.iter().filter_map(Rule::target));
     let items = report.items(section);
     if items.len() > MAX_CPU_ENTRIES {
         report.error(section, |_| {
@@ -126,6 +127,7 @@ fn cpu_labels(
     limits: &Limits,
 ) -> Option<CpuLabels> {
     let mut matches = None;
+    // An item that is not a map is an error already.
     let mut has_match = !item.is_map();
     let mut labels = BTreeMap::new();
     for entry in report.entries(item) {
@@ -146,27 +148,30 @@ fn cpu_labels(
 
 fn cpu_match(report: &mut Report<'_>, entry: &Entry<'_>) -> Option<CpuMatch> {
     let text = report.string(entry)?;
+    if text == "isolated" {
+        return Some(CpuMatch::Isolated);
+    }
     let (kind, list) = text.split_once(':').unwrap_or(("cpu", text));
-    let list = || cpus::parse(list.trim());
-    let matches = match kind {
-        "cpu" if text == "isolated" => Some(CpuMatch::Isolated),
-        "cpu" => list().map(CpuMatch::Cpus),
-        "numa" => list().map(CpuMatch::NumaNodes),
-        "package" => list().map(CpuMatch::Packages),
-        "cluster" => list().map(CpuMatch::Clusters),
+    let selection: Option<fn(Vec<u32>) -> CpuMatch> = match kind {
+        "cpu" => Some(CpuMatch::Cpus),
+        "numa" => Some(CpuMatch::NumaNodes),
+        "package" => Some(CpuMatch::Packages),
+        "cluster" => Some(CpuMatch::Clusters),
         _ => None,
     };
-    if matches.is_none() {
-        report.error(entry, |value| {
-            format!(
-                "{value} matches no CPUs; write an ascending list like \"0-15,32\", the same after \
-                 numa:, package: or cluster:, or isolated"
-            )
-        });
+    if let (Some(selection), Some(numbers)) = (selection, cpus::parse(list.trim())) {
+        return Some(selection(numbers));
     }
-    matches
+    report.error(entry, |value| {
+        format!(
+            "{value} is not a selection of CPUs; write an ascending list like \"0-15,32\", the same \
+             after numa:, package: or cluster:, or isolated"
+        )
+    });
+    None
 }
 
+/// Parses a map of label names to templates. `objection` says why a name is not allowed here.
 fn templates(
     report: &mut Report<'_>,
     section: &Entry<'_>,
@@ -186,14 +191,14 @@ fn templates(
         if let Some(objection) = objection(entry.name) {
             report.key_error(&entry, |_| objection.into());
         }
-        // After a mistake it is known by name all the same.
+        // After an error the name still exists, for the templates that use it.
         let template = template(report, &entry, names, limits).unwrap_or_default();
         labels.insert(entry.name.into(), template);
     }
     labels
 }
 
-/// A name in `__` is for the rules alone.
+/// Checks the name of a label.
 fn name(report: &mut Report<'_>, entry: &Entry<'_>, limits: &Limits) {
     let (name, max) = (entry.name, limits.name_bytes);
     if !is_label_name(name) {
@@ -218,7 +223,7 @@ fn template(
     let text = report.string(entry)?;
     let max = limits.value_bytes;
     if text.is_empty() {
-        report.error(entry, |value| format!("{value} is the same as no label; remove it"));
+        report.error(entry, |value| format!("{value} is the same as no label; remove the key"));
         return None;
     }
     match Template::parse(text, names) {
@@ -236,7 +241,7 @@ fn template(
     }
 }
 
-/// `labels_on`.
+/// Parses `labels_on`.
 pub(super) fn labels_on(report: &mut Report<'_>, entry: &Entry<'_>) -> LabelsOn {
     match report.string(entry) {
         Some("target_info") => LabelsOn::TargetInfo,
@@ -244,21 +249,21 @@ pub(super) fn labels_on(report: &mut Report<'_>, entry: &Entry<'_>) -> LabelsOn 
         Some("series") | None => LabelsOn::Series,
         Some(_) => {
             report.error(entry, |value| {
-                format!("{value} is not a place for labels; write series, target_info or both")
+                format!("{value} is not a choice; write series, target_info or both")
             });
             LabelsOn::Series
         }
     }
 }
 
-/// `without`.
+/// Parses `without`.
 pub(super) fn without(report: &mut Report<'_>, section: &Entry<'_>) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for item in report.items(section) {
         let Some(name) = report.string(&item) else { continue };
         if RESERVED.contains(&name) {
             report.error(&item, |value| {
-                format!("{value} can't be summed over here; do so by PromQL")
+                format!("{value} cannot be summed over here; sum over it in PromQL")
             });
         } else if !is_label_name(name) {
             report.error(&item, |value| format!("{value} is not a label name"));
@@ -268,10 +273,10 @@ pub(super) fn without(report: &mut Report<'_>, section: &Entry<'_>) -> BTreeSet<
     names
 }
 
-/// `limits`.
+/// Parses `limits`.
 pub(super) fn limits(report: &mut Report<'_>, section: &Entry<'_>) -> Limits {
-    /// The largest limits: by them the memory of labels is bounded.
-    const MOST: Limits = Limits {
+    /// Upper bounds of the limits. They bound the memory of labels.
+    const MAX: Limits = Limits {
         labels: 64,
         name_bytes: 128,
         value_bytes: 1_024,
@@ -280,12 +285,12 @@ pub(super) fn limits(report: &mut Report<'_>, section: &Entry<'_>) -> Limits {
     };
     let mut limits = Limits::default();
     for entry in report.entries(section) {
-        let (limit, most) = match entry.name {
-            "labels" => (&mut limits.labels, MOST.labels),
-            "name_bytes" => (&mut limits.name_bytes, MOST.name_bytes),
-            "value_bytes" => (&mut limits.value_bytes, MOST.value_bytes),
-            "values_per_label" => (&mut limits.values_per_label, MOST.values_per_label),
-            "series" => (&mut limits.series, MOST.series),
+        let (limit, max) = match entry.name {
+            "labels" => (&mut limits.labels, MAX.labels),
+            "name_bytes" => (&mut limits.name_bytes, MAX.name_bytes),
+            "value_bytes" => (&mut limits.value_bytes, MAX.value_bytes),
+            "values_per_label" => (&mut limits.values_per_label, MAX.values_per_label),
+            "series" => (&mut limits.series, MAX.series),
             _ => {
                 let known = ["labels", "name_bytes", "value_bytes", "values_per_label", "series"];
                 report.unknown_key(&entry, &known);
@@ -294,9 +299,9 @@ pub(super) fn limits(report: &mut Report<'_>, section: &Entry<'_>) -> Limits {
         };
         let Some(number) = report.integer(&entry) else { continue };
         match usize::try_from(number) {
-            Ok(number) if (1..=most).contains(&number) => *limit = number,
+            Ok(number) if (1..=max).contains(&number) => *limit = number,
             _ => report.error(&entry, |value| {
-                format!("{value} is out of range; write a number from 1 to {most}")
+                format!("{value} is out of range; write a number from 1 to {max}")
             }),
         }
     }

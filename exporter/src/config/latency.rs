@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::yaml::{Entry, Report};
 
-/// Every bucket is a series of each CPU.
+/// Maximum number of buckets. Each of them is a series of each CPU.
 const MAX_BUCKETS: usize = 40;
 
-/// No bound is above this hour. It is below 2^42 ns, so that even one step of the largest factor
-/// beyond it stays below 2^62, the last bucket that has an end.
-const MAX_BOUND_NS: u64 = 3600 * 1_000_000_000;
+/// Largest bound. It is below 2^42 ns, so that one more step of the largest factor stays below 2^62,
+/// the last bucket that has an upper end.
+const MAX_BOUND: Duration = Duration::from_secs(3600);
 
 /// Largest ratio of neighboring buckets.
 const MAX_FACTOR: u64 = 1024;
@@ -26,13 +26,13 @@ pub struct RunqueueLatency {
 }
 
 impl RunqueueLatency {
-    /// Whether each CPU has a histogram; if not, there is one for all CPUs.
+    /// Whether each CPU has its own histogram. Otherwise one histogram covers all CPUs.
     pub const fn per_cpu(&self) -> bool {
         self.per_cpu
     }
 
-    /// The buckets, strictly ascending and at least one: `e` is the bucket whose `le` is 2^e
-    /// nanoseconds. None is above 62.
+    /// The buckets, as exponents: `e` is the bucket whose `le` is 2^e nanoseconds. There is at least
+    /// one; they ascend, and none is above 62.
     pub fn bucket_exponents(&self) -> &[u32] {
         &self.bucket_exponents
     }
@@ -47,6 +47,7 @@ impl Default for RunqueueLatency {
     }
 }
 
+/// Parses the section.
 pub(super) fn runqueue_latency(report: &mut Report<'_>, section: &Entry<'_>) -> RunqueueLatency {
     let mut latency = RunqueueLatency::default();
     for entry in report.entries(section) {
@@ -60,8 +61,9 @@ pub(super) fn runqueue_latency(report: &mut Report<'_>, section: &Entry<'_>) -> 
 }
 
 fn buckets(report: &mut Report<'_>, section: &Entry<'_>) -> Option<Vec<u32>> {
-    let (mut min, mut max, mut factor) =
-        (Some(DEFAULT_MIN_NS), Some(DEFAULT_MAX_NS), Some(DEFAULT_FACTOR));
+    let mut min = Some(DEFAULT_MIN_NS);
+    let mut max = Some(DEFAULT_MAX_NS);
+    let mut factor = Some(DEFAULT_FACTOR);
     for entry in report.entries(section) {
         match entry.name {
             "min" => min = bound(report, &entry),
@@ -88,30 +90,22 @@ fn buckets(report: &mut Report<'_>, section: &Entry<'_>) -> Option<Vec<u32>> {
     Some(exponents)
 }
 
+/// Parses a bound, in nanoseconds.
 fn bound(report: &mut Report<'_>, entry: &Entry<'_>) -> Option<u64> {
-    match entry.string().and_then(nanoseconds) {
-        Some(ns) if (1..=MAX_BOUND_NS).contains(&ns) => return Some(ns),
-        Some(_) => report.error(entry, |value| {
-            format!("{value} is out of range; write a duration from 1ns to 3600s")
-        }),
-        None => report.error(entry, |value| {
-            format!("{value} is not a duration; write digits and ns, us, ms or s, like 10us")
+    match entry.string().map(humantime::parse_duration) {
+        Some(Ok(bound)) if !bound.is_zero() && bound <= MAX_BOUND => {
+            return u64::try_from(bound.as_nanos()).ok();
+        }
+        Some(Ok(_) | Err(humantime::DurationError::NumberOverflow)) => {
+            report.error(entry, |value| {
+                format!("{value} is out of range; write a duration from 1ns to 3600s")
+            });
+        }
+        Some(Err(_)) | None => report.error(entry, |value| {
+            format!("{value} is not a duration; write a number and ns, us, ms or s, like 10us")
         }),
     }
     None
-}
-
-/// Parses `10us`. A number beyond `u64` gives the largest.
-fn nanoseconds(text: &str) -> Option<u64> {
-    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
-    let scale = match unit {
-        "ns" => 1,
-        "us" | "µs" => 1_000,
-        "ms" => 1_000_000,
-        "s" => 1_000_000_000,
-        _ => return None,
-    };
-    (!digits.is_empty()).then(|| digits.parse().unwrap_or(u64::MAX).saturating_mul(scale))
 }
 
 fn bucket_factor(report: &mut Report<'_>, entry: &Entry<'_>) -> Option<u64> {
@@ -125,8 +119,10 @@ fn bucket_factor(report: &mut Report<'_>, entry: &Entry<'_>) -> Option<u64> {
     None
 }
 
-/// From `min` by steps of `factor` to the first bucket that reaches `max`. Both are rounded up to a
-/// power of two, since the kernel program counts by powers of two.
+/// Returns the buckets from `min` by steps of `factor` up to the first that reaches `max`. All three
+/// are rounded up to powers of two, since the kernel program counts by powers of two.
+///
+/// For 1 µs, 10 µs and 4 these are 2^10, 2^12 and 2^14 ns: 1.024, 4.096 and 16.384 µs.
 fn exponents(min_ns: u64, max_ns: u64, factor: u64) -> Vec<u32> {
     let [first, last, step] = [min_ns, max_ns, factor].map(|n| n.next_power_of_two().ilog2());
     (0..=(last - first).div_ceil(step)).map(|i| first + i * step).collect()

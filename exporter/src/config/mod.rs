@@ -1,8 +1,7 @@
-//! The configuration: bytes of a YAML file in, a validated [`Config`] out, or a report of all the
-//! mistakes in the file at once.
+//! Parses the configuration file into a validated [`Config`], or reports every error in it at once.
 //!
-//! [`read`] is the only function that touches the outside world. Nothing here watches the file or
-//! decides when to read it again.
+//! It names `expr` and `cpu::list`, and `os::files` in [`read`] alone: the rest is pure. It does not
+//! watch the file or decide when to read it again; `reload` does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +11,7 @@ mod latency;
 mod relabel;
 mod yaml;
 
-pub use file::{ConfigError, Source, read};
+pub use file::{ConfigError, ConfigFile, read};
 pub use labels::{CPU, CpuLabels, CpuMatch, LabelsOn, Limits, RESERVED};
 pub use latency::RunqueueLatency;
 pub use yaml::{Diagnostic, Diagnostics};
@@ -20,8 +19,7 @@ use yaml::{Entry, Report};
 
 use crate::expr::{relabel::Rule, template::Template, values::Uses};
 
-/// What the exporter runs on. It comes from a file through [`Config::parse`], or is the default;
-/// once made it does not change.
+/// A valid configuration. It never changes; a reload replaces it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     labels: BTreeMap<String, Template>,
@@ -36,50 +34,50 @@ pub struct Config {
 }
 
 impl Config {
-    /// Validates the text of a file. What it leaves out has its default, so an empty text gives
-    /// the default configuration.
+    /// Parses and validates the text of a file. Missing keys have their defaults, so an empty text
+    /// is the default configuration.
     pub fn parse(text: &str) -> Result<Self, Diagnostics> {
         let (mut report, root) = yaml::read(text);
         let config = config(&mut report, &Entry::whole_file(&root));
         report.finish(config)
     }
 
-    /// The labels of the host, by name: valid names, none reserved, none twice.
+    /// The labels of the host, by name. The names are valid, unique and not reserved.
     pub const fn labels(&self) -> &BTreeMap<String, Template> {
         &self.labels
     }
 
-    /// The rules for the labels of the host, in their order.
+    /// The rules for the labels of the host, in order.
     pub fn relabel_configs(&self) -> &[Rule] {
         &self.relabel_configs
     }
 
-    /// The labels of some CPUs; where several match a CPU, the last wins.
+    /// The labels of some CPUs. If several entries match a CPU, the last one wins.
     pub fn cpus(&self) -> &[CpuLabels] {
         &self.cpus
     }
 
-    /// The rules for the labels of each CPU, in their order.
+    /// The rules for the labels of each CPU, in order.
     pub fn cpu_relabel_configs(&self) -> &[Rule] {
         &self.cpu_relabel_configs
     }
 
-    /// Which series have the labels of the host.
+    /// The series that have the labels of the host.
     pub const fn labels_on(&self) -> LabelsOn {
         self.labels_on
     }
 
-    /// The labels that are summed over.
+    /// The labels that are removed, so that CPUs which differ only in them are summed.
     pub const fn without(&self) -> &BTreeSet<String> {
         &self.without
     }
 
-    /// How many labels and series there may be.
+    /// The limits of labels and series.
     pub const fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// What the templates name.
+    /// The values that the templates use.
     pub const fn uses(&self) -> &Uses {
         &self.uses
     }
@@ -112,7 +110,8 @@ fn config(report: &mut Report<'_>, file: &Entry<'_>) -> Config {
     }
     let rules = ["relabel_configs", "cpus", "cpu_relabel_configs"];
     let has_rules = entries.iter().any(|entry| rules.contains(&entry.name));
-    // Not in the order of the file: what follows refers to what is before.
+    // In order of dependency, not in that of the file: labels are checked against the limits, and
+    // the templates of CPUs can name labels that the host has, or gets from its rules.
     for key in ["limits", "labels", "relabel_configs", "cpus", "cpu_relabel_configs"] {
         for entry in entries.iter().filter(|entry| entry.name == key) {
             let Config { limits, labels, relabel_configs, .. } = &config;
@@ -132,7 +131,7 @@ fn config(report: &mut Report<'_>, file: &Entry<'_>) -> Config {
             "labels_on" => config.labels_on = labels::labels_on(report, entry),
             "without" => config.without = labels::without(report, entry),
             "runqueue_latency" => {
-                config.runqueue_latency = latency::runqueue_latency(report, entry)
+                config.runqueue_latency = latency::runqueue_latency(report, entry);
             }
             _ => {}
         }

@@ -1,15 +1,16 @@
-//! The rules of `relabel_configs`, each mistake at the key that has it.
+//! The sections `relabel_configs` and `cpu_relabel_configs`. Each error is reported at its key.
 
 use crate::expr::relabel::{Compiler, Rule, RuleError, RuleSpec};
 
 use super::yaml::{Entry, Report};
 
+/// Maximum number of rules in a list.
 const MAX_RULES: usize = 4096;
 
 const KEYS: [&str; 7] =
     ["source_labels", "separator", "regex", "modulus", "target_label", "replacement", "action"];
 
-/// Reads a list of rules. Those with a mistake are left out.
+/// Parses a list of rules. Invalid rules are left out.
 pub(super) fn rules(report: &mut Report<'_>, section: &Entry<'_>) -> Vec<Rule> {
     let items = report.items(section);
     if items.len() > MAX_RULES {
@@ -36,11 +37,15 @@ fn rule(report: &mut Report<'_>, item: &Entry<'_>, compiler: &mut Compiler) -> O
             "action" => &mut spec.action,
             "source_labels" => {
                 source_labels = report.items(entry);
-                let names = source_labels.iter().map(|label| report.string(label));
-                // All of them are read, for all mistakes to be told.
-                let names = names.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>();
-                readable &= names.is_some();
-                spec.source_labels = names;
+                let mut names = Vec::new();
+                // Read all of them, so that every error is reported.
+                for label in &source_labels {
+                    match report.string(label) {
+                        Some(name) => names.push(name),
+                        None => readable = false,
+                    }
+                }
+                spec.source_labels = Some(names);
                 continue;
             }
             "modulus" => {
@@ -56,7 +61,7 @@ fn rule(report: &mut Report<'_>, item: &Entry<'_>, compiler: &mut Compiler) -> O
         *slot = report.string(entry);
         readable &= slot.is_some();
     }
-    // What could not be read would be missed.
+    // The compiler would report unreadable keys again, as missing.
     if !readable {
         return None;
     }
@@ -65,9 +70,11 @@ fn rule(report: &mut Report<'_>, item: &Entry<'_>, compiler: &mut Compiler) -> O
         Err(errors) => errors,
     };
     for RuleError { key, item: label, message } in errors {
-        let label = label.and_then(|label| source_labels.get(label));
-        let at = label.or_else(|| entries.iter().rfind(|entry| entry.name == key)).unwrap_or(item);
-        report.error(at, |_| message);
+        // The position of the label, else that of the key, else that of the rule: a key that is
+        // missing has no position.
+        let at_label = label.and_then(|label| source_labels.get(label));
+        let at_key = entries.iter().rfind(|entry| entry.name == key);
+        report.error(at_label.or(at_key).unwrap_or(item), |_| message);
     }
     None
 }

@@ -1,9 +1,10 @@
-//! YAML as a tree whose every node can be found again in the text, and the report of what is wrong
-//! with it. No key is known here.
+//! Parses YAML into a tree of nodes with source positions, and collects errors. Knows nothing about
+//! specific keys.
 //!
-//! `yaml_serde` tells where a node stands only in an error raised while that node is read. So the
-//! text is read once into a tree of numbered nodes, the tree is checked by plain code, and for each
-//! mistake the text is read again and stopped at the node with that number.
+//! `yaml_serde` reports the position of a node only in an error that is raised while it reads that
+//! node. So the text is read once into a tree of numbered nodes, and plain code checks the tree. For
+//! each error the text is read again, up to the node with that number, where reading fails on
+//! purpose.
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,32 +19,32 @@ use serde::de::{
 
 use crate::expr::print::{MAX_CHARS, quote, shorten};
 
-/// Diagnostics that are told in full. Each costs another reading of the text.
+/// Maximum number of diagnostics reported in full. Each costs another reading of the text.
 const MAX_SHOWN: usize = 20;
 
-/// Memory of the tree. Aliases are followed, so a small text can stand for a huge tree.
+/// Maximum memory of the tree. Aliases are followed, so a small text can stand for a huge tree.
 const MAX_TREE_BYTES: usize = 4 << 20;
 
-/// Brackets opened in the whole text. The time to scan nested brackets grows with the square of
-/// their depth, and nothing but their number limits the depth.
+/// Maximum number of opening brackets in the text. The time to scan nested brackets grows with the
+/// square of their depth, and only their number limits the depth.
 const MAX_BRACKETS: usize = 4096;
 
-/// Characters shown of a message of `yaml_serde`, which can hold a whole value.
+/// Maximum number of characters of a message of `yaml_serde`, which can contain a whole value.
 const MAX_MESSAGE: usize = 200;
 
-/// What libyaml takes for the end of a line. <https://yaml.org/spec/1.1/#id871136>
+/// The line breaks of YAML 1.1, as libyaml counts them. <https://yaml.org/spec/1.1/#id871136>
 const BREAKS: [char; 5] = ['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'];
 
-/// One thing that is wrong.
+/// One error in a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// The line on which the key or the value begins, counted from 1.
+    /// The line of the key or value, from 1.
     pub line: usize,
-    /// Its first character in the line, counted from 1.
+    /// The column of its first character, from 1.
     pub column: usize,
-    /// The key with those above it, like `runqueue_latency.per_cpu`; empty for the whole file.
+    /// The full key, like `runqueue_latency.per_cpu`; empty for the whole file.
     pub key: String,
-    /// What is wrong, with which value, and what to write instead.
+    /// What is wrong, the value, and what to write instead.
     pub message: String,
 }
 
@@ -57,18 +58,18 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// All that is wrong with a file, which is one mistake at least.
+/// The errors in a configuration file; there is at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostics {
-    /// The first 20 that were found, in the order of the file.
+    /// The first 20 that were found, in file order.
     pub shown: Vec<Diagnostic>,
-    /// How many there are besides.
+    /// The number of further errors.
     pub more: usize,
 }
 
 /// A key or a value.
 pub(super) struct Node {
-    /// Its place in the order of reading.
+    /// Its index in reading order.
     number: usize,
     content: Content,
 }
@@ -76,12 +77,12 @@ pub(super) struct Node {
 enum Content {
     Null,
     Bool(bool),
-    /// None unless the number is whole and from 0 to 2^64 - 1.
+    /// `None` unless the number is an integer from 0 to 2^64 - 1.
     Number(Option<u64>),
     Text(String),
     List(Vec<Node>),
     Map(Vec<(Node, Node)>),
-    /// Anything with a tag of its own, like `!secret`.
+    /// A value with a custom tag, like `!secret`.
     Tagged,
 }
 
@@ -99,12 +100,12 @@ impl<'n> Entry<'n> {
         Self { name: "", path: String::new(), key: root, value: root }
     }
 
-    /// Whether the value is a map. Nothing at all is an empty one.
+    /// Whether the value is a map. An empty value is an empty map.
     pub(super) const fn is_map(&self) -> bool {
         matches!(self.value.content, Content::Map(_) | Content::Null)
     }
 
-    /// The value if it is a string.
+    /// Returns the value if it is a string.
     pub(super) fn string(&self) -> Option<&'n str> {
         match &self.value.content {
             Content::Text(text) => Some(text),
@@ -113,10 +114,10 @@ impl<'n> Entry<'n> {
     }
 }
 
-/// Reads `text` as one document. If something ends the reading early, the report begins with it,
-/// and the tree holds the top-level entries that were complete by then.
+/// Reads `text` as one document. A syntax error ends the reading: then it is the first diagnostic,
+/// and the tree contains the top-level entries before it.
 pub(super) fn read(text: &str) -> (Report<'_>, Node) {
-    // `yaml_serde` would take a byte order mark for a part of the first key.
+    // `yaml_serde` would treat a byte order mark as part of the first key.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut report = Report { text, diagnostics: Vec::new(), more: 0 };
     let mut root = Node { number: 0, content: Content::Null };
@@ -146,23 +147,26 @@ pub(super) fn read(text: &str) -> (Report<'_>, Node) {
     (report, root)
 }
 
-/// What must not be handed to `yaml_serde`: characters that are no YAML, which it can't locate, and
-/// what it needs quadratic time for.
+/// Finds what must not reach `yaml_serde`: characters that YAML forbids, which it cannot locate, and
+/// brackets that would take it quadratic time.
 fn obstacle(text: &str) -> Option<Diagnostic> {
-    let (mut line, mut column, mut brackets) = (1, 1, 0);
+    let mut line = 1;
+    let mut column = 1;
+    let mut brackets = 0;
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
         brackets += usize::from(matches!(c, '[' | '{'));
         let message = match c {
             '\r' if chars.peek() == Some(&'\n') => continue,
             _ if BREAKS.contains(&c) => {
-                (line, column) = (line + 1, 1);
+                line += 1;
+                column = 1;
                 continue;
             }
             '[' | '{' if brackets > MAX_BRACKETS => {
                 format!("more than {MAX_BRACKETS} brackets; write lists and maps as lines")
             }
-            '%' if column == 1 => "directives are not read; remove this line".into(),
+            '%' if column == 1 => "directives are not supported; remove this line".into(),
             '\u{fffe}' | '\u{ffff}' => forbidden(c),
             _ if c.is_control() && c != '\t' => forbidden(c),
             _ => {
@@ -175,7 +179,7 @@ fn obstacle(text: &str) -> Option<Diagnostic> {
     None
 }
 
-/// A line of a text, counted from 1.
+/// Returns a line of a text, by its number from 1.
 fn line(text: &str, number: usize) -> &str {
     let mut rest = text;
     for _ in 1..number {
@@ -192,7 +196,7 @@ fn forbidden(c: char) -> String {
 
 /// Collects the diagnostics of one text.
 ///
-/// What its readers return after a mistake is a stand-in: [`Report::finish`] drops it.
+/// After an error its methods return a placeholder, which [`Report::finish`] drops.
 pub(super) struct Report<'t> {
     text: &'t str,
     diagnostics: Vec<Diagnostic>,
@@ -200,8 +204,8 @@ pub(super) struct Report<'t> {
 }
 
 impl Report<'_> {
-    /// The entries of a map. One that is there twice is a mistake, and returned twice. Nothing at
-    /// all is an empty map: so is a section of which every line is a comment.
+    /// Returns the entries of a map. A duplicate key is an error, and is returned twice. An empty value
+    /// is an empty map: a section may have all its lines commented out.
     pub(super) fn entries<'n>(&mut self, section: &Entry<'n>) -> Vec<Entry<'n>> {
         let pairs = match &section.value.content {
             Content::Map(pairs) => pairs,
@@ -218,7 +222,7 @@ impl Report<'_> {
         for (key, value) in pairs {
             let Content::Text(name) = &key.content else {
                 self.add(0, &section.path, key, |key| {
-                    format!("{key} can't be a key; write a string")
+                    format!("{key} cannot be a key; write a string")
                 });
                 continue;
             };
@@ -236,7 +240,7 @@ impl Report<'_> {
         entries
     }
 
-    /// The items of a list. Nothing at all is an empty list.
+    /// Returns the items of a list. An empty value is an empty list.
     pub(super) fn items<'n>(&mut self, list: &Entry<'n>) -> Vec<Entry<'n>> {
         let items = match &list.value.content {
             Content::List(items) => items,
@@ -257,7 +261,7 @@ impl Report<'_> {
         items.iter().enumerate().map(entry).collect()
     }
 
-    /// The text of a string.
+    /// Returns a string.
     pub(super) fn string<'n>(&mut self, entry: &Entry<'n>) -> Option<&'n str> {
         if let Some(text) = entry.string() {
             return Some(text);
@@ -274,7 +278,7 @@ impl Report<'_> {
         None
     }
 
-    /// The truth of a boolean.
+    /// Returns a boolean.
     pub(super) fn boolean(&mut self, entry: &Entry<'_>) -> bool {
         if let Content::Bool(truth) = entry.value.content {
             return truth;
@@ -283,7 +287,7 @@ impl Report<'_> {
         false
     }
 
-    /// The number of an integer from 0 to 2^64 - 1.
+    /// Returns an integer from 0 to 2^64 - 1.
     pub(super) fn integer(&mut self, entry: &Entry<'_>) -> Option<u64> {
         if let Content::Number(Some(number)) = entry.value.content {
             return Some(number);
@@ -294,7 +298,7 @@ impl Report<'_> {
         None
     }
 
-    /// The key is none of `known`.
+    /// Adds the error that a key is none of `known`.
     pub(super) fn unknown_key(&mut self, entry: &Entry<'_>, known: &[&str]) {
         self.key_error(entry, |_| {
             let name = shorten(entry.name, MAX_CHARS);
@@ -306,18 +310,19 @@ impl Report<'_> {
         });
     }
 
-    /// Adds a mistake in a key. `message` is given the key as it can be printed.
+    /// Adds an error at a key. `message` receives the printable key.
     pub(super) fn key_error(&mut self, entry: &Entry<'_>, message: impl FnOnce(&str) -> String) {
         self.add(0, &entry.path, entry.key, message);
     }
 
-    /// Adds a mistake in a value. `message` is given the value as it can be printed.
+    /// Adds an error at a value. `message` receives the printable value.
     pub(super) fn error(&mut self, entry: &Entry<'_>, message: impl FnOnce(&str) -> String) {
         self.add(0, &entry.path, entry.value, message);
     }
 
-    /// Adds a mistake at a byte of a string. Where the text has it in another form, as escapes or
-    /// over several lines, the place is that of the whole string.
+    /// Adds an error at a byte offset in a string: offset 3 of the value of `b: '{{ nope }}'` is in
+    /// column 8, that of `nope`. If the file has the string in another form, with escapes or over
+    /// several lines, the position is that of the whole string.
     pub(super) fn error_within(&mut self, entry: &Entry<'_>, offset: usize, message: &str) {
         self.error(entry, |_| message.into());
         let (Some(diagnostic), Some(value)) = (self.diagnostics.last_mut(), entry.string()) else {
@@ -347,7 +352,7 @@ impl Report<'_> {
             self.more += 1;
             return;
         }
-        let (line, column, scalar) = locate(self.text, document, node.number);
+        let Located { line, column, scalar } = locate(self.text, document, node.number);
         let printed = match &node.content {
             Content::Text(text) => quote(text),
             Content::List(_) => "a list".into(),
@@ -364,23 +369,23 @@ impl Report<'_> {
         });
     }
 
-    /// Adds what ended the reading.
+    /// Adds the error that ended the reading.
     fn unreadable(&mut self, error: &serde_yaml::Error) {
         let (line, column) = position(error);
         let reason = match &*error.to_string() {
-            "repetition limit exceeded" => "the aliases repeat too much; write it out".into(),
+            "repetition limit exceeded" => "aliases expand too much; write the values out".into(),
             reason if reason.starts_with("recursion limit exceeded") => {
-                "more than 128 levels deep; write it flatter".into()
+                "nested more than 128 levels deep; flatten it".into()
             }
-            // The position is told already.
+            // The diagnostic has the position already.
             reason => reason.replacen(&format!(" at line {line} column {column}"), "", 1),
         };
         let reason = shorten(&reason, MAX_MESSAGE);
-        let message = format!("can't be read as YAML: {reason}");
+        let message = format!("invalid YAML: {reason}");
         self.diagnostics.push(Diagnostic { line, column, key: String::new(), message });
     }
 
-    /// The `value` that was read, or the diagnostics if there are any.
+    /// Returns `value`, or the diagnostics if there are any.
     pub(super) fn finish<T>(mut self, value: T) -> Result<T, Diagnostics> {
         if self.diagnostics.is_empty() {
             return Ok(value);
@@ -390,8 +395,16 @@ impl Report<'_> {
     }
 }
 
-/// Line, column and scalar of a node, the scalar as it is written in the text.
-fn locate(text: &str, document: usize, number: usize) -> (usize, usize, String) {
+/// A node in the text.
+struct Located {
+    line: usize,
+    column: usize,
+    /// The scalar as it is written; empty for a list or a map.
+    scalar: String,
+}
+
+/// Finds a node again, by its number in a document of the text.
+fn locate(text: &str, document: usize, number: usize) -> Located {
     let walk = Walk { stop: Some(number), ..Walk::default() };
     let result =
         serde_yaml::Deserializer::from_str(text).nth(document).map(|node| walk.deserialize(node));
@@ -399,7 +412,7 @@ fn locate(text: &str, document: usize, number: usize) -> (usize, usize, String) 
         Some(Err(error)) => position(error),
         _ => (1, 1),
     };
-    (line, column, walk.scalar.take())
+    Located { line, column, scalar: walk.scalar.take() }
 }
 
 fn position(error: &serde_yaml::Error) -> (usize, usize) {
@@ -409,19 +422,20 @@ fn position(error: &serde_yaml::Error) -> (usize, usize) {
 /// One reading of a document.
 #[derive(Default)]
 struct Walk {
-    /// The node at which to fail, so that the error tells its position.
+    /// The node at which to fail, so that the error has its position.
     stop: Option<usize>,
-    /// What is written at that node.
+    /// The text of that node.
     scalar: RefCell<String>,
-    /// Nodes so far.
+    /// Number of nodes so far.
     nodes: Cell<usize>,
-    /// Bytes of the tree so far.
+    /// Size of the tree so far.
     bytes: Cell<usize>,
-    /// After an error, the top-level entries that were complete.
+    /// The top-level entries before an error.
     complete: RefCell<Vec<(Node, Node)>>,
 }
 
 impl Walk {
+    /// Counts memory of the tree.
     fn allocate<E: Error>(&self, bytes: usize) -> Result<(), E> {
         self.bytes.set(self.bytes.get() + bytes);
         if self.bytes.get() <= MAX_TREE_BYTES {
@@ -429,7 +443,7 @@ impl Walk {
         }
         let max = MAX_TREE_BYTES >> 20;
         Err(E::custom(format_args!(
-            "the keys and values, aliases followed, take more than {max} MiB; keep fewer"
+            "the keys and values take more than {max} MiB with aliases expanded; use fewer"
         )))
     }
 }
@@ -508,7 +522,7 @@ impl<'de> Visitor<'de> for &Walk {
                 Ok(Some(entry)) => entries.push(entry),
                 Ok(None) => return Ok(Content::Map(entries)),
                 Err(error) => {
-                    // The outermost map comes last.
+                    // The outermost map fails last, and overwrites those of the maps inside.
                     self.complete.replace(entries);
                     return Err(error);
                 }
@@ -523,7 +537,7 @@ impl<'de> Visitor<'de> for &Walk {
     }
 }
 
-/// Notes the scalar and fails. At anything else `yaml_serde` fails before it is asked.
+/// Records the scalar and fails. For anything but a scalar, `yaml_serde` itself fails.
 struct Stop<'w>(&'w RefCell<String>);
 
 impl Visitor<'_> for Stop<'_> {

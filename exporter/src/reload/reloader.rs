@@ -26,7 +26,7 @@ use super::{
     },
 };
 use crate::{
-    config::{Config, Source},
+    config::{Config, ConfigFile},
     cpu::{list as cpus, topology::Topology},
     expr::values::Values,
     generation::{Current, Inputs, ReloadOutcome},
@@ -82,7 +82,7 @@ impl Reloader {
     /// Makes the first generation of `source`, understood as `config`, with the values that can be
     /// had at once. To be called inside a tokio runtime.
     pub fn new(
-        source: &Source,
+        source: &ConfigFile,
         config: Config,
         endpoints: SourceOrigins,
         telemetry: Telemetry,
