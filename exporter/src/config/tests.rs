@@ -485,7 +485,7 @@ fn rule_errors_have_the_position_in_the_file() {
          - source_labels: a\n\
          \x20 modulus: -1\n\
          - {action: keepequal, regex: a, target_label: b, action: x}\n",
-        "3:10: relabel_configs[0].regex: at character 2, the group is not closed; write ) behind it\n\
+        "3:10: relabel_configs[0].regex: at character 2, the group is not closed; write ) after it\n\
          7:17: relabel_configs[1].target_label: 1 is not a string; write \"1\"\n\
          8:22: relabel_configs[2].source_labels[1]: \"b-c\" is not a label name; \
          write letters, digits and _, no digit first\n\
@@ -500,7 +500,7 @@ fn rule_errors_have_the_position_in_the_file() {
          16:12: relabel_configs[6].modulus: -1 is not a positive integer; \
          write digits without quotes\n\
          17:50: relabel_configs[7].action: this key is given twice; keep one\n\
-         17:58: relabel_configs[7].action: \"x\" is no action; write one of replace, keep, drop, \
+         17:58: relabel_configs[7].action: \"x\" is not an action; write one of replace, keep, drop, \
          keepequal, dropequal, hashmod, labelmap, labeldrop, labelkeep, lowercase, uppercase",
     );
     check(

@@ -1,16 +1,16 @@
 //! Prometheus's relabelling: rules that rewrite a set of labels, or drop it.
 //!
-//! The rules mean what `relabel_configs` means to Prometheus, with all eleven actions and its
-//! defaults: <https://prometheus.io/docs/prometheus/latest/configuration/configuration/#relabel_config>.
-//! Names of labels are those of its classic character set, letters, digits and underscores. What
-//! can't be kept to the letter is refused when a rule is made, never when it is applied; `pattern`
-//! and `template` list it.
+//! The rules work as `relabel_configs` in Prometheus, with all eleven actions and its defaults:
+//! <https://prometheus.io/docs/prometheus/latest/configuration/configuration/#relabel_config>.
+//! Label names have Prometheus's classic character set: letters, digits and underscores. Rules that
+//! cannot work exactly as in Prometheus are rejected when they are compiled, never when they are
+//! applied; `pattern/translate.rs` and `template.rs` list them.
 //!
-//! Where Prometheus's own versions differ, this is as of 3: `.` matches a newline too, and an empty
-//! replacement deletes the label that a template names. Where a `labelmap` gives one name to several
-//! labels, the last by name wins.
+//! Versions of Prometheus differ; this follows version 3: `.` also matches a newline, and an empty
+//! replacement deletes the label that a target template names. If a `labelmap` gives several labels
+//! the same name, the last one in order of the old names wins.
 
-use std::{collections::BTreeMap, iter};
+use std::collections::BTreeMap;
 
 use md5::{Digest as _, Md5};
 
@@ -22,17 +22,17 @@ mod template;
 use pattern::{Match, Pattern, Scratch};
 use template::Template;
 
-/// Labels of a set while rules are applied: a `labelmap` can double them.
+/// Maximum number of labels of a set while rules are applied: each `labelmap` can double it.
 const MAX_LABELS: usize = 1_000;
 
-/// Size of the longest value or name that rules make, and of the longest text that they match.
+/// Maximum size of a value or name that rules make, and of a text that they match.
 const MAX_TEXT_BYTES: usize = 1 << 14;
 
 const DEFAULT_SEPARATOR: &str = ";";
 const DEFAULT_PATTERN: &str = "(.*)";
 const DEFAULT_REPLACEMENT: &str = "$1";
 
-/// The actions, as they are written.
+/// The names of the actions.
 const ACTIONS: [&str; 11] = [
     "replace",
     "keep",
@@ -47,38 +47,38 @@ const ACTIONS: [&str; 11] = [
     "uppercase",
 ];
 
-/// A rule as it is written. What is None is left out, which differs from an empty text.
+/// A rule as it is written. `None` is a missing key, which is not the same as an empty string.
 #[derive(Clone, Debug, Default)]
 pub struct RuleSpec<'a> {
-    /// The labels whose values the rule looks at.
+    /// The labels whose values the rule joins and matches.
     pub source_labels: Option<Vec<&'a str>>,
-    /// What joins their values; `;` if left out.
+    /// The separator of their values; `;` by default.
     pub separator: Option<&'a str>,
-    /// What the joined values, or the names of labels, have to match as a whole, in the syntax of
-    /// Go's RE2; `(.*)` if left out.
+    /// The pattern that the joined values, or names of labels, must match as a whole, in the syntax
+    /// of Go's regular expressions; `(.*)` by default.
     pub regex: Option<&'a str>,
-    /// How many values `hashmod` has.
+    /// The modulus of `hashmod`.
     pub modulus: Option<u64>,
-    /// The label that is set or compared.
+    /// The label to set or compare.
     pub target_label: Option<&'a str>,
-    /// The template of the new value, or of the new name; `$1` if left out.
+    /// The template of the new value, or of the new name; `$1` by default.
     pub replacement: Option<&'a str>,
-    /// What the rule does, in letters of either case; `replace` if left out.
+    /// The name of the action, in any case; `replace` by default.
     pub action: Option<&'a str>,
 }
 
-/// What is wrong with a rule.
+/// An error in a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleError {
-    /// The key that is wrong, or missing.
+    /// The key that is invalid or missing.
     pub key: &'static str,
-    /// The place in the list of that key, counted from 0, if the fault is of one item.
+    /// The index of the invalid item, if the value of the key is a list.
     pub item: Option<usize>,
-    /// Why it is wrong, and what to write instead.
+    /// What is wrong, and what to write instead.
     pub message: String,
 }
 
-/// One rule. Two are equal if they are written alike, defaults filled in.
+/// A compiled rule. Two are equal if they are written alike, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     source_labels: Vec<String>,
@@ -101,20 +101,20 @@ enum Action {
     Uppercase { target: String },
 }
 
-/// Makes rules. One is meant for all rules of a configuration: patterns share its tables, which cost
-/// more than a pattern does, and its limit of memory.
+/// Compiles rules. Use one for a whole list: patterns share its tables, which cost more than a
+/// pattern, and its memory limit.
 #[derive(Debug, Default)]
 pub struct Compiler {
     patterns: pattern::Compiler,
 }
 
 impl Compiler {
-    /// Makes a rule, or reports all that is wrong with it.
+    /// Compiles a rule, or returns all its errors.
     pub fn rule(&mut self, spec: &RuleSpec<'_>) -> Result<Rule, Vec<RuleError>> {
         let mut errors = RuleErrors::default();
         let source_labels = source_labels(spec, &mut errors);
         let pattern = self.patterns.compile(spec.regex.unwrap_or(DEFAULT_PATTERN));
-        let pattern = errors.take("regex", pattern);
+        let pattern = errors.collect("regex", pattern);
         let action = pattern.and_then(|pattern| action(spec, pattern, &mut errors));
         match action {
             Some(action) if errors.0.is_empty() => {
@@ -135,12 +135,13 @@ impl RuleErrors {
         self.0.push(RuleError { key, item: None, message: message.into() });
     }
 
-    /// What there is, or its message as a fault.
-    fn take<T>(&mut self, key: &'static str, result: Result<T, String>) -> Option<T> {
+    /// Returns the value, or adds the error.
+    fn collect<T>(&mut self, key: &'static str, result: Result<T, String>) -> Option<T> {
         result.map_err(|message| self.add(key, message)).ok()
     }
 }
 
+/// Checks the names of `source_labels`.
 fn source_labels(spec: &RuleSpec<'_>, errors: &mut RuleErrors) -> Vec<String> {
     let names = spec.source_labels.as_deref().unwrap_or_default();
     for (item, name) in names.iter().enumerate().filter(|(_, name)| !is_label_name(name)) {
@@ -150,6 +151,7 @@ fn source_labels(spec: &RuleSpec<'_>, errors: &mut RuleErrors) -> Vec<String> {
     names.iter().copied().map(String::from).collect()
 }
 
+/// Checks the keys that the action needs or forbids, and builds it.
 fn action(spec: &RuleSpec<'_>, pattern: Pattern, errors: &mut RuleErrors) -> Option<Action> {
     let name = spec.action.unwrap_or("replace").to_lowercase();
     let replacement = spec.replacement.unwrap_or(DEFAULT_REPLACEMENT);
@@ -168,7 +170,7 @@ fn action(spec: &RuleSpec<'_>, pattern: Pattern, errors: &mut RuleErrors) -> Opt
             if !template::gives_name(replacement) {
                 errors.add("replacement", not_a_name_template(replacement));
             }
-            let replacement = errors.take("replacement", Template::parse(replacement))?;
+            let replacement = errors.collect("replacement", Template::parse(replacement))?;
             Action::LabelMap { pattern, replacement }
         }
         "replace" => {
@@ -183,7 +185,7 @@ fn action(spec: &RuleSpec<'_>, pattern: Pattern, errors: &mut RuleErrors) -> Opt
                 }
                 Some(_) => {}
             }
-            let replacement = errors.take("replacement", Template::parse(replacement))?;
+            let replacement = errors.collect("replacement", Template::parse(replacement))?;
             let target = Template::parse(target?).ok()?;
             Action::Replace { pattern, target, replacement }
         }
@@ -212,14 +214,16 @@ fn action(spec: &RuleSpec<'_>, pattern: Pattern, errors: &mut RuleErrors) -> Opt
         }
         _ => {
             let name = quote(&name);
-            errors
-                .add("action", format!("{name} is no action; write one of {}", ACTIONS.join(", ")));
+            errors.add(
+                "action",
+                format!("{name} is not an action; write one of {}", ACTIONS.join(", ")),
+            );
             return None;
         }
     })
 }
 
-/// The target of an action that takes no template.
+/// Returns the target of an action that expands no template in it.
 fn target(action: &str, spec: &RuleSpec<'_>, errors: &mut RuleErrors) -> Option<String> {
     match spec.target_label {
         None | Some("") => errors.add("target_label", needs_target(action)),
@@ -241,62 +245,70 @@ fn not_a_name(name: &str) -> String {
 fn not_a_name_template(template: &str) -> String {
     let template = quote(template);
     format!(
-        "{template} can't give a label name; write letters, digits, _ and groups like ${{1}}, \
+        "{template} cannot give a label name; write letters, digits, _ and groups like ${{1}}, \
          no digit first"
     )
 }
 
-/// What an action has no use for must have its default, or be left out.
+/// Rejects a replacement for an action that uses none. The default value is allowed.
 fn default_replacement(action: &str, replacement: &str, errors: &mut RuleErrors) {
     if replacement != DEFAULT_REPLACEMENT {
-        errors.add("replacement", format!("{action} has no replacement; remove it"));
+        errors.add("replacement", format!("{action} uses no replacement; remove it"));
     }
 }
 
+/// Rejects keys for an action that uses only labels. Default values are allowed.
 fn only_labels(action: &str, spec: &RuleSpec<'_>, errors: &mut RuleErrors) {
     let unused = [
         ("regex", spec.regex.is_some()),
         ("modulus", spec.modulus.is_some_and(|modulus| modulus != 0)),
-        ("separator", spec.separator.is_some_and(|it| it != DEFAULT_SEPARATOR)),
-        ("replacement", spec.replacement.is_some_and(|it| it != DEFAULT_REPLACEMENT)),
+        ("separator", spec.separator.is_some_and(|separator| separator != DEFAULT_SEPARATOR)),
+        (
+            "replacement",
+            spec.replacement.is_some_and(|replacement| replacement != DEFAULT_REPLACEMENT),
+        ),
     ];
     for (key, _) in unused.into_iter().filter(|&(_, is_set)| is_set) {
-        errors.add(key, format!("{action} takes only source_labels and target_label; remove this"));
+        errors.add(key, format!("{action} uses only source_labels and target_label; remove this"));
     }
 }
 
+/// Rejects keys for an action that uses only `regex`. Default values are allowed.
 fn only_regex(action: &str, spec: &RuleSpec<'_>, errors: &mut RuleErrors) {
     let unused = [
         ("source_labels", spec.source_labels.is_some()),
         ("target_label", spec.target_label.is_some_and(|target| !target.is_empty())),
         ("modulus", spec.modulus.is_some_and(|modulus| modulus != 0)),
-        ("separator", spec.separator.is_some_and(|it| it != DEFAULT_SEPARATOR)),
-        ("replacement", spec.replacement.is_some_and(|it| it != DEFAULT_REPLACEMENT)),
+        ("separator", spec.separator.is_some_and(|separator| separator != DEFAULT_SEPARATOR)),
+        (
+            "replacement",
+            spec.replacement.is_some_and(|replacement| replacement != DEFAULT_REPLACEMENT),
+        ),
     ];
     for (key, _) in unused.into_iter().filter(|&(_, is_set)| is_set) {
-        errors.add(key, format!("{action} takes only regex; remove this"));
+        errors.add(key, format!("{action} uses only regex; remove this"));
     }
 }
 
-/// Whether a label can have this name:
+/// Whether this is a valid label name:
 /// <https://prometheus.io/docs/concepts/data_model/#metric-names-and-labels>.
 pub fn is_label_name(name: &str) -> bool {
     let valid = name.bytes().all(|byte| byte == b'_' || byte.is_ascii_alphanumeric());
     valid && !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit())
 }
 
-/// Rules make more labels, or longer ones, than any set has use for.
+/// The rules make too many labels, or too long ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the rules make more than {MAX_LABELS} labels of a set, or a text of more than {MAX_TEXT_BYTES} \
-     bytes; make fewer and shorter ones"
+    "the rules make more than {MAX_LABELS} labels, or a text of more than {MAX_TEXT_BYTES} bytes; make \
+     fewer or shorter ones"
 )]
 pub struct TooLarge;
 
-/// Applies rules in their order. None if one of them drops the set.
+/// Applies rules in order. Returns `None` if one of them drops the set.
 ///
-/// A label without a value is no label. `labelmap` can give a name that [`is_label_name`] refuses,
-/// such as the digits of a longer name, as it can in Prometheus; it is for the caller to look.
+/// A label with an empty value does not exist. As in Prometheus, `labelmap` can make a name that
+/// [`is_label_name`] rejects, such as the digits of a longer name: the caller must check names.
 pub fn apply(
     rules: &[Rule],
     mut labels: BTreeMap<String, String>,
@@ -314,7 +326,7 @@ pub fn apply(
     Ok(Some(labels))
 }
 
-/// The parts as one text.
+/// Concatenates the parts.
 fn join<'a>(parts: impl IntoIterator<Item = &'a str>) -> Result<String, TooLarge> {
     let mut text = String::new();
     for part in parts {
@@ -326,14 +338,14 @@ fn join<'a>(parts: impl IntoIterator<Item = &'a str>) -> Result<String, TooLarge
     Ok(text)
 }
 
-/// Removes the labels in `__`, which Prometheus does after the last rule: they are there for the
-/// rules alone.
+/// Removes the labels in `__`, as Prometheus does after the last rule: they exist for the rules
+/// alone.
 pub fn remove_internal(labels: &mut BTreeMap<String, String>) {
     labels.retain(|name, _| !name.starts_with("__"));
 }
 
 impl Rule {
-    /// The label that it can set; none where that depends on what it matches, or it sets none.
+    /// The label that the rule sets. `None` if it sets none, or if the name depends on the match.
     pub fn target(&self) -> Option<&str> {
         match &self.action {
             Action::Replace { target, .. } => target.literal(),
@@ -344,16 +356,21 @@ impl Rule {
         }
     }
 
-    /// Whether the set is kept.
+    /// Applies the rule. Returns whether the set is kept.
     fn apply(
         &self,
         labels: &mut BTreeMap<String, String>,
         scratch: &mut Scratch,
     ) -> Result<bool, TooLarge> {
         let get = |name: &String| labels.get(name).map_or("", String::as_str);
-        let separators = iter::once("").chain(iter::repeat(self.separator.as_str()));
-        let values = self.source_labels.iter().map(get);
-        let value = join(separators.zip(values).flat_map(<[&str; 2]>::from))?;
+        let mut parts = Vec::with_capacity(2 * self.source_labels.len());
+        for (index, name) in self.source_labels.iter().enumerate() {
+            if index > 0 {
+                parts.push(self.separator.as_str());
+            }
+            parts.push(get(name));
+        }
+        let value = join(parts)?;
         match &self.action {
             Action::Keep(pattern) => return Ok(pattern.is_match(&value, scratch)),
             Action::Drop(pattern) => return Ok(!pattern.is_match(&value, scratch)),
@@ -392,7 +409,7 @@ impl Rule {
     }
 }
 
-/// Sets a label; to set it to nothing is to delete it.
+/// Sets a label, or deletes it if the value is empty.
 fn set(labels: &mut BTreeMap<String, String>, name: String, value: String) {
     if value.is_empty() {
         labels.remove(&name);
@@ -401,28 +418,30 @@ fn set(labels: &mut BTreeMap<String, String>, name: String, value: String) {
     }
 }
 
-/// The last 8 of the 16 bytes of the MD5, the most significant first.
+/// Returns the last 8 of the 16 bytes of the MD5 digest, as a big-endian number.
 fn hash(value: &str) -> u64 {
     let digest = Md5::digest(value.as_bytes());
     digest[8..].iter().fold(0, |hash, &byte| hash << 8 | u64::from(byte))
 }
 
-/// One character for one, as Go does it: Unicode's simple mapping, where Rust has the full one.
+/// Maps one character to one, as Go does: Unicode's simple mapping. Rust has only the full mapping,
+/// which can give several.
 fn lowercase(c: char) -> char {
     let mut mapped = c.to_lowercase();
     match (mapped.next(), mapped.next()) {
         (Some(lower), None) => lower,
-        // İ, the only one that becomes two, has a simple mapping to the first.
+        // Only İ becomes two characters; its simple mapping is the first of them.
         (first, _) => first.unwrap_or(c),
     }
 }
 
-/// As [`lowercase`].
+/// Maps one character to one, as [`lowercase`] does.
 fn uppercase(c: char) -> char {
     let mut mapped = c.to_uppercase();
     match (mapped.next(), mapped.next()) {
         (Some(upper), None) => upper,
-        // Greek with an iota below has a simple mapping to the title case; it is a fixed way off.
+        // Greek letters with an iota subscript: their simple mapping is the title case, at a fixed
+        // offset. Other letters that become several have none.
         _ => match c {
             '\u{1f80}'..='\u{1f87}' | '\u{1f90}'..='\u{1f97}' | '\u{1fa0}'..='\u{1fa7}' => {
                 char::from_u32(u32::from(c) + 8).unwrap_or(c)

@@ -1,10 +1,9 @@
 //! Templates in label values: text with expressions, `rack-{{ env.RACK | default("none") }}`.
-//! Parsing finds every mistake that does not depend on a value; rendering makes text of [`Values`].
-//! Pure.
+//! Parsing finds every error that does not depend on a value; rendering turns [`Values`] into text.
 //!
-//! The language is Jinja's, as minijinja speaks it, with expressions alone: no statements, loops,
-//! includes or comments, and no methods. What it can name is listed by [`Source`], and the labels
-//! that are made before its own.
+//! The language is Jinja, as implemented by minijinja, with expressions alone: no statements, loops,
+//! includes, comments or methods. A template can use the values of every [`Source`], and labels that
+//! are defined before its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,76 +18,76 @@ use regex::{Regex, RegexBuilder};
 
 use super::values::{Keys, Reading, Source, Uses, Values};
 
-/// Size of the longest template.
+/// Maximum size of a template.
 const MAX_TEMPLATE_BYTES: usize = 4_096;
 
-/// Size of the longest text that a template may give. What is too long for a label is shortened by
-/// rules, or by the limits of the configuration.
+/// Maximum size of a rendered text. It exceeds what a label may have, since rules can still shorten
+/// it.
 const MAX_TEXT_BYTES: usize = 1 << 16;
 
-/// Steps that rendering may take, where a step is an operation or 64 bytes made by one. A file of
-/// the largest size takes 1,024 through each filter.
+/// Maximum number of steps of rendering. A step is an operation, or 64 bytes of its result: a file of
+/// the maximum size takes 1,024 steps in each filter.
 const MAX_STEPS: u64 = 20_000;
 
-/// Size of the largest text between filters: that of the largest file.
+/// Maximum size of a text between filters: that of the largest file.
 const MAX_FILTERED_BYTES: usize = 1 << 16;
 
-/// Size of the largest compiled regular expression.
+/// Maximum size of a compiled regular expression.
 const MAX_REGEX_BYTES: usize = 1 << 20;
 
-/// What may stand behind `|`.
+/// The filters, which follow `|`.
 const FILTERS: [&str; 8] =
     ["default", "join", "lower", "regex_replace", "replace", "split", "truncate", "upper"];
 
-/// What may stand behind `is`.
+/// The tests, which follow `is`.
 const TESTS: [&str; 2] = ["defined", "undefined"];
 
-/// A template without syntax errors that names only what is known.
+/// A valid template: its syntax is correct, and it uses only known names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template {
     text: String,
-    /// It has no expression: it stands for itself.
+    /// Whether it has no expressions, so that its text is the result.
     literal: bool,
     uses: Uses,
-    /// The labels that it names.
+    /// The labels that it uses.
     labels: BTreeSet<String>,
 }
 
-/// A mistake in a template.
+/// An error in a template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct TemplateError {
-    /// Where in the template it begins, in bytes.
+    /// Its position in the template, in bytes.
     pub offset: usize,
-    /// What it is, and what to do.
+    /// What is wrong, and what to write instead.
     pub message: String,
 }
 
-/// Why a template gives no text with certain values.
+/// Why a template cannot be rendered with certain values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RenderError {
-    /// The text would be too long.
+    /// The text is too long.
     #[error(
-        "the text has {0} bytes, {MAX_TEXT_BYTES} at most; shorten it, for example by truncate"
+        "the text has {0} bytes, {MAX_TEXT_BYTES} at most; shorten it, for example with truncate"
     )]
     TooLong(usize),
-    /// Rendering does not end soon.
-    #[error("rendering takes more than {MAX_STEPS} steps; make it simpler")]
+    /// Rendering takes too many steps.
+    #[error("rendering takes more than {MAX_STEPS} steps; simplify the template")]
     TooManySteps,
-    /// An operation can't be done with these values.
+    /// An operation fails with these values.
     #[error("{0}")]
     Operation(String),
 }
 
 impl Template {
-    /// Checks a template that can name these labels, by their bare names, beside the sources. Fails
-    /// at its first mistake.
+    /// Parses and checks a template. Besides the sources it can use `labels`, by their bare names.
+    /// Fails at the first error.
     pub fn parse(text: &str, labels: &BTreeSet<&str>) -> Result<Self, TemplateError> {
         if text.len() > MAX_TEMPLATE_BYTES {
             let length = text.len();
             return Err(error_at(0, format!("has {length} bytes, {MAX_TEMPLATE_BYTES} at most")));
         }
-        refuse_statements(text)?;
+        reject_statements(text)?;
         let mut template = Self {
             text: text.into(),
             literal: true,
@@ -105,32 +104,32 @@ impl Template {
         })?;
         let (uses, named) = (&mut template.uses, &mut template.labels);
         Check { text, known: labels, uses, named }.statement(&tree)?;
-        template.refuse_confusion()?;
-        template.try_out()?;
+        template.reject_shadowed_sources()?;
+        template.try_rendering()?;
         Ok(template)
     }
 
-    /// What it is written as.
+    /// The text of the template.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether it has no expression, and so stands for itself.
+    /// Whether it has no expressions, so that its text is the result.
     pub const fn is_literal(&self) -> bool {
         self.literal
     }
 
-    /// The values it names.
+    /// The values that it uses.
     pub const fn uses(&self) -> &Uses {
         &self.uses
     }
 
-    /// The labels it names.
+    /// The labels that it uses.
     pub const fn labels(&self) -> &BTreeSet<String> {
         &self.labels
     }
 
-    /// The text, or none where a value that it needs can't be had, or nothing is left to print.
+    /// Renders the text. Returns `None` if a value that it needs is unavailable, or the text is empty.
     pub fn render(
         &self,
         values: &Values,
@@ -145,8 +144,8 @@ impl Template {
                 Err(error) => match error.kind() {
                     ErrorKind::UndefinedError => return Ok(None),
                     ErrorKind::OutOfFuel => return Err(RenderError::TooManySteps),
-                    // Not every operation says that it was given nothing.
-                    _ if self.lacks(values, labels) => return Ok(None),
+                    // Not every operation reports an undefined value as such.
+                    _ if self.lacks_a_value(values, labels) => return Ok(None),
                     _ => return Err(RenderError::Operation(describe(&error))),
                 },
             }
@@ -158,37 +157,49 @@ impl Template {
         }
     }
 
-    /// Whether a value that it names can't be had.
-    fn lacks(&self, values: &Values, labels: &BTreeMap<String, String>) -> bool {
-        let missing = |(source, keys): (_, &BTreeSet<String>)| {
-            keys.iter().any(|key| values.get(source, key).is_none())
-        };
-        self.uses.iter().any(missing) || self.labels.iter().any(|name| !labels.contains_key(name))
+    /// Whether a value that it uses is unavailable.
+    fn lacks_a_value(&self, values: &Values, labels: &BTreeMap<String, String>) -> bool {
+        for (source, keys) in self.uses.iter() {
+            if keys.iter().any(|key| values.get(source, key).is_none()) {
+                return true;
+            }
+        }
+        self.labels.iter().any(|name| !labels.contains_key(name))
     }
 
-    /// `os` as a label and `os.id` can't stand side by side.
-    fn refuse_confusion(&self) -> Result<(), TemplateError> {
-        let first = |source: Source| source.name().split('.').next().unwrap_or_default();
-        let confused = self.uses.iter().find(|(source, _)| self.labels.contains(first(*source)));
-        let Some((source, _)) = confused else { return Ok(()) };
-        let (label, name) = (first(source), source.name());
-        let message = format!("{label} is a label here, which {name} can't be beside; rename it");
-        Err(error_at(0, message))
+    /// Rejects the use of a label `os` next to `os.id`: the label would shadow the source.
+    fn reject_shadowed_sources(&self) -> Result<(), TemplateError> {
+        for (source, _) in self.uses.iter() {
+            let name = source.name();
+            let first_segment = name.split('.').next().unwrap_or_default();
+            if self.labels.contains(first_segment) {
+                let message = format!(
+                    "the label {first_segment} hides the source {name} here; rename the label"
+                );
+                return Err(error_at(0, message));
+            }
+        }
+        Ok(())
     }
 
-    /// The values in the form in which templates name them.
+    /// Builds the variables of the template: `env.RACK` is the key `RACK` of a map `env`, and
+    /// `node.labels["zone"]` the key `zone` of a map `labels` in a map `node`.
     fn context(&self, values: &Values, labels: &BTreeMap<String, String>) -> Value {
         let mut root: BTreeMap<&str, Value> = BTreeMap::new();
-        // Two sources may share the first segment of their names.
+        // Maps of the sources that share the first segment of their names, like `pod`.
         let mut groups: BTreeMap<&str, BTreeMap<&str, Value>> = BTreeMap::new();
         for (source, keys) in self.uses.iter() {
             let value = match source.keys() {
                 Keys::Path => continue,
                 Keys::One => values.get(source, "").map_or(Value::UNDEFINED, Value::from),
                 Keys::Any | Keys::Fields(_) => {
-                    let had =
-                        |key: &String| Some((key.clone(), values.get(source, key)?.to_owned()));
-                    Value::from(keys.iter().filter_map(had).collect::<BTreeMap<_, _>>())
+                    let mut available = BTreeMap::new();
+                    for key in keys {
+                        if let Some(value) = values.get(source, key) {
+                            available.insert(key.as_str(), Value::from(value));
+                        }
+                    }
+                    Value::from(available)
                 }
             };
             match source.name().split_once('.') {
@@ -207,14 +218,16 @@ impl Template {
         Value::from(root)
     }
 
-    /// Renders it with every value at hand. That a filter is given too much or the wrong thing does
-    /// not depend on the value, since all of them are texts.
-    fn try_out(&self) -> Result<(), TemplateError> {
-        let readings = self.uses.iter().map(|(source, keys)| {
-            (source, Reading::of(keys.iter().map(|key| (key.clone(), "x".into())).collect()))
-        });
-        let values = readings.collect();
-        let labels = self.labels.iter().map(|name| (name.clone(), "x".into())).collect();
+    /// Renders the template once with an invented value for each name. Wrong arguments of filters
+    /// show in this, whatever the real values are, since all values are strings.
+    fn try_rendering(&self) -> Result<(), TemplateError> {
+        let invented = |name: &String| (name.clone(), "x".to_owned());
+        let values = self
+            .uses
+            .iter()
+            .map(|(source, keys)| (source, Reading::of(keys.iter().map(invented).collect())))
+            .collect();
+        let labels = self.labels.iter().map(invented).collect();
         let context = self.context(&values, &labels);
         match environment(&values).render_named_str("", &self.text, context) {
             Err(error) if error.kind() != ErrorKind::UndefinedError => {
@@ -230,7 +243,7 @@ fn error_at(offset: usize, message: impl Into<String>) -> TemplateError {
     TemplateError { offset, message: message.into() }
 }
 
-/// What minijinja has to say, in one sentence.
+/// Writes an error of minijinja in one sentence.
 fn describe(error: &Error) -> String {
     match (error.kind(), error.detail()) {
         (ErrorKind::OutOfFuel, _) => RenderError::TooManySteps.to_string(),
@@ -239,9 +252,10 @@ fn describe(error: &Error) -> String {
     }
 }
 
-/// Statements and comments, which the syntax tree no longer shows as they are written.
-fn refuse_statements(text: &str) -> Result<(), TemplateError> {
-    let refuse = |offset: usize| {
+/// Rejects statements and comments. The syntax tree lacks comments and raw blocks, so this looks at
+/// the tokens, and at the text between them.
+fn reject_statements(text: &str) -> Result<(), TemplateError> {
+    let reject = |offset: usize| {
         let opening = &text[offset..offset + 2];
         let what = if opening == "{%" { "statements" } else { "comments" };
         Err(error_at(
@@ -251,39 +265,41 @@ fn refuse_statements(text: &str) -> Result<(), TemplateError> {
             ),
         ))
     };
-    let outside = |from: usize, to: usize| {
+    // Finds a comment or raw block in a range that no token covers.
+    let find_opening = |from: usize, to: usize| {
         let gap = text.get(from..to).unwrap_or_default();
-        ["{%", "{#"].iter().filter_map(|opening| gap.find(opening)).min().map(|at| from + at)
+        let offset = ["{%", "{#"].iter().filter_map(|opening| gap.find(opening)).min()?;
+        Some(from + offset)
     };
-    // A piece that the tokens leave out is a comment, a raw block or white space.
-    let (mut end, mut in_expression) = (0, false);
+    let mut end = 0;
+    let mut in_expression = false;
     for token in machinery::tokenize(text, false, syntax()) {
         let Ok((token, span)) = token else { break };
         let start = span.start_offset as usize;
-        if !in_expression && let Some(offset) = outside(end, start) {
-            return refuse(offset);
+        if !in_expression && let Some(offset) = find_opening(end, start) {
+            return reject(offset);
         }
         match token {
-            Token::BlockStart => return refuse(start),
+            Token::BlockStart => return reject(start),
             Token::VariableStart => in_expression = true,
             Token::VariableEnd => in_expression = false,
             _ => {}
         }
         end = span.end_offset as usize;
     }
-    if !in_expression && let Some(offset) = outside(end, text.len()) {
-        return refuse(offset);
+    if !in_expression && let Some(offset) = find_opening(end, text.len()) {
+        return reject(offset);
     }
     Ok(())
 }
 
-/// Walks the syntax tree, refuses what is not known and notes what is used.
+/// Walks the syntax tree: rejects unknown names, and records the names that are used.
 struct Check<'t> {
     text: &'t str,
-    /// The labels that can be named.
+    /// The labels that the template can use.
     known: &'t BTreeSet<&'t str>,
     uses: &'t mut Uses,
-    /// Those that are.
+    /// The labels that it uses.
     named: &'t mut BTreeSet<String>,
 }
 
@@ -295,7 +311,7 @@ impl Check<'_> {
             }
             ast::Stmt::EmitRaw(_) => Ok(()),
             ast::Stmt::EmitExpr(emit) => self.expression(&emit.expr),
-            // Refused before.
+            // `reject_statements` has rejected statements already.
             _ => Err(error_at(0, "has a statement; write only {{ … }}")),
         }
     }
@@ -338,7 +354,7 @@ impl Check<'_> {
             }
             ast::Expr::GetItem(item) => self.expressions([&item.expr, &item.subscript_expr]),
             ast::Expr::GetAttr(attribute) => {
-                let message = format!("a text has no fields; .{} can't be had", attribute.name);
+                let message = format!("a string has no fields; remove .{}", attribute.name);
                 Err(error_at(self.offset_of(attribute.name, expression.span()), message))
             }
             ast::Expr::Call(call) => self.call(call, expression.span()),
@@ -394,7 +410,7 @@ impl Check<'_> {
         }
     }
 
-    /// A name must be a label, or one of a source's values.
+    /// Checks a name, which must be that of a label or of a source's value, and records its use.
     fn name(&mut self, path: &[&str], offset: usize) -> Result<(), TemplateError> {
         if let [name] = path
             && self.known.contains(name)
@@ -402,19 +418,17 @@ impl Check<'_> {
             self.named.insert((*name).into());
             return Ok(());
         }
-        let of = |source: &Source| {
-            let name: Vec<_> = source.name().split('.').collect();
-            path.starts_with(&name).then_some(name.len())
-        };
-        let found = Source::ALL.into_iter().find_map(|source| Some((source, of(&source)?)));
-        let Some((source, length)) = found else {
+        let Some((source, rest)) = split_source(path) else {
             return Err(error_at(offset, self.unknown_name(path)));
         };
         let name = source.name();
-        let key = match (source.keys(), &path[length..]) {
+        let key = match (source.keys(), rest) {
             (Keys::One, []) => "",
             (Keys::One, [field, ..]) => {
-                return Err(error_at(offset, format!("{name} is a text and has no {field}")));
+                return Err(error_at(
+                    offset,
+                    format!("{name} is a string and has no field {field}"),
+                ));
             }
             (Keys::Any, [key]) => key,
             (Keys::Any, []) if source == Source::Env => {
@@ -427,7 +441,7 @@ impl Check<'_> {
                 ));
             }
             (Keys::Any, [key, field, ..]) => {
-                let message = format!("{name}[\"{key}\"] is a text and has no {field}");
+                let message = format!("{name}[\"{key}\"] is a string and has no field {field}");
                 return Err(error_at(offset, message));
             }
             (Keys::Fields(fields), [field]) if fields.contains(field) => field,
@@ -440,39 +454,55 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// The message for a name that is no label and no source has.
+    /// Writes the message for an unknown name: it suggests the nearest known name, or lists all.
     fn unknown_name(&self, path: &[&str]) -> String {
         let written = path.join(".");
-        // The key of a map is free.
+        // Any key may follow the name of a map: compare the name alone.
         let stem = path.split_last().map_or_else(String::new, |(_, stem)| stem.join("."));
-        let candidates = Source::ALL.into_iter().flat_map(|source| match source.keys() {
-            Keys::One => vec![(written.as_str(), source.name().to_owned())],
-            Keys::Fields(_) => {
-                fields(source).into_iter().map(|name| (written.as_str(), name)).collect()
+        let mut candidates = Vec::new();
+        for source in Source::ALL {
+            match source.keys() {
+                Keys::One => candidates.push((written.as_str(), source.name().to_owned())),
+                Keys::Fields(_) => {
+                    candidates.extend(fields(source).into_iter().map(|it| (written.as_str(), it)));
+                }
+                Keys::Any => candidates.push((stem.as_str(), source.name().to_owned())),
+                Keys::Path => {}
             }
-            Keys::Any => vec![(stem.as_str(), source.name().to_owned())],
-            Keys::Path => Vec::new(),
-        });
-        let labels = self.known.iter().map(|name| (written.as_str(), (*name).to_owned()));
-        let advice = nearest(candidates.chain(labels)).unwrap_or_else(|| {
+        }
+        candidates.extend(self.known.iter().map(|name| (written.as_str(), (*name).to_owned())));
+        let advice = nearest(candidates).unwrap_or_else(|| {
             let source = Source::ALL.into_iter().find(|source| source.name() == path[0]);
-            let fields = source.map(fields).unwrap_or_default();
-            let names = Source::ALL.iter().map(|source| -> &str { source.name() });
-            let names: Vec<_> = names.chain(self.known.iter().copied()).collect();
-            let names = if fields.is_empty() { names.join(", ") } else { fields.join(", ") };
-            format!("write one of {names}")
+            let mut names = source.map(fields).unwrap_or_default();
+            if names.is_empty() {
+                names.extend(Source::ALL.map(|source| source.name().to_owned()));
+                names.extend(self.known.iter().map(|name| (*name).to_owned()));
+            }
+            format!("write one of {}", names.join(", "))
         });
         format!("unknown name {written}; {advice}")
     }
 
-    /// Where a part of the template stands, if it is one.
+    /// Returns the position of a slice of the template; of other text, that of `span`.
     fn offset_of(&self, part: &str, span: Span) -> usize {
         let offset = (part.as_ptr() as usize).wrapping_sub(self.text.as_ptr() as usize);
         if offset < self.text.len() { offset } else { span.start_offset as usize }
     }
 }
 
-/// The segments of `a.b["c"]`, and where it begins; none for another expression.
+/// Splits a path into a source and the rest: `node.labels["zone"]` into `node.labels` and `zone`.
+fn split_source<'p, 'e>(path: &'p [&'e str]) -> Option<(Source, &'p [&'e str])> {
+    for source in Source::ALL {
+        let name: Vec<_> = source.name().split('.').collect();
+        if let Some(rest) = path.strip_prefix(name.as_slice()) {
+            return Some((source, rest));
+        }
+    }
+    None
+}
+
+/// Returns the segments of a name and its position: of `a.b["c"]`, `a`, `b` and `c`. Returns `None`
+/// for any other expression.
 fn path<'e>(expression: &'e ast::Expr<'_>) -> Option<(Vec<&'e str>, usize)> {
     let (inner, last) = match expression {
         ast::Expr::Var(variable) => {
@@ -490,41 +520,45 @@ fn path<'e>(expression: &'e ast::Expr<'_>) -> Option<(Vec<&'e str>, usize)> {
     Some((path, offset))
 }
 
+/// Rejects a name that is none of `known`.
 fn known(kind: &str, name: &str, known: &[&str], offset: usize) -> Result<(), TemplateError> {
     if known.contains(&name) {
         return Ok(());
     }
-    let advice = nearest(known.iter().map(|known| (name, (*known).to_owned())))
-        .unwrap_or_else(|| format!("write one of {}", known.join(", ")));
+    let candidates = known.iter().map(|known| (name, (*known).to_owned())).collect();
+    let advice =
+        nearest(candidates).unwrap_or_else(|| format!("write one of {}", known.join(", ")));
     Err(error_at(offset, format!("unknown {kind} {name}; {advice}")))
 }
 
-/// The full names of a source's fields.
+/// Returns the full names of a source's fields; none for a source without fixed fields.
 fn fields(source: Source) -> Vec<String> {
     match source.keys() {
         Keys::Fields(fields) => {
             fields.iter().map(|field| format!("{}.{field}", source.name())).collect()
         }
-        _ => Vec::new(),
+        Keys::One | Keys::Any | Keys::Path => Vec::new(),
     }
 }
 
-/// Asks for the name that is a slip of the pen away from what is written beside it.
-fn nearest<'w>(names: impl Iterator<Item = (&'w str, String)>) -> Option<String> {
-    /// Letters that a slip changes.
-    const SLIP: usize = 2;
-    let distances = names.map(|(written, name)| (strsim::osa_distance(written, &name), name));
-    let (_, name) = distances.min().filter(|(distance, _)| *distance <= SLIP)?;
-    Some(format!("did you mean {name}?"))
+/// Suggests the known name that is nearest to what is written, if any is near. Each candidate is the
+/// relevant part of what is written, and a known name.
+fn nearest(candidates: Vec<(&str, String)>) -> Option<String> {
+    /// Maximum number of letters in which a typo differs.
+    const MAX_DISTANCE: usize = 2;
+    let distances =
+        candidates.into_iter().map(|(written, name)| (strsim::osa_distance(written, &name), name));
+    let (distance, name) = distances.min()?;
+    (distance <= MAX_DISTANCE).then(|| format!("did you mean {name}?"))
 }
 
-/// Jinja drops a newline at the end; a template stands for exactly what is written.
+/// Jinja's syntax, but a newline at the end of a template is kept.
 fn syntax() -> SyntaxConfig {
     let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
     syntax.expect("the delimiters are Jinja's own")
 }
 
-/// The language, with the files of `values`.
+/// The language: filters, tests, and the function `file` with the files of `values`.
 fn environment(values: &Values) -> Environment<'static> {
     let mut environment = Environment::empty();
     environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
@@ -537,7 +571,7 @@ fn environment(values: &Values) -> Environment<'static> {
         }
         kind => Err(Error::new(
             ErrorKind::InvalidOperation,
-            format!("a {kind} is no text; pick one of it, or join it"),
+            format!("cannot print a {kind}; select one item or use join"),
         )),
     });
     environment.add_filter("default", filters::default);
@@ -558,7 +592,7 @@ fn environment(values: &Values) -> Environment<'static> {
     environment
 }
 
-/// Jinja's, but for an item that can't be had: then there is no text either.
+/// Jinja's `join`, except that an unavailable item makes the result unavailable.
 fn join(
     state: &mut State<'_, '_>,
     items: &Value,
@@ -573,14 +607,14 @@ fn join(
 
 fn regex(pattern: &str) -> Result<Regex, String> {
     RegexBuilder::new(pattern).size_limit(MAX_REGEX_BYTES).build().map_err(|error| {
-        // The last line says what is wrong; those above show where.
+        // The last line is the reason; those above show the position.
         let error = error.to_string();
         let reason = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
         format!("regex_replace: `{pattern}` is not a regular expression: {reason}")
     })
 }
 
-/// Replaces every match of a regular expression; `$1` and `${name}` are its groups.
+/// Replaces every match of a regular expression. `$1` and `${name}` are groups.
 fn regex_replace(text: &str, pattern: &str, replacement: &str) -> Result<String, Error> {
     let invalid = |message| Error::new(ErrorKind::InvalidOperation, message);
     let regex = regex(pattern).map_err(invalid)?;
@@ -592,7 +626,7 @@ fn regex_replace(text: &str, pattern: &str, replacement: &str) -> Result<String,
         captures.expand(replacement, &mut replaced);
         end = matched.end();
         if replaced.len() > MAX_FILTERED_BYTES {
-            let message = format!("regex_replace makes more than {MAX_FILTERED_BYTES} bytes");
+            let message = format!("regex_replace returns more than {MAX_FILTERED_BYTES} bytes");
             return Err(invalid(message));
         }
     }
@@ -600,8 +634,8 @@ fn regex_replace(text: &str, pattern: &str, replacement: &str) -> Result<String,
     Ok(replaced)
 }
 
-/// Jinja's own, in characters: text that is not more than `leeway` too long stays; other text is cut
-/// at a word, or anywhere with `killwords`, and `end` added.
+/// Jinja's `truncate`. Text that exceeds `length` characters by at most `leeway` stays; other text is
+/// cut at a word, or anywhere with `killwords`, and `end` is appended.
 /// <https://jinja.palletsprojects.com/en/stable/templates/#jinja-filters.truncate>
 #[expect(clippy::needless_pass_by_value, reason = "the engine hands it over")]
 fn truncate(
@@ -617,7 +651,7 @@ fn truncate(
     let leeway = named.get::<Option<usize>>("leeway")?.unwrap_or(5);
     named.assert_all_used()?;
     let Some(kept) = length.checked_sub(end.chars().count()) else {
-        let message = format!("truncate: length {length} is less than that of the end `{end}`");
+        let message = format!("truncate: length {length} is less than that of `{end}`, its end");
         return Err(Error::new(ErrorKind::InvalidOperation, message));
     };
     if text.chars().count() <= length.saturating_add(leeway) {

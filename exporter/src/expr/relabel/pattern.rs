@@ -1,5 +1,8 @@
-//! Patterns in the syntax of Go's regular expressions, <https://pkg.go.dev/regexp/syntax>, which are
-//! RE2's. A pattern matches a whole text or not at all, as if it stood in `^(?s:…)$`.
+//! Compiles and matches patterns in the syntax of Go's regular expressions (RE2),
+//! <https://pkg.go.dev/regexp/syntax>. A pattern must match a whole text, as if it were written
+//! `^(?s:…)$`.
+//!
+//! `translate` turns a pattern into the syntax of Rust's `regex`, whose engine compiles it.
 
 use std::fmt;
 
@@ -19,28 +22,28 @@ mod translate;
 use translate::Translation;
 pub(super) use translate::translate;
 
-/// How deep the translation may be for `regex`, which counts every node: a group is four at most.
+/// Maximum depth of a translation. `regex` counts every node, and a group is at most four.
 const NEST_LIMIT: u32 = 1000;
 
-/// Memory of one compiled pattern.
+/// Maximum memory of one compiled pattern.
 const MAX_COMPILED_BYTES: usize = 1 << 20;
 
-/// Memory of all compiled patterns. One that is too large counts in full, so that this also bounds
-/// the time.
+/// Maximum memory of all patterns of a [`Compiler`]. A pattern that is too large counts as
+/// [`MAX_COMPILED_BYTES`], so that this also bounds the time.
 const MAX_ALL_COMPILED_BYTES: usize = 16 << 20;
 
 /// Compiles patterns.
 pub(super) struct Compiler {
     thompson: thompson::Compiler,
-    /// Memory that is left for patterns.
+    /// Remaining memory for patterns.
     left: usize,
 }
 
 impl Default for Compiler {
     fn default() -> Self {
         let mut thompson = thompson::Compiler::new();
-        // Bytes of UTF-8 are told apart from characters only by `(?-u:\B)`, and no piece of a
-        // translation ends within a character.
+        // Only `(?-u:\B)` could match inside a character; nothing else in a translation does. So the
+        // engine's checks for it are unnecessary, and would reject that.
         thompson.syntax(syntax::Config::new().utf8(false).nest_limit(NEST_LIMIT));
         thompson.configure(
             thompson::Config::new().utf8(false).nfa_size_limit(Some(MAX_COMPILED_BYTES)),
@@ -56,13 +59,13 @@ impl fmt::Debug for Compiler {
 }
 
 impl Compiler {
-    /// Translates and compiles a pattern. The error says where it is wrong and what to write.
+    /// Translates and compiles a pattern. The error includes the position and what to write instead.
     pub(super) fn compile(&mut self, source: &str) -> Result<Pattern, String> {
         let Translation { rust, names } = translate(source)?;
         if self.left == 0 {
             let max = MAX_ALL_COMPILED_BYTES >> 20;
             return Err(format!(
-                "the patterns take more than {max} MiB; write fewer or simpler ones"
+                "the patterns take more than {max} MiB of memory; write fewer or simpler ones"
             ));
         }
         let compiled = self.thompson.build(&rust);
@@ -71,9 +74,9 @@ impl Compiler {
         let compiled = compiled.and_then(PikeVM::new_from_nfa).map_err(|error| {
             if error.size_limit().is_some() {
                 let max = MAX_COMPILED_BYTES >> 20;
-                format!("the pattern takes more than {max} MiB; repeat less in it")
+                format!("the pattern takes more than {max} MiB of memory; use smaller repetitions")
             } else {
-                format!("the pattern can't be compiled: {}", quote(&error.to_string()))
+                format!("cannot compile the pattern: {}", quote(&error.to_string()))
             }
         })?;
         Ok(Pattern { source: source.into(), names, compiled })
@@ -88,12 +91,12 @@ pub(super) struct Pattern {
     compiled: PikeVM,
 }
 
-/// What matching needs in between; to make it anew each time takes longer than most matches.
+/// Scratch memory for matching. Reallocating it would cost more than most matches.
 #[derive(Default)]
 pub(super) struct Scratch(Option<Cache>);
 
 impl Scratch {
-    /// Room for matches of this one.
+    /// Returns the memory, prepared for this pattern.
     fn for_pattern(&mut self, compiled: &PikeVM) -> &mut Cache {
         match &mut self.0 {
             Some(cache) => compiled.reset_cache(cache),
@@ -104,12 +107,12 @@ impl Scratch {
 }
 
 impl Pattern {
-    /// Whether it matches the whole of a text.
+    /// Whether the pattern matches the whole text.
     pub(super) fn is_match(&self, text: &str, scratch: &mut Scratch) -> bool {
         self.compiled.is_match(scratch.for_pattern(&self.compiled), anchored(text))
     }
 
-    /// What its groups hold, if it matches the whole of a text.
+    /// Returns the groups if the pattern matches the whole text.
     pub(super) fn find<'m>(&'m self, text: &'m str, scratch: &mut Scratch) -> Option<Match<'m>> {
         let mut groups = self.compiled.create_captures();
         let cache = scratch.for_pattern(&self.compiled);
@@ -136,7 +139,7 @@ impl PartialEq for Pattern {
 
 impl Eq for Pattern {}
 
-/// What the groups of a pattern hold.
+/// The groups of a match.
 pub(super) struct Match<'m> {
     text: &'m str,
     groups: Captures,
@@ -144,17 +147,20 @@ pub(super) struct Match<'m> {
 }
 
 impl Match<'_> {
-    /// The text of a group, 0 being the whole; empty if there is no such group, or it took no part.
+    /// The text of a group; group 0 is the whole text. Empty if the group does not exist or did not
+    /// take part in the match.
     pub(super) fn group(&self, number: usize) -> &str {
         let span = self.groups.get_group(number);
         span.and_then(|span| self.text.get(span.range())).unwrap_or_default()
     }
 
-    /// The text of the first group of that name that took part.
+    /// The text of the first group with this name that took part in the match.
     pub(super) fn named(&self, name: &str) -> &str {
-        let groups = self.names.iter().zip(1..);
-        let mut groups = groups.filter(|(other, _)| other.as_deref() == Some(name));
-        let found = groups.find(|&(_, number)| self.groups.get_group(number).is_some());
-        found.map_or("", |(_, number)| self.group(number))
+        for (group_name, number) in self.names.iter().zip(1..) {
+            if group_name.as_deref() == Some(name) && self.groups.get_group(number).is_some() {
+                return self.group(number);
+            }
+        }
+        ""
     }
 }

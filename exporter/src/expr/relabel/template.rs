@@ -1,18 +1,18 @@
-//! Templates of a replacement or of a label's name, as Go's `Regexp.Expand` reads them:
+//! Templates of a replacement or of a label name, in the syntax of Go's `Regexp.Expand`:
 //! <https://pkg.go.dev/regexp#Regexp.Expand>.
 //!
-//! `$name` and `${name}` stand for what a group matched, by number or by name; `$name` takes as many
-//! letters, digits and underscores as there are, so that `$1x` is the group `1x`. A group that is not
-//! there, or matched nothing, gives nothing. `$$` is a dollar sign, and so is a `$` that begins none
-//! of these.
+//! `$name` and `${name}` are the text of a group, by number or by name. `$name` extends over all
+//! letters, digits and underscores that follow, so `$1x` is the group `1x`. A group that does not
+//! exist or did not match is empty. `$$` is a dollar sign, and so is a `$` that starts none of these.
 //!
-//! One thing is refused. Go takes letters of every script into a name, and no group can be named by
-//! them; so a character beyond ASCII right after a name is a mistake in the template, or needs braces.
+//! One thing is rejected that Go accepts. In Go, `$name` also extends over letters beyond ASCII, but
+//! no group can have such a name. So a character beyond ASCII right after a name is an error; braces
+//! around the name avoid it.
 
 use super::{Match, TooLarge, join};
 use crate::expr::print::quote;
 
-/// A template.
+/// A parsed template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Template {
     parts: Vec<Part>,
@@ -26,7 +26,7 @@ enum Part {
 }
 
 impl Template {
-    /// Parses a template. The error says what to write instead.
+    /// Parses a template. The error includes what to write instead.
     pub(super) fn parse(template: &str) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut text = String::new();
@@ -54,7 +54,7 @@ impl Template {
         Ok(Self { parts })
     }
 
-    /// The text that it always gives; none where a group has a part in it.
+    /// Returns the text of a template without groups.
     pub(super) fn literal(&self) -> Option<&str> {
         match &*self.parts {
             [Part::Text(text)] => Some(text),
@@ -62,7 +62,7 @@ impl Template {
         }
     }
 
-    /// The template with what the groups of a match hold.
+    /// Replaces the groups by their text in a match.
     pub(super) fn expand(&self, found: &Match<'_>) -> Result<String, TooLarge> {
         let value = |part| match part {
             &Part::Group(number) => found.group(number),
@@ -73,7 +73,8 @@ impl Template {
     }
 }
 
-/// The variable that begins after a `$`, if one does, and what follows it.
+/// Parses the group after a `$`, if there is one, and returns it with the rest of the text. Of
+/// `{1}-x` that is the group 1 and `-x`.
 fn variable(text: &str) -> Result<Option<(Part, &str)>, String> {
     let braced = text.strip_prefix('{');
     let inside = braced.unwrap_or(text);
@@ -82,9 +83,9 @@ fn variable(text: &str) -> Result<Option<(Part, &str)>, String> {
     if let Some(c) = rest.chars().next().filter(|c| !c.is_ascii()) {
         let c = quote(c.encode_utf8(&mut [0; 4]));
         return Err(match (braced, name) {
-            (None, "") => format!("{c} can't follow a $; write $$ for a dollar sign"),
-            (None, _) => format!("{c} can't follow ${name}; write ${{{name}}} before it"),
-            (Some(_), _) => format!("{c} can't be in ${{…}}; write the name of a group"),
+            (None, "") => format!("{c} cannot follow $; write $$ for a dollar sign"),
+            (None, _) => format!("{c} cannot follow ${name}; write ${{{name}}} before it"),
+            (Some(_), _) => format!("{c} cannot be in ${{…}}; write the name of a group"),
         });
     }
     if braced.is_some() {
@@ -96,17 +97,17 @@ fn variable(text: &str) -> Result<Option<(Part, &str)>, String> {
     Ok((!name.is_empty()).then(|| (group(name), rest)))
 }
 
-/// A number has no leading zero; other digits are a name, as Go has it.
+/// As in Go, digits with a leading zero are a name and not a number.
 fn group(name: &str) -> Part {
     let number = name.parse().ok().filter(|_| name == "0" || !name.starts_with('0'));
     number.map_or_else(|| Part::Name(name.into()), Part::Group)
 }
 
-/// Whether a template can give the name of a label: variables, and the letters, digits and
-/// underscores of a name, no digit first. What it gives is checked again when it is expanded.
+/// Whether a template can give a label name: it consists of groups, letters, digits and underscores,
+/// and does not start with a digit. The name is checked again when the template is expanded.
 pub(super) fn gives_name(template: &str) -> bool {
     let mut rest = template;
-    let mut first = true;
+    let mut is_first = true;
     while let Some(c) = rest.chars().next() {
         rest = &rest[c.len_utf8()..];
         if c == '$' {
@@ -118,15 +119,15 @@ pub(super) fn gives_name(template: &str) -> bool {
                 Some(closed) if after.len() < inside.len() => rest = closed,
                 _ => return false,
             }
-        } else if !is_word(c) || first && c.is_ascii_digit() {
+        } else if !is_word(c) || is_first && c.is_ascii_digit() {
             return false;
         }
-        first = false;
+        is_first = false;
     }
-    !first
+    !is_first
 }
 
-/// Whether Go's `\w` matches it.
+/// Whether Go's `\w` matches the character.
 fn is_word(c: char) -> bool {
     c == '_' || c.is_ascii_alphanumeric()
 }

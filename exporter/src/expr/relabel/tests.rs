@@ -1,11 +1,11 @@
-//! What each action does, what each fault is called, and how patterns and templates of Go are read.
+//! The effect of each action, the message of each error, and the syntax of patterns and templates.
 //! `tests/it/promtool.rs` compares with Prometheus itself.
 
 use proptest::{collection, prelude::*, string::string_regex};
 
 use super::*;
 
-/// Labels such as `a=x b=y`; `drop` is no set at all.
+/// Parses labels such as `a=x b=y`.
 fn labels(text: &str) -> BTreeMap<String, String> {
     let pairs = text.split(' ').filter_map(|pair| pair.split_once('='));
     pairs.map(|(name, value)| (name.into(), value.into())).collect()
@@ -34,7 +34,8 @@ fn rules(yaml: &str) -> Vec<Rule> {
     rules
 }
 
-/// Rules in YAML, each the inside of `{…}`, make `expected` of the labels.
+/// Checks that rules turn the labels into `expected`, or drop them if that is `drop`. Each rule is
+/// YAML, without the braces around it.
 #[track_caller]
 fn check(before: &str, list: &[&str], expected: &str) {
     let yaml: String = list.iter().map(|rule| format!("- {{{rule}}}\n")).collect();
@@ -43,10 +44,10 @@ fn check(before: &str, list: &[&str], expected: &str) {
     assert_eq!(after, expected, "{before}\n{yaml}");
 }
 
-/// The rule has the errors `expected`, a line such as `regex: …` for each.
+/// Checks that the rule has the errors `expected`, a line such as `regex: …` for each.
 #[track_caller]
 fn check_errors(spec: &RuleSpec<'_>, expected: &str) {
-    let errors = Compiler::default().rule(spec).expect_err("the rule has a fault");
+    let errors = Compiler::default().rule(spec).expect_err("the rule has an error");
     let lines = errors.into_iter().map(|RuleError { key, item, message }| match item {
         Some(item) => format!("{key}[{item}]: {message}"),
         None => format!("{key}: {message}"),
@@ -79,12 +80,12 @@ fn check_match(pattern: &str, matches: &[&str], others: &[&str]) {
 }
 
 #[track_caller]
-fn check_refused(pattern: &str, expected: &str) {
-    assert_eq!(compile(pattern).expect_err("the pattern is refused"), expected, "{pattern}");
+fn check_rejected(pattern: &str, expected: &str) {
+    assert_eq!(compile(pattern).expect_err("the pattern is rejected"), expected, "{pattern}");
 }
 
-/// The template gives `expected` where the groups are `whole`, `one`, `""`, and two named `n`, of
-/// which the first took no part.
+/// Checks a template against a match of `wholexy` in which group 1, the first of two named `n`, took
+/// no part.
 #[track_caller]
 fn check_template(template: &str, expected: &str) {
     let pattern = compile("w(?P<n>no)?(hole)()(?P<n>x?)(?P<9>y)").unwrap();
@@ -93,13 +94,13 @@ fn check_template(template: &str, expected: &str) {
 }
 
 #[test]
-fn replace_sets_what_the_pattern_finds() {
+fn replace_sets_the_expanded_replacement() {
     check(
         "a=foo b=bar",
         &["source_labels: [a, b], regex: 'f(.*);(.*)r', target_label: c, replacement: '${2}-$1'"],
         "a=foo b=bar c=ba-oo",
     );
-    // The whole has to match, with no alternative left alone.
+    // The whole text must match, in every alternative.
     check("a=foo", &["source_labels: [a], regex: o, target_label: b"], "a=foo");
     check("a=foo", &["source_labels: [a], regex: f|oo, target_label: b"], "a=foo");
     check(
@@ -107,38 +108,38 @@ fn replace_sets_what_the_pattern_finds() {
         &["source_labels: [a], regex: fo+, target_label: b, replacement: x"],
         "a=foo b=x",
     );
-    // By default it copies.
+    // The default replacement copies.
     check("a=foo", &["source_labels: [a], target_label: b"], "a=foo b=foo");
     check(
         "a=x\ny",
         &["source_labels: [a], regex: 'x.y', target_label: b, replacement: z"],
         "a=x\ny b=z",
     );
-    // A label that is not there has an empty value, and is joined as one.
+    // A missing label is joined as an empty value.
     check("a=x", &["source_labels: [z, a, z], target_label: b"], "a=x b=;x;");
     check("a=x", &["source_labels: [z, a, z], target_label: b, separator: ''"], "a=x b=x");
     // Without a source it sets a constant.
     check("a=x", &["target_label: b, replacement: y"], "a=x b=y");
     check("a=x", &["target_label: b, replacement: y, regex: z"], "a=x");
-    // No regex is not an empty regex.
+    // An empty regex is not a missing one.
     check("a=x", &["source_labels: [a], regex: '', target_label: b, replacement: y"], "a=x");
 }
 
 #[test]
-fn replace_with_nothing_deletes() {
+fn an_empty_replacement_deletes_the_label() {
     check("a=x b=y", &["target_label: b, replacement: ''"], "a=x");
     check("a=x b=y", &["source_labels: [z], target_label: b"], "a=x");
     check("a=b b=y", &["source_labels: [a], target_label: $1, replacement: $2"], "a=b");
 }
 
 #[test]
-fn replace_takes_its_target_from_a_template() {
+fn replace_expands_its_target() {
     check(
         "a=k-v",
         &["source_labels: [a], regex: '(.)-(.)', target_label: 'x_${1}', replacement: $2"],
         "a=k-v x_k=v",
     );
-    // What is no name is passed over, and nothing is deleted.
+    // An invalid name is skipped, and nothing is deleted.
     for value in ["1-v", "é-v"] {
         let labels = format!("a={value}");
         let rule = "source_labels: [a], regex: '(.)-(.)', target_label: $1, replacement: $2";
@@ -148,7 +149,7 @@ fn replace_takes_its_target_from_a_template() {
 }
 
 #[test]
-fn keep_and_drop_judge_the_set() {
+fn keep_and_drop_decide_about_the_whole_set() {
     check("a=x", &["action: keep, source_labels: [a], regex: x|y"], "a=x");
     check("a=xx", &["action: keep, source_labels: [a], regex: x|y"], "drop");
     check("a=x", &["action: drop, source_labels: [a], regex: x|y"], "drop");
@@ -156,12 +157,12 @@ fn keep_and_drop_judge_the_set() {
     // Without regex they match everything.
     check("a=x", &["action: keep"], "a=x");
     check("a=x", &["action: drop"], "drop");
-    // What is dropped stays so.
+    // Later rules cannot restore a dropped set.
     check("a=x", &["action: drop", "target_label: a, replacement: y"], "drop");
 }
 
 #[test]
-fn keepequal_and_dropequal_compare() {
+fn keepequal_and_dropequal_compare_values() {
     let [keep, drop] = ["keepequal", "dropequal"]
         .map(|action| format!("action: {action}, source_labels: [a], target_label: b"));
     check("a=x b=x", &[&keep], "a=x b=x");
@@ -179,7 +180,7 @@ fn keepequal_and_dropequal_compare() {
 }
 
 #[test]
-fn hashmod_is_of_the_last_half_of_the_md5() {
+fn hashmod_uses_the_last_half_of_the_md5() {
     // MD5 of `foo` is acbd18db4cc2f85c edef654fccc4a4d8.
     let all = "action: hashmod, source_labels: [a], target_label: b, modulus: 18446744073709551615";
     check("a=foo", &[all], "a=foo b=17145033699835028696");
@@ -203,7 +204,7 @@ fn hashmod_is_of_the_last_half_of_the_md5() {
         &["action: hashmod, source_labels: [a], target_label: b, modulus: 1"],
         "a=foo b=0",
     );
-    // The hash of nothing is a hash.
+    // An empty text has a hash, too.
     check("a=foo", &["action: hashmod, target_label: b, modulus: 1000"], "a=foo b=958");
 }
 
@@ -215,17 +216,17 @@ fn labelmap_copies_to_other_names() {
         "a=x b1=y b2=z c_1=y c_2=z",
     );
     check("__meta_a=x", &["action: labelmap, regex: '__meta_(.+)'"], "__meta_a=x a=x");
-    // It sees the labels as they were: a copy is not copied on.
+    // Copies are not copied again.
     check("a=x", &["action: labelmap, regex: '(a+)', replacement: a$1"], "a=x aa=x");
-    // Several to one name: the last by name.
+    // Several labels become one: the last by name wins.
     check("b=y a=x c=z", &["action: labelmap, regex: '[abc]', replacement: d"], "a=x b=y c=z d=z");
-    // A name that is none.
+    // Invalid names are possible.
     check("a1=x", &["action: labelmap, regex: 'a(.)'"], "a1=x 1=x");
     check("ab=x", &["action: labelmap, regex: 'a(c?)b'"], "ab=x =x");
 }
 
 #[test]
-fn labeldrop_and_labelkeep_choose_names() {
+fn labeldrop_and_labelkeep_select_by_name() {
     check("a=x b1=y b2=z", &["action: labeldrop, regex: b.*"], "a=x");
     check("a=x b1=y b2=z", &["action: labelkeep, regex: b.*"], "b1=y b2=z");
     check("a=x b1=y", &["action: labeldrop, regex: b"], "a=x b1=y");
@@ -234,7 +235,7 @@ fn labeldrop_and_labelkeep_choose_names() {
 }
 
 #[test]
-fn case_is_mapped_one_character_for_one() {
+fn case_mapping_is_one_to_one() {
     let upper = "action: uppercase, source_labels: [a], target_label: b";
     let lower = "action: lowercase, source_labels: [a], target_label: b";
     check("a=bAr1ß", &[upper], "a=bAr1ß b=BAR1ß");
@@ -245,27 +246,27 @@ fn case_is_mapped_one_character_for_one() {
 }
 
 #[test]
-fn an_action_is_written_in_either_case() {
+fn actions_are_case_insensitive() {
     check("a=x", &["action: Replace, source_labels: [a], target_label: b"], "a=x b=x");
     check("a=x", &["action: LABELDROP"], "");
 }
 
 #[test]
-fn an_empty_label_is_no_label() {
+fn labels_with_empty_values_do_not_exist() {
     check("a= b=x", &["action: labelmap, regex: a, replacement: b"], "b=x");
     check("a= b=x", &[], "b=x");
 }
 
 #[test]
-fn internal_labels_are_removed_in_the_end() {
+fn remove_internal_removes_labels_in_double_underscores() {
     let mut set = labels("a=x _b=x __c=x __tmp=x");
     remove_internal(&mut set);
     assert_eq!(set, labels("a=x _b=x"));
 }
 
-/// The cases of Prometheus's own `TestRelabel` that the tests above lack, in other words.
+/// The cases of Prometheus's `TestRelabel` that the tests above lack, adapted.
 #[test]
-fn rules_work_on_what_the_rules_before_them_made() {
+fn rules_see_the_result_of_the_rules_before_them() {
     check(
         "host=web-17.fra.example.net",
         &[
@@ -283,7 +284,7 @@ fn rules_work_on_what_the_rules_before_them_made() {
         ],
         "__tags=path:/m,job:j,label:k=v __path=/m job=j k=v",
     );
-    // A label that was deleted is there again once it is set.
+    // A deleted label can be set again.
     check(
         "port=http __a=9091",
         &[
@@ -302,9 +303,9 @@ fn rules_work_on_what_the_rules_before_them_made() {
     );
 }
 
-/// With those of `TestRelabelValidate`.
+/// Includes the cases of `TestRelabelValidate`.
 #[test]
-fn a_rule_has_what_its_action_needs() {
+fn rejects_rules_without_a_key_that_the_action_needs() {
     for name in ["replace", "keepequal", "dropequal", "hashmod", "lowercase", "uppercase"] {
         let needs = format!("target_label: {name} needs a target_label; write the name of a label");
         let modulus = (name == "hashmod").then_some(1);
@@ -325,7 +326,7 @@ fn a_rule_has_what_its_action_needs() {
         check_errors(
             &to_t(name),
             &format!(
-                "action: \"{name}\" is no action; write one of replace, keep, drop, keepequal, \
+                "action: \"{name}\" is not an action; write one of replace, keep, drop, keepequal, \
                  dropequal, hashmod, labelmap, labeldrop, labelkeep, lowercase, uppercase"
             ),
         );
@@ -333,7 +334,7 @@ fn a_rule_has_what_its_action_needs() {
 }
 
 #[test]
-fn a_rule_has_nothing_that_its_action_ignores_in_prometheus_by_refusing_it() {
+fn rejects_unused_keys_for_the_same_actions_as_prometheus() {
     let all = RuleSpec {
         source_labels: Some(vec![]),
         separator: Some(""),
@@ -350,7 +351,7 @@ fn a_rule_has_nothing_that_its_action_ignores_in_prometheus_by_refusing_it() {
         ..RuleSpec::default()
     };
     for name in ["keepequal", "dropequal"] {
-        let only = format!("{name} takes only source_labels and target_label; remove this");
+        let only = format!("{name} uses only source_labels and target_label; remove this");
         check_errors(
             &RuleSpec { action: Some(name), ..all.clone() },
             &format!("regex: {only}\nmodulus: {only}\nseparator: {only}\nreplacement: {only}"),
@@ -359,7 +360,7 @@ fn a_rule_has_nothing_that_its_action_ignores_in_prometheus_by_refusing_it() {
         assert!(Compiler::default().rule(&spec).is_ok());
     }
     for name in ["labeldrop", "labelkeep"] {
-        let only = format!("{name} takes only regex; remove this");
+        let only = format!("{name} uses only regex; remove this");
         check_errors(
             &RuleSpec { action: Some(name), ..all.clone() },
             &format!(
@@ -373,13 +374,13 @@ fn a_rule_has_nothing_that_its_action_ignores_in_prometheus_by_refusing_it() {
     for name in ["lowercase", "uppercase"] {
         check_errors(
             &RuleSpec { replacement: Some("x"), ..to_t(name) },
-            &format!("replacement: {name} has no replacement; remove it"),
+            &format!("replacement: {name} uses no replacement; remove it"),
         );
         assert!(
             Compiler::default().rule(&RuleSpec { replacement: Some("$1"), ..to_t(name) }).is_ok()
         );
     }
-    // What other actions have no use for is let be, as in Prometheus.
+    // As in Prometheus, other actions allow unused keys.
     for name in ["keep", "drop"] {
         let spec = RuleSpec { action: Some(name), target_label: Some("-"), ..all.clone() };
         assert!(Compiler::default().rule(&spec).is_ok());
@@ -387,7 +388,7 @@ fn a_rule_has_nothing_that_its_action_ignores_in_prometheus_by_refusing_it() {
 }
 
 #[test]
-fn names_of_labels_are_valid() {
+fn rejects_invalid_label_names() {
     let message = "is not a label name; write letters, digits and _, no digit first";
     check_errors(
         &RuleSpec { source_labels: Some(vec!["a", "1", "", "utf-8.label"]), ..to_t("replace") },
@@ -404,16 +405,16 @@ fn names_of_labels_are_valid() {
         };
         check_errors(&spec, &format!("target_label: \"a-b\" {message}"));
     }
-    // Only replace expands its target.
+    // Only `replace` expands its target.
     check_errors(
         &RuleSpec { target_label: Some("${3}"), ..action("lowercase") },
         &format!("target_label: \"${{3}}\" {message}"),
     );
 }
 
-/// With those of `TestTargetLabelLegacyValidity`.
+/// Includes the cases of `TestTargetLabelLegacyValidity`.
 #[test]
-fn a_template_of_a_name_can_give_one() {
+fn rejects_name_templates_that_cannot_give_a_name() {
     let good = [
         "label",
         "label${1}",
@@ -450,7 +451,7 @@ fn a_template_of_a_name_can_give_one() {
         "a\n",
     ];
     let message =
-        "can't give a label name; write letters, digits, _ and groups like ${1}, no digit first";
+        "cannot give a label name; write letters, digits, _ and groups like ${1}, no digit first";
     for template in good {
         assert!(template::gives_name(template), "{template}");
         let spec = RuleSpec { replacement: Some(template), ..action("labelmap") };
@@ -470,17 +471,17 @@ fn a_template_of_a_name_can_give_one() {
 }
 
 #[test]
-fn all_faults_of_a_rule_are_reported() {
+fn reports_all_errors_of_a_rule() {
     let spec = RuleSpec { source_labels: Some(vec!["-"]), regex: Some("("), ..to_t("replace") };
     check_errors(
         &spec,
         "source_labels[0]: \"-\" is not a label name; write letters, digits and _, no digit first\n\
-         regex: at character 1, the group is not closed; write ) behind it",
+         regex: at character 1, the group is not closed; write ) after it",
     );
 }
 
 #[test]
-fn rules_are_equal_if_they_are_written_alike() {
+fn equal_rules_are_written_alike() {
     let mut compiler = Compiler::default();
     let mut rule = |regex| compiler.rule(&RuleSpec { regex, ..to_t("replace") }).unwrap();
     assert_eq!(rule(None), rule(Some("(.*)")));
@@ -488,7 +489,7 @@ fn rules_are_equal_if_they_are_written_alike() {
 }
 
 #[test]
-fn a_template_is_expanded_as_go_does_it() {
+fn templates_are_expanded_as_in_go() {
     for (template, expected) in [
         ("", ""),
         ("plain", "plain"),
@@ -502,11 +503,11 @@ fn a_template_is_expanded_as_go_does_it() {
         ("$6", ""),
         ("$7", ""),
         ("$99999999999999999999", ""),
-        // The first of that name that took part.
+        // The first group of that name that took part.
         ("$n", "x"),
         ("${n}", "x"),
         ("$nn", ""),
-        // A number is a number, whatever the names.
+        // A number is never a name.
         ("$9", ""),
         ("$5", "y"),
         ("$02", ""),
@@ -526,16 +527,16 @@ fn a_template_is_expanded_as_go_does_it() {
         check_template(template, expected);
     }
     for (template, expected) in [
-        ("$1é", "\"é\" can't follow $1; write ${1} before it"),
-        ("$→", "\"→\" can't follow a $; write $$ for a dollar sign"),
-        ("${1é}", "\"é\" can't be in ${…}; write the name of a group"),
+        ("$1é", "\"é\" cannot follow $1; write ${1} before it"),
+        ("$→", "\"→\" cannot follow $; write $$ for a dollar sign"),
+        ("${1é}", "\"é\" cannot be in ${…}; write the name of a group"),
     ] {
         assert_eq!(Template::parse(template), Err(expected.into()), "{template}");
     }
 }
 
 #[test]
-fn classes_are_of_ascii_as_in_go() {
+fn classes_are_ascii_as_in_go() {
     check_match("\\d+", &["0", "19"], &["", "٣", "a"]);
     check_match("\\D", &["a", "٣", "é", "\n"], &["1"]);
     check_match("\\w+", &["a_Z9"], &["é", "-"]);
@@ -555,7 +556,7 @@ fn classes_are_of_ascii_as_in_go() {
 }
 
 #[test]
-fn brackets_are_read_as_in_go() {
+fn brackets_work_as_in_go() {
     check_match("f[o[]+", &["fo[o"], &["f"]);
     check_match("[]a]+", &["]a"], &["["]);
     check_match("[^]a]", &["b"], &["]", "a"]);
@@ -579,7 +580,7 @@ fn brackets_are_read_as_in_go() {
 }
 
 #[test]
-fn every_class_of_posix_is_known() {
+fn knows_every_posix_class() {
     for (name, members) in [
         ("alnum", 62),
         ("alpha", 52),
@@ -608,7 +609,7 @@ fn every_class_of_posix_is_known() {
 }
 
 #[test]
-fn escapes_are_read_as_in_go() {
+fn escapes_work_as_in_go() {
     check_match("a\\<b\\>\\_\\-\\#\\ \\\u{7f}", &["a<b>_-# \u{7f}"], &[]);
     check_match("\\a\\f\\t\\n\\r\\v", &["\u{7}\u{c}\t\n\r\u{b}"], &[]);
     check_match("\\x41\\x{42}\\x{000043}\\x{10FFFF}", &["ABC\u{10ffff}"], &[]);
@@ -624,7 +625,7 @@ fn escapes_are_read_as_in_go() {
 }
 
 #[test]
-fn what_is_no_repetition_is_itself() {
+fn braces_that_are_not_repetitions_are_literal() {
     for pattern in
         ["x{", "x{,2}", "x{1", "x{1,", "x{a}", "x{01}", "x{1,02}", "x{-1}", "x{ 1}", "{}", "a}]"]
     {
@@ -640,7 +641,7 @@ fn what_is_no_repetition_is_itself() {
 }
 
 #[test]
-fn groups_and_flags_are_read_as_in_go() {
+fn groups_and_flags_work_as_in_go() {
     check_match("(?:a|b)(?)(?:)(?i)C(?-i)D", &["acD"], &["acd", "ACD"]);
     check_match("a(?i)b|c", &["aB", "C"], &["Ab"]);
     check_match("(?i:a)b", &["Ab"], &["aB"]);
@@ -663,27 +664,27 @@ fn groups_and_flags_are_read_as_in_go() {
 }
 
 #[test]
-fn what_a_pattern_can_not_be_is_told_with_what_to_write() {
+fn rejects_invalid_patterns_with_a_remedy() {
     let escape = "write the character itself, or \\x{…} with its code";
     for pattern in
         ["\\C", "\\Z", "\\e", "\\8", "\\1", "\\é", "\\xg0", "\\x{110000}", "\\x{}", "\\y"]
     {
-        check_refused(
+        check_rejected(
             &format!("a{pattern}"),
-            &format!("at character 2, \"{pattern}\" is no escape; {escape}"),
+            &format!("at character 2, \"{pattern}\" is not an escape; {escape}"),
         );
     }
-    check_refused("[\\b]", &format!("at character 2, \"\\b\" is no escape; {escape}"));
-    check_refused("[a-\\d]", &format!("at character 2, \"a-\\d\" is no escape; {escape}"));
-    check_refused("\\x4", &format!("at character 1, \"\\x4\" is no escape; {escape}"));
-    check_refused("\\x{4", &format!("at character 1, \"\\x{{\" is no escape; {escape}"));
-    check_refused("é\\", "at character 2, there is nothing after \\; write \\\\ for a backslash");
-    check_refused(
+    check_rejected("[\\b]", &format!("at character 2, \"\\b\" is not an escape; {escape}"));
+    check_rejected("[a-\\d]", &format!("at character 2, \"a-\\d\" is not an escape; {escape}"));
+    check_rejected("\\x4", &format!("at character 1, \"\\x4\" is not an escape; {escape}"));
+    check_rejected("\\x{4", &format!("at character 1, \"\\x{{\" is not an escape; {escape}"));
+    check_rejected("é\\", "at character 2, nothing follows the \\; write \\\\ for a backslash");
+    check_rejected(
         "\\x{D800}",
-        "at character 1, U+D800 is no character; write one that a text can hold",
+        "at character 1, U+D800 is not a character; write one that text can contain",
     );
 
-    let class = "is no class that every Go knows alike; \
+    let class = "is not a class that all supported Go versions define identically; \
                  write a category like \\p{Lu} or a script like \\p{Greek}";
     for pattern in [
         "\\p{C}",
@@ -697,48 +698,48 @@ fn what_a_pattern_can_not_be_is_told_with_what_to_write() {
         "\\p{}",
         "\\pé",
     ] {
-        check_refused(pattern, &format!("at character 1, \"{pattern}\" {class}"));
+        check_rejected(pattern, &format!("at character 1, \"{pattern}\" {class}"));
     }
-    check_refused("\\p{Lu", &format!("at character 1, \"\\p{{\" {class}"));
-    check_refused(
+    check_rejected("\\p{Lu", &format!("at character 1, \"\\p{{\" {class}"));
+    check_rejected(
         "[[:foo:]]",
-        "at character 2, \"[:foo:]\" is no class; write one like [:alpha:], or \\[: for a bracket",
+        "at character 2, \"[:foo:]\" is not a class; write one like [:alpha:], or \\[: for a bracket",
     );
 
-    let open = "at character 2, the [ is not closed; write ] behind it";
+    let open = "at character 2, the [ is not closed; write ] after it";
     for pattern in ["a[", "a[^", "a[]", "a[b", "a[^]", "a[b-", "a[[:alpha:]"] {
-        check_refused(pattern, &format!("{open}, or \\[ for a bracket"));
+        check_rejected(pattern, &format!("{open}, or \\[ for a bracket"));
     }
-    check_refused(
+    check_rejected(
         "[b-a]",
         "at character 2, the range \"b-a\" is reversed; write the lower character first",
     );
 
-    check_refused("a\\Qb", "at character 2, the \\Q is not closed; write \\E behind the text");
-    check_refused("a)|(b", "at character 2, no group is open; write \\) for a parenthesis");
-    check_refused("a(b(c)", "at character 2, the group is not closed; write ) behind it");
-    check_refused("(", "at character 1, the group is not closed; write ) behind it");
-    let group = "at character 1, no such group or flag is known; \
-                 write (?:, (?P<name>, or flags of i, m, s and U like (?i) or (?i:";
+    check_rejected("a\\Qb", "at character 2, the \\Q is not closed; write \\E after the text");
+    check_rejected("a)|(b", "at character 2, no group is open; write \\) for a parenthesis");
+    check_rejected("a(b(c)", "at character 2, the group is not closed; write ) after it");
+    check_rejected("(", "at character 1, the group is not closed; write ) after it");
+    let group = "at character 1, unknown group or flag; \
+                 write (?:, (?P<name>, or flags among i, m, s and U, like (?i) or (?i:";
     for pattern in [
         "(?", "(?P=n)", "(?Pn)", "(?=a)", "(?!a)", "(?x)a", "(?u:a)", "(?-)", "(?i-)", "(?i-:a)",
         "(?i--s)", "(?i", "(?'n'a)", "(?#a)",
     ] {
-        check_refused(pattern, group);
+        check_rejected(pattern, group);
     }
-    let name = "at character 1, a group has no valid name; \
-                write (?P<name>, of ASCII letters, digits and _";
+    let name = "at character 1, invalid group name; \
+                write (?P<name> with ASCII letters, digits and _";
     for pattern in
         ["(?P<>a)", "(?P<a-b>a)", "(?P<é>a)", "(?P<n", "(?<n", "(?P<", "(?<=a)b", "(?<!a)b"]
     {
-        check_refused(pattern, name);
+        check_rejected(pattern, name);
     }
 }
 
 #[test]
-fn what_can_not_be_repeated_is_told_with_what_to_write() {
+fn rejects_invalid_repetitions_with_a_remedy() {
     let nothing =
-        "there is nothing to repeat; put the repetition right behind a character or a group";
+        "there is nothing to repeat; put the repetition right after a character or a group";
     for (pattern, place) in [
         ("*", 1),
         ("+a", 1),
@@ -751,35 +752,38 @@ fn what_can_not_be_repeated_is_told_with_what_to_write() {
         ("a(?i)*", 6),
         ("a\\Q\\E*", 6),
     ] {
-        check_refused(pattern, &format!("at character {place}, {nothing}"));
+        check_rejected(pattern, &format!("at character {place}, {nothing}"));
     }
-    let twice = "a repetition is repeated; keep one, or put the inner one into (?:…)";
+    let twice = "a repetition is repeated; keep one, or put the inner one in (?:…)";
     for (pattern, place) in
         [("a**", 3), ("a+*", 3), ("a?+", 3), ("a*??", 4), ("a{2}{3}", 5), ("a{2}*", 5)]
     {
-        check_refused(pattern, &format!("at character {place}, {twice}"));
+        check_rejected(pattern, &format!("at character {place}, {twice}"));
     }
     for pattern in ["a{1001}", "a{0,1001}", "a{1001,}", "a{99999999999999999999}"] {
-        check_refused(pattern, "at character 2, a repetition is of more than 1000; repeat less");
+        check_rejected(
+            pattern,
+            "at character 2, the repetition exceeds 1000; use smaller repetitions",
+        );
     }
-    check_refused(
+    check_rejected(
         "a{2,1}",
-        "at character 2, the repetition's bounds are reversed; write the lower first",
+        "at character 2, the bounds of the repetition are reversed; swap them",
     );
     for (pattern, place) in
         [("(?:a{11}){91}", 10), ("(?:(?:a{11}b?)+){91}", 17), ("((a{10}){10,}){11}", 15)]
     {
-        check_refused(
+        check_rejected(
             pattern,
             &format!(
-                "at character {place}, repetitions in one another make more than 1000; repeat less"
+                "at character {place}, nested repetitions multiply to more than 1000; use smaller repetitions"
             ),
         );
     }
 }
 
 #[test]
-fn what_rules_make_is_of_limited_size() {
+fn limits_the_labels_and_texts_that_rules_make() {
     let applied = |yaml: String, set: &str| {
         apply(&rules(&yaml), labels(set)).map(|labels| labels.unwrap().len())
     };
@@ -804,36 +808,36 @@ fn what_rules_make_is_of_limited_size() {
 }
 
 #[test]
-fn a_pattern_is_of_limited_size() {
+fn rejects_patterns_that_are_too_large() {
     assert!(compile(&"a".repeat(4096)).is_ok());
-    check_refused(&"a".repeat(4097), "the pattern has 4097 bytes; keep it to 4096");
+    check_rejected(&"a".repeat(4097), "the pattern has 4097 bytes; keep it to 4096");
     let nested = |depth| "(".repeat(depth) + &")".repeat(depth);
     assert!(compile(&nested(99)).is_ok());
-    check_refused(
+    check_rejected(
         &nested(100),
-        "at character 100, groups are more than 100 deep; write it flatter",
+        "at character 100, groups are nested more than 100 deep; flatten them",
     );
     let repeated = format!("{}a|b{}", "(?:x|(?:".repeat(49), ")+y)*".repeat(49));
     assert!(compile(&repeated).is_ok());
-    check_refused(
+    check_rejected(
         "(?:.{100}){10}.{1000}.{1000}.{1000}",
-        "the pattern takes more than 1 MiB; repeat less in it",
+        "the pattern takes more than 1 MiB of memory; use smaller repetitions",
     );
 }
 
 #[test]
-fn all_patterns_are_of_limited_size() {
+fn limits_the_memory_of_all_patterns_together() {
     let mut compiler = pattern::Compiler::default();
     let results: Vec<_> =
         (0..100).map(|_| compiler.compile(".{1000}.{1000}.{1000}.{1000}")).collect();
     let refused = results.into_iter().filter_map(Result::err).collect::<Vec<_>>();
     assert_eq!(refused.len(), 100);
-    assert_eq!(refused[15], "the pattern takes more than 1 MiB; repeat less in it");
-    let message = "the patterns take more than 16 MiB; write fewer or simpler ones";
+    assert_eq!(refused[15], "the pattern takes more than 1 MiB of memory; use smaller repetitions");
+    let message = "the patterns take more than 16 MiB of memory; write fewer or simpler ones";
     assert!(refused[16..].iter().all(|refused| refused == message));
 }
 
-/// Text that is nearly a pattern, or a template.
+/// Text that resembles a pattern or a template.
 fn pattern_like() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
         "a",
@@ -884,7 +888,7 @@ fn pattern_like() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    /// A translation never gives what Rust's parser refuses.
+    /// Rust's parser accepts every translation.
     #[test]
     fn every_translation_compiles(pattern in pattern_like()) {
         if pattern::translate(&pattern).is_ok() {
@@ -893,7 +897,7 @@ proptest! {
     }
 
     #[test]
-    fn no_rule_makes_it_panic(
+    fn no_rule_panics(
         texts in collection::vec(prop_oneof![pattern_like(), any::<String>()], 6),
         action in prop::sample::select(ACTIONS.to_vec()),
         set in collection::btree_map("[a-z_]{1,3}", pattern_like(), 0..4),
@@ -912,7 +916,7 @@ proptest! {
         }
     }
 
-    /// An escaped text matches itself and nothing shorter.
+    /// A quoted text matches itself, and nothing shorter.
     #[test]
     fn a_quoted_text_matches_itself(text in string_regex("(?s).{1,20}").unwrap()) {
         prop_assume!(!text.contains("\\E"));

@@ -1,6 +1,6 @@
 use super::*;
 
-/// A host of which some values are known.
+/// The values of a host. Some sources fail or lack values.
 fn values() -> Values {
     let reading = |pairs: &[(&str, &str)]| {
         Reading::of(pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect())
@@ -36,7 +36,7 @@ fn check_error(template: &str, expected: &str) {
 }
 
 #[test]
-fn text_without_expressions_stands_for_itself() {
+fn text_without_expressions_is_the_result() {
     for text in ["web-17", "a } b }} %}", "100%", "{ }", "zeile\n", " é ", "{"] {
         check(text, Some(text));
     }
@@ -58,7 +58,7 @@ fn values_are_named_by_source() {
 }
 
 #[test]
-fn what_a_template_uses_is_known_before_it_is_rendered() {
+fn uses_are_known_before_rendering() {
     let template = parse(
         "{{ env.A if hostname == 'x' else file('/a') }} {{ node.labels['z'] | default(env.B) }}",
     );
@@ -73,7 +73,7 @@ fn what_a_template_uses_is_known_before_it_is_rendered() {
 }
 
 #[test]
-fn a_value_that_cannot_be_had_gives_the_default_or_nothing() {
+fn unavailable_values_give_the_default_or_nothing() {
     for template in [
         "{{ env.NONE }}",
         "zone-{{ env.NONE }}",
@@ -114,7 +114,7 @@ fn a_value_that_cannot_be_had_gives_the_default_or_nothing() {
 }
 
 #[test]
-fn filters_do_what_jinja_users_expect() {
+fn filters_work_as_in_jinja() {
     check("{{ hostname | lower }}", Some("web-17.example.com"));
     check("{{ 'straße' | upper }}", Some("STRASSE"));
     check("{{ hostname | replace('.example.com', '') }}", Some("Web-17"));
@@ -133,7 +133,7 @@ fn filters_do_what_jinja_users_expect() {
     check("{{ 'a.b' | regex_replace('.', 'x') }}", Some("xxx"));
 }
 
-/// The cases of Jinja's own documentation, and of its code.
+/// The cases of Jinja's documentation and code.
 #[test]
 fn truncate_cuts_as_jinja_does() {
     check("{{ 'foo bar baz qux' | truncate(9) }}", Some("foo..."));
@@ -145,9 +145,9 @@ fn truncate_cuts_as_jinja_does() {
         Some("foo bar b"),
     );
     check("{{ 'éèêëüöä' | truncate(1, true, '', leeway=0) }}", Some("é"));
-    // Also where the text would not be cut.
+    // Even if the text would not be cut.
     for text in ["foo bar baz", "x"] {
-        let message = "invalid operation: truncate: length 2 is less than that of the end `...`";
+        let message = "invalid operation: truncate: length 2 is less than that of `...`, its end";
         check_error(
             &format!("{{{{ '{text}' | truncate(2) }}}}"),
             &format!("{}: {message}", text.len() + 8),
@@ -156,7 +156,7 @@ fn truncate_cuts_as_jinja_does() {
 }
 
 #[test]
-fn what_is_unknown_is_refused_with_the_nearest_name() {
+fn unknown_names_are_rejected_with_the_nearest_known_name() {
     check_error("a {{ hostnam }}", "5: unknown name hostnam; did you mean hostname?");
     check_error(
         "{{ kernel.relase }}",
@@ -190,7 +190,7 @@ fn what_is_unknown_is_refused_with_the_nearest_name() {
     );
     check_error("{{ 1 if arch is define }}", "16: unknown test define; did you mean defined?");
     check_error("{{ flie('/a') }}", "3: unknown function flie; did you mean file?");
-    // Wherever it stands.
+    // In every kind of expression.
     for template in [
         "{{ [arch, nope] | join }}",
         "{{ {'a': nope}['a'] }}",
@@ -217,13 +217,13 @@ fn what_is_unknown_is_refused_with_the_nearest_name() {
 }
 
 #[test]
-fn what_is_not_a_value_is_refused() {
+fn rejects_names_that_are_not_values() {
     check_error("{{ env }}", "3: env needs a name, as env.NAME");
     check_error("{{ env[arch] }}", "3: env needs a name, as env.NAME");
     check_error("{{ node.labels }}", "3: node.labels needs a name, as node.labels[\"example\"]");
-    check_error("{{ hostname.short }}", "3: hostname is a text and has no short");
-    check_error("{{ env.A.b }}", "3: env[\"A\"] is a text and has no b");
-    check_error("{{ (arch | lower).x }}", "18: a text has no fields; .x can't be had");
+    check_error("{{ hostname.short }}", "3: hostname is a string and has no field short");
+    check_error("{{ env.A.b }}", "3: env[\"A\"] is a string and has no field b");
+    check_error("{{ (arch | lower).x }}", "18: a string has no fields; remove .x");
     check_error("{{ hostname.upper() }}", "12: there are no methods; use a filter for upper");
     check_error("{{ file }}", "3: file needs a path, as file(\"/path\")");
     check_error("{{ file(env.A) }}", "3: file needs one path in quotes, as file(\"/path\")");
@@ -232,7 +232,7 @@ fn what_is_not_a_value_is_refused() {
 }
 
 #[test]
-fn statements_and_comments_are_refused() {
+fn rejects_statements_and_comments() {
     let statements = "has no statements, only {{ … }}; for the text {% write {{ \"{%\" }}";
     let comments = "has no comments, only {{ … }}; for the text {# write {{ \"{#\" }}";
     for (template, offset, message) in [
@@ -254,7 +254,7 @@ fn statements_and_comments_are_refused() {
 }
 
 #[test]
-fn mistakes_of_syntax_have_a_place() {
+fn syntax_errors_have_a_position() {
     for (template, offset) in
         [("{{ arch", 3), ("{{ }}", 3), ("ab {{ arch | }}", 13), ("{{ 'a }}", 8), ("{{ a b }}", 5)]
     {
@@ -264,9 +264,9 @@ fn mistakes_of_syntax_have_a_place() {
     }
 }
 
-/// What no value can make right is a mistake of the template.
+/// Errors that occur with any value are errors of the template.
 #[test]
-fn filters_are_tried_when_the_template_is_parsed() {
+fn wrong_filter_arguments_are_rejected_when_parsing() {
     for (template, expected) in [
         ("{{ arch | replace('a') }}", "10: missing argument"),
         ("{{ arch | lower('a') }}", "10: too many arguments"),
@@ -276,7 +276,7 @@ fn filters_are_tried_when_the_template_is_parsed() {
         ),
         (
             "{{ arch | split('-') }}",
-            "3: invalid operation: a sequence is no text; pick one of it, or join it",
+            "3: invalid operation: cannot print a sequence; select one item or use join",
         ),
         ("{{ arch | regex_replace(arch, 'a') }}", "10: regex_replace needs a pattern in quotes"),
         (
@@ -302,7 +302,7 @@ fn text_and_work_are_bounded() {
     assert_eq!(error.message, "has 4097 bytes, 4096 at most");
     check_error(
         "{{ 'x' * 100000000 }}",
-        "3: rendering takes more than 20000 steps; make it simpler",
+        "3: rendering takes more than 20000 steps; simplify the template",
     );
     let ever_longer =
         "{{ arch".to_owned() + &" | replace('', 'xxxxxxxxxxxxxxxx')".repeat(6) + " }}";
@@ -321,7 +321,7 @@ fn text_and_work_are_bounded() {
 }
 
 #[test]
-fn labels_are_named_barely_and_come_before_sources() {
+fn labels_are_used_by_bare_name_and_shadow_sources() {
     let labels = [("zone", "eu-1"), ("os", "plan9"), ("hostname", "h")];
     let names = labels.iter().map(|(name, _)| *name).chain(["gone"]).collect();
     let set = labels.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
@@ -335,6 +335,6 @@ fn labels_are_named_barely_and_come_before_sources() {
     assert_eq!(message("{{ zoen }}"), "unknown name zoen; did you mean zone?");
     assert_eq!(
         message("{{ os }} {{ os.id }}"),
-        "os is a label here, which os can't be beside; rename it"
+        "the label os hides the source os here; rename the label"
     );
 }

@@ -1,62 +1,62 @@
-//! Go's syntax translated into Rust's.
+//! Translates patterns from Go's syntax into that of Rust's `regex`.
 //!
-//! A pattern is translated into the syntax of Rust's `regex` and compiled by its engine. The two
-//! differ in small things that no error would tell of: `\d`, `\s`, `\w` and `\b` are of ASCII in Go
-//! and of Unicode in Rust, `\<` is a `<` in Go and the beginning of a word in Rust, brackets nest
-//! only in Rust. So nothing is passed through: the pattern is taken to pieces by Go's rules, and each
-//! piece is written anew in a form that leaves Rust no choice.
+//! The two differ in details that would raise no error: in Go `\d`, `\s`, `\w` and `\b` are ASCII,
+//! in Rust they are Unicode; `\<` is a `<` in Go and the start of a word in Rust; brackets nest only
+//! in Rust. So nothing is copied as it is: the pattern is parsed by Go's rules, and each piece is
+//! written in a form that means only one thing in Rust. `a\d<` becomes `\A(?s:a[0-9]\x{3C})\z`.
 //!
 //! Translated:
 //!
 //! | in Go | in Rust |
 //! |---|---|
-//! | a character that stands for itself, also `]`, `}`, and `{` where no repetition follows | `a`, or `\x{5D}` unless it is an ASCII letter or digit |
+//! | a literal character, also `]`, `}`, and a `{` that starts no repetition | `a`, or `\x{5D}` unless it is an ASCII letter or digit |
 //! | `.` `^` `$` `\|` | themselves |
 //! | `*` `+` `?` `{n}` `{n,}` `{n,m}`, each also with `?` | themselves |
-//! | `(…)`, `(?P<name>…)`, `(?<name>…)`, which takes Go 1.22 | `(…)`; the names are kept here, since Go takes digits and the same name twice |
+//! | `(…)`, `(?P<name>…)`, `(?<name>…)` (Go 1.22) | `(…)`; the names are kept apart, since Go allows digits as names, and duplicates |
 //! | `(?:…)`, `(?imsU-imsU:…)`, `(?imsU-imsU)` | themselves, each flag once |
-//! | `\d` `\D` `\s` `\S` `\w` `\W` | ASCII in brackets |
-//! | `[…]` `[^…]`, in it `[:alpha:]` and the like, escapes and ranges | brackets of characters, ranges and classes |
-//! | `\pL` `\p{Lu}` `\p{^Lu}` `\P{Lu}`: general categories but `C` and `Cs`, `Any`, and the scripts of Unicode 13 | `\p{Lu}` `\P{Lu}` `\p{sc=Han}` |
+//! | `\d` `\D` `\s` `\S` `\w` `\W` | ASCII ranges in brackets |
+//! | `[…]` `[^…]` with escapes, ranges, and classes like `[:alpha:]` | brackets of characters, ranges and classes |
+//! | `\pL` `\p{Lu}` `\p{^Lu}` `\P{Lu}`: general categories except `C` and `Cs`, `Any`, and the scripts of Unicode 13 | `\p{Lu}` `\P{Lu}` `\p{sc=Han}` |
 //! | `\b` `\B` | `(?-u:\b)` `(?-u:\B)` |
 //! | `\A` `\z` | themselves |
-//! | `\x7F` `\x{10FFFF}` `\123` `\0` `\a` `\f` `\n` `\r` `\t` `\v`, `\` before any other of ASCII but a letter or digit | the character |
+//! | `\x7F` `\x{10FFFF}` `\123` `\0` `\a` `\f` `\n` `\r` `\t` `\v`, `\` before ASCII other than letters and digits | the character |
 //! | `\Q…\E` | the characters |
 //!
-//! Refused, though Go takes it:
+//! Rejected, although Go accepts it:
 //!
-//! * `\p{C}` and `\p{Cs}`, and categories and scripts by names that only Go 1.25 knows: what they
-//!   are depends on the version of Go;
-//! * `\x{D800}` to `\x{DFFF}`, which no text holds;
-//! * a repetition right after `(?i)` or after `\Q\E`, which Go applies to what stood before;
-//! * parentheses that only balance with those that Prometheus puts around, as in `a)|(b`;
-//! * more than 4 KiB, groups in groups to more than 100 levels, and what takes more than 1 MiB when
-//!   compiled, or more than 16 MiB together with the patterns before it.
+//! * `\p{C}` and `\p{Cs}`, and categories and scripts by names that only Go 1.25 knows: their meaning
+//!   depends on the version of Go;
+//! * `\x{D800}` to `\x{DFFF}`, which no text contains;
+//! * a repetition right after `(?i)` or `\Q\E`, which Go applies to what precedes them;
+//! * parentheses that balance only with those that Prometheus adds, as in `a)|(b`;
+//! * a pattern of more than 4 KiB, with groups nested more than 100 deep, or that takes more than
+//!   1 MiB when compiled, or more than 16 MiB together with the patterns before it.
 //!
-//! All that Go refuses is refused. A category, a script and the case of letters are those of the
-//! Unicode of this program's build; the Unicode of a given Go may be older.
+//! Everything that Go rejects is rejected. Categories, scripts and the case of letters follow the
+//! Unicode version of this build; a given Go may have an older one.
 
 use std::fmt::Write as _;
 
 use crate::expr::print::quote;
 
+/// Maximum size of a pattern.
 const MAX_PATTERN_BYTES: usize = 4096;
 
-/// Groups in groups.
+/// Maximum depth of nested groups.
 const MAX_DEPTH: usize = 100;
 
-/// Go's limit of a repetition, and of the product of repetitions in one another.
+/// Go's limit of a repetition, and of the product of nested repetitions.
 const MAX_REPEAT: u32 = 1000;
 
 /// A pattern in Rust's syntax.
 #[derive(Debug)]
 pub(in super::super) struct Translation {
     pub(super) rust: String,
-    /// The names of the groups in Go's syntax, from group 1.
+    /// The names of the groups, from group 1.
     pub(super) names: Vec<Option<String>>,
 }
 
-/// Translates a pattern.
+/// Translates a pattern. The error includes the position and what to write instead.
 pub(in super::super) fn translate(source: &str) -> Result<Translation, String> {
     if source.len() > MAX_PATTERN_BYTES {
         let length = source.len();
@@ -76,37 +76,40 @@ pub(in super::super) fn translate(source: &str) -> Result<Translation, String> {
     }
     if let [_, .., unclosed] = &*translator.groups {
         translator.piece = unclosed.opened;
-        return Err(translator.error("the group is not closed", "write ) behind it"));
+        return Err(translator.error("the group is not closed", "write ) after it"));
     }
     translator.rust.push_str(")\\z");
     Ok(Translation { rust: translator.rust, names: translator.names })
 }
 
+/// The state of a translation.
 struct Translator<'p> {
     source: &'p str,
-    /// What is not translated yet.
+    /// The part that is not translated yet.
     rest: &'p str,
-    /// Where the piece begins that is being translated.
+    /// The source from the current piece on; errors have its position.
     piece: &'p str,
     rust: String,
     names: Vec<Option<String>>,
-    /// The groups that are open, the whole pattern first.
+    /// The open groups. The first is the whole pattern.
     groups: Vec<Group<'p>>,
     last: Last,
 }
 
+/// An open group.
 struct Group<'p> {
+    /// The source from its parenthesis on.
     opened: &'p str,
-    /// The largest product of the repetitions in it.
+    /// The largest product of nested repetitions in it.
     product: u32,
 }
 
-/// What a repetition would repeat.
+/// What precedes, which a repetition would repeat.
 #[derive(Clone, Copy)]
 enum Last {
-    /// The beginning, a `|`, flags or no characters at all.
+    /// The start of a group, a `|`, flags or an empty quotation.
     Nothing,
-    /// A repetition, with the product of it and those in it.
+    /// A repetition, with its product.
     Repetition(u32),
     /// A character, class, assertion or group, with the product of the repetitions in it.
     Expression(u32),
@@ -161,25 +164,25 @@ impl<'p> Translator<'p> {
         Some(c)
     }
 
-    /// Takes a character if it is the next.
+    /// Takes a text if it is next.
     fn take(&mut self, text: &str) -> bool {
         let rest = self.rest.strip_prefix(text);
         self.rest = rest.unwrap_or(self.rest);
         rest.is_some()
     }
 
-    /// The piece as far as it is taken.
+    /// The part of the piece that is taken.
     fn taken(&self) -> &'p str {
         &self.piece[..self.piece.len() - self.rest.len()]
     }
 
-    /// What is wrong with the piece.
+    /// Writes an error at the current piece.
     fn error(&self, message: &str, remedy: &str) -> String {
         let before = &self.source[..self.source.len() - self.piece.len()];
         format!("at character {}, {message}; {remedy}", before.chars().count() + 1)
     }
 
-    /// What follows can't repeat what is before.
+    /// Ends what a repetition could repeat, and records its product in the open group.
     fn end_repeatable(&mut self) {
         let (Last::Expression(product) | Last::Repetition(product)) = self.last else { return };
         if let Some(group) = self.groups.last_mut() {
@@ -188,6 +191,7 @@ impl<'p> Translator<'p> {
         self.last = Last::Nothing;
     }
 
+    /// Ends an expression, which a repetition may follow.
     fn expression(&mut self, product: u32) {
         self.end_repeatable();
         self.last = Last::Expression(product);
@@ -207,8 +211,8 @@ impl<'p> Translator<'p> {
             let name = self.rest.split_once('>').filter(|(name, _)| is_group_name(name));
             let Some((name, rest)) = name else {
                 return Err(self.error(
-                    "a group has no valid name",
-                    "write (?P<name>, of ASCII letters, digits and _",
+                    "invalid group name",
+                    "write (?P<name> with ASCII letters, digits and _",
                 ));
             };
             self.rest = rest;
@@ -220,35 +224,44 @@ impl<'p> Translator<'p> {
         self.end_repeatable();
         self.groups.push(Group { opened: self.piece, product: 1 });
         if self.groups.len() > MAX_DEPTH {
-            let message = format!("groups are more than {MAX_DEPTH} deep");
-            return Err(self.error(&message, "write it flatter"));
+            let message = format!("groups are nested more than {MAX_DEPTH} deep");
+            return Err(self.error(&message, "flatten them"));
         }
         Ok(())
     }
 
-    /// Takes what follows `(?`. Returns whether it opens a group.
+    /// Translates what follows `(?`, as `i-s:` or `i)`. Returns whether it opens a group.
     fn flags(&mut self) -> Result<bool, String> {
         const FLAGS: [char; 4] = ['i', 'm', 's', 'U'];
-        let mut state = [None; 4];
-        let mut on = true;
-        let mut complete = true;
+        // Whether each flag is set, cleared, or not mentioned.
+        let mut states = [None; 4];
+        let mut sets = true;
+        // A minus must be followed by a flag.
+        let mut is_complete = true;
         loop {
             let c = self.next();
-            if let Some(place) = FLAGS.iter().position(|&flag| Some(flag) == c) {
-                state[place] = Some(on);
-                complete = true;
+            if let Some(index) = FLAGS.iter().position(|&flag| Some(flag) == c) {
+                states[index] = Some(sets);
+                is_complete = true;
                 continue;
             }
             match c {
-                Some('-') if on => (on, complete) = (false, false),
-                Some(end @ (':' | ')')) if complete => {
-                    let with = |wanted| {
-                        let is_wanted = move |&(_, state): &(char, _)| state == Some(wanted);
-                        FLAGS.into_iter().zip(state).filter(is_wanted).map(|(flag, _)| flag)
-                    };
-                    let (on, off): (String, String) = (with(true).collect(), with(false).collect());
+                Some('-') if sets => {
+                    sets = false;
+                    is_complete = false;
+                }
+                Some(end @ (':' | ')')) if is_complete => {
+                    let mut on = String::new();
+                    let mut off = String::new();
+                    for (flag, state) in FLAGS.into_iter().zip(states) {
+                        match state {
+                            Some(true) => on.push(flag),
+                            Some(false) => off.push(flag),
+                            None => {}
+                        }
+                    }
                     let minus = if off.is_empty() { "" } else { "-" };
-                    // Rust takes no empty set of flags.
+                    // Rust rejects an empty set of flags.
                     if end == ':' || !on.is_empty() || !off.is_empty() {
                         let _ = write!(self.rust, "(?{on}{minus}{off}{end}");
                     }
@@ -257,55 +270,53 @@ impl<'p> Translator<'p> {
                 }
                 _ => {
                     return Err(self.error(
-                        "no such group or flag is known",
-                        "write (?:, (?P<name>, or flags of i, m, s and U like (?i) or (?i:",
+                        "unknown group or flag",
+                        "write (?:, (?P<name>, or flags among i, m, s and U, like (?i) or (?i:",
                     ));
                 }
             }
         }
     }
 
-    /// `{min}`, `{min,}` or `{min,max}`.
+    /// Translates the repetition `{min}`, `{min,}` or `{min,max}`.
     fn counted(&mut self, min: u32, max: Option<u32>) -> Result<(), String> {
         let most = max.unwrap_or(min);
         if min.max(most) > MAX_REPEAT {
-            let message = format!("a repetition is of more than {MAX_REPEAT}");
-            return Err(self.error(&message, "repeat less"));
+            let message = format!("the repetition exceeds {MAX_REPEAT}");
+            return Err(self.error(&message, "use smaller repetitions"));
         }
         if most < min {
-            return Err(self.error("the repetition's bounds are reversed", "write the lower first"));
+            return Err(self.error("the bounds of the repetition are reversed", "swap them"));
         }
         let _ = match max {
             Some(max) => write!(self.rust, "{{{min},{max}}}"),
             None => write!(self.rust, "{{{min},}}"),
         };
-        // What is repeated no times repeats nothing in it.
+        // Repeated zero times, the repetitions inside do not count.
         if let (Last::Expression(product), Some(0)) = (&mut self.last, max) {
             *product = 1;
         }
         self.repeat(most.max(1))
     }
 
-    /// Ends a repetition of so many.
+    /// Ends a repetition of up to `count` times.
     fn repeat(&mut self, count: u32) -> Result<(), String> {
         let product = match self.last {
             Last::Expression(product) => product * count,
             Last::Repetition(_) => {
-                return Err(self.error(
-                    "a repetition is repeated",
-                    "keep one, or put the inner one into (?:…)",
-                ));
+                return Err(self
+                    .error("a repetition is repeated", "keep one, or put the inner one in (?:…)"));
             }
             Last::Nothing => {
                 return Err(self.error(
                     "there is nothing to repeat",
-                    "put the repetition right behind a character or a group",
+                    "put the repetition right after a character or a group",
                 ));
             }
         };
         if product > MAX_REPEAT {
-            let message = format!("repetitions in one another make more than {MAX_REPEAT}");
-            return Err(self.error(&message, "repeat less"));
+            let message = format!("nested repetitions multiply to more than {MAX_REPEAT}");
+            return Err(self.error(&message, "use smaller repetitions"));
         }
         if self.take("?") {
             self.rust.push('?');
@@ -314,7 +325,7 @@ impl<'p> Translator<'p> {
         Ok(())
     }
 
-    /// What follows a `\` outside of brackets.
+    /// Translates what follows a `\` outside of brackets.
     fn escape(&mut self) -> Result<(), String> {
         let assertion = match self.rest.chars().next() {
             Some('A') => "\\A",
@@ -335,11 +346,11 @@ impl<'p> Translator<'p> {
         Ok(())
     }
 
-    /// `\Q…\E`. Without the `\E` it would quote what Prometheus puts behind the pattern.
+    /// Translates `\Q…\E`. Without `\E` it would also quote what Prometheus appends to the pattern.
     fn quotation(&mut self) -> Result<(), String> {
         self.next();
         let Some((text, rest)) = self.rest.split_once("\\E") else {
-            return Err(self.error("the \\Q is not closed", "write \\E behind the text"));
+            return Err(self.error("the \\Q is not closed", "write \\E after the text"));
         };
         self.rest = rest;
         self.end_repeatable();
@@ -347,7 +358,7 @@ impl<'p> Translator<'p> {
         Ok(())
     }
 
-    /// Takes a class like `d` or `p{Lu}`, after a `\`, if one follows.
+    /// Translates a class like `d` or `p{Lu}` after a `\`. Returns whether there was one.
     fn escaped_class(&mut self) -> Result<bool, String> {
         let c = self.rest.chars().next().unwrap_or_default();
         let class = match c.to_ascii_lowercase() {
@@ -368,27 +379,31 @@ impl<'p> Translator<'p> {
         Ok(true)
     }
 
-    /// What follows `\p` or `\P`.
+    /// Translates what follows `\p` or `\P`.
     fn unicode_class(&mut self, mut negated: bool) -> Result<(), String> {
-        let name = if self.take("{") {
-            let name = self.rest.split_once('}');
-            name.map(|(name, rest)| {
-                self.rest = rest;
-                name
-            })
-        } else {
+        let mut name = "";
+        if !self.take("{") {
             let before = self.rest;
-            self.next().map(|c| &before[..c.len_utf8()])
-        };
-        let name = name.unwrap_or_default();
-        let (name, caret) = name.strip_prefix('^').map_or((name, false), |name| (name, true));
-        negated ^= caret;
+            if let Some(c) = self.next() {
+                name = &before[..c.len_utf8()];
+            }
+        } else if let Some((inside, rest)) = self.rest.split_once('}') {
+            name = inside;
+            self.rest = rest;
+        }
+        if let Some(after_caret) = name.strip_prefix('^') {
+            name = after_caret;
+            negated = !negated;
+        }
         let class = if CATEGORIES.split(' ').any(|category| category == name) {
             name.into()
         } else if SCRIPTS.split_ascii_whitespace().any(|script| script == name) {
             format!("sc={name}")
         } else {
-            let message = format!("{} is no class that every Go knows alike", quote(self.taken()));
+            let message = format!(
+                "{} is not a class that all supported Go versions define identically",
+                quote(self.taken())
+            );
             return Err(
                 self.error(&message, "write a category like \\p{Lu} or a script like \\p{Greek}")
             );
@@ -397,11 +412,11 @@ impl<'p> Translator<'p> {
         Ok(())
     }
 
-    /// The character that follows a `\`.
+    /// Takes an escaped character after a `\`.
     fn escaped_char(&mut self) -> Result<char, String> {
         let octal = |c: char| c.to_digit(8);
         let Some(c) = self.next() else {
-            return Err(self.error("there is nothing after \\", "write \\\\ for a backslash"));
+            return Err(self.error("nothing follows the \\", "write \\\\ for a backslash"));
         };
         let code = match c {
             'a' => Some(0x07),
@@ -421,19 +436,22 @@ impl<'p> Translator<'p> {
                 }
                 Some(code)
             }
-            // Control characters too.
+            // Control characters are included.
             _ => (c.is_ascii() && !c.is_ascii_alphanumeric()).then_some(u32::from(c)),
         };
         let Some(code) = code else {
-            let message = format!("{} is no escape", quote(self.taken()));
+            let message = format!("{} is not an escape", quote(self.taken()));
             return Err(self.error(&message, "write the character itself, or \\x{…} with its code"));
         };
         char::from_u32(code).ok_or_else(|| {
-            self.error(&format!("U+{code:04X} is no character"), "write one that a text can hold")
+            self.error(
+                &format!("U+{code:04X} is not a character"),
+                "write one that text can contain",
+            )
         })
     }
 
-    /// What follows `\x`. A surrogate is a code too.
+    /// Takes the code after `\x`. It may be that of a surrogate.
     fn hexadecimal(&mut self) -> Option<u32> {
         let digits = if self.take("{") {
             let (digits, rest) = self.rest.split_once('}')?;
@@ -446,12 +464,12 @@ impl<'p> Translator<'p> {
             if end == 2 { digits } else { "" }
         };
         let valid = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        // Any number of zeros may lead.
+        // Any number of leading zeros is allowed.
         let code = u32::from_str_radix(digits, 16).ok().filter(|_| valid);
         code.filter(|&code| code <= u32::from(char::MAX))
     }
 
-    /// What follows a `[`.
+    /// Translates a class after its `[`.
     fn class(&mut self) -> Result<(), String> {
         self.rust.push('[');
         if self.take("^") {
@@ -464,7 +482,7 @@ impl<'p> Translator<'p> {
             if self.rest.is_empty() {
                 self.piece = opened;
                 return Err(
-                    self.error("the [ is not closed", "write ] behind it, or \\[ for a bracket")
+                    self.error("the [ is not closed", "write ] after it, or \\[ for a bracket")
                 );
             }
             self.piece = self.rest;
@@ -475,13 +493,13 @@ impl<'p> Translator<'p> {
         Ok(())
     }
 
-    /// A character, range or class in brackets.
+    /// Translates a character, range or class in brackets.
     fn class_item(&mut self) -> Result<(), String> {
         if let Some((name, rest)) = self.rest.strip_prefix("[:").and_then(|it| it.split_once(":]"))
         {
             let (plain, caret) = name.strip_prefix('^').map_or((name, ""), |plain| (plain, "^"));
             let Some(class) = ascii_class(plain) else {
-                let message = format!("{} is no class", quote(&format!("[:{name}:]")));
+                let message = format!("{} is not a class", quote(&format!("[:{name}:]")));
                 return Err(self.error(&message, "write one like [:alpha:], or \\[: for a bracket"));
             };
             self.rest = rest;
@@ -516,10 +534,11 @@ impl<'p> Translator<'p> {
         if self.take("\\") {
             return self.escaped_char();
         }
-        self.next().ok_or_else(|| self.error("the [ is not closed", "write ] behind it"))
+        self.next().ok_or_else(|| self.error("the [ is not closed", "write ] after it"))
     }
 }
 
+/// Writes a literal character.
 fn push_literal(rust: &mut String, c: char) {
     if c.is_ascii_alphanumeric() {
         rust.push(c);
@@ -528,8 +547,8 @@ fn push_literal(rust: &mut String, c: char) {
     }
 }
 
-/// The counts of a repetition, and what follows it, if one follows the `{`. A number does not begin
-/// with a 0; one that is too large for `u32` is the largest.
+/// Parses the bounds of a repetition after its `{`, and returns them with the rest of the text: of
+/// `2,}a`, 2, none and `a`. Numbers have no leading zeros; one too large for `u32` becomes the largest.
 fn counts(text: &str) -> Option<(u32, Option<u32>, &str)> {
     let (min, rest) = count(text)?;
     if let Some(rest) = rest.strip_prefix('}') {
@@ -554,7 +573,7 @@ fn is_group_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte == b'_' || byte.is_ascii_alphanumeric())
 }
 
-/// The members of a class of ASCII, to stand in brackets.
+/// The members of a POSIX class, to be written in brackets.
 fn ascii_class(name: &str) -> Option<&'static str> {
     Some(match name {
         "alnum" => "0-9A-Za-z",
@@ -575,7 +594,7 @@ fn ascii_class(name: &str) -> Option<&'static str> {
     })
 }
 
-/// The general categories that every Go knows alike, and all characters.
+/// The general categories that all Go versions define identically, and `Any`.
 const CATEGORIES: &str = "Any L Ll Lm Lo Lt Lu M Mc Me Mn N Nd Nl No P Pc Pd Pe Pf Pi Po Ps \
     S Sc Sk Sm So Z Zl Zp Zs Cc Cf Co";
 
