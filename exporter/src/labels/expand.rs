@@ -1,88 +1,98 @@
-//! The labels of the host and of each CPU.
+//! Makes the labels of the host and of each CPU, within the limits of the configuration.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    slice,
+};
 
 use super::{Expansion, Labels, OTHER, Set, Violation, ViolationKind};
 use crate::{
     config::{CPU, Config, CpuMatch, LabelsOn, RESERVED},
     cpu::topology::{CpuLocation, Topology},
     expr::{
-        relabel::{self, Rule, is_label_name},
+        relabel::{self, Rule, TooLarge, is_label_name},
         template::Template,
         values::Values,
     },
 };
 
-/// What is told of misfits in full.
+/// Maximum number of violations reported.
 const MAX_VIOLATIONS: usize = 20;
 
-/// Makes the labels of the host and of each CPU. With `trace` each has its origin, which takes longer.
+/// Makes the labels of the host and of each CPU. With `trace` it also records the origin of each
+/// label, which takes longer.
 pub fn expand(config: &Config, values: &Values, topology: &Topology, trace: bool) -> Expansion {
     let mut expander =
-        Expander { config, values, trace, violations: Vec::new(), told: BTreeSet::new() };
-    let mut host = expander.host();
-    let rules_see = host.clone();
-    if let Some(host) = &mut host {
-        expander.fit("the host", None, host);
-    }
-    let mut cpus = rules_see.map(|host| expander.cpus(&host, topology)).unwrap_or_default();
+        Expander { config, values, trace, violations: Vec::new(), reported: BTreeSet::new() };
+    let Some(unlimited_host) = expander.host() else {
+        return Expansion { host: None, cpus: Vec::new(), violations: expander.violations };
+    };
+    let mut host = unlimited_host.clone();
+    expander.fit("the host", None, &mut host);
+    // The templates and rules of CPUs see all labels of the host: those in `__`, and those that
+    // exceed a limit.
+    let mut cpus = expander.cpus(&unlimited_host, topology);
     expander.limit_values(&mut cpus);
-    if let (LabelsOn::TargetInfo, Some(host)) = (config.labels_on(), &host) {
+    if config.labels_on() == LabelsOn::TargetInfo {
         for (_, Labels { set, origins }) in &mut cpus {
             set.retain(|name, value| host.set.get(name) != Some(value));
             origins.retain(|name, _| set.contains_key(name));
         }
     }
-    Expansion { host, cpus, violations: expander.violations }
+    Expansion { host: Some(host), cpus, violations: expander.violations }
 }
 
+/// The state of an expansion.
 struct Expander<'a> {
     config: &'a Config,
     values: &'a Values,
     trace: bool,
     violations: Vec<Violation>,
-    /// What of them is told already: of each label once.
-    told: BTreeSet<(ViolationKind, String, String)>,
+    /// The violations so far, by kind, key and label. Each label is reported once.
+    reported: BTreeSet<(ViolationKind, String, String)>,
 }
 
 impl Expander<'_> {
     fn reject(&mut self, kind: ViolationKind, key: &str, label: &str, message: impl Into<String>) {
-        let is_new = self.told.insert((kind, key.into(), label.into()));
+        let is_new = self.reported.insert((kind, key.into(), label.into()));
         if is_new && self.violations.len() < MAX_VIOLATIONS {
             self.violations.push(Violation { kind, key: key.into(), message: message.into() });
         }
     }
 
-    /// The labels of the host, those in `__` too. None where a rule drops them.
+    /// Makes the labels of the host, including those in `__`. Returns `None` if a rule drops them.
     fn host(&mut self) -> Option<Labels> {
         let mut host = Labels::default();
         self.render("labels", self.config.labels(), &Set::new(), &mut host);
         self.relabel("relabel_configs", self.config.relabel_configs(), host)
     }
 
-    /// The labels of the CPUs that no rule drops.
+    /// Makes the labels of each CPU that the rules keep.
     fn cpus(&mut self, host: &Labels, topology: &Topology) -> Vec<(u32, Labels)> {
         let config = self.config;
-        let mut of_entries = Vec::new();
-        for (place, entry) in config.cpus().iter().enumerate() {
+        // The labels of an entry are the same for all its CPUs.
+        let mut entries = Vec::new();
+        for (index, entry) in config.cpus().iter().enumerate() {
             let mut labels = Labels::default();
-            let key = format!("cpus[{place}].labels");
+            let key = format!("cpus[{index}].labels");
             self.render(&key, &entry.labels, &host.set, &mut labels);
-            of_entries.push((&entry.matches, labels));
+            entries.push((&entry.matches, labels));
         }
         let rules = config.cpu_relabel_configs();
         let mut cpus = Vec::new();
-        for (cpu, place) in topology.iter() {
+        for (cpu, location) in topology.iter() {
             let mut labels = host.clone();
             self.set(&mut labels, CPU, cpu.to_string(), || "the CPU".into());
-            for (_, of_entry) in of_entries.iter().filter(|(it, _)| matches(it, cpu, place)) {
-                labels.set.extend(of_entry.set.clone());
-                labels.origins.extend(of_entry.origins.clone());
+            for (selection, of_entry) in &entries {
+                if matches(selection, cpu, location) {
+                    labels.set.extend(of_entry.set.clone());
+                    labels.origins.extend(of_entry.origins.clone());
+                }
             }
             if !rules.is_empty() {
-                labels.set.extend(meta(cpu, place));
+                labels.set.extend(meta_labels(cpu, location));
                 match self.relabel("cpu_relabel_configs", rules, labels) {
-                    Some(kept) => labels = kept,
+                    Some(relabelled) => labels = relabelled,
                     None => continue,
                 }
             }
@@ -100,7 +110,7 @@ impl Expander<'_> {
         }
     }
 
-    /// Adds what templates give. One that gives nothing leaves the label as it was.
+    /// Adds the labels that templates give. A template without a result leaves its label unchanged.
     fn render(
         &mut self,
         section: &str,
@@ -118,72 +128,61 @@ impl Expander<'_> {
         }
     }
 
-    /// Applies rules; if they make too much of a set, it stays as it was. To find who gave a label
-    /// its value, they are applied one by one.
-    fn relabel(&mut self, list: &str, rules: &[Rule], mut labels: Labels) -> Option<Labels> {
-        let size = if self.trace { 1 } else { rules.len().max(1) };
-        let before_all = labels.clone();
-        for (place, rules) in rules.chunks(size).enumerate() {
-            let before = if self.trace { labels.set.clone() } else { Set::new() };
-            match relabel::apply(rules, labels.set) {
-                Ok(set) => labels.set = set?,
-                Err(error) => {
-                    self.reject(ViolationKind::Labels, list, "", error.to_string());
-                    return Some(before_all);
-                }
-            }
-            let changed = |(name, value): &(&String, &String)| before.get(*name) != Some(*value);
-            if self.trace {
-                for (name, _) in labels.set.iter().filter(changed) {
-                    labels.origins.insert(name.clone(), format!("{list}[{place}]"));
-                }
-            }
-        }
-        Some(labels)
+    /// Applies rules. Returns `None` if one of them drops the set. If the rules make it too large,
+    /// that is a violation and the set stays unchanged.
+    fn relabel(&mut self, list: &str, rules: &[Rule], labels: Labels) -> Option<Labels> {
+        let relabelled = if self.trace {
+            apply_traced(list, rules, labels.clone())
+        } else {
+            apply(rules, labels.set.clone())
+        };
+        relabelled.unwrap_or_else(|error| {
+            self.reject(ViolationKind::Labels, list, "", error.to_string());
+            Some(labels)
+        })
     }
 
-    /// Makes a set one that series can have: the host's, or that of a CPU of this host.
+    /// Makes a set valid: removes labels with invalid or too long names, and those over the limit, and
+    /// replaces too long values. `host` is `None` for the host's own labels.
     fn fit(&mut self, whose: &str, host: Option<&Set>, labels: &mut Labels) {
         relabel::remove_internal(&mut labels.set);
         let limits = self.config.limits();
         let mut removed = Vec::new();
         for (name, value) in &mut labels.set {
-            let key = |limit: &str| format!("limits.{limit}");
-            let is_taken = RESERVED.contains(&name.as_str()) || host.is_none() && name == CPU;
-            if !is_label_name(name) || is_taken {
+            let is_reserved = RESERVED.contains(&name.as_str()) || (host.is_none() && name == CPU);
+            if !is_label_name(name) || is_reserved {
                 let message = format!(
-                    "the rules give {whose} a label {name:?}, which no series can have here; name it \
-                     otherwise, or remove it by labeldrop"
+                    "the rules give {whose} the label {name:?}, which is invalid or reserved; rename \
+                     it, or remove it with labeldrop"
                 );
-                let is_hosts = host.is_none_or(|host| host.contains_key(name));
-                let rules = if is_hosts { "relabel_configs" } else { "cpu_relabel_configs" };
+                let is_from_host = host.is_none_or(|host| host.contains_key(name));
+                let rules = if is_from_host { "relabel_configs" } else { "cpu_relabel_configs" };
                 self.reject(ViolationKind::Name, rules, name, message);
                 removed.push(name.clone());
             } else if name.len() > limits.name_bytes {
-                let message = format!(
-                    "the name {name} has {} bytes, {} at most",
-                    name.len(),
-                    limits.name_bytes
-                );
-                self.reject(ViolationKind::NameBytes, &key("name_bytes"), name, message);
+                let (length, max) = (name.len(), limits.name_bytes);
+                let message =
+                    format!("the name {name} has {length} bytes, {max} at most; shorten it");
+                self.reject(ViolationKind::NameBytes, "limits.name_bytes", name, message);
                 removed.push(name.clone());
             } else if value.len() > limits.value_bytes {
+                let (length, max) = (value.len(), limits.value_bytes);
                 let message = format!(
-                    "the value of {name} of {whose} has {} bytes, {} at most",
-                    value.len(),
-                    limits.value_bytes
+                    "the value of {name} of {whose} has {length} bytes, {max} at most; shorten it, or \
+                     raise the limit"
                 );
-                self.reject(ViolationKind::ValueBytes, &key("value_bytes"), name, message);
+                self.reject(ViolationKind::ValueBytes, "limits.value_bytes", name, message);
                 OTHER.clone_into(value);
             }
         }
-        let fitting = labels.set.keys().filter(|name| !removed.contains(name) && *name != CPU);
-        let over: Vec<_> = fitting.skip(limits.labels).cloned().collect();
-        if !over.is_empty() {
-            let (found, max) = (limits.labels + over.len(), limits.labels);
-            let message = format!("{whose} has {found} labels, {max} at most; remove some");
+        let counted = labels.set.keys().filter(|name| !removed.contains(name) && *name != CPU);
+        let excess: Vec<_> = counted.skip(limits.labels).cloned().collect();
+        if !excess.is_empty() {
+            let max = limits.labels;
+            let count = max + excess.len();
+            let message = format!("{whose} has {count} labels, {max} at most; remove some");
             self.reject(ViolationKind::Labels, "limits.labels", "", message);
-            removed.extend(over);
+            removed.extend(excess);
         }
         for name in removed {
             labels.set.remove(&name);
@@ -191,60 +190,86 @@ impl Expander<'_> {
         labels.origins.retain(|name, _| labels.set.contains_key(name));
     }
 
-    /// Keeps the first values of each label. The CPU's numbers are as many as there are CPUs.
+    /// Keeps the first values of each label, up to the limit, and replaces the others. The number of
+    /// the CPU is exempt.
     fn limit_values(&mut self, cpus: &mut [(u32, Labels)]) {
         let max = self.config.limits().values_per_label;
-        let mut values: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut kept_values: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (_, labels) in cpus {
             for (name, value) in labels.set.iter_mut().filter(|(name, _)| *name != CPU) {
-                if !values.contains_key(name) {
-                    values.insert(name.clone(), BTreeSet::new());
-                }
-                let Some(known) = values.get_mut(name) else { continue };
-                if known.contains(value) {
+                let kept = match kept_values.get_mut(name) {
+                    Some(kept) => kept,
+                    None => kept_values.entry(name.clone()).or_default(),
+                };
+                if kept.contains(value) {
                     continue;
                 }
-                if known.len() < max {
-                    known.insert(value.clone());
+                if kept.len() < max {
+                    kept.insert(value.clone());
                     continue;
                 }
                 OTHER.clone_into(value);
-                let message = format!("{name} has more than {max} values");
-                self.reject(
-                    ViolationKind::ValuesPerLabel,
-                    "limits.values_per_label",
-                    name,
-                    message,
-                );
+                let message =
+                    format!("{name} has more than {max} values; reduce them, or raise the limit");
+                let key = "limits.values_per_label";
+                self.reject(ViolationKind::ValuesPerLabel, key, name, message);
             }
         }
     }
 }
 
-fn matches(choice: &CpuMatch, cpu: u32, place: &CpuLocation) -> bool {
-    let among = |numbers: &[u32], number: Option<u32>| {
-        number.is_some_and(|number| numbers.binary_search(&number).is_ok())
-    };
-    match choice {
-        CpuMatch::Cpus(cpus) => among(cpus, Some(cpu)),
-        CpuMatch::NumaNodes(nodes) => among(nodes, place.numa_node),
-        CpuMatch::Packages(packages) => among(packages, place.package),
-        CpuMatch::Clusters(clusters) => among(clusters, place.cluster),
-        CpuMatch::Isolated => place.isolated,
-    }
+/// Applies rules to labels without origins.
+fn apply(rules: &[Rule], set: Set) -> Result<Option<Labels>, TooLarge> {
+    let set = relabel::apply(rules, set)?;
+    Ok(set.map(|set| Labels { set, origins: BTreeMap::new() }))
 }
 
-/// What rules can tell CPUs apart by. What the kernel does not tell is left out.
-fn meta(cpu: u32, place: &CpuLocation) -> impl Iterator<Item = (String, String)> {
-    let number = |number: Option<u32>| number.map(|number| number.to_string());
-    let pairs = [
-        ("__cpu__", number(Some(cpu))),
-        ("__meta_numa_node", number(place.numa_node)),
-        ("__meta_package", number(place.package)),
-        ("__meta_core", number(place.core)),
-        ("__meta_cluster", number(place.cluster)),
-        ("__meta_smt_sibling", number(place.smt_sibling)),
-        ("__meta_isolated", Some(place.isolated.to_string())),
+/// Applies rules one by one, and records for each label the last rule that changed its value.
+fn apply_traced(list: &str, rules: &[Rule], labels: Labels) -> Result<Option<Labels>, TooLarge> {
+    let Labels { mut set, mut origins } = labels;
+    for (index, rule) in rules.iter().enumerate() {
+        let before = set.clone();
+        match relabel::apply(slice::from_ref(rule), set)? {
+            Some(after) => set = after,
+            None => return Ok(None),
+        }
+        for (name, value) in &set {
+            if before.get(name) != Some(value) {
+                origins.insert(name.clone(), format!("{list}[{index}]"));
+            }
+        }
+    }
+    Ok(Some(Labels { set, origins }))
+}
+
+/// Whether a CPU is among those that an entry of `cpus` selects.
+fn matches(selection: &CpuMatch, cpu: u32, location: &CpuLocation) -> bool {
+    let (selected, number) = match selection {
+        CpuMatch::Cpus(cpus) => (cpus, Some(cpu)),
+        CpuMatch::NumaNodes(nodes) => (nodes, location.numa_node),
+        CpuMatch::Packages(packages) => (packages, location.package),
+        CpuMatch::Clusters(clusters) => (clusters, location.cluster),
+        CpuMatch::Isolated => return location.isolated,
+    };
+    number.is_some_and(|number| selected.binary_search(&number).is_ok())
+}
+
+/// The labels that describe a CPU to the rules. Facts that the kernel does not report are left out.
+fn meta_labels(cpu: u32, location: &CpuLocation) -> Set {
+    let numbers = [
+        ("__cpu__", Some(cpu)),
+        ("__meta_numa_node", location.numa_node),
+        ("__meta_package", location.package),
+        ("__meta_core", location.core),
+        ("__meta_cluster", location.cluster),
+        ("__meta_smt_sibling", location.smt_sibling),
     ];
-    pairs.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)))
+    let mut labels = Set::new();
+    for (name, number) in numbers {
+        if let Some(number) = number {
+            labels.insert(name.into(), number.to_string());
+        }
+    }
+    labels.insert("__meta_isolated".into(), location.isolated.to_string());
+    labels
 }

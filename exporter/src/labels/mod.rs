@@ -1,4 +1,6 @@
-//! Which labels each series has: what the configuration asks for, made for this machine. Pure.
+//! Decides which labels each series has, from the configuration and this machine.
+//!
+//! It is pure, and names `expr`, `config`, `cpu`, `accounting` and the `Labels` of `exposition`.
 //!
 //! ```text
 //! labels ─> relabel_configs ─> the host's ┬─> target_info
@@ -6,8 +8,8 @@
 //!                                               ─> without ─> equal sets are one group
 //! ```
 //!
-//! What does not fit, as a name that no label can have, is left out or becomes `other`, so that no
-//! time is lost by it; sets that are equal then are summed like any others.
+//! Labels that violate a limit, or have an invalid name, are dropped or become `other` before CPUs are
+//! grouped: CPUs whose labels are equal then are summed, so no time is lost.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -21,27 +23,27 @@ pub use expand::expand;
 pub use limits::SeriesCounts;
 pub use series::group;
 
-/// Label values by name. None is empty.
+/// Label values by name. No value is empty.
 pub type Set = BTreeMap<String, String>;
 
-/// The value in place of values that are too long or too many.
+/// Replaces values that are too long or too many.
 pub const OTHER: &str = "other";
 
-/// The labels of all series, ready to be written.
+/// The labels of all series, ready to be rendered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabelSets {
-    /// The pairs of `target_info`; none where that is not shown.
+    /// The labels of `target_info`, if that is exposed.
     pub target_info: Option<exposition::Labels>,
-    /// The sets of the scheduler's series.
+    /// The groups of CPUs that share series of times and switches.
     pub groups: Groups<exposition::Labels>,
-    /// Those of run-queue latency, which may be summed where the others are not.
+    /// The groups of CPUs that share a histogram of run-queue latency. They may be larger.
     pub latency: Groups<exposition::Labels>,
-    /// Whether what the exporter says of CPUs is summed over them too.
+    /// Whether the exporter's own series about CPUs are summed over all CPUs.
     pub without_cpu: bool,
 }
 
 impl LabelSets {
-    /// Whether all series have the same labels and CPUs as those of `other`.
+    /// Whether all series have the same labels and CPUs as in `other`.
     pub fn is_like(&self, other: &Self) -> bool {
         self.target_info == other.target_info
             && self.without_cpu == other.without_cpu
@@ -50,14 +52,14 @@ impl LabelSets {
     }
 }
 
-/// Why a label can't be as the configuration asks.
+/// How a label violates what is possible on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ViolationKind {
-    /// A template gives no text with the values that there are.
+    /// A template cannot be rendered with the current values.
     Template,
-    /// Rules make a name that no label can have, or that is taken.
+    /// Rules make an invalid or reserved name.
     Name,
-    /// A set has too many labels.
+    /// A series has too many labels.
     Labels,
     /// A name is too long.
     NameBytes,
@@ -70,7 +72,7 @@ pub enum ViolationKind {
 }
 
 impl ViolationKind {
-    /// All of them.
+    /// Every kind.
     pub const ALL: [Self; 7] = [
         Self::Template,
         Self::Name,
@@ -81,7 +83,7 @@ impl ViolationKind {
         Self::Series,
     ];
 
-    /// As the label `reason` has it: the limit's own name, where there is one.
+    /// The value of the label `reason`: the name of the limit, if it is one.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Template => "template",
@@ -95,14 +97,14 @@ impl ViolationKind {
     }
 }
 
-/// A label that can't be as the configuration asks.
+/// A label that is impossible on this machine, although the configuration is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Why.
+    /// The kind of violation.
     pub kind: ViolationKind,
-    /// The key of the configuration that gives it, or the limit.
+    /// The key of the configuration that makes the label, or of the limit.
     pub key: String,
-    /// What is wrong, and what to do.
+    /// What is wrong, and how to fix it.
     pub message: String,
 }
 
@@ -112,23 +114,23 @@ impl fmt::Display for Violation {
     }
 }
 
-/// A set of labels, and where each has its value from where that is asked for.
+/// A set of labels, with the origin of each if they are traced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
-    /// The values.
+    /// The values by name.
     pub set: Set,
-    /// By name, the key of the configuration that gave the value.
+    /// The key of the configuration that gave each value, by name. Empty without tracing.
     pub origins: BTreeMap<String, String>,
 }
 
-/// The labels of this machine.
+/// The labels of the host and its CPUs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expansion {
-    /// Those of the host; none where the rules drop it, and with it all series.
+    /// The labels of the host. `None` if the rules drop it, and with it all series.
     pub host: Option<Labels>,
-    /// Those on the series of each CPU that the rules keep, ascending.
+    /// The CPUs that the rules keep, ascending, with the labels of their series.
     pub cpus: Vec<(u32, Labels)>,
-    /// What does not fit.
+    /// The labels that were dropped or replaced.
     pub violations: Vec<Violation>,
 }
 

@@ -1,4 +1,4 @@
-//! The groups of CPUs whose series have the same labels.
+//! Groups CPUs whose series have the same labels.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,15 @@ use crate::{
     exposition,
 };
 
-/// Makes the groups of CPUs whose series have the same labels.
+/// CPUs with the same labels, which share one set of series.
+#[derive(Clone)]
+pub(super) struct CpuGroup {
+    pub(super) set: Set,
+    /// The CPUs, ascending.
+    pub(super) cpus: Vec<u32>,
+}
+
+/// Groups the CPUs with equal labels, within the limit of series.
 pub fn group(
     config: &Config,
     expansion: Expansion,
@@ -20,12 +28,13 @@ pub fn group(
 ) -> (LabelSets, Vec<Violation>) {
     let Expansion { host, cpus, mut violations } = expansion;
     let host = host.unwrap_or_default().set;
-    let sets = cpus.into_iter().map(|(cpu, labels)| (labels.set, vec![cpu]));
-    let mut groups = merge(sets.collect());
+    let singles =
+        cpus.into_iter().map(|(cpu, labels)| CpuGroup { set: labels.set, cpus: vec![cpu] });
+    let mut groups = merge(singles.collect());
     let mut latency = groups.clone();
     if !config.runqueue_latency().per_cpu() {
-        for (set, _) in &mut latency {
-            set.remove(CPU);
+        for group in &mut latency {
+            group.set.remove(CPU);
         }
         latency = merge(latency);
     }
@@ -38,9 +47,6 @@ pub fn group(
         &mut groups,
         &mut latency,
     ));
-    let finish = |groups: Vec<(Set, Vec<u32>)>| {
-        Groups::new(groups.into_iter().map(|(set, cpus)| (pairs(&set), cpus)))
-    };
     let shows_info = config.labels_on() != LabelsOn::Series && !host.is_empty();
     let sets = LabelSets {
         target_info: shows_info.then(|| pairs(&host)),
@@ -51,26 +57,30 @@ pub fn group(
     (sets, violations)
 }
 
-/// The pairs of a set by name, and the CPU at last.
+fn finish(groups: Vec<CpuGroup>) -> Groups<exposition::Labels> {
+    Groups::new(groups.into_iter().map(|CpuGroup { set, cpus }| (pairs(&set), cpus)))
+}
+
+/// Label pairs sorted by name, `cpu` last.
 fn pairs(set: &Set) -> exposition::Labels {
     let cpu = set.get_key_value(CPU);
     let others = set.iter().filter(|(name, _)| *name != CPU);
     others.chain(cpu).map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
 
-/// Sets with their CPUs, equal sets made one, in the order of their first CPUs.
-pub(super) fn merge(sets: Vec<(Set, Vec<u32>)>) -> Vec<(Set, Vec<u32>)> {
-    let mut merged: Vec<(Set, Vec<u32>)> = Vec::with_capacity(sets.len());
-    let mut places = HashMap::new();
-    for (set, cpus) in sets {
-        let place = *places.entry(set.clone()).or_insert(merged.len());
-        match merged.get_mut(place) {
-            Some((_, known)) => known.extend(cpus),
-            None => merged.push((set, cpus)),
+/// Merges the groups with equal labels. The order is that of the first group of each.
+pub(super) fn merge(groups: Vec<CpuGroup>) -> Vec<CpuGroup> {
+    let mut merged: Vec<CpuGroup> = Vec::with_capacity(groups.len());
+    let mut index_of_set = HashMap::new();
+    for CpuGroup { set, cpus } in groups {
+        let index = *index_of_set.entry(set.clone()).or_insert(merged.len());
+        match merged.get_mut(index) {
+            Some(group) => group.cpus.extend(cpus),
+            None => merged.push(CpuGroup { set, cpus }),
         }
     }
-    for (_, cpus) in &mut merged {
-        cpus.sort_unstable();
+    for group in &mut merged {
+        group.cpus.sort_unstable();
     }
     merged
 }

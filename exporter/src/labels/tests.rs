@@ -1,4 +1,4 @@
-//! The labels that a configuration gives an invented machine.
+//! The labels that configurations give an invented machine.
 
 use super::*;
 use crate::{
@@ -37,7 +37,7 @@ fn sets(config: &str) -> (LabelSets, Vec<Violation>) {
     group(&Config::parse(config).unwrap(), expanded(config), SERIES)
 }
 
-/// Each group as `cpus: labels`.
+/// Writes each group as `cpus: labels`.
 fn shown(groups: &Groups<exposition::Labels>) -> Vec<String> {
     let shown = |group: &crate::accounting::Group<_>| {
         let labels = format!("{:?}", group.labels());
@@ -56,21 +56,22 @@ fn check(config: &str, expected: &[&str]) {
 }
 
 #[track_caller]
-fn check_violation(config: &str, kind: ViolationKind, said: &str, expected: &[&str]) {
+/// Checks that there is one violation, and the groups.
+fn check_violation(config: &str, kind: ViolationKind, message: &str, expected: &[&str]) {
     let (sets, violations) = sets(config);
-    let told: Vec<_> =
+    let reported: Vec<_> =
         violations.iter().map(|violation| (violation.kind, violation.to_string())).collect();
-    assert_eq!(told, [(kind, said.to_owned())], "{config}");
+    assert_eq!(reported, [(kind, message.to_owned())], "{config}");
     assert_eq!(shown(&sets.groups), expected, "{config}");
 }
 
 #[test]
-fn without_a_word_each_cpu_has_its_number() {
+fn by_default_each_cpu_has_its_number() {
     check("", &["0: cpu=0", "1: cpu=1", "2: cpu=2", "3: cpu=3"]);
 }
 
 #[test]
-fn the_labels_of_the_host_are_on_each_cpu_and_the_number_comes_last() {
+fn each_cpu_has_the_labels_of_the_host_and_its_number_last() {
     check(
         "labels: {zone: z, a: \"{{ hostname }}\", gone: \"{{ env.NONE }}\"}\n\
          relabel_configs:\n\
@@ -83,7 +84,7 @@ fn the_labels_of_the_host_are_on_each_cpu_and_the_number_comes_last() {
 }
 
 #[test]
-fn cpus_are_told_apart_by_list_and_place_and_the_last_wins() {
+fn the_last_matching_entry_of_cpus_wins() {
     let config = "\
 labels: {zone: z}
 cpus:
@@ -105,7 +106,7 @@ cpus:
 }
 
 #[test]
-fn rules_see_where_a_cpu_is() {
+fn rules_see_the_location_of_a_cpu() {
     check(
         "cpu_relabel_configs:\n\
          - source_labels: [__cpu__, __meta_numa_node, __meta_package, __meta_core, __meta_cluster, \
@@ -120,7 +121,7 @@ fn rules_see_where_a_cpu_is() {
 }
 
 #[test]
-fn equal_sets_are_one_group() {
+fn cpus_with_equal_labels_are_grouped() {
     check("labels: {a: b}\nwithout: [cpu]\n", &["0-3: a=b"]);
     check("labels: {a: b}\nwithout: [cpu, a]\n", &["0-3: "]);
     check(
@@ -134,7 +135,7 @@ fn equal_sets_are_one_group() {
 }
 
 #[test]
-fn latency_may_be_summed_where_the_rest_is_not() {
+fn latency_can_be_summed_separately() {
     let (sets, _) =
         sets("runqueue_latency: {per_cpu: false}\ncpus:\n- {match: '0-2', labels: {pool: a}}\n");
     assert_eq!(shown(&sets.latency), ["0-2: pool=a", "3: "]);
@@ -142,7 +143,7 @@ fn latency_may_be_summed_where_the_rest_is_not() {
 }
 
 #[test]
-fn labels_of_the_host_can_be_on_target_info() {
+fn labels_on_moves_the_labels_of_the_host_to_target_info() {
     let config = "\
 labels: {host: h, zone: z}
 labels_on: target_info
@@ -164,14 +165,14 @@ cpus:
 }
 
 #[test]
-fn a_host_that_is_dropped_has_no_series() {
+fn a_dropped_host_has_no_series() {
     let config = "relabel_configs: [{source_labels: [host], regex: .+, action: keep}]\n";
     check(config, &[]);
     assert_eq!(expanded(config).host, None);
 }
 
 #[test]
-fn each_label_knows_where_it_is_from() {
+fn tracing_records_the_origin_of_each_label() {
     let expansion = expanded(
         "labels: {host: '{{ hostname }}', a: b, c: d}\n\
          relabel_configs:\n\
@@ -200,24 +201,24 @@ fn each_label_knows_where_it_is_from() {
 }
 
 #[test]
-fn a_template_without_a_result_is_left_out() {
+fn a_template_that_fails_is_left_out() {
     check_violation(
         &format!("labels: {{a: b, c: '{}'}}\nwithout: [cpu]\n", "{{ env.LONG }}".repeat(70)),
         ViolationKind::Template,
-        "labels.c: the text has 70000 bytes, 65536 at most; shorten it, for example by truncate",
+        "labels.c: the text has 70000 bytes, 65536 at most; shorten it, for example with truncate",
         &["0-3: a=b"],
     );
 }
 
 #[test]
-fn names_that_cannot_be_are_left_out() {
+fn invalid_and_reserved_names_are_left_out() {
     check_violation(
         "labels: {x1: a, b: c}\n\
          relabel_configs: [{action: labelmap, regex: x(.*)}, {action: labeldrop, regex: x1}]\n\
          without: [cpu]\n",
         ViolationKind::Name,
-        "relabel_configs: the rules give the host a label \"1\", which no series can have here; name it \
-         otherwise, or remove it by labeldrop",
+        "relabel_configs: the rules give the host the label \"1\", which is invalid or reserved; \
+         rename it, or remove it with labeldrop",
         &["0-3: b=c"],
     );
     let (sets, violations) = sets("relabel_configs: [{target_label: mode, replacement: x}]");
@@ -228,7 +229,7 @@ fn names_that_cannot_be_are_left_out() {
 }
 
 #[test]
-fn what_is_too_much_is_left_out_or_other() {
+fn labels_over_a_limit_are_left_out_or_replaced() {
     check_violation(
         "labels: {a: b, c: d}\nrelabel_configs: [{target_label: b, replacement: x}]\n\
          limits: {labels: 2}\n",
@@ -240,13 +241,14 @@ fn what_is_too_much_is_left_out_or_other() {
         "labels: {a: b, long: d}\nlimits: {name_bytes: 4, value_bytes: 5}\nwithout: [cpu]\n\
          relabel_configs: [{target_label: longer, replacement: x}]\n",
         ViolationKind::NameBytes,
-        "limits.name_bytes: the name longer has 6 bytes, 4 at most",
+        "limits.name_bytes: the name longer has 6 bytes, 4 at most; shorten it",
         &["0-3: a=b,long=d"],
     );
     check_violation(
         "labels: {a: '{{ hostname }}'}\nlimits: {value_bytes: 5}\nwithout: [cpu]\n",
         ViolationKind::ValueBytes,
-        "limits.value_bytes: the value of a of the host has 6 bytes, 5 at most",
+        "limits.value_bytes: the value of a of the host has 6 bytes, 5 at most; shorten it, \
+         or raise the limit",
         &["0-3: a=other"],
     );
     check_violation(
@@ -254,17 +256,17 @@ fn what_is_too_much_is_left_out_or_other() {
          cpu_relabel_configs: [{source_labels: [__cpu__], target_label: of}]\n\
          without: [cpu]\n",
         ViolationKind::ValuesPerLabel,
-        "limits.values_per_label: of has more than 2 values",
+        "limits.values_per_label: of has more than 2 values; reduce them, or raise the limit",
         &["0: of=0", "1: of=1", "2-3: of=other"],
     );
 }
 
 #[test]
-fn series_that_are_too_many_are_summed() {
-    // 11 series of a CPU's times and 16 of its waits.
+fn groups_over_the_series_limit_are_folded() {
+    // Each CPU has 11 series of times and switches, and 16 of latency.
     let too_many = |max: usize| {
         format!(
-            "there are 108 series, {max} at most; sum over labels by without, or raise the limit"
+            "there are 108 series, {max} at most; sum over labels with without, or raise the limit"
         )
     };
     for (max, expected) in [
@@ -284,26 +286,26 @@ fn series_that_are_too_many_are_summed() {
 }
 
 #[test]
-fn rules_that_make_too_much_leave_a_set_as_it_was() {
+fn rules_that_make_a_set_too_large_leave_it_unchanged() {
     let double = "- {source_labels: [a, a], separator: '', target_label: a}\n".repeat(40);
     check_violation(
         &format!("labels: {{a: b}}\nwithout: [cpu]\nrelabel_configs:\n{double}"),
         ViolationKind::Labels,
-        "relabel_configs: the rules make more than 1000 labels of a set, or a text of more than 16384 \
-         bytes; make fewer and shorter ones",
+        "relabel_configs: the rules make more than 1000 labels, or a text of more than 16384 bytes; \
+         make fewer or shorter ones",
         &["0-3: a=b"],
     );
 }
 
 #[test]
-fn each_name_that_cannot_be_is_told_by_the_rules_that_make_it() {
+fn invalid_names_are_reported_at_the_rules_that_make_them() {
     let (sets, violations) = sets(
         "relabel_configs: [{target_label: mode, replacement: x}, {target_label: cpu, replacement: '0'}]\n\
          cpu_relabel_configs: [{target_label: le, replacement: x}]\nlabels_on: target_info\n",
     );
-    let told: Vec<_> = violations.iter().map(|violation| violation.key.as_str()).collect();
+    let reported: Vec<_> = violations.iter().map(|violation| violation.key.as_str()).collect();
     assert_eq!(
-        told,
+        reported,
         ["relabel_configs", "relabel_configs", "cpu_relabel_configs"],
         "{violations:?}"
     );
@@ -312,7 +314,7 @@ fn each_name_that_cannot_be_is_told_by_the_rules_that_make_it() {
 }
 
 #[test]
-fn what_is_summed_over_counts_for_no_limit() {
+fn labels_in_without_do_not_count_toward_limits() {
     check(
         "labels: {a: b}\nlimits: {values_per_label: 1, labels: 1}\nwithout: [cpu, pool]\n\
          cpus: [{match: '0', labels: {pool: x}}, {match: '1', labels: {pool: y}}]\n",
