@@ -9,7 +9,7 @@ const MAX_BUCKETS: usize = 40;
 
 /// Largest bound. It is below 2^42 ns, so that one more step of the largest factor stays below 2^62,
 /// the last bucket that has an upper end.
-const MAX_BOUND: Duration = Duration::from_secs(3600);
+const MAX_BOUND: Duration = Duration::from_hours(1);
 
 /// Largest ratio of neighboring buckets.
 const MAX_FACTOR: u64 = 1024;

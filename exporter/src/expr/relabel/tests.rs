@@ -38,7 +38,8 @@ fn rules(yaml: &str) -> Vec<Rule> {
 /// YAML, without the braces around it.
 #[track_caller]
 fn check(before: &str, list: &[&str], expected: &str) {
-    let yaml: String = list.iter().map(|rule| format!("- {{{rule}}}\n")).collect();
+    let yaml: Vec<_> = list.iter().map(|rule| format!("- {{{rule}}}\n")).collect();
+    let yaml = yaml.concat();
     let after = apply(&rules(&yaml), labels(before)).unwrap();
     let expected = (expected != "drop").then(|| labels(expected));
     assert_eq!(after, expected, "{before}\n{yaml}");
