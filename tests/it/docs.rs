@@ -6,7 +6,7 @@ use sched_exporter::{
     cli::check::{CheckFormat, report},
     config::{Config, Limits},
     cpu::topology::Topology,
-    expr::values::{Reading, Source},
+    expr::values::{Keys, Reading, Source},
     generation::Inputs,
 };
 
@@ -99,7 +99,15 @@ fn docs_labels_md_shows_what_the_check_prints() {
 #[test]
 fn docs_labels_md_has_every_source_and_limit() {
     for source in Source::ALL {
-        assert!(LABELS.contains(&format!("`{}", source.name())), "{}", source.name());
+        let name = source.name();
+        let names = match source.keys() {
+            Keys::One => vec![format!("`{name}`")],
+            Keys::Fields(fields) => fields.iter().map(|it| format!("`{name}.{it}`")).collect(),
+            Keys::Any | Keys::Path => vec![format!("`{name}")],
+        };
+        for name in names {
+            assert!(LABELS.contains(&name), "docs/labels.md lacks {name}");
+        }
     }
     let Limits { labels, name_bytes, value_bytes, values_per_label, series } = Limits::default();
     for (limit, default) in [
@@ -112,6 +120,16 @@ fn docs_labels_md_has_every_source_and_limit() {
         let row = LABELS.lines().rfind(|line| line.starts_with(&format!("| `{limit}`"))).unwrap();
         assert!(row.contains(&format!(" | {default} | ")), "{row}");
     }
+}
+
+#[test]
+fn alert_excludes_the_optional_sources() {
+    let rules = fs::read_to_string(root().join("deploy/prometheus/alerts.rules.yaml")).unwrap();
+    let (_, rest) = rules.split_once("sched_exporter_label_source_up{source!~\"").unwrap();
+    let mut excluded: Vec<_> = rest.split_once('"').unwrap().0.split('|').collect();
+    excluded.sort_unstable();
+    let optional = Source::ALL.into_iter().filter(|source| source.is_optional());
+    assert_eq!(excluded, optional.map(Source::name).collect::<Vec<_>>());
 }
 
 #[test]

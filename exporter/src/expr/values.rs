@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Defines [`Source`] and what is known of each source, from a table with one row per source.
 macro_rules! sources {
-    ($($(#[$doc:meta])+ $source:ident { name: $name:literal, keys: $keys:expr, place: $place:ident })+) => {
+    ($($(#[$doc:meta])+ $source:ident { name: $name:literal, keys: $keys:expr, place: $place:ident, optional: $optional:literal })+) => {
         /// A source of label values. It is read only if a template names it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Source {
@@ -35,41 +35,49 @@ macro_rules! sources {
                     $(Self::$source => Place::$place,)+
                 }
             }
+
+            /// Whether a shared configuration may name it although some hosts lack it, as a fleet
+            /// over two clouds does. The alert about sources then waits until it was up once.
+            pub const fn is_optional(self) -> bool {
+                match self {
+                    $(Self::$source => $optional,)+
+                }
+            }
         }
     };
 }
 
 sources! {
     /// The machine type reported by the kernel.
-    Arch { name: "arch", keys: Keys::One, place: Local }
+    Arch { name: "arch", keys: Keys::One, place: Local, optional: false }
     /// The metadata service of Amazon EC2.
-    Aws { name: "aws", keys: Keys::Fields(&AWS_FIELDS), place: Remote }
+    Aws { name: "aws", keys: Keys::Fields(&AWS_FIELDS), place: Remote, optional: true }
     /// The metadata service of Azure.
-    Azure { name: "azure", keys: Keys::Fields(&AZURE_FIELDS), place: Remote }
+    Azure { name: "azure", keys: Keys::Fields(&AZURE_FIELDS), place: Remote, optional: true }
     /// The kernel's id of this boot.
-    BootId { name: "boot_id", keys: Keys::One, place: Local }
+    BootId { name: "boot_id", keys: Keys::One, place: Local, optional: false }
     /// The environment of this process.
-    Env { name: "env", keys: Keys::Any, place: Local }
+    Env { name: "env", keys: Keys::Any, place: Local, optional: true }
     /// Small text files.
-    File { name: "file", keys: Keys::Path, place: Files }
+    File { name: "file", keys: Keys::Path, place: Files, optional: true }
     /// The fully qualified host name.
-    Fqdn { name: "fqdn", keys: Keys::One, place: Local }
+    Fqdn { name: "fqdn", keys: Keys::One, place: Local, optional: false }
     /// The metadata service of Google Cloud.
-    Gcp { name: "gcp", keys: Keys::Fields(&GCP_FIELDS), place: Remote }
+    Gcp { name: "gcp", keys: Keys::Fields(&GCP_FIELDS), place: Remote, optional: true }
     /// The host name.
-    Hostname { name: "hostname", keys: Keys::One, place: Local }
+    Hostname { name: "hostname", keys: Keys::One, place: Local, optional: false }
     /// The kernel release.
-    KernelRelease { name: "kernel.release", keys: Keys::One, place: Local }
+    KernelRelease { name: "kernel.release", keys: Keys::One, place: Local, optional: false }
     /// An application-specific hash of the machine id.
-    MachineId { name: "machine_id", keys: Keys::One, place: Local }
+    MachineId { name: "machine_id", keys: Keys::One, place: Local, optional: false }
     /// The labels of the Kubernetes node.
-    NodeLabels { name: "node.labels", keys: Keys::Any, place: Remote }
+    NodeLabels { name: "node.labels", keys: Keys::Any, place: Remote, optional: false }
     /// os-release.
-    Os { name: "os", keys: Keys::Fields(&OS_FIELDS), place: Local }
+    Os { name: "os", keys: Keys::Fields(&OS_FIELDS), place: Local, optional: false }
     /// The annotations of the Kubernetes pod.
-    PodAnnotations { name: "pod.annotations", keys: Keys::Any, place: Files }
+    PodAnnotations { name: "pod.annotations", keys: Keys::Any, place: Files, optional: false }
     /// The labels of the Kubernetes pod.
-    PodLabels { name: "pod.labels", keys: Keys::Any, place: Files }
+    PodLabels { name: "pod.labels", keys: Keys::Any, place: Files, optional: false }
 }
 
 const AWS_FIELDS: [&str; 5] =
