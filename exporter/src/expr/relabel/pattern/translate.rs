@@ -104,7 +104,7 @@ struct Group<'p> {
     product: u32,
 }
 
-/// What precedes, which a repetition would repeat.
+/// The preceding item, which a repetition would repeat.
 #[derive(Clone, Copy)]
 enum Last {
     /// The start of a group, a `|`, flags or an empty quotation.
