@@ -29,7 +29,7 @@ use sched_exporter_ebpf::HOOK;
 use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
-    names::built_in();
+    names::use_built_in_resolvers();
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         #[expect(clippy::print_stderr, reason = "the last word goes to whoever started us")]

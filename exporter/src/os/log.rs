@@ -1,4 +1,4 @@
-//! The log: logfmt or JSON, on standard error.
+//! Logs to standard error, as logfmt or JSON.
 
 use std::{
     array,
@@ -19,9 +19,9 @@ use tracing_subscriber::{
     util::{SubscriberInitExt as _, TryInitError},
 };
 
-/// How much is logged.
+/// The least severe level that is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-#[expect(missing_docs, reason = "the names are the field's")]
+#[expect(missing_docs, reason = "the names say it")]
 pub enum LogLevel {
     Debug,
     Info,
@@ -29,20 +29,20 @@ pub enum LogLevel {
     Error,
 }
 
-/// How a line is written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-#[expect(missing_docs, reason = "the names are the field's")]
+#[expect(missing_docs, reason = "the names say it")]
 pub enum LogFormat {
     Logfmt,
     Json,
 }
 
-/// Lines logged at the levels that tell of trouble.
+/// Number of warnings and errors logged.
 #[derive(Clone, Debug, Default)]
 pub struct LogCounts(Arc<[AtomicU64; 2]>);
 
 impl LogCounts {
-    /// Lines by level since start: the level's name as a label has it, and how many.
+    /// Lines since start: the value of the label `level`, and the count.
     pub fn read(&self) -> [(&'static str, u64); 2] {
         let names = ["error", "warn"];
         array::from_fn(|level| (names[level], self.0[level].load(Ordering::Relaxed)))
@@ -60,7 +60,8 @@ impl<S: Subscriber> Layer<S> for LogCounts {
     }
 }
 
-/// An error and its causes in one line, each said once: some libraries repeat what they pass on.
+/// Joins an error and its causes into one line. A cause that the text already ends with is left out:
+/// some libraries repeat their source.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let causes = iter::successors(Some(error), |&error| error.source());
     causes.map(ToString::to_string).fold(String::new(), |line, cause| match line.as_str() {
@@ -70,7 +71,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     })
 }
 
-/// Starts logging for the whole process. Fails where a logger is already set.
+/// Starts logging for the whole process. Fails if a logger is already set.
 pub fn init(level: LogLevel, format: LogFormat) -> Result<LogCounts, TryInitError> {
     let level = match level {
         LogLevel::Debug => LevelFilter::DEBUG,
@@ -103,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_that_tell_of_trouble_are_counted_by_level() {
+    fn counts_warnings_and_errors() {
         let counts = LogCounts::default();
         let registry = tracing_subscriber::registry().with(counts.clone());
         tracing::subscriber::with_default(registry, || {

@@ -1,4 +1,4 @@
-//! Thin layers over the operating system, which know nothing of the exporter.
+//! Thin layers over the operating system that know nothing about the exporter. May name no other room.
 
 pub mod files;
 pub(crate) mod http_client;

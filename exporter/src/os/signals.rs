@@ -1,4 +1,4 @@
-//! The signals that the daemon acts on.
+//! The signals that the daemon handles.
 
 use std::io;
 
@@ -18,9 +18,8 @@ pub struct ShutdownSignals {
     interrupt: Signal,
 }
 
-/// Installs all handlers. Each of these signals ends a process that has none, so this comes before
-/// anything slow. To be called inside a tokio runtime. A signal that arrives before anyone waits
-/// for it is kept.
+/// Installs all handlers. Without a handler each of these signals ends the process, so call it before
+/// anything slow, and inside a tokio runtime. Signals received before the first wait are not lost.
 pub fn install() -> io::Result<(ReloadSignals, ShutdownSignals)> {
     let reload = ReloadSignals {
         hangup: signal(SignalKind::hangup())?,
@@ -34,7 +33,7 @@ pub fn install() -> io::Result<(ReloadSignals, ShutdownSignals)> {
 }
 
 impl ReloadSignals {
-    /// Waits for the next, and names it.
+    /// Waits for the next signal and returns its name.
     pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.hangup.recv() => "SIGHUP",
@@ -44,7 +43,7 @@ impl ReloadSignals {
 }
 
 impl ShutdownSignals {
-    /// Waits for the first, and names it.
+    /// Waits for the first signal and returns its name.
     pub async fn first(mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",

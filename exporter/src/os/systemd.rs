@@ -1,4 +1,4 @@
-//! What the service manager is told, where there is one: by `sd_notify`, which does nothing elsewhere.
+//! Notifies systemd via `sd_notify`; a no-op when not run by systemd.
 //! <https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html>
 
 use std::io;
@@ -6,13 +6,12 @@ use std::io;
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// The exporter serves, or a reload is over, however it ended: without this, systemd would wait for
-/// its end.
+/// Start-up or a reload is complete. Send it after a failed reload too: otherwise systemd keeps waiting.
 pub fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// A reload that was asked for begins. Since systemd 253, both lines have to come in one datagram.
+/// A requested reload begins. Since systemd 253, both lines must be in one datagram.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
@@ -20,23 +19,23 @@ pub fn reloading() {
     }
 }
 
-/// What `systemctl status` shows.
+/// Sets the status that `systemctl status` shows.
 pub fn status(status: &str) {
     notify(&[NotifyState::Status(status)]);
 }
 
-/// The shutdown begins.
+/// Shutdown begins.
 pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
-/// Starts to tell the watchdog that the reactor runs, twice in the time that the unit's
-/// `WatchdogSec=` allows. To be called inside a tokio runtime.
+/// Starts to feed the watchdog from the reactor, twice per `WatchdogSec=` of the unit. Call it inside a
+/// tokio runtime.
 pub fn feed_watchdog() {
-    // As for sd_watchdog_enabled(3), a watchdog without patience is none.
-    let patience = sd_notify::watchdog_enabled().filter(|patience| !patience.is_zero());
-    let Some(patience) = patience else { return };
-    let mut ticks = interval(patience / 2);
+    // As in sd_watchdog_enabled(3), a timeout of zero disables the watchdog.
+    let timeout = sd_notify::watchdog_enabled().filter(|timeout| !timeout.is_zero());
+    let Some(timeout) = timeout else { return };
+    let mut ticks = interval(timeout / 2);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::spawn(async move {
         loop {
@@ -53,5 +52,5 @@ fn notify(states: &[NotifyState<'_>]) {
 }
 
 fn failed(error: &io::Error) {
-    tracing::warn!(%error, "the service manager was not reached");
+    tracing::warn!(%error, "cannot notify the service manager");
 }

@@ -1,9 +1,9 @@
-//! Notices that a file may have changed, whichever way: in place, by rename, deleted and created
-//! again, or behind a symbolic link as kubelet swaps a ConfigMap.
+//! Detects that a file may have changed: written in place, replaced by rename, deleted and created
+//! again, or swapped behind a symbolic link as kubelet does with a ConfigMap.
 //!
-//! It watches directories, since a watch on the file itself follows the old inode. It does not look
-//! into the file, and may cry wolf. Where the kernel has no watch to spare, or the filesystem sends
-//! no events, only the poll notices.
+//! It watches directories, since a watch on the file itself follows the old inode. It does not read the
+//! file, and may report changes that are none. If inotify watches run out, or the filesystem sends no
+//! events, only polling detects changes.
 
 use std::{
     fmt, fs,
@@ -22,7 +22,7 @@ pub struct Watch {
     watched: Vec<Directory>,
 }
 
-/// A directory, told from another that takes its place.
+/// A directory identified by inode, so that a replacement is noticed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Directory {
     path: PathBuf,
@@ -31,8 +31,8 @@ struct Directory {
 }
 
 impl Watch {
-    /// Begins to watch `path`; what changed before is not noticed. `on_change` runs on another thread
-    /// and must not block.
+    /// Starts to watch `path`; earlier changes go unnoticed. `on_change` runs on another thread and must
+    /// not block.
     pub fn new(path: &Path, on_change: impl Fn() + Send + Sync + 'static) -> Self {
         let on_change = Arc::new(on_change);
         let mut watch =
@@ -41,8 +41,8 @@ impl Watch {
         watch
     }
 
-    /// Watches the directories that matter now, and says whether they are others than before: then
-    /// what changed in them up to now was not noticed.
+    /// Watches the directories that matter now. Returns whether they differ from before: then changes in
+    /// them until now went unnoticed.
     pub fn renew(&mut self) -> bool {
         let directories = directories(&self.path);
         if directories == self.watched {
@@ -54,7 +54,7 @@ impl Watch {
                 tracing::warn!(
                     path = %self.path.display(),
                     %error,
-                    "no watch on the file; changes are found by polling and on request"
+                    "cannot watch the file; relying on polling and reload requests"
                 );
                 None
             }
@@ -66,7 +66,7 @@ impl Watch {
     fn start(&self, directories: &[Directory]) -> notify::Result<INotifyWatcher> {
         let on_change = Arc::clone(&self.on_change);
         let handler = move |event: notify::Result<Event>| {
-            // Reading the file is an event too. An error may hide a change.
+            // Reading the file raises an event, too. An error may hide a change.
             if !matches!(event, Ok(Event { kind: EventKind::Access(_), .. })) {
                 on_change();
             }
@@ -85,9 +85,9 @@ impl fmt::Debug for Watch {
     }
 }
 
-/// The directory of the file, and of each file that its symbolic links lead through.
+/// The directory of the file, and those of each symbolic link on the way to it.
 fn directories(path: &Path) -> Vec<Directory> {
-    /// As many as the kernel follows. <https://man7.org/linux/man-pages/man7/path_resolution.7.html>
+    /// Maximum number of links that the kernel follows. <https://man7.org/linux/man-pages/man7/path_resolution.7.html>
     const MAX_LINKS: usize = 40;
     let mut directories: Vec<Directory> = Vec::new();
     let mut path = path.to_owned();
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_directory_on_the_way_to_the_file_is_watched_once() {
+    fn watches_each_directory_on_the_path_once() {
         let top = std::env::temp_dir().join(format!("sched_exporter-watch-{}", std::process::id()));
         fs::create_dir_all(top.join("mount/..2026")).unwrap();
         fs::write(top.join("mount/..2026/exporter.yaml"), "").unwrap();
@@ -131,12 +131,12 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_takes_the_place_of_another_is_watched() {
+    fn watches_a_directory_that_replaces_another() {
         let top = std::env::temp_dir().join(format!("sched_exporter-renew-{}", std::process::id()));
         fs::create_dir_all(top.join("mount")).unwrap();
         let mut watch = Watch::new(&top.join("mount/exporter.yaml"), || ());
         let mut renewed = vec![watch.renew()];
-        // It is kept, so that the other has another inode.
+        // Keep the old one, so that the new one gets another inode.
         fs::rename(top.join("mount"), top.join("old")).unwrap();
         fs::create_dir(top.join("mount")).unwrap();
         renewed.extend([watch.renew(), watch.renew()]);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_file_name_is_in_the_working_directory() {
+    fn bare_file_name_is_in_the_working_directory() {
         let paths: Vec<_> =
             directories(Path::new("no-such-file")).into_iter().map(|found| found.path).collect();
         assert_eq!(paths, [PathBuf::from(".")]);
