@@ -53,7 +53,7 @@ fn hanging_files_delay_neither_start_nor_reloads() {
         assert_eq!(exporter.connect().request("POST", "/-/reload", &[]).status, 200);
         assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
     }
-    exporter.wait_until("logged", |_| exporter.log().contains("does not answer"));
+    exporter.wait_until("logged", |_| exporter.log().contains("does not respond"));
 
     fs::write(exporter.config(), "labels: {zone: a}\n").unwrap();
     assert_eq!(exporter.connect().request("POST", "/-/reload", &[]).status, 200);

@@ -3,7 +3,7 @@
 use crate::invariant::Invariant;
 
 /// The only expected complaint.
-const REFUSED: &str = "configuration refused";
+const REFUSED: &str = "configuration rejected";
 
 /// The log read so far.
 pub(crate) struct Logs {

@@ -1,4 +1,5 @@
-//! What a reload finds, on a thread of its own: the file, what labels are made of, and what to serve.
+//! Builds the next generation: reads the file and the sources of its labels. Blocks; runs on a thread
+//! of its own.
 
 use std::{
     path::{Path, PathBuf},
@@ -6,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    config::{self, Config, ConfigError},
+    config::{self, Config, ConfigError, ConfigFile},
     cpu::{
         list::CpuListError,
         topology::{SYSFS, Topology, TopologyError},
@@ -14,27 +15,28 @@ use crate::{
     generation::{Generation, Inputs, ReloadOutcome},
     labels::Violation,
     metrics::catalog::SERIES,
+    os::log,
     sources::Reader,
 };
 
-/// Why there is no first generation.
+/// The error when a generation cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The file is bad.
+    /// The file is unreadable or invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// What the file says does not fit this machine. The message has a line for each kind.
+    /// The file does not fit this machine. The message has one line for each violation.
     #[error("{}", violation_lines(path, violations).join("\n"))]
     Violations {
         /// The file.
         path: PathBuf,
-        /// What does not fit; one at least.
+        /// At least one.
         violations: Vec<Violation>,
     },
-    /// It is not known which CPUs there are.
+    /// The list of CPUs cannot be read.
     #[error(transparent)]
     CpuList(#[from] CpuListError),
-    /// It is not known where they are.
+    /// The topology cannot be read.
     #[error(transparent)]
     Topology(#[from] TopologyError),
 }
@@ -43,9 +45,9 @@ impl LoadError {
     /// The message in one line, for the log.
     fn one_line(&self) -> String {
         match self {
-            Self::Config(error) => error.one_line(),
+            Self::Config(error @ ConfigError::Invalid { .. }) => error.one_line(),
             Self::Violations { path, violations } => violation_lines(path, violations).join("; "),
-            Self::CpuList(_) | Self::Topology(_) => self.to_string(),
+            Self::Config(_) | Self::CpuList(_) | Self::Topology(_) => log::chain(self),
         }
     }
 }
@@ -54,7 +56,7 @@ fn violation_lines(path: &Path, violations: &[Violation]) -> Vec<String> {
     violations.iter().map(|violation| format!("{}: {violation}", path.display())).collect()
 }
 
-/// The first generation of `inputs`, if all that the configuration asks for fits this machine.
+/// Builds a generation from `inputs`. Fails if the configuration does not fit this machine.
 pub(super) fn generation(inputs: &Inputs, path: &Path) -> Result<Generation, LoadError> {
     let Inputs { config, sha256, values, topology } = inputs;
     let (generation, violations) = Generation::new(config, sha256, values, topology, SERIES);
@@ -64,11 +66,13 @@ pub(super) fn generation(inputs: &Inputs, path: &Path) -> Result<Generation, Loa
     Err(LoadError::Violations { path: path.into(), violations })
 }
 
-/// Looks at the file and at what labels are made of. It blocks.
+/// Everything that a build needs to know about the current state.
 pub(super) struct BuildJob {
     pub(super) path: PathBuf,
+    /// The file as last seen: its hash, or why it could not be loaded.
     pub(super) seen: Result<String, String>,
-    pub(super) is_asked: bool,
+    /// Whether someone requested the reload, so that even an unchanged file is reported.
+    pub(super) is_explicit: bool,
     pub(super) inputs: Arc<Inputs>,
     pub(super) current: Arc<Generation>,
     pub(super) reader: Reader,
@@ -76,78 +80,83 @@ pub(super) struct BuildJob {
 
 #[derive(Debug)]
 pub(super) struct BuildOutcome {
+    /// The file as seen now.
     pub(super) seen: Result<String, String>,
-    /// How the file is; none where there is nothing new to say of it.
+    /// What to report about the file; `None` if nothing is new.
     pub(super) file: Option<Result<ReloadOutcome, String>>,
-    /// What to serve from now on; none where nothing changed.
+    /// What to serve from now on; `None` if nothing changed.
     pub(super) next: Option<Candidate>,
 }
 
+/// A generation that may be served next.
 #[derive(Debug)]
 pub(super) struct Candidate {
     pub(super) inputs: Inputs,
-    /// None where it would have the labels that it has.
+    /// `None` if the new inputs give the current labels.
     pub(super) generation: Option<Generation>,
     pub(super) violations: Vec<Violation>,
 }
 
 impl BuildJob {
-    /// What is found where nothing can be.
-    pub(super) fn fault(&self, reason: String) -> BuildOutcome {
+    /// The outcome if this job does not finish.
+    pub(super) fn failed(&self, reason: String) -> BuildOutcome {
         let seen = Err(reason.clone());
-        let file = (self.is_asked || seen != self.seen).then_some(Err(reason));
+        let file = self.is_news(&seen).then_some(Err(reason));
         BuildOutcome { seen, file, next: None }
     }
 
+    /// Reads the file, and builds a candidate if it changed. If it did not, or is rejected, the current
+    /// configuration still follows its sources.
     pub(super) fn run(self) -> BuildOutcome {
         let source = config::read(&self.path);
-        let mut seen = match &source {
+        let seen = match &source {
             Ok(source) => Ok(source.sha256().to_owned()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(log::chain(error)),
         };
-        let mut file = None;
-        let mut next = None;
-        if seen != self.seen || self.is_asked {
-            let new = source.map_err(LoadError::from).and_then(|source| {
-                if source.sha256() == self.inputs.sha256 {
-                    return Ok(None);
-                }
-                self.make(source.parse()?, source.sha256()).map(Some)
-            });
-            file = Some(match new {
-                Ok(None) => Ok(ReloadOutcome::Unchanged),
-                Ok(Some(new)) => {
-                    next = Some(new);
-                    Ok(ReloadOutcome::Applied)
-                }
-                Err(error) => {
-                    let reason = error.one_line();
-                    // Values can change so that it fits, while the file stays as it is.
-                    if matches!(error, LoadError::Violations { .. }) {
-                        seen = Err(reason.clone());
-                    }
-                    Err(reason)
-                }
-            });
-            if seen == self.seen && !self.is_asked {
-                file = None;
+        if !self.is_news(&seen) {
+            return BuildOutcome { seen, file: None, next: self.refresh() };
+        }
+        match source.map_err(LoadError::from).and_then(|source| self.load(&source)) {
+            Ok(Some(next)) => {
+                BuildOutcome { seen, file: Some(Ok(ReloadOutcome::Applied)), next: Some(next) }
+            }
+            Ok(None) => {
+                let file = Some(Ok(ReloadOutcome::Unchanged));
+                BuildOutcome { seen, file, next: self.refresh() }
+            }
+            Err(error) => {
+                let reason = error.one_line();
+                let seen = match error {
+                    // The same file may fit once values change, so try it again each time.
+                    LoadError::Violations { .. } => Err(reason.clone()),
+                    _ => seen,
+                };
+                let file = self.is_news(&seen).then_some(Err(reason));
+                BuildOutcome { seen, file, next: self.refresh() }
             }
         }
-        // The last good one follows its sources even while the file is bad.
-        let next = next.or_else(|| self.refresh());
-        BuildOutcome { seen, file, next }
     }
 
-    /// What a new configuration gives.
-    fn make(&self, config: Config, sha256: &str) -> Result<Candidate, LoadError> {
+    /// Whether to report the file.
+    fn is_news(&self, seen: &Result<String, String>) -> bool {
+        self.is_explicit || *seen != self.seen
+    }
+
+    /// Builds a candidate from a file; `None` if it is the current one.
+    fn load(&self, source: &ConfigFile) -> Result<Option<Candidate>, LoadError> {
+        if source.sha256() == self.inputs.sha256 {
+            return Ok(None);
+        }
+        let config = source.parse()?;
         let values = self.reader.read(config.uses());
         let topology = self.locate(&config);
-        let inputs = Inputs { config: Arc::new(config), sha256: sha256.into(), values, topology };
-        let generation = generation(&inputs, &self.path)?;
-        Ok(Candidate { inputs, generation: Some(generation), violations: Vec::new() })
+        let sha256 = source.sha256().to_owned();
+        let inputs = Inputs { config: Arc::new(config), sha256, values, topology };
+        let generation = Some(generation(&inputs, &self.path)?);
+        Ok(Some(Candidate { inputs, generation, violations: Vec::new() }))
     }
 
-    /// What the configuration in use gives now, if that is something else.
+    /// Builds a candidate from the current configuration, if values or topology changed.
     fn refresh(&self) -> Option<Candidate> {
         let Inputs { config, sha256, .. } = &*self.inputs;
         let values = self.reader.read(config.uses());
@@ -156,22 +165,22 @@ impl BuildJob {
             return None;
         }
         let (generation, violations) = Generation::new(config, sha256, &values, &topology, SERIES);
-        let generation =
-            Some(generation).filter(|generation| !generation.labels.is_like(&self.current.labels));
+        let is_same = generation.labels.is_like(&self.current.labels);
         let inputs = Inputs { values, topology, ..Inputs::clone(&self.inputs) };
-        Some(Candidate { inputs, generation, violations })
+        Some(Candidate { inputs, generation: (!is_same).then_some(generation), violations })
     }
 
-    /// Where the CPUs are now. What was known stays where it can't be read any more.
+    /// Reads the topology, or keeps the last known one.
     fn locate(&self, config: &Config) -> Topology {
         locate(config, &self.inputs.topology).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the places of CPUs stay as they were");
+            let error = log::chain(&error);
+            tracing::warn!(error, "cannot read CPU topology; keeping the last known one");
             self.inputs.topology.clone()
         })
     }
 }
 
-/// Where the CPUs of `known` are, if the configuration asks for it.
+/// Updates the topology in `known`, if any rule uses it.
 pub(super) fn locate(config: &Config, known: &Topology) -> Result<Topology, TopologyError> {
     if config.cpus().is_empty() && config.cpu_relabel_configs().is_empty() {
         return Ok(known.clone());

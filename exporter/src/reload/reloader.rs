@@ -1,25 +1,14 @@
-//! One generation of the configuration at a time: loading the first, and replacing it whole when
-//! its file changes, someone asks, or the machine has other values for its labels. A file that is
-//! bad or gone changes nothing but what the log and the reload metrics say.
-//!
-//! Files are read, and labels made, on another thread. The reactor, which scrapes run on, takes a
-//! snapshot, so that every series goes on, and swaps a pointer.
+//! The reloader: owns the current generation, and replaces it as a whole.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{mem, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::{
-    sync::mpsc,
-    task::{JoinHandle, spawn_blocking},
-    time::timeout,
-};
+use tokio::{sync::mpsc, task::spawn_blocking};
 
 use super::{
+    blocking::{BlockingSlot, JobStatus},
     build::{BuildJob, BuildOutcome, Candidate, LoadError, generation, locate},
+    report::{self, Reporter},
     requests::{
         Cause, Outcome, QUEUE, ReloadHandle, Request, forward_signals, forward_ticks, next_batch,
         on_change,
@@ -27,51 +16,49 @@ use super::{
 };
 use crate::{
     config::{Config, ConfigFile},
-    cpu::{list as cpus, topology::Topology},
-    expr::values::Values,
+    cpu::{list, topology::Topology},
     generation::{Current, Inputs, ReloadOutcome},
     kernel::scheduler::{ReadError, Scheduler},
-    labels::Violation,
     metrics::telemetry::Telemetry,
-    os::{log, signals::ReloadSignals, systemd, watch::Watch},
-    sources::{self, FILE_TIMEOUT, Reader, Schedule, SourceOrigins, Sources, Watches},
+    os::{log, signals::ReloadSignals, watch::Watch},
+    sources::{FILE_TIMEOUT, Reader, Schedule, SourceOrigins, Sources, Watches},
 };
 
-/// How long it may take to read the file and to make its labels; that takes some hundred milliseconds
-/// at most where no filesystem hangs.
+/// Time limit for building a generation. It takes a few hundred milliseconds at most, unless a
+/// filesystem hangs.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Holds the generation and replaces it.
+/// Owns the current generation and replaces it.
 #[derive(Debug)]
 pub struct Reloader {
     path: PathBuf,
     current: Current,
-    telemetry: Telemetry,
-    /// The file as it was when last looked at: its hash, or why it could not be read.
-    seen: Result<String, String>,
+    /// What the current generation was built from.
     inputs: Arc<Inputs>,
+    /// The file as last seen: its hash, or why it could not be loaded.
+    seen: Result<String, String>,
     sources: Sources,
-    /// None while another thread has it, where it may block.
-    watched: Option<Watched>,
-    /// That thread, where it has not come back in time.
-    renewing: Option<JoinHandle<(bool, Watched)>>,
-    /// The one that looks at the file, likewise.
-    building: Option<JoinHandle<BuildOutcome>>,
     reader: Reader,
+    /// `None` while a renewal has them.
+    watched: Option<Watched>,
+    renewing: BlockingSlot<(bool, Watched)>,
+    building: BlockingSlot<BuildOutcome>,
     requests: mpsc::Sender<Request>,
     queue: mpsc::Receiver<Request>,
+    report: Reporter,
 }
 
-/// What tells of changes of files.
+/// Watches that detect changes of files.
 #[derive(Debug)]
 struct Watched {
     sources: Watches,
-    /// On the configuration, once it is followed.
+    /// The configuration file, once [`Reloader::start`] was called.
     file: Option<Watch>,
 }
 
 impl Watched {
-    /// Watches what matters now, and says whether that is something else than before.
+    /// Watches the directories that matter now. Returns whether they differ from before: then a change
+    /// may have gone unnoticed. It may block.
     fn renew(&mut self, config: &Config) -> bool {
         let file = self.file.as_mut().is_some_and(Watch::renew);
         self.sources.renew(config.uses()) || file
@@ -79,45 +66,41 @@ impl Watched {
 }
 
 impl Reloader {
-    /// Makes the first generation of `source`, understood as `config`, with the values that can be
-    /// had at once. To be called inside a tokio runtime.
+    /// Builds the first generation from `source`, parsed as `config`, with the values that are
+    /// available at once. Call it inside a tokio runtime.
     pub fn new(
         source: &ConfigFile,
         config: Config,
-        endpoints: SourceOrigins,
+        origins: SourceOrigins,
         telemetry: Telemetry,
     ) -> Result<Self, LoadError> {
         let (requests, queue) = mpsc::channel(QUEUE);
-        let on_change = on_change(requests.clone());
-        let sources = Sources::new(endpoints, Schedule::default(), on_change);
-        let config = Arc::new(config);
-        let topology = locate(&config, &Topology::of(cpus::possible()?))?;
+        let sources = Sources::new(origins, Schedule::default(), on_change(requests.clone()));
         let reader = sources.reader();
+        let topology = locate(&config, &Topology::of(list::possible()?))?;
         let values = reader.read(config.uses());
         let sha256 = source.sha256().to_owned();
-        let inputs = Inputs { config, sha256, values, topology };
+        let inputs = Inputs { config: Arc::new(config), sha256, values, topology };
         let generation = generation(&inputs, source.path())?;
-        telemetry.loaded();
-        telemetry.label_sources(inputs.values.up());
-        tell_local(&Values::default(), &inputs.values);
+        let report = Reporter::new(source.path(), telemetry);
+        report.loaded(&inputs.values);
         Ok(Self {
             path: source.path().to_owned(),
             current: Arc::new(ArcSwap::from_pointee(generation)),
-            telemetry,
             seen: Ok(inputs.sha256.clone()),
             inputs: Arc::new(inputs),
             watched: Some(Watched { sources: sources.watches(), file: None }),
-            renewing: None,
-            building: None,
             sources,
             reader,
+            renewing: BlockingSlot::Idle,
+            building: BlockingSlot::Idle,
             requests,
             queue,
+            report,
         })
     }
 
-    /// Makes the first generation again when every source has answered or failed once. For whoever
-    /// looks only once.
+    /// Builds the first generation again once every source has answered or failed. For one-shot modes.
     pub async fn wait_for_sources(&mut self) -> Result<(), LoadError> {
         let uses = self.inputs.config.uses();
         self.sources.follow(uses);
@@ -129,18 +112,18 @@ impl Reloader {
         Ok(())
     }
 
-    /// The generation that is served.
+    /// The current generation.
     pub fn current(&self) -> Current {
         Arc::clone(&self.current)
     }
 
-    /// What it was made of.
+    /// What the current generation was built from.
     pub fn inputs(&self) -> &Inputs {
         &self.inputs
     }
 
-    /// Starts to reload on signals, on changes of the file and of what its labels are made of, every
-    /// `poll` (zero: never), and on request. To be called inside a tokio runtime; ends with it.
+    /// Starts to reload: on signals, on changes of the file or of the sources of its labels, every
+    /// `poll` (unless zero), and on request. Call it inside a tokio runtime; it ends with that.
     pub fn start(
         mut self,
         signals: ReloadSignals,
@@ -159,193 +142,134 @@ impl Reloader {
         ReloadHandle(requests)
     }
 
-    /// One reload at a time; all requests that wait when it begins are answered by it.
+    /// Reloads, one batch of requests at a time.
     async fn run(mut self, scheduler: Arc<Scheduler>) {
-        // The watch began after the first generation was read.
-        let mut is_behind = true;
-        self.renew().await;
+        self.renew_watches().await;
+        // The file may have changed after it was read and before it was watched.
         self.check_again();
+        let mut is_behind = true;
         while let Some(batch) = next_batch(&mut self.queue).await {
-            let asked = batch.iter().map(|request| request.cause).find(|cause| cause.is_asked());
-            if asked.is_some() {
-                systemd::reloading();
-            }
-            let outcome = self.reload(asked.unwrap_or(batch[0].cause), &scheduler).await;
-            if asked.is_some() {
-                systemd::ready(&self.status(&outcome));
-            } else if !matches!(outcome, Ok(ReloadOutcome::Unchanged)) {
-                systemd::status(&self.status(&outcome));
-            }
+            let explicit = batch.iter().find(|request| request.cause.is_explicit());
+            let cause = explicit.unwrap_or(&batch[0]).cause;
+            report::begin(cause);
+            let outcome = self.reload(cause, &scheduler).await;
+            self.report.end(cause, &outcome);
             for reply in batch.into_iter().filter_map(|request| request.reply) {
                 let _ = reply.send(outcome.clone());
             }
-            if self.renew().await {
+            if self.renew_watches().await {
                 is_behind = true;
                 self.check_again();
-            } else if std::mem::take(&mut is_behind) {
-                tracing::debug!(path = %self.path.display(), "watching the configuration");
+            } else if mem::take(&mut is_behind) {
+                self.report.watching();
             }
         }
     }
 
-    /// What is served, in a line for `systemctl status`.
-    fn status(&self, outcome: &Outcome) -> String {
-        let serving = serving(&self.path);
-        match outcome {
-            Ok(_) => serving,
-            Err(reason) => format!("{serving} as it was; it is refused now: {reason}"),
-        }
-    }
-
-    /// Asks for another look, where a file may have changed before its directories were watched.
+    /// Queues a check of the file and the sources.
     fn check_again(&self) {
         on_change(self.requests.clone())();
     }
 
-    /// Follows what matters now, and says whether other files are watched than before. Where a
-    /// filesystem hangs, changes are found by polling and on request until it answers.
-    async fn renew(&mut self) -> bool {
-        self.sources.follow(self.inputs.config.uses());
-        let (mut renewing, patience) = match (self.renewing.take(), self.watched.take()) {
-            (Some(renewing), _) => (renewing, Duration::ZERO),
-            (None, Some(mut watched)) => {
-                let config = Arc::clone(&self.inputs.config);
-                let renew = move || (watched.renew(&config), watched);
-                (spawn_blocking(renew), FILE_TIMEOUT)
-            }
-            (None, None) => return false,
-        };
-        let Ok(renewed) = timeout(patience, &mut renewing).await else {
-            if !patience.is_zero() {
-                let reason = "a directory that is to be watched does not answer";
-                tracing::warn!(reason, "changes are found by polling and on request");
-            }
-            self.renewing = Some(renewing);
-            return false;
-        };
-        renewed.is_ok_and(|(is_other, watched)| {
-            self.watched = Some(watched);
-            // The configuration may be another by now.
-            is_other || patience.is_zero()
-        })
-    }
-
+    /// Builds the next generation, if anything changed, and serves it.
     async fn reload(&mut self, cause: Cause, scheduler: &Scheduler) -> Outcome {
         let BuildOutcome { seen, mut file, next } = self.build(cause).await;
         self.seen = seen;
         if let Some(next) = next {
-            let is_new = matches!(file, Some(Ok(ReloadOutcome::Applied)));
-            if let Err(error) = self.serve(next, cause, is_new, scheduler) {
+            let is_new_file = matches!(file, Some(Ok(ReloadOutcome::Applied)));
+            if let Err(error) = self.serve(next, cause, is_new_file, scheduler) {
                 let error = log::chain(&error);
-                tracing::warn!(error, "no snapshot; labels stay as they were for now");
-                // It is tried again, though the file stays as it is.
+                report::labels_kept(&error);
+                // Retry, even if the file does not change again.
                 self.seen = Err(error.clone());
                 self.check_again();
-                if is_new {
+                if is_new_file {
                     file = Some(Err(error));
                 }
             }
         }
-        file.map_or(Ok(ReloadOutcome::Unchanged), |outcome| self.tell(cause, outcome))
+        let Some(file) = file else { return Ok(ReloadOutcome::Unchanged) };
+        self.report.file(cause, &self.current.load(), file)
     }
 
-    /// Looks at the file and at what labels are made of, on another thread: a file on a filesystem that
-    /// hangs must not hang scrapes, nor stop reloads without a word.
+    /// Reads the file and the sources and builds the next generation, on another thread: a filesystem
+    /// that hangs must neither block scrapes nor silently stop reloads.
     async fn build(&mut self, cause: Cause) -> BuildOutcome {
-        let building = BuildJob {
+        let job = BuildJob {
             path: self.path.clone(),
             seen: self.seen.clone(),
-            is_asked: cause.is_asked(),
+            is_explicit: cause.is_explicit(),
             inputs: Arc::clone(&self.inputs),
             current: self.current.load_full(),
             reader: self.reader.clone(),
         };
-        let hangs = format!("`{}` is not loaded within {BUILD_TIMEOUT:?}", self.path.display());
-        let hangs = building.fault(hangs);
-        if let Some(mut earlier) = self.building.take()
-            && timeout(Duration::ZERO, &mut earlier).await.is_err()
-        {
-            self.building = Some(earlier);
-            return hangs;
+        let path = self.path.display();
+        let timed_out = job.failed(format!("`{path}`: loading timed out after {BUILD_TIMEOUT:?}"));
+        let panicked = job.failed(format!("`{path}`: loading panicked"));
+        match self.building.run(BUILD_TIMEOUT, move || job.run()).await {
+            JobStatus::Done(outcome) => outcome,
+            JobStatus::Running => timed_out,
+            JobStatus::Panicked => panicked,
         }
-        let panicked = building.fault("the thread that loads it panicked".into());
-        let mut thread = spawn_blocking(move || building.run());
-        let Ok(found) = timeout(BUILD_TIMEOUT, &mut thread).await else {
-            self.building = Some(thread);
-            return hangs;
-        };
-        found.unwrap_or(panicked)
     }
 
-    /// Puts a generation in place of that which is served.
+    /// Replaces the current generation and its inputs.
     fn serve(
         &mut self,
         next: Candidate,
         cause: Cause,
-        is_new: bool,
+        is_new_file: bool,
         scheduler: &Scheduler,
     ) -> Result<(), ReadError> {
         let Candidate { inputs, generation, violations } = next;
         if let Some(mut generation) = generation {
             let current = self.current.load_full();
             generation.number = current.number + 1;
-            // No scrape comes between the two: they are on this thread.
+            // No scrape can come between snapshot and swap: scrapes run on this thread.
             generation.continue_from(&current, &scheduler.snapshot()?);
-            if !is_new {
-                let number = generation.number;
-                tracing::info!(cause = cause.name(), generation = number, "labels changed");
+            if !is_new_file {
+                report::labels_changed(cause, generation.number);
             }
             self.current.store(Arc::new(generation));
+            // Dropping the labels of many CPUs is slow; do it off the reactor.
             spawn_blocking(move || drop(current));
         }
-        for Violation { kind, key, message: problem } in &violations {
-            self.telemetry.label_rejected(*kind);
-            tracing::warn!(key, problem, "a label can't be as the configuration asks");
-        }
-        self.telemetry.label_sources(inputs.values.up());
-        tell_local(&self.inputs.values, &inputs.values);
-        let old = std::mem::replace(&mut self.inputs, Arc::new(inputs));
-        // A thousand rules take their time to go, as do the labels of many CPUs above.
+        self.report.violations(&violations);
+        self.report.sources(&self.inputs.values, &inputs.values);
+        let old = mem::replace(&mut self.inputs, Arc::new(inputs));
+        // Dropping a large configuration is slow, too.
         spawn_blocking(move || drop(old));
         Ok(())
     }
 
-    /// Tells how the file was found.
-    fn tell(&self, cause: Cause, outcome: Result<ReloadOutcome, String>) -> Outcome {
-        self.telemetry.reload(*outcome.as_ref().unwrap_or(&ReloadOutcome::Failed));
-        let current = self.current.load();
-        match outcome {
-            Ok(outcome) => {
-                tracing::info!(
-                    outcome = outcome.name(),
-                    cause = cause.name(),
-                    generation = current.number,
-                    sha256 = current.sha256,
-                    "configuration reloaded"
-                );
-                Ok(outcome)
-            }
-            Err(reason) => {
-                tracing::error!(
-                    cause = cause.name(),
-                    generation = current.number,
-                    reason,
-                    "configuration refused; the last good one stays"
-                );
-                Err(Arc::from(reason))
+    /// Follows the remote sources and watches the files that matter now. Returns whether other files
+    /// are watched than before. If a filesystem hangs, only polling and requests detect changes until
+    /// it responds.
+    async fn renew_watches(&mut self) -> bool {
+        self.sources.follow(self.inputs.config.uses());
+        match self.renewing.earlier().await {
+            None => {}
+            Some(JobStatus::Running | JobStatus::Panicked) => return false,
+            Some(JobStatus::Done((_, watched))) => {
+                self.watched = Some(watched);
+                // The configuration may have changed since that renewal began.
+                return true;
             }
         }
-    }
-}
-
-/// What a service manager is told when all is well.
-pub fn serving(path: &Path) -> String {
-    format!("serving by {}", path.display())
-}
-
-/// Logs what changed of the sources that are read here; those that are asked tell for themselves.
-fn tell_local(old: &Values, new: &Values) {
-    for (source, reading) in new.readings().filter(|(source, _)| !source.is_remote()) {
-        sources::log_change(source, old.error(source), reading);
+        // The watches are lost if a renewal panicked.
+        let Some(mut watched) = self.watched.take() else { return false };
+        let config = Arc::clone(&self.inputs.config);
+        let renew = move || (watched.renew(&config), watched);
+        match self.renewing.run(FILE_TIMEOUT, renew).await {
+            JobStatus::Done((is_renewed, watched)) => {
+                self.watched = Some(watched);
+                is_renewed
+            }
+            JobStatus::Running => {
+                report::not_watching();
+                false
+            }
+            JobStatus::Panicked => false,
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Who asks for a reload, and which requests one reload answers.
+//! Requests for reloads, and the batches that one reload answers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,32 +9,32 @@ use tokio::{
 
 use crate::{generation::ReloadOutcome, os::signals::ReloadSignals};
 
-/// Editors and kubelet change a file in several steps; it is read when there was no event for this
-/// long.
+/// Debounce: read the file once no event has arrived for this long. Editors and kubelet change a file
+/// in several steps.
 const DEBOUNCE: Duration = Duration::from_millis(250);
 
-/// It is read after this long even if the events go on.
+/// Read the file after this long even if events keep arriving.
 const MAX_DEBOUNCE: Duration = Duration::from_secs(2);
 
-/// Requests that wait for the reload under way.
+/// Maximum number of requests that wait for the reload in progress.
 pub(super) const QUEUE: usize = 16;
 
-/// Why the file is read.
+/// The cause of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     /// A signal, by name.
     Signal(&'static str),
     /// `/-/reload`.
     Http,
-    /// The file, or what labels are made of, may have changed.
+    /// The file, or a source of its labels, may have changed.
     Change,
-    /// It's time to look.
+    /// The polling interval has passed.
     Poll,
 }
 
 impl Cause {
-    /// Whether someone asked, so that even an unchanged file is an answer worth a line.
-    pub(super) fn is_asked(self) -> bool {
+    /// Whether someone requested it, so that even an unchanged file is reported.
+    pub(super) fn is_explicit(self) -> bool {
         matches!(self, Self::Signal(_) | Self::Http)
     }
 
@@ -48,21 +48,23 @@ impl Cause {
     }
 }
 
-/// How a reload ended: the reason where it failed.
+/// The outcome of a reload; the error is the reason, in one line.
 pub(super) type Outcome = Result<ReloadOutcome, Arc<str>>;
 
+/// A request for a reload.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) cause: Cause,
+    /// Takes the outcome, if someone waits for it.
     pub(super) reply: Option<oneshot::Sender<Outcome>>,
 }
 
-/// Asks for reloads.
+/// Requests reloads.
 #[derive(Clone, Debug)]
 pub struct ReloadHandle(pub(super) mpsc::Sender<Request>);
 
 impl ReloadHandle {
-    /// Reloads, and waits for the outcome. The error is the reason, in one line.
+    /// Requests a reload and waits for its outcome.
     pub async fn reload(&self) -> Outcome {
         let (reply, outcome) = oneshot::channel();
         let request = Request { cause: Cause::Http, reply: Some(reply) };
@@ -74,12 +76,12 @@ impl ReloadHandle {
     }
 }
 
-/// The requests that the next reload answers. Who asks does not wait; a change does, until the events
-/// are over. None where nobody can ask any more.
+/// The requests that the next reload answers. Explicit requests are served at once; file changes are
+/// debounced. `None` when all senders are gone.
 pub(super) async fn next_batch(queue: &mut mpsc::Receiver<Request>) -> Option<Vec<Request>> {
     let mut batch = vec![queue.recv().await?];
     let latest = Instant::now() + MAX_DEBOUNCE;
-    while !batch[0].cause.is_asked() && Instant::now() < latest {
+    while !batch[0].cause.is_explicit() && Instant::now() < latest {
         match timeout(DEBOUNCE, queue.recv()).await {
             Ok(Some(Request { cause: Cause::Change | Cause::Poll, .. })) => {}
             Ok(Some(request)) => {
@@ -95,13 +97,14 @@ pub(super) async fn next_batch(queue: &mut mpsc::Receiver<Request>) -> Option<Ve
     Some(batch)
 }
 
-/// Asks for a look. It need not be queued twice: the file is read after the one that waits.
+/// A callback that requests a check. If the queue is full, the requests in it will do.
 pub(super) fn on_change(requests: mpsc::Sender<Request>) -> impl Fn() + Send + Sync + 'static {
     move || {
         let _ = requests.try_send(Request { cause: Cause::Change, reply: None });
     }
 }
 
+/// Requests a reload on each signal.
 pub(super) async fn forward_signals(mut signals: ReloadSignals, requests: mpsc::Sender<Request>) {
     loop {
         let cause = Cause::Signal(signals.next().await);
@@ -111,6 +114,7 @@ pub(super) async fn forward_signals(mut signals: ReloadSignals, requests: mpsc::
     }
 }
 
+/// Requests a check every `period`.
 pub(super) async fn forward_ticks(period: Duration, requests: mpsc::Sender<Request>) {
     let mut ticks = interval_at(Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -128,7 +132,8 @@ mod tests {
 
     use super::*;
 
-    /// Milliseconds until a batch is complete, and its causes, where these come at these milliseconds.
+    /// Sends requests at the given milliseconds. Returns after how many the first batch was complete,
+    /// and its causes.
     async fn batch(causes: Vec<(u64, Cause)>) -> (u128, Vec<Cause>) {
         let (requests, mut queue) = mpsc::channel(QUEUE);
         let started = Instant::now();
@@ -137,7 +142,7 @@ mod tests {
                 sleep(Duration::from_millis(at).saturating_sub(started.elapsed())).await;
                 let _ = requests.send(Request { cause, reply: None }).await;
             }
-            // No one hangs up in the meantime.
+            // Keep the sender meanwhile.
             sleep(Duration::from_mins(1)).await;
         });
         let batch = next_batch(&mut queue).await.unwrap();
@@ -146,19 +151,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_change_is_looked_at_when_the_events_are_over() {
+    async fn debounces_changes() {
         let changes = [0, 200, 400].map(|at| (at, Cause::Change));
         assert_eq!(batch(changes.into()).await, (650, vec![Cause::Change]));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn events_that_go_on_do_not_put_it_off_for_ever() {
+    async fn continuous_events_do_not_delay_a_check_forever() {
         let changes = (0..100).map(|number| (number * 100, Cause::Change));
         assert_eq!(batch(changes.collect()).await, (2_000, vec![Cause::Change]));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_asks_does_not_wait_for_events() {
+    async fn explicit_requests_are_not_debounced() {
         let changed = vec![(0, Cause::Change), (100, Cause::Http), (150, Cause::Change)];
         assert_eq!(batch(changed).await, (100, vec![Cause::Change, Cause::Http]));
         let asked = vec![(30, Cause::Signal("SIGHUP")), (150, Cause::Change)];
@@ -166,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn all_that_wait_are_in_one_batch() {
+    async fn pending_requests_share_one_reload() {
         let (requests, mut queue) = mpsc::channel(QUEUE);
         for cause in [Cause::Http, Cause::Signal("SIGHUP"), Cause::Poll, Cause::Http] {
             requests.try_send(Request { cause, reply: None }).unwrap();

@@ -76,7 +76,7 @@ fn start_reloads_and_stop_are_notified() {
     let manager = Manager::new();
     let mut exporter = manager.start(&[], &[]);
     let ready = manager.next();
-    assert!(ready.starts_with("READY=1\nSTATUS=serving by "), "{ready:?}");
+    assert!(ready.starts_with("READY=1\nSTATUS=serving with "), "{ready:?}");
 
     let before = monotonic_ns() / 1_000;
     exporter.signal(Signal::SIGHUP);
@@ -87,7 +87,7 @@ fn start_reloads_and_stop_are_notified() {
     // A rejected file ends the reload too; otherwise systemd would wait for the end.
     std::fs::write(exporter.config(), "labels: 1\n").unwrap();
     let status = manager.next();
-    assert!(status.starts_with("STATUS=") && status.contains("refused"), "{status:?}");
+    assert!(status.starts_with("STATUS=") && status.contains("rejected"), "{status:?}");
     exporter.signal(Signal::SIGHUP);
     reloading(&manager.next());
     let ready = manager.next();
@@ -141,6 +141,5 @@ fn a_missing_service_manager_does_no_harm() {
     exporter.wait_until("reloaded", |scrape| {
         scrape.sum("sched_exporter_config_reloads_total", &["outcome=\"unchanged\""]) == 1
     });
-    exporter
-        .wait_until("logged", |_| exporter.log().contains("cannot notify the service manager"));
+    exporter.wait_until("logged", |_| exporter.log().contains("cannot notify the service manager"));
 }

@@ -196,7 +196,8 @@ fn an_invalid_file_changes_only_the_reload_metrics_and_is_logged_once() {
     assert_eq!((host(&bad).as_str(), generation(&bad)), ("test-host", 1));
     thread::sleep(Duration::from_secs(1));
     let log = exporter.log();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("configuration refused")).collect();
+    let lines: Vec<_> =
+        log.lines().filter(|line| line.contains("configuration rejected")).collect();
     assert_eq!(lines.len(), 1, "{log}");
     assert!(lines[0].contains(":3:") && lines[0].contains(":4:"), "{}", lines[0]);
 

@@ -1,0 +1,133 @@
+//! Reports reloads: in the log, in the metrics, and to the service manager.
+
+use std::path::{Path, PathBuf};
+
+use super::requests::{Cause, Outcome};
+use crate::{
+    expr::values::Values,
+    generation::{Generation, ReloadOutcome},
+    labels::Violation,
+    metrics::telemetry::Telemetry,
+    os::systemd,
+    sources,
+};
+
+/// Reports what happens to one configuration file.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    path: PathBuf,
+    telemetry: Telemetry,
+}
+
+/// The status for the service manager when all is well.
+pub fn serving(path: &Path) -> String {
+    format!("serving with {}", path.display())
+}
+
+/// A reload begins.
+pub(super) fn begin(cause: Cause) {
+    if cause.is_explicit() {
+        systemd::reloading();
+    }
+}
+
+/// Labels changed though the file did not.
+pub(super) fn labels_changed(cause: Cause, generation: u64) {
+    tracing::info!(cause = cause.name(), generation, "labels changed");
+}
+
+/// A new generation could not be served.
+pub(super) fn labels_kept(error: &str) {
+    tracing::warn!(error, "cannot take a snapshot; keeping the current labels");
+}
+
+/// Watches could not be renewed in time.
+pub(super) fn not_watching() {
+    let reason = "a watched directory does not respond";
+    tracing::warn!(reason, "cannot watch for changes; relying on polling and reload requests");
+}
+
+impl Reporter {
+    pub(super) fn new(path: &Path, telemetry: Telemetry) -> Self {
+        Self { path: path.into(), telemetry }
+    }
+
+    /// The first generation was built.
+    pub(super) fn loaded(&self, values: &Values) {
+        self.telemetry.loaded();
+        self.sources(&Values::default(), values);
+    }
+
+    /// The watches are complete: no change goes unnoticed from now on.
+    pub(super) fn watching(&self) {
+        tracing::debug!(path = %self.path.display(), "watching the configuration");
+    }
+
+    /// The file was read and is valid or not. Returns the outcome for those who requested the reload.
+    pub(super) fn file(
+        &self,
+        cause: Cause,
+        current: &Generation,
+        outcome: Result<ReloadOutcome, String>,
+    ) -> Outcome {
+        self.telemetry.reload(*outcome.as_ref().unwrap_or(&ReloadOutcome::Failed));
+        match outcome {
+            Ok(outcome) => {
+                tracing::info!(
+                    outcome = outcome.name(),
+                    cause = cause.name(),
+                    generation = current.number,
+                    sha256 = current.sha256,
+                    "configuration reloaded"
+                );
+                Ok(outcome)
+            }
+            Err(reason) => {
+                tracing::error!(
+                    cause = cause.name(),
+                    generation = current.number,
+                    reason,
+                    "configuration rejected; keeping the last good one"
+                );
+                Err(reason.into())
+            }
+        }
+    }
+
+    /// Some labels are dropped or replaced.
+    pub(super) fn violations(&self, violations: &[Violation]) {
+        for Violation { kind, key, message: reason } in violations {
+            self.telemetry.label_rejected(*kind);
+            tracing::warn!(key, reason, "label rejected");
+        }
+    }
+
+    /// Values of sources are in use. Logs which local sources failed or recovered; remote sources are
+    /// logged as they answer.
+    pub(super) fn sources(&self, old: &Values, new: &Values) {
+        self.telemetry.label_sources(new.up());
+        for (source, reading) in new.readings().filter(|(source, _)| !source.is_remote()) {
+            sources::log_change(source, old.error(source), reading);
+        }
+    }
+
+    /// A reload is over.
+    pub(super) fn end(&self, cause: Cause, outcome: &Outcome) {
+        if cause.is_explicit() {
+            systemd::ready(&self.status(outcome));
+        } else if !matches!(outcome, Ok(ReloadOutcome::Unchanged)) {
+            systemd::status(&self.status(outcome));
+        }
+    }
+
+    /// One line for `systemctl status`.
+    fn status(&self, outcome: &Outcome) -> String {
+        match outcome {
+            Ok(_) => serving(&self.path),
+            Err(reason) => {
+                let path = self.path.display();
+                format!("serving with the last good {path}; new version rejected: {reason}")
+            }
+        }
+    }
+}
