@@ -1,4 +1,5 @@
-//! What a scrape is rendered under: a configuration, made for this machine at one moment. Pure.
+//! Prepares what a scrape is rendered under: a configuration applied to this machine at one moment.
+//! Pure. May name `labels`, `config`, `expr`, `cpu`, `accounting` and `exposition`.
 
 mod inputs;
 mod outcome;
@@ -19,24 +20,24 @@ use crate::{
 pub use inputs::Inputs;
 pub use outcome::ReloadOutcome;
 
-/// A configuration in use, with all that can be rendered before the scrape.
+/// A configuration in use, with everything that can be rendered before a scrape.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Generation {
-    /// 1 at start, one more with each that followed.
+    /// 1 at start, incremented by each replacement.
     pub number: u64,
     /// SHA-256 of the file, in lowercase hex.
     pub sha256: String,
     /// The labels of all series.
     pub labels: LabelSets,
-    /// The buckets of run-queue latency: exponent and `le`, ascending.
+    /// The buckets of run-queue latency, ascending: the exponent and the value of `le`.
     pub bounds: Vec<(u32, String)>,
 }
 
-/// The generation that is served now.
+/// The current generation, replaced by reloads.
 pub type Current = Arc<ArcSwap<Generation>>;
 
 impl Generation {
-    /// Makes the first generation of a configuration, and says what of it does not fit the machine.
+    /// Applies a configuration to this machine, as generation 1. Returns what does not fit, too.
     pub fn new(
         config: &Config,
         sha256: &str,
@@ -53,8 +54,8 @@ impl Generation {
         (generation, violations)
     }
 
-    /// Makes every series go on where it is under `old` at the instant of the snapshot. No scrape
-    /// may be rendered under `old` any later.
+    /// Continues every series from its value under `old` at `snapshot`. `old` must not be rendered after
+    /// this.
     pub fn continue_from(&mut self, old: &Self, snapshot: &Snapshot) {
         self.labels.groups.continue_from(&old.labels.groups, snapshot);
         self.labels.latency.continue_from(&old.labels.latency, snapshot);
