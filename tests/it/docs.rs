@@ -92,8 +92,8 @@ fn docs_labels_md_shows_what_the_check_prints() {
         topology: Topology::of(vec![0, 1]),
     };
     let printed = report(Path::new("exporter.yaml"), &made, CheckFormat::Table);
-    let (_, shown) = LABELS.split_once("\n```\nexporter.yaml: good\n").unwrap();
-    assert_eq!(printed, format!("exporter.yaml: good\n{}", shown.split_once("```").unwrap().0));
+    let (_, shown) = LABELS.split_once("\n```\nexporter.yaml: valid\n").unwrap();
+    assert_eq!(printed, format!("exporter.yaml: valid\n{}", shown.split_once("```").unwrap().0));
 }
 
 #[test]

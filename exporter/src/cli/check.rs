@@ -1,5 +1,5 @@
-//! What `--config.check` prints: the labels that a configuration gives this machine, and where each
-//! is from. Pure.
+//! The report of `--config.check`: the labels that a configuration gives this machine, and the origin of
+//! each. Pure.
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
@@ -15,7 +15,7 @@ use crate::{
     metrics::catalog::SERIES,
 };
 
-/// How it is printed.
+/// Output format of the report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum CheckFormat {
     /// For people.
@@ -25,7 +25,7 @@ pub enum CheckFormat {
     Json,
 }
 
-/// The report of a good file.
+/// Formats the report of a valid file.
 pub fn report(path: &Path, inputs: &Inputs, format: CheckFormat) -> String {
     let expansion = labels::expand(&inputs.config, &inputs.values, &inputs.topology, true);
     let host = expansion.host.clone().unwrap_or_default();
@@ -50,7 +50,8 @@ struct Report<'a> {
     series: usize,
 }
 
-/// CPUs whose labels are alike but for each one's own number.
+/// Groups CPUs whose labels are equal except for the CPU number: `{cpu="0", host="a"}` of CPU 0 and
+/// `{cpu="1", host="a"}` of CPU 1 become `{cpu="0-1", host="a"}` of both.
 fn blocks(cpus: &[(u32, Labels)]) -> Vec<(Vec<u32>, Labels)> {
     let mut blocks: BTreeMap<_, (Vec<u32>, &Labels)> = BTreeMap::new();
     for (cpu, labels) in cpus {
@@ -77,7 +78,7 @@ fn blocks(cpus: &[(u32, Labels)]) -> Vec<(Vec<u32>, Labels)> {
 
 impl Report<'_> {
     fn table(&self) -> String {
-        let mut text = format!("{}: good\n", self.path.display());
+        let mut text = format!("{}: valid\n", self.path.display());
         let mut rows = vec![["ON", "LABEL", "VALUE", "FROM"].map(str::to_owned)];
         self.rows("host", &self.host, &mut rows);
         for (cpus, labels) in &blocks(&self.cpus) {
@@ -86,7 +87,7 @@ impl Report<'_> {
         write_rows(&mut text, &rows);
         let mut rows = vec![["SOURCE", "STATE"].map(str::to_owned)];
         for (source, Reading { error, .. }) in self.inputs.values.readings() {
-            let state = error.as_deref().unwrap_or("good");
+            let state = error.as_deref().unwrap_or("ok");
             rows.push([source.name().into(), print::escape(state)]);
         }
         if rows.len() > 1 {
@@ -110,7 +111,7 @@ impl Report<'_> {
         }
     }
 
-    /// The key that gave a label its value, with the sources that its template names.
+    /// The key that set a label, with the names in its template.
     fn from(&self, labels: &Labels, name: &str) -> String {
         let origin = labels.origins.get(name).map_or("", String::as_str);
         let config = &self.inputs.config;
@@ -137,7 +138,7 @@ impl Report<'_> {
             Value::Object(labels.set.iter().map(label).collect())
         };
         let sources = self.inputs.values.readings().map(|(source, reading)| {
-            json!({ "source": source.name(), "up": reading.error.is_none(), "fault": reading.error })
+            json!({ "source": source.name(), "up": reading.error.is_none(), "error": reading.error })
         });
         json!({
             "file": self.path.display().to_string(),
@@ -153,7 +154,7 @@ impl Report<'_> {
     }
 }
 
-/// Columns as wide as their widest cells, the last as it is.
+/// Aligns all columns except the last.
 fn write_rows<const N: usize>(text: &mut String, rows: &[[String; N]]) {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     text.push('\n');
@@ -209,10 +210,10 @@ cpu_relabel_configs:
 ";
 
     #[test]
-    fn the_table_has_every_label_with_its_origin() {
+    fn table_lists_every_label_with_its_origin() {
         let text = report(Path::new("f.yaml"), &inputs(CONFIG), CheckFormat::Table);
         let expected = "\
-f.yaml: good
+f.yaml: valid
 
 ON       LABEL  VALUE   FROM
 host     host   web-17  labels.host: hostname
@@ -229,7 +230,7 @@ cpu 2    cpu    2       the CPU
          zone   a\\nb    labels.zone: node.labels
 
 SOURCE       STATE
-hostname     good
+hostname     ok
 node.labels  environment variable NODE_NAME is not set
 
 81 series at most, 3 sets of labels
@@ -238,7 +239,7 @@ node.labels  environment variable NODE_NAME is not set
     }
 
     #[test]
-    fn programs_get_the_same_as_json() {
+    fn json_has_the_same_content() {
         let config = "labels: {host: \"{{ hostname }}\"}\nwithout: [cpu]\n";
         let table = report(Path::new("f.yaml"), &inputs(config), CheckFormat::Table);
         assert!(table.ends_with("\n27 series at most, 1 set of labels\n"), "{table}");
@@ -251,8 +252,8 @@ node.labels  environment variable NODE_NAME is not set
             "host": host,
             "cpus": cpus,
             "sources": [
-                { "source": "hostname", "up": true, "fault": null },
-                { "source": "node.labels", "up": false, "fault": "environment variable NODE_NAME is not set" },
+                { "source": "hostname", "up": true, "error": null },
+                { "source": "node.labels", "up": false, "error": "environment variable NODE_NAME is not set" },
             ],
             "sets": 1,
             "series": 27,

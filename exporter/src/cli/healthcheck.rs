@@ -1,5 +1,5 @@
-//! `sched_exporter healthcheck`: asks a running exporter on this machine, for containers that hold
-//! nothing else to ask with.
+//! `sched_exporter healthcheck`: checks a running exporter on this machine, for containers without
+//! another HTTP client.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -15,35 +15,35 @@ use crate::{
     web::address::ListenAddress,
 };
 
-/// How long the exporter may take; it answers within a millisecond.
+/// Time limit for the response; it usually takes less than a millisecond.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 const PATH: &str = "/-/healthy";
 
-/// Why the exporter is not known to be healthy.
+/// The error when the exporter is not known to be healthy.
 #[derive(Debug, thiserror::Error)]
 pub enum Unhealthy {
-    /// It can't be asked.
+    /// The request failed.
     #[error("{0}")]
     Unreachable(String),
-    /// It does not answer.
-    #[error("{0} does not answer within {TIMEOUT:?}")]
+    /// There was no response in time.
+    #[error("{0}: no response within {TIMEOUT:?}")]
     Silent(SocketAddr),
-    /// It says otherwise.
-    #[error("{0}{PATH} answers {1}")]
-    Answer(SocketAddr, StatusCode),
+    /// The response was not 200.
+    #[error("{0}{PATH} responded with {1}")]
+    Status(SocketAddr, StatusCode),
     /// The address has no candidates.
-    #[error("`{0}` is no address")]
+    #[error("`{0}` has no address")]
     NoAddress(String),
 }
 
-/// Asks the exporter that listens on `address`, or would by default.
+/// Asks the exporter that listens on `address`.
 pub async fn healthcheck(address: &ListenAddress) -> Result<(), Unhealthy> {
     let mut unhealthy = Unhealthy::NoAddress(address.to_string());
     for candidate in address.candidates().iter().copied().map(reachable) {
         match timeout(TIMEOUT, ask(candidate)).await {
             Ok(Ok(StatusCode::OK)) => return Ok(()),
-            Ok(Ok(status)) => return Err(Unhealthy::Answer(candidate, status)),
+            Ok(Ok(status)) => return Err(Unhealthy::Status(candidate, status)),
             Ok(Err(error)) => unhealthy = Unhealthy::Unreachable(error.to_string()),
             Err(_) => unhealthy = Unhealthy::Silent(candidate),
         }
@@ -59,7 +59,7 @@ async fn ask(address: SocketAddr) -> Result<StatusCode, HttpError> {
     Ok(server.send(request, None).await?.status())
 }
 
-/// Who listens on all addresses is reached on the loopback.
+/// Maps wildcard addresses to loopback.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_addresses_are_reached_on_the_loopback() {
+    fn maps_wildcard_addresses_to_loopback() {
         for (listens, reached) in [
             ("[::]:10435", "[::1]:10435"),
             ("0.0.0.0:10435", "127.0.0.1:10435"),

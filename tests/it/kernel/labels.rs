@@ -254,7 +254,7 @@ fn the_check_shows_the_labels_of_each_cpu_and_their_origins() {
     let hostname = name.nodename().to_str().unwrap();
     let (first, _) = halves();
     for expected in [
-        format!("{}: good\n", path.display()),
+        format!("{}: valid\n", path.display()),
         "  zone   eu-1".to_owned(),
         "  cpus[0].labels.zone: label zone\n".to_owned(),
         "  relabel_configs[0]\n".to_owned(),

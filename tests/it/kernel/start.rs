@@ -111,7 +111,7 @@ fn version_shows_revision_and_target() {
 fn the_check_accepts_a_valid_configuration_and_reports_every_error() {
     let (_directory, config) = config_file(CONFIG);
     let output = run(&[&config, "--config.check"]);
-    assert!(output.status.success() && text(&output.stdout).contains("good"));
+    assert!(output.status.success() && text(&output.stdout).contains("valid"));
     let (_directory, config) = config_file("labels:\n  le: a\n  zone: 7\n");
     check_refusal(
         &run(&[&config, "--config.check"]),
@@ -147,7 +147,7 @@ fn the_health_check_fails_for_other_servers() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("--web.listen-address={}", other.local_addr().unwrap());
     let silent = run(&["healthcheck", &address]);
-    check_refusal(&silent, &["does not answer within 2s"]);
+    check_refusal(&silent, &["no response within 2s"]);
     let server = thread::spawn(move || {
         let (mut stream, _) = other.accept().unwrap();
         // The connection of the first check, which has timed out.
@@ -157,7 +157,7 @@ fn the_health_check_fails_for_other_servers() {
         assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
         stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").unwrap();
     });
-    check_refusal(&run(&["healthcheck", &address]), &["/-/healthy answers 404"]);
+    check_refusal(&run(&["healthcheck", &address]), &["/-/healthy responded with 404"]);
     server.join().unwrap();
 }
 
