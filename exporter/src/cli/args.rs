@@ -145,9 +145,34 @@ const LONG_VERSION: &str = concat!(
     env!("TARGET")
 );
 
+/// What the command line asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode<'a> {
+    /// Serve metrics until a signal ends the process.
+    Serve,
+    /// Print the labels that the configuration gives this machine.
+    Check,
+    /// Print one exposition.
+    Once,
+    /// Check the health of the exporter that listens on this address.
+    Healthcheck(&'a ListenAddress),
+}
+
 impl Args {
+    /// What to do. `--config.check` takes precedence over `--once`.
+    pub const fn mode(&self) -> Mode<'_> {
+        match &self.command {
+            Some(Command::Healthcheck { web_listen_address }) => {
+                Mode::Healthcheck(web_listen_address)
+            }
+            None if self.config_check => Mode::Check,
+            None if self.once => Mode::Once,
+            None => Mode::Serve,
+        }
+    }
+
     /// The features that the flags leave out.
-    pub fn unwanted(&self) -> DisabledFeatures {
+    pub const fn disabled_features(&self) -> DisabledFeatures {
         DisabledFeatures {
             context_switches: self.no_context_switches,
             runqueue_latency: self.no_runqueue_latency,
@@ -176,6 +201,19 @@ mod tests {
     #[test]
     fn the_flags_are_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn mode_follows_the_flags() {
+        let check = |args: &[&str], expected: Mode<'_>| {
+            let args = Args::try_parse_from([&["sched_exporter"], args].concat()).unwrap();
+            assert_eq!(args.mode(), expected);
+        };
+        check(&[], Mode::Serve);
+        check(&["--once"], Mode::Once);
+        check(&["--once", "--config.check"], Mode::Check);
+        let address = ":1".parse().unwrap();
+        check(&["healthcheck", "--web.listen-address=:1"], Mode::Healthcheck(&address));
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! What the command line asks for.
+//! Parses the command line and runs what it asks for. May name every room; no room names it.
 
 pub mod args;
 pub mod check;
 pub mod healthcheck;
+pub mod modes;
