@@ -1,4 +1,4 @@
-//! The command line: flags as `node_exporter` and Prometheus have them.
+//! The command line, with flags named as in `node_exporter` and Prometheus.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -26,7 +26,7 @@ pub struct Args {
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// Configuration file; SIGHUP, SIGUSR1 or a change of it reloads it.
+    /// Configuration file. SIGHUP, SIGUSR1 or a change of the file reloads it.
     #[arg(
         long = "config.file",
         value_name = "PATH",
@@ -34,12 +34,12 @@ pub struct Args {
     )]
     pub config_file: PathBuf,
 
-    /// Check the configuration file, print the labels that it gives this machine, and exit: 0 if it
-    /// is good, 1 with all its mistakes if not.
+    /// Check the configuration file, print the labels it gives this machine, and exit: 0 if it is
+    /// valid, 1 with all its errors if not.
     #[arg(long = "config.check")]
     pub config_check: bool,
 
-    /// Format of what `--config.check` prints.
+    /// Output format of `--config.check`.
     #[arg(
         long = "format",
         value_name = "FORMAT",
@@ -49,8 +49,8 @@ pub struct Args {
     )]
     pub format: CheckFormat,
 
-    /// How often to look whether the file changed without an event, and what labels are made of on
-    /// this host; 0s never.
+    /// How often to poll the file and the local label sources for changes that raised no event; 0s
+    /// disables polling.
     #[arg(
         long = "config.auto-reload-interval",
         value_name = "DURATION",
@@ -63,7 +63,7 @@ pub struct Args {
     #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = LISTEN_ADDRESS)]
     pub web_listen_address: Vec<ListenAddress>,
 
-    /// Path of the metrics.
+    /// Path that serves the metrics.
     #[arg(
         long = "web.telemetry-path",
         value_name = "PATH",
@@ -72,15 +72,15 @@ pub struct Args {
     )]
     pub web_telemetry_path: String,
 
-    /// Allow reloads by POST or PUT to /-/reload.
+    /// Enable reloads by POST or PUT to /-/reload.
     #[arg(long = "web.enable-lifecycle")]
     pub web_enable_lifecycle: bool,
 
-    /// Scrapes answered at a time; those beyond get 503. 0 is no limit.
+    /// Maximum number of concurrent scrapes; further ones get 503. 0 disables the limit.
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = 40)]
     pub web_max_requests: u16,
 
-    /// Connections served at a time; those beyond wait.
+    /// Maximum number of concurrent connections; further ones wait.
     #[arg(
         long = "web.max-connections",
         value_name = "N",
@@ -89,7 +89,7 @@ pub struct Args {
     )]
     pub web_max_connections: u16,
 
-    /// Add `_created` samples to OpenMetrics; Prometheus stores each as a series of its own.
+    /// Add `_created` samples to OpenMetrics; Prometheus stores each as a separate series.
     #[arg(long = "web.created-samples")]
     pub web_created_samples: bool,
 
@@ -101,35 +101,35 @@ pub struct Args {
     #[arg(long = "no-collector.runqueue-latency", action = ArgAction::SetTrue)]
     pub no_runqueue_latency: bool,
 
-    /// Keep the capabilities that the exporter was started with; without this it gives them up once
-    /// the kernel program is attached.
+    /// Keep the capabilities that the exporter was started with, instead of dropping them once the
+    /// kernel program is attached.
     #[arg(long = "privileges.keep")]
     pub privileges_keep: bool,
 
-    /// Least severe level that is logged.
+    /// Least severe level to log.
     #[arg(long = "log.level", value_name = "LEVEL", value_enum, default_value_t = LogLevel::Info)]
     pub log_level: LogLevel,
 
-    /// Format of the log, on standard error.
+    /// Format of the log, which goes to standard error.
     #[arg(long = "log.format", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Logfmt)]
     pub log_format: LogFormat,
 
-    /// Let the BPF program log its rare events too: a CPU begins to be accounted, was offline, or had
-    /// a switch that the kernel did not report.
+    /// Also log rare events in the BPF program: a CPU starts to be accounted, was offline, or had a
+    /// switch that the kernel did not report.
     #[arg(long = "log.ebpf")]
     pub log_ebpf: bool,
 
-    /// Print one exposition in OpenMetrics to standard output and exit.
+    /// Print one OpenMetrics exposition to standard output and exit.
     #[arg(long)]
     pub once: bool,
 }
 
-/// What the binary does beside serving.
+/// What to do instead of serving.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Ask the exporter that runs on this machine whether it is healthy; exit 0 if it is, 1 if not.
+    /// Check whether the exporter running on this machine is healthy; exit 0 if it is, 1 if not.
     Healthcheck {
-        /// Address that the exporter listens on, as it was given to it.
+        /// Address the exporter was told to listen on.
         #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = LISTEN_ADDRESS)]
         web_listen_address: ListenAddress,
     },
@@ -171,7 +171,7 @@ impl Args {
         }
     }
 
-    /// The features that the flags leave out.
+    /// The optional measurements that the flags switch off.
     pub const fn disabled_features(&self) -> DisabledFeatures {
         DisabledFeatures {
             context_switches: self.no_context_switches,
@@ -180,14 +180,14 @@ impl Args {
     }
 }
 
-/// A path that stands in a URL and in HTML as it is.
+/// Accepts a path that needs no escaping in a URL or in HTML.
 fn telemetry_path(path: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
     if !path.starts_with('/') || !path.chars().all(plain) {
-        return Err("a path begins with / and has letters, digits and /-._~ only".to_owned());
+        return Err("a path starts with / and contains only letters, digits and /-._~".to_owned());
     }
     if path.starts_with("/-/") {
-        return Err("paths below /-/ are taken".to_owned());
+        return Err("paths below /-/ are reserved".to_owned());
     }
     Ok(path.to_owned())
 }
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_flags_are_consistent() {
+    fn flags_are_consistent() {
         Args::command().debug_assert();
     }
 
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_beyond_what_can_be_are_refused() {
+    fn rejects_out_of_range_limits() {
         let parsed = |flag: &str| Args::try_parse_from(["sched_exporter", flag]);
         assert_eq!(parsed("--web.max-requests=0").unwrap().web_max_requests, 0);
         for flag in ["--web.max-requests=4611686018427387904", "--web.max-connections=0"] {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn telemetry_paths_are_plain_and_not_taken() {
+    fn rejects_telemetry_paths_that_are_reserved_or_need_escaping() {
         assert!(telemetry_path("/metrics").is_ok());
         assert!(telemetry_path("/").is_ok());
         for bad in ["metrics", "", "/a b", "/<script>", "/-/ready"] {
