@@ -2,6 +2,7 @@
 //! another HTTP client.
 
 use std::{
+    error::Error,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
@@ -24,8 +25,8 @@ const PATH: &str = "/-/healthy";
 #[derive(Debug, thiserror::Error)]
 pub enum Unhealthy {
     /// The request failed.
-    #[error("{0}")]
-    Unreachable(String),
+    #[error(transparent)]
+    Unreachable(Box<dyn Error + Send + Sync>),
     /// There was no response in time.
     #[error("{0}: no response within {TIMEOUT:?}")]
     Silent(SocketAddr),
@@ -44,7 +45,7 @@ pub async fn healthcheck(address: &ListenAddress) -> Result<(), Unhealthy> {
         match timeout(TIMEOUT, ask(candidate)).await {
             Ok(Ok(StatusCode::OK)) => return Ok(()),
             Ok(Ok(status)) => return Err(Unhealthy::Status(candidate, status)),
-            Ok(Err(error)) => unhealthy = Unhealthy::Unreachable(error.to_string()),
+            Ok(Err(error)) => unhealthy = Unhealthy::Unreachable(error.into()),
             Err(_) => unhealthy = Unhealthy::Silent(candidate),
         }
     }

@@ -7,7 +7,7 @@ use sched_exporter_ebpf::HOOK;
 
 use super::{args::Args, check};
 use crate::{
-    config::{self, Config, Source},
+    config::{self, Config, ConfigFile},
     exposition::Format,
     kernel::{
         btf::Btf,
@@ -76,7 +76,7 @@ pub async fn check(args: &Args) -> anyhow::Result<()> {
 struct Setup {
     log_counts: LogCounts,
     telemetry: Telemetry,
-    file: Source,
+    file: ConfigFile,
     config: Config,
 }
 

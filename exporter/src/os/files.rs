@@ -1,4 +1,4 @@
-//! Small files, whole.
+//! Reads small files as a whole.
 
 use std::{
     fs::OpenOptions,
@@ -7,40 +7,40 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Why a file gives no bytes.
+/// The error when a file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// It can't be opened or read.
-    #[error("reading `{}`: {error}", path.display())]
+    /// It cannot be opened or read.
+    #[error("reading `{}`", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
-        error: io::Error,
+        /// The error of the system call.
+        source: io::Error,
     },
-    /// The path leads to a directory, a FIFO, a socket or a device.
+    /// It is a directory, a FIFO, a socket or a device.
     #[error("`{}` is not a regular file", path.display())]
     NotAFile {
         /// The path.
         path: PathBuf,
     },
-    /// It is larger than it may be.
+    /// It exceeds the limit.
     #[error("`{}` is larger than {max_bytes} bytes", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// How large it may be.
+        /// Maximum size.
         max_bytes: u64,
     },
 }
 
-/// Reads a regular file. Symbolic links are followed. Opening a FIFO does not block, and of what is no
-/// regular file nothing is read.
+/// Reads a regular file of at most `max_bytes`. Follows symbolic links. Never blocks on a FIFO, and
+/// reads only regular files.
 pub fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, FileError> {
-    let unreadable = |error| FileError::Unreadable { path: path.into(), error };
+    let unreadable = |source| FileError::Unreadable { path: path.into(), source };
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = file.map_err(|error| match error.raw_os_error() {
-        // A socket, or a device that is not there.
+        // A socket, or a missing device.
         Some(libc::ENXIO) => FileError::NotAFile { path: path.into() },
         _ => unreadable(error),
     })?;

@@ -1,5 +1,5 @@
-//! HTTP as a client: one request, one connection, one answer of bounded size. There are no proxies,
-//! redirects or cookies. Time is bounded by whoever asks.
+//! An HTTP client: one request per connection, and a response of bounded size. No proxies, redirects or
+//! cookies. Timeouts are up to the caller.
 
 use std::{fmt, io, sync::Arc};
 
@@ -21,41 +21,41 @@ use tokio_rustls::{
     },
 };
 
-/// Size of the largest body that is read.
+/// Maximum size of a response body.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// Size of the largest head of an answer.
+/// Maximum size of a response's head.
 const MAX_HEAD_BYTES: usize = 1 << 14;
 
-/// Why there is no answer.
+/// The error when there is no response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HttpError {
-    #[error("connecting to {server}: {error}")]
-    Connect { server: String, error: io::Error },
-    #[error("TLS with {server}: {error}")]
-    Tls { server: String, error: io::Error },
-    #[error("{server} is no name that a certificate can have: {error}")]
-    ServerName { server: String, error: InvalidDnsNameError },
-    #[error("{server}: {error}")]
-    Protocol { server: String, error: hyper::Error },
-    #[error("{server}: the answer breaks off or is not HTTP: {error}")]
-    Body { server: String, error: Box<dyn std::error::Error + Send + Sync> },
-    #[error("{server}: the answer is larger than {MAX_BODY_BYTES} bytes")]
+    #[error("connecting to {server}")]
+    Connect { server: String, source: io::Error },
+    #[error("TLS with {server}")]
+    Tls { server: String, source: io::Error },
+    #[error("{server}: not a valid TLS server name")]
+    ServerName { server: String, source: InvalidDnsNameError },
+    #[error("{server}: the HTTP exchange failed")]
+    Protocol { server: String, source: hyper::Error },
+    #[error("{server}: incomplete or malformed HTTP response")]
+    Body { server: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("{server}: the response is larger than {MAX_BODY_BYTES} bytes")]
     TooLarge { server: String },
 }
 
-/// Why certificate authorities can't be trusted.
+/// The error when certificate authorities cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TrustError {
-    #[error("not PEM: {0}")]
-    Pem(pem::Error),
+    #[error("not PEM")]
+    Pem(#[source] pem::Error),
     #[error("no certificate in it")]
     Empty,
     #[error(transparent)]
     Tls(#[from] rustls::Error),
 }
 
-/// Where requests go: a host and a port.
+/// The host and port that requests go to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Server<'s> {
     pub(crate) host: &'s str,
@@ -72,7 +72,7 @@ impl fmt::Display for Server<'_> {
 }
 
 impl Server<'_> {
-    /// Sends a request without a body, over TLS if it is given what to trust.
+    /// Sends a request without a body; over TLS if `tls` is given.
     pub(crate) async fn send(
         self,
         mut request: Request<Empty<Bytes>>,
@@ -83,12 +83,12 @@ impl Server<'_> {
             request.headers_mut().insert(HOST, host);
         }
         let stream = TcpStream::connect((self.host, self.port)).await;
-        let stream = stream.map_err(|error| HttpError::Connect { server: server(), error })?;
+        let stream = stream.map_err(|source| HttpError::Connect { server: server(), source })?;
         let Some(tls) = tls else { return self.exchange(stream, request).await };
         let name = ServerName::try_from(self.host.to_owned())
-            .map_err(|error| HttpError::ServerName { server: server(), error })?;
+            .map_err(|source| HttpError::ServerName { server: server(), source })?;
         let stream = TlsConnector::from(tls).connect(name, stream).await;
-        let stream = stream.map_err(|error| HttpError::Tls { server: server(), error })?;
+        let stream = stream.map_err(|source| HttpError::Tls { server: server(), source })?;
         self.exchange(stream, request).await
     }
 
@@ -97,28 +97,28 @@ impl Server<'_> {
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         request: Request<Empty<Bytes>>,
     ) -> Result<Response<Bytes>, HttpError> {
-        let protocol = |error| HttpError::Protocol { server: self.to_string(), error };
+        let protocol = |source| HttpError::Protocol { server: self.to_string(), source };
         let mut client = http1::Builder::new();
         client.max_buf_size(MAX_HEAD_BYTES);
         let (mut sender, connection) =
             client.handshake(TokioIo::new(stream)).await.map_err(protocol)?;
-        // Dropped with this exchange, whether it ends or is given up.
+        // Ends the connection with this exchange, even if the caller drops it half-way.
         let mut driver = JoinSet::new();
         driver.spawn(connection);
         let (head, body) = sender.send_request(request).await.map_err(protocol)?.into_parts();
-        let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|error| {
+        let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|source| {
             let server = self.to_string();
-            if error.is::<LengthLimitError>() {
+            if source.is::<LengthLimitError>() {
                 HttpError::TooLarge { server }
             } else {
-                HttpError::Body { server, error }
+                HttpError::Body { server, source }
             }
         })?;
         Ok(Response::from_parts(head, body.to_bytes()))
     }
 }
 
-/// Trusts these certificate authorities alone.
+/// Trusts only these certificate authorities, in PEM.
 pub(crate) fn trust(certificates: &[u8]) -> Result<Arc<ClientConfig>, TrustError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(certificates) {
