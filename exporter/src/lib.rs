@@ -1,17 +1,31 @@
 //! Exact per-CPU scheduler time and run-queue latency of a Linux host, as OpenMetrics.
 //!
 //! ```text
-//! sched_switch ─> CPU: PerCpuArray<CpuRecord> ─> Snapshot ─> families ─> text ─> HTTP
-//!    kernel          sched_exporter-ebpf        snapshot.rs  families.rs  │   server.rs
-//!                                                   ▲            ▲   exposition.rs
-//!                                              clock first   one Generation
-//!                                                                ▲   generation.rs
-//!                              Config, Values, Topology ─> labels ─> groups
+//! sched_exporter-ebpf ─> kernel ─> accounting ─> metrics ─> web       a scrape, left to right
+//!                                                   ▲
+//!            expr ─> config ─> labels ─> generation ┘                 a reload, left to right
+//!                          sources ─> reload ┘
 //! ```
 //!
-//! Only `ebpf` names aya. `btf`, `check`, `config` but for `read`, `exposition`, `families`,
-//! `generation`, `groups`, `labels`, `layout`, `negotiate`, `relabel`, `snapshot` and `template` are
-//! pure.
+//! Each folder is a room with one purpose. A room names only what its row lists, and no room names
+//! `cli`; a test (`exporter/tests/rooms.rs`) reads this table and holds the source to it.
+//!
+//! | room | purpose | pure | may name |
+//! |---|---|---|---|
+//! | [`exposition`] | writes the text formats that Prometheus reads | yes | |
+//! | [`accounting`] | turns the kernel program's records into exact numbers | yes | |
+//! | [`expr`] | defines what a label value can say: templates and relabelling rules | yes | |
+//! | [`cpu`] | reads which CPUs there are, and where they are | | |
+//! | [`os`] | wraps the operating system in thin layers that know nothing of the exporter | | |
+//! | [`kernel`] | loads, attaches and reads the kernel program | | `cpu`, `accounting` |
+//! | [`config`] | parses the strict YAML | | `expr`, `cpu`, `os` in `config/file.rs` |
+//! | [`sources`] | reads the values that templates name | | `expr`, `os` |
+//! | [`labels`] | works out the labels of each series | yes | `expr`, `config`, `cpu`, `accounting`, `exposition` |
+//! | [`generation`] | holds what a scrape is rendered under | yes | `labels`, `config`, `expr`, `cpu`, `accounting`, `exposition` |
+//! | [`metrics`] | decides which metrics are shown, and renders them | | `generation`, `labels`, `accounting`, `exposition`, `kernel` and `os` in `metrics/scrape.rs` |
+//! | [`reload`] | replaces the generation that is served | | `metrics`, `generation`, `labels`, `config`, `sources`, `kernel`, `cpu`, `expr`, `os` |
+//! | [`web`] | serves HTTP | | `metrics`, `reload`, `generation`, `exposition`, `os` |
+//! | [`cli`] | is the command line and its one-shot commands | | any room |
 
 pub mod accounting;
 pub mod cli;

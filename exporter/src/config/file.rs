@@ -8,7 +8,10 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::{Config, Diagnostics};
-use crate::os::files::{self, FileError};
+use crate::os::{
+    files::{self, FileError},
+    log,
+};
 
 /// Maximum size of the file.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -77,11 +80,11 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// The message in one line, for the log.
+    /// The message and its causes in one line, for the log.
     pub fn one_line(&self) -> String {
         match self {
             Self::Invalid { path, diagnostics } => located(path, diagnostics).join("; "),
-            Self::File(_) | Self::NotUtf8 { .. } => self.to_string(),
+            Self::File(_) | Self::NotUtf8 { .. } => log::chain(self),
         }
     }
 }

@@ -43,7 +43,7 @@ fn lines<T>(numbers: impl IntoIterator<Item = T>, line: impl FnMut(T) -> String)
 #[track_caller]
 fn check_read(path: &Path, expected: &str) {
     let error = read(path).expect_err("the path cannot be read");
-    assert_eq!(crate::os::log::chain(&error), expected);
+    assert_eq!(error.one_line(), expected);
 }
 
 #[test]

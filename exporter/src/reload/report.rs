@@ -96,9 +96,9 @@ impl Reporter {
 
     /// Some labels are dropped or replaced.
     pub(super) fn violations(&self, violations: &[Violation]) {
-        for Violation { kind, key, message: reason } in violations {
+        for Violation { kind, key, message } in violations {
             self.telemetry.label_rejected(*kind);
-            tracing::warn!(key, reason, "label rejected");
+            tracing::warn!(key, reason = message, "label rejected");
         }
     }
 
