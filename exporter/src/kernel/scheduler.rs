@@ -116,10 +116,12 @@ pub enum ReadError {
     #[error("reading map `{MAP}`: {0}")]
     Map(#[from] MapError),
     /// The record of one CPU was torn at every attempt.
-    #[error("record of CPU {cpu} in map `{MAP}` was torn {READ_ATTEMPTS} times in a row")]
+    #[error("record of CPU {cpu} in map `{MAP}` was torn {attempts} times in a row")]
     Torn {
         /// The CPU.
         cpu: u32,
+        /// How often it was read.
+        attempts: u32,
     },
     /// The online CPUs can't be listed.
     #[error(transparent)]
@@ -231,7 +233,7 @@ impl Scheduler {
             }
             self.torn_reads.fetch_add(pending.len() as u64, Ordering::Relaxed);
         }
-        Err(ReadError::Torn { cpu: pending[0].0 })
+        Err(ReadError::Torn { cpu: pending[0].0, attempts: READ_ATTEMPTS })
     }
 
     /// Records that were read again because a switch on their CPU tore them.
