@@ -18,7 +18,7 @@ fn root() -> &'static Path {
 }
 
 #[test]
-fn only_one_file_names_aya() {
+fn only_the_room_kernel_names_aya() {
     let sources = root().join("exporter/src");
     let mut naming = guide::files(&sources, ".rs");
     naming.retain(|path| {
@@ -27,7 +27,8 @@ fn only_one_file_names_aya() {
         // It is part of other words.
         code.any(|line| line.split(|c: char| !c.is_alphanumeric()).any(|word| word == "aya"))
     });
-    assert_eq!(naming, [sources.join("kernel/scheduler.rs")]);
+    assert!(naming.contains(&sources.join("kernel/scheduler.rs")));
+    assert!(naming.iter().all(|path| path.starts_with(sources.join("kernel"))), "{naming:?}");
 }
 
 #[test]

@@ -2,7 +2,10 @@
 
 pub mod btf;
 pub mod capabilities;
+mod error;
 pub mod layout;
 pub mod preflight;
+mod program_log;
 pub mod scheduler;
 pub mod seed;
+mod verifier;

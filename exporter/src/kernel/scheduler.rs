@@ -1,5 +1,4 @@
-//! The kernel program at work: loading, attaching, seeding and reading it. The only file that names
-//! aya.
+//! The kernel program at work: loading, attaching, seeding and reading it.
 
 use std::{
     io,
@@ -10,19 +9,18 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
     maps::{MapData, MapError, PerCpuArray, PerCpuValues},
-    programs::{BtfTracePoint, ProgramError},
+    programs::BtfTracePoint,
 };
-use aya_log::EbpfLogger;
-use log::{Log, Metadata, Record as LogRecord};
 use nix::time::{ClockId, clock_gettime};
 use sched_exporter_ebpf::{CpuRecord, HOOK, MAP, global};
-use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     accounting::{self, Feature, Snapshot},
-    cpu::list::{self as cpus, CpuListError, Online},
-    kernel::{layout::Layout, seed},
+    cpu::list::{self as cpus, Online},
+    kernel::{layout::Layout, program_log, seed, verifier::refused},
 };
+
+pub use crate::kernel::error::{LoadError, ReadError};
 
 /// The kernel program, as `cargo xtask ebpf` builds it.
 static OBJECT: &[u8] =
@@ -56,86 +54,6 @@ const SEED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The smallest ring buffer: a page, on any architecture.
 const LOG_BUFFER_BYTES_OFF: u32 = 4_096;
-
-/// The kernel program could not be brought to work.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// aya can't read the kernel's BTF.
-    #[error("reading the kernel's BTF")]
-    Btf(#[source] aya::BtfError),
-    /// The object or its maps were refused.
-    #[error("loading the BPF object")]
-    Object(#[source] aya::EbpfError),
-    /// The kernel did not take the program.
-    #[error("loading program `{HOOK}` for hook `tp_btf/{HOOK}`: bpf(BPF_PROG_LOAD)")]
-    Refused(#[source] io::Error),
-    /// The kernel's verifier found the program unsafe: it does not fit this kernel.
-    #[error(
-        "loading program `{HOOK}` for hook `tp_btf/{HOOK}`: the verifier rejects it: {0}; \
-         --log.level=debug shows all that it says"
-    )]
-    Rejected(String),
-    /// aya could not load the program.
-    #[error("loading program `{HOOK}` for hook `tp_btf/{HOOK}`")]
-    Load(#[source] ProgramError),
-    /// The program could not be attached.
-    #[error("attaching program `{HOOK}` to hook `tp_btf/{HOOK}`")]
-    Attach(#[source] ProgramError),
-    /// The object lacks a part: it isn't the one that this binary was written for.
-    #[error("the BPF object has no {0}")]
-    Incomplete(&'static str),
-    /// The map can't be used.
-    #[error("opening map `{MAP}`")]
-    Map(#[source] MapError),
-    /// The CPUs of this machine can't be listed.
-    #[error(transparent)]
-    Cpus(#[from] CpuListError),
-    /// The clock can't be read.
-    #[error("clock_gettime: {0}")]
-    Clock(#[source] nix::Error),
-}
-
-impl LoadError {
-    /// Whether the kernel refused for want of privileges.
-    pub fn is_permission(&self) -> bool {
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
-        while let Some(error) = cause {
-            if let Some(io) = error.downcast_ref::<io::Error>() {
-                return io.kind() == io::ErrorKind::PermissionDenied;
-            }
-            cause = error.source();
-        }
-        false
-    }
-}
-
-/// The map could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// The kernel refused the read.
-    #[error("reading map `{MAP}`: {0}")]
-    Map(#[from] MapError),
-    /// The record of one CPU was torn at every attempt.
-    #[error("record of CPU {cpu} in map `{MAP}` was torn {attempts} times in a row")]
-    Torn {
-        /// The CPU.
-        cpu: u32,
-        /// How often it was read.
-        attempts: u32,
-    },
-    /// The online CPUs can't be listed.
-    #[error(transparent)]
-    Cpus(#[from] CpuListError),
-    /// The clock can't be read.
-    #[error("clock_gettime: {0}")]
-    Clock(#[from] nix::Error),
-    /// The kernel's `CLOCK_MONOTONIC` is not that of this process.
-    #[error(
-        "the kernel's CLOCK_MONOTONIC is not that of this process, which is in a time namespace; start \
-         it outside"
-    )]
-    OtherClock,
-}
 
 /// The attached kernel program. Dropping it detaches it.
 pub struct Scheduler {
@@ -254,19 +172,7 @@ impl Scheduler {
     /// Passes what the kernel program logs on to this process's logger, for as long as the future
     /// is polled. To be called inside a tokio runtime, once.
     pub fn forward_log(&mut self) -> io::Result<impl Future<Output = io::Result<()>> + use<>> {
-        let logger =
-            EbpfLogger::init_with_logger(&mut self.ebpf, EbpfLog).map_err(io::Error::other)?;
-        // SAFETY: the logger owns its ring buffer's descriptor for as long as it lives, and the
-        // `AsyncFd` owns the logger.
-        let ready = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
-        let mut ready = ready.map_err(io::Error::from)?;
-        Ok(async move {
-            loop {
-                let mut guard = ready.readable_mut().await?;
-                guard.get_inner_mut().flush();
-                guard.clear_ready();
-            }
-        })
+        program_log::forward(&mut self.ebpf)
     }
 
     /// One slot for each possible CPU.
@@ -314,21 +220,6 @@ impl Scheduler {
     }
 }
 
-/// What the kernel program logs, a line each.
-struct EbpfLog;
-
-impl Log for EbpfLog {
-    fn enabled(&self, _metadata: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &LogRecord<'_>) {
-        tracing::info!(program = HOOK, "{}", record.args());
-    }
-
-    fn flush(&self) {}
-}
-
 /// [`CpuRecord`] as aya wants it.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -355,30 +246,6 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut BtfTracePoint, LoadError> {
     program.ok_or(LoadError::Incomplete("program"))
 }
 
-/// The verifier says a lot: all of it goes to the log, what it ends with to the user. Who may not load
-/// programs hears nothing of it.
-fn refused(error: ProgramError) -> LoadError {
-    let (io_error, said) = match error {
-        ProgramError::LoadError { io_error, verifier_log } => (io_error, verifier_log.to_string()),
-        error => return LoadError::Load(error),
-    };
-    tracing::debug!(verifier = said, "the kernel did not take the program");
-    match verdict(&said) {
-        Some(verdict) => LoadError::Rejected(verdict.to_owned()),
-        None => LoadError::Refused(io_error),
-    }
-}
-
-/// The line before the statistics, with which the verifier ends: some lines, of which kernels have
-/// others. <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/verifier.c>, `print_verification_stats`.
-fn verdict(said: &str) -> Option<&str> {
-    const STATISTICS: [&str; 4] = ["verification time ", "stack depth ", "subprog ", "processed "];
-    let is_statistic = |line: &str| STATISTICS.iter().any(|start| line.starts_with(start));
-    let said = said.rsplit_once("\nverification time ").map_or(said, |(reason, _)| reason);
-    let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
-    lines.rfind(|line| !is_statistic(line))
-}
-
 /// `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`.
 /// <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/helpers.c>, `bpf_ktime_get_ns`.
 pub fn monotonic_ns() -> Result<u64, nix::Error> {
@@ -392,25 +259,5 @@ fn trim_heap() {
     // SAFETY: glibc's own function; it takes its locks itself.
     unsafe {
         libc::malloc_trim(0);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_verdict_comes_before_the_statistics() {
-        let reason = "access beyond struct task_struct at off 1048576 size 4";
-        for statistics in [
-            "processed 16 insns (limit 1000000) max_states_per_insn 0",
-            "verification time 476 usec\nstack depth 16\nprocessed 16 insns (limit 1000000)",
-            "verification time 1 usec\nanything new\nprocessed 16 insns (limit 1000000)",
-            "subprog 0 (sched_switch) main insns_self 16\nprocessed 16 insns (limit 1000000)",
-        ] {
-            let said = format!("17: (61) r1 = *(u32 *)(r2 +0)\n{reason}\n{statistics}\n\n");
-            assert_eq!(verdict(&said), Some(reason), "{statistics}");
-        }
-        assert_eq!(verdict(""), None);
     }
 }
