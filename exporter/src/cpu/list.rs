@@ -14,7 +14,7 @@ const ONLINE: &str = "/sys/devices/system/cpu/online";
 #[derive(Debug, thiserror::Error)]
 pub enum CpuListError {
     /// The file can't be read.
-    #[error("reading `{path}`: {source}")]
+    #[error("reading `{path}`")]
     Read {
         /// The file.
         path: &'static str,
@@ -90,10 +90,17 @@ pub fn list(cpus: &[u32]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::log::chain;
 
     #[track_caller]
     fn check(list: &str, expected: Option<&[u32]>) {
         assert_eq!(parse(list).as_deref(), expected, "{list:?}");
+    }
+
+    #[test]
+    fn chain_of_a_read_error_states_the_cause_once() {
+        let error = CpuListError::Read { path: ONLINE, source: io::ErrorKind::NotFound.into() };
+        assert_eq!(chain(&error), "reading `/sys/devices/system/cpu/online`: entity not found");
     }
 
     #[test]

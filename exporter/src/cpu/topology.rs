@@ -37,7 +37,7 @@ pub struct Topology(BTreeMap<u32, CpuLocation>);
 
 /// The kernel's description can't be read.
 #[derive(Debug, thiserror::Error)]
-#[error("reading `{}`: {source}", path.display())]
+#[error("reading `{}`", path.display())]
 pub struct TopologyError {
     /// The file or directory.
     pub path: PathBuf,
@@ -129,6 +129,7 @@ fn text(path: &Path) -> Result<Option<String>, TopologyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::log::chain;
 
     /// A sysfs with these files.
     fn sysfs(name: &str, files: &[(&str, &str)]) -> PathBuf {
@@ -177,6 +178,15 @@ mod tests {
             (2, CpuLocation { smt_sibling: Some(1), cluster: Some(7), ..core }),
         ];
         assert_eq!(topology.unwrap(), expected.into_iter().collect());
+    }
+
+    #[test]
+    fn chain_of_a_read_error_states_the_cause_once() {
+        // A file where a directory is expected.
+        let error = Topology::of(vec![0]).update(Path::new("/dev/null")).unwrap_err();
+        let expected = "reading `/dev/null/devices/system/cpu/cpu0/topology/physical_package_id`: \
+                        Not a directory (os error 20)";
+        assert_eq!(chain(&error), expected);
     }
 
     #[test]

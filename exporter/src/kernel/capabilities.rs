@@ -22,19 +22,19 @@ const THREADS: &str = "/proc/self/task";
 #[derive(Debug, thiserror::Error)]
 pub enum DropError<E> {
     /// The threads of this process can't be counted.
-    #[error("giving up capabilities: reading `{THREADS}`: {0}")]
+    #[error("dropping capabilities: reading `{THREADS}`")]
     Unknown(#[source] io::Error),
     /// Other threads would keep theirs.
-    #[error("giving up capabilities: {0} threads run already, where there should be one")]
+    #[error("dropping capabilities: {0} threads are running; there must be only one")]
     Threads(usize),
     /// The kernel refused.
-    #[error("giving up capabilities: {0}; start with --privileges.keep to keep them")]
+    #[error("cannot drop capabilities; start with --privileges.keep to keep them")]
     Refused(#[from] CapsError),
     /// The kernel refused.
-    #[error("prctl(PR_SET_NO_NEW_PRIVS): {0}; start with --privileges.keep to do without")]
+    #[error("cannot set no_new_privs; start with --privileges.keep to do without it")]
     NoNewPrivs(#[source] nix::Error),
     /// `read` failed with and without the capability that it may need.
-    #[error("after capabilities were given up: {0}")]
+    #[error("cannot read the map after dropping capabilities")]
     Read(#[source] E),
 }
 
@@ -75,4 +75,27 @@ pub fn drop<E>(
 pub fn kept() -> Result<[(String, bool); LOADING.len()], CapsError> {
     let permitted = caps::read(None, CapSet::Permitted)?;
     Ok(LOADING.map(|capability| (capability.to_string(), permitted.contains(&capability))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::log::chain;
+
+    #[test]
+    fn chains_state_each_cause_once() {
+        let errors: [DropError<io::Error>; 3] = [
+            DropError::Refused("EPERM".into()),
+            DropError::NoNewPrivs(nix::Error::EINVAL),
+            DropError::Read(io::ErrorKind::PermissionDenied.into()),
+        ];
+        let expected = [
+            "cannot drop capabilities; start with --privileges.keep to keep them: \
+             caps error: EPERM",
+            "cannot set no_new_privs; start with --privileges.keep to do without it: \
+             EINVAL: Invalid argument",
+            "cannot read the map after dropping capabilities: permission denied",
+        ];
+        assert_eq!(errors.map(|error| chain(&error)), expected);
+    }
 }

@@ -41,7 +41,7 @@ pub enum LoadError {
     #[error(transparent)]
     Cpus(#[from] CpuListError),
     /// The clock can't be read.
-    #[error("clock_gettime: {0}")]
+    #[error("clock_gettime(CLOCK_MONOTONIC)")]
     Clock(#[source] nix::Error),
 }
 
@@ -63,7 +63,7 @@ impl LoadError {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The kernel refused the read.
-    #[error("reading map `{MAP}`: {0}")]
+    #[error("reading map `{MAP}`")]
     Map(#[from] MapError),
     /// The record of one CPU was torn at every attempt.
     #[error("record of CPU {cpu} in map `{MAP}` was torn {attempts} times in a row")]
@@ -77,7 +77,7 @@ pub enum ReadError {
     #[error(transparent)]
     Cpus(#[from] CpuListError),
     /// The clock can't be read.
-    #[error("clock_gettime: {0}")]
+    #[error("clock_gettime(CLOCK_MONOTONIC)")]
     Clock(#[from] nix::Error),
     /// The kernel's `CLOCK_MONOTONIC` is not that of this process.
     #[error(
@@ -85,4 +85,36 @@ pub enum ReadError {
          it outside"
     )]
     OtherClock,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::log::chain;
+
+    fn denied() -> io::Error {
+        io::ErrorKind::PermissionDenied.into()
+    }
+
+    #[test]
+    fn chains_state_each_cause_once() {
+        let error = LoadError::Refused(denied());
+        let expected = "loading program `sched_switch` for hook `tp_btf/sched_switch`: \
+                        bpf(BPF_PROG_LOAD): permission denied";
+        assert_eq!(chain(&error), expected);
+        assert!(error.is_permission());
+        let error = LoadError::Clock(nix::Error::EINVAL);
+        let expected = "clock_gettime(CLOCK_MONOTONIC): EINVAL: Invalid argument";
+        assert_eq!(chain(&error), expected);
+        let error = ReadError::Map(MapError::IoError(denied()));
+        assert_eq!(chain(&error), "reading map `CPU`: permission denied");
+        let error = ReadError::Clock(nix::Error::EINVAL);
+        assert_eq!(chain(&error), expected);
+    }
+
+    #[test]
+    fn a_rejected_program_is_not_a_lack_of_permission() {
+        let error = LoadError::Rejected("R1 invalid mem access 'scalar'".to_owned());
+        assert!(!error.is_permission());
+    }
 }

@@ -30,7 +30,7 @@ pub struct DisabledFeatures {
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
     /// The kernel's BTF is damaged, or of a later version.
-    #[error("the kernel's BTF can't be read")]
+    #[error("reading the kernel's BTF")]
     Btf(#[from] BtfError),
     /// The hook does not exist.
     #[error("this kernel has no BTF tracepoint `{HOOK}`")]
