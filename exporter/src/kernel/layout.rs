@@ -1,5 +1,5 @@
-//! What the kernel program needs to know of the running kernel, decided from its BTF: where the
-//! fields lie, and which features this kernel can't give. Pure; `ebpf.rs` acts on it.
+//! Decides from the kernel's BTF what to tell the kernel program: the offsets of the fields it reads,
+//! and which optional features this kernel supports. Pure; `scheduler.rs` acts on it.
 
 use sched_exporter_ebpf::{HOOK, global};
 
@@ -8,16 +8,16 @@ use crate::{
     kernel::btf::{Btf, BtfError},
 };
 
-/// The globals to set before loading, and the features that follow.
+/// The globals to set before loading, and the features that result.
 #[derive(Clone, Debug)]
 pub struct Layout {
-    /// Name and value of every global of the kernel program.
+    /// Name and value of each global of the kernel program.
     pub globals: Vec<(&'static str, u32)>,
     /// Every feature, on or off.
     pub features: Vec<Feature>,
 }
 
-/// Features that the user does not want.
+/// Features that the user disabled.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DisabledFeatures {
     /// Leave [`CONTEXT_SWITCHES`] out.
@@ -26,23 +26,24 @@ pub struct DisabledFeatures {
     pub runqueue_latency: bool,
 }
 
-/// The kernel lacks what no feature can do without.
+/// The kernel lacks something that every feature needs.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
-    /// The kernel's BTF is damaged, or of a later version.
+    /// The kernel's BTF is damaged, or of an unsupported version.
     #[error("reading the kernel's BTF")]
     Btf(#[from] BtfError),
     /// The hook does not exist.
     #[error("this kernel has no BTF tracepoint `{HOOK}`")]
     NoHook,
-    /// A field does not exist, or is not what the program would read.
+    /// A field does not exist, or has another size than the program reads.
     #[error("{0}")]
     Field(String),
 }
 
 impl Layout {
-    /// Decides the layout.
-    pub fn from_btf(btf: &Btf<'_>, unwanted: DisabledFeatures) -> Result<Self, LayoutError> {
+    /// Decides the layout. A field that a feature reads and this kernel lacks turns the feature off; a
+    /// field that accounting reads is an error.
+    pub fn from_btf(btf: &Btf<'_>, disabled: DisabledFeatures) -> Result<Self, LayoutError> {
         let params = btf.tracepoint_params(HOOK)?.ok_or(LayoutError::NoHook)?;
         // void *, preempt, prev, next; since 5.18 also prev_state.
         // https://github.com/torvalds/linux/commit/9c2136be0878c88c53dea26943ce40bb03ad8d8d
@@ -54,34 +55,36 @@ impl Layout {
             (global::TASK_PRIO, "prio"),
             (global::TASK_POLICY, "policy"),
         ] {
-            globals
-                .push((name, offset(btf, "task_struct", field, 4)?.map_err(LayoutError::Field)?));
+            globals.push((name, offset(btf, "task_struct", field, 4)?));
         }
 
-        let switches = if unwanted.context_switches {
-            Err("--no-collector.context-switches".to_owned())
+        let switches = if disabled.context_switches {
+            Support::Off("--no-collector.context-switches".to_owned())
         } else if hook_has_prev_state {
-            Ok(vec![])
+            Support::On(vec![])
         } else {
-            task_state(btf)?.map(|offset| vec![(global::TASK_STATE, offset)])
+            Support::from_fields(task_state(btf))?
         };
-        let waits = if unwanted.runqueue_latency {
-            Err("--no-collector.runqueue-latency".to_owned())
+        let waits = if disabled.runqueue_latency {
+            Support::Off("--no-collector.runqueue-latency".to_owned())
         } else {
-            wait_fields(btf)?
+            Support::from_fields(wait_fields(btf))?
         };
         let mut features = Vec::new();
-        for (name, switch, found) in [
+        for (name, switch, support) in [
             (CONTEXT_SWITCHES, global::COUNT_SWITCHES, switches),
             (RUNQUEUE_LATENCY, global::MEASURE_WAITS, waits),
         ] {
-            globals.push((switch, u32::from(found.is_ok())));
-            let off = match found {
-                Ok(offsets) => {
+            let off = match support {
+                Support::On(offsets) => {
+                    globals.push((switch, 1));
                     globals.extend(offsets);
                     None
                 }
-                Err(reason) => Some(reason),
+                Support::Off(reason) => {
+                    globals.push((switch, 0));
+                    Some(reason)
+                }
             };
             features.push(Feature { name, off });
         }
@@ -89,10 +92,30 @@ impl Layout {
     }
 }
 
+/// Globals with the offsets that they get.
 type Offsets = Vec<(&'static str, u32)>;
 
-/// The four fields behind a wait, or what is missing of them.
-fn wait_fields(btf: &Btf<'_>) -> Result<Result<Offsets, String>, BtfError> {
+/// Whether a feature works here.
+enum Support {
+    /// With these offsets.
+    On(Offsets),
+    /// The reason why not.
+    Off(String),
+}
+
+impl Support {
+    /// Off if a field is missing; damaged BTF stays an error.
+    fn from_fields(fields: Result<Offsets, LayoutError>) -> Result<Self, LayoutError> {
+        match fields {
+            Ok(offsets) => Ok(Self::On(offsets)),
+            Err(LayoutError::Field(reason)) => Ok(Self::Off(reason)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The four fields from which the program computes a wait.
+fn wait_fields(btf: &Btf<'_>) -> Result<Offsets, LayoutError> {
     let mut offsets = Vec::new();
     for (name, structure, field) in [
         (global::TASK_LAST_QUEUED, "task_struct", "sched_info.last_queued"),
@@ -100,35 +123,29 @@ fn wait_fields(btf: &Btf<'_>) -> Result<Result<Offsets, String>, BtfError> {
         (global::CFS_RQ_RQ, "cfs_rq", "rq"),
         (global::RQ_CLOCK, "rq", "clock"),
     ] {
-        match offset(btf, structure, field, 8)? {
-            Ok(offset) => offsets.push((name, offset)),
-            Err(reason) => return Ok(Err(reason)),
-        }
+        offsets.push((name, offset(btf, structure, field, 8)?));
     }
-    Ok(Ok(offsets))
+    Ok(offsets)
 }
 
-/// The state of a task: `unsigned int __state` since 5.14, `long state` before, of which the low
-/// half is read. <https://github.com/torvalds/linux/commit/2f064a59a11f>
-fn task_state(btf: &Btf<'_>) -> Result<Result<u32, String>, BtfError> {
-    if let Some(state) = btf.field("task_struct", "state")? {
-        return Ok(Ok(state.offset));
-    }
-    offset(btf, "task_struct", "__state", 4)
+/// The state of a task: `unsigned int __state` since 5.14; before, `long state`, of which the program
+/// reads the low half. <https://github.com/torvalds/linux/commit/2f064a59a11f>
+fn task_state(btf: &Btf<'_>) -> Result<Offsets, LayoutError> {
+    let offset = match btf.field("task_struct", "state")? {
+        Some(state) => state.offset,
+        None => offset(btf, "task_struct", "__state", 4)?,
+    };
+    Ok(vec![(global::TASK_STATE, offset)])
 }
 
-/// The offset of a field of the size that the program reads, or why there is none.
-fn offset(
-    btf: &Btf<'_>,
-    structure: &str,
-    path: &str,
-    size: u32,
-) -> Result<Result<u32, String>, BtfError> {
-    Ok(match btf.field(structure, path)? {
+/// The offset of a field, which must have the size that the program reads.
+fn offset(btf: &Btf<'_>, structure: &str, path: &str, size: u32) -> Result<u32, LayoutError> {
+    match btf.field(structure, path)? {
         Some(field) if field.size == size => Ok(field.offset),
-        Some(field) => {
-            Err(format!("{structure}.{path} has {} bytes in this kernel, not {size}", field.size))
-        }
-        None => Err(format!("this kernel's BTF has no {structure}.{path}")),
-    })
+        Some(field) => Err(LayoutError::Field(format!(
+            "{structure}.{path} has {} bytes in this kernel, not {size}",
+            field.size
+        ))),
+        None => Err(LayoutError::Field(format!("this kernel's BTF has no {structure}.{path}"))),
+    }
 }

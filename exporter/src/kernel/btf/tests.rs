@@ -3,7 +3,7 @@
 use sched_exporter_ebpf::global;
 
 use super::*;
-use crate::kernel::layout::{DisabledFeatures, Layout};
+use crate::kernel::layout::{DisabledFeatures, Layout, LayoutError};
 
 /// Writes BTF by hand: each method adds one type and returns its id.
 #[derive(Default)]
@@ -473,6 +473,30 @@ fn a_kernel_that_has_it_all_lacks_no_feature() {
         Layout::from_btf(&Btf::parse(&bytes).unwrap(), DisabledFeatures::default()).unwrap();
     assert!(layout.features.iter().all(|feature| feature.off.is_none()), "{:?}", layout.features);
     assert!(layout.globals.contains(&(global::TASK_LAST_QUEUED, 40)), "{:?}", layout.globals);
+}
+
+/// A kernel in which this member has another name.
+fn kernel_without(member: &str) -> Vec<u8> {
+    let mut bytes = kernel();
+    let name = format!("\0{member}\0");
+    let at = bytes.windows(name.len()).position(|window| window == name.as_bytes()).unwrap();
+    bytes[at + 1] = b'X';
+    bytes
+}
+
+#[test]
+fn missing_field_turns_its_feature_off_or_is_an_error() {
+    let layout =
+        |bytes: &[u8]| Layout::from_btf(&Btf::parse(bytes).unwrap(), DisabledFeatures::default());
+    let reasons = |layout: Layout| layout.features.into_iter().map(|it| it.off).collect::<Vec<_>>();
+    let without_waits = layout(&kernel_without("last_queued")).unwrap();
+    assert!(without_waits.globals.contains(&(global::MEASURE_WAITS, 0)));
+    assert!(without_waits.globals.contains(&(global::COUNT_SWITCHES, 1)));
+    let reason = "this kernel's BTF has no task_struct.sched_info.last_queued";
+    assert_eq!(reasons(without_waits), [None, Some(reason.to_owned())]);
+    let error = layout(&kernel_without("flags")).unwrap_err();
+    assert!(matches!(error, LayoutError::Field(_)), "{error}");
+    assert_eq!(error.to_string(), "this kernel's BTF has no task_struct.flags");
 }
 
 /// With `UPDATE_SEEDS` set it writes them.
