@@ -1,47 +1,46 @@
-//! What to tell a user whose kernel refuses the program: facts of this host, and the advice that
-//! follows from them.
+//! Explains why loading the program failed: facts about this host, and advice derived from them.
 
-use std::{fmt::Write as _, fs};
+use std::fs;
 
 use nix::sys::{
     resource::{RLIM_INFINITY, Resource, getrlimit},
     utsname::uname,
 };
 
-/// Where the kernel's BTF is.
+/// Path of the kernel's BTF.
 pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
 /// Facts that decide whether the program can be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// Release of the kernel, as `uname -r` says it.
+    /// Release of the kernel, as in `uname -r`.
     pub kernel: String,
     /// Whether [`BTF_PATH`] exists.
     pub has_btf: bool,
-    /// Effective capabilities of this process, a bit each.
+    /// Effective capabilities of this process, one bit each.
     pub capabilities: u64,
-    /// How much memory this process may lock, in bytes.
+    /// How much memory this process can lock, in bytes.
     pub lockable_bytes: u64,
-    /// The lockdown mode; none where the kernel has no lockdown.
+    /// The lockdown mode; `None` if the kernel has no lockdown.
     pub lockdown: Option<String>,
 }
 
-/// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/capability.h>
+// https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/capability.h
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_SYS_RESOURCE: u32 = 24;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
-/// The first with the two capabilities, and with the ring buffer that carries the program's log.
+/// The first kernel with the two capabilities and with ring buffers, which carry the program's log.
 /// <https://github.com/torvalds/linux/blob/v5.8/kernel/bpf/ringbuf.c>
 const FIRST_KERNEL: (u32, u32) = (5, 8);
 
-/// Before, maps and programs count as locked memory.
+/// Earlier kernels count maps and programs as locked memory.
 /// <https://github.com/torvalds/linux/commit/3ac1f01b43b6e2759cc34d3a715ba5eed04c5805>
 const FIRST_KERNEL_WITHOUT_MEMLOCK: (u32, u32) = (5, 11);
 
 impl Facts {
-    /// Looks them up. What can't be read counts as absent.
+    /// Gathers the facts. Anything that cannot be read counts as absent.
     pub fn gather() -> Self {
         let kernel = uname()
             .map_or_else(|_| "unknown".to_owned(), |name| name.release().display().to_string());
@@ -63,83 +62,92 @@ impl Facts {
         }
     }
 
-    /// What is missing here and what to do about it, a line each. `permission` says whether the
-    /// kernel refused for want of privileges.
-    pub fn advice(&self, permission: bool) -> String {
-        let mut advice = String::new();
-        let version = version(&self.kernel);
-        if version.is_some_and(|version| version < FIRST_KERNEL) {
-            let _ =
-                write!(advice, "\n  kernel {}: too old; Linux 5.8 or later is needed", self.kernel);
-        }
-        if !self.has_btf {
-            let _ = write!(
-                advice,
-                "\n  {BTF_PATH}: missing; run a kernel built with CONFIG_DEBUG_INFO_BTF=y (this \
-                 one is {}), and in a container see that /sys is mounted",
+    /// What this host lacks and how to fix it, one line each. `is_permission` says whether the kernel
+    /// refused for lack of privileges.
+    pub fn advice(&self, is_permission: bool) -> String {
+        let advice = [
+            self.old_kernel(),
+            self.missing_btf(),
+            is_permission.then(|| self.permission()),
+            self.lockdown(),
+        ];
+        advice.into_iter().flatten().map(|line| format!("\n  {line}")).collect()
+    }
+
+    fn old_kernel(&self) -> Option<String> {
+        self.is_before(FIRST_KERNEL)
+            .then(|| format!("kernel {}: too old; Linux 5.8 or later is needed", self.kernel))
+    }
+
+    fn missing_btf(&self) -> Option<String> {
+        (!self.has_btf).then(|| {
+            format!(
+                "{BTF_PATH}: missing; run a kernel built with CONFIG_DEBUG_INFO_BTF=y (this one is \
+                 {}); in a container, make sure that /sys is mounted",
                 self.kernel
-            );
-        }
-        if permission {
-            let missing = self.missing_capabilities();
-            let counts = version.is_some_and(|version| version < FIRST_KERNEL_WITHOUT_MEMLOCK);
-            let limited = self.lockable_bytes != RLIM_INFINITY && !self.has(CAP_SYS_RESOURCE);
-            if missing.is_empty() && counts && limited {
-                let _ = write!(
-                    advice,
-                    "\n  locked memory: limited to {} bytes, of which BPF takes its own before Linux \
-                     5.11; lift the limit (systemd: LimitMEMLOCK=infinity, container: --ulimit \
-                     memlock=-1)",
-                    self.lockable_bytes
-                );
-            } else if missing.is_empty() {
-                let _ = write!(
-                    advice,
-                    "\n  capabilities: enough; a seccomp profile or security module may forbid \
-                     bpf(2): allow it"
-                );
-            } else {
-                let _ = write!(
-                    advice,
-                    "\n  capabilities: {} missing; run as root, or grant them (systemd: \
-                     AmbientCapabilities=, container: --cap-add)",
-                    missing.join(" and ")
-                );
-            }
-        }
-        if self.lockdown.as_deref() == Some("confidentiality") {
-            advice.push_str(
-                "\n  kernel lockdown: `confidentiality` forbids BPF programs to read kernel \
-                 memory; boot with lockdown=integrity or none",
-            );
-        }
-        advice
+            )
+        })
+    }
+
+    /// Why the kernel refused for lack of privileges: the first reason that applies.
+    fn permission(&self) -> String {
+        self.missing_capabilities().or_else(|| self.locked_memory()).unwrap_or_else(|| {
+            "capabilities: sufficient; a seccomp profile or security module may forbid bpf(2): allow it"
+                .to_owned()
+        })
+    }
+
+    fn missing_capabilities(&self) -> Option<String> {
+        let is_missing = |capability| !self.has(capability) && !self.has(CAP_SYS_ADMIN);
+        let missing = match (is_missing(CAP_BPF), is_missing(CAP_PERFMON)) {
+            (true, true) => "CAP_BPF and CAP_PERFMON",
+            (true, false) => "CAP_BPF",
+            (false, true) => "CAP_PERFMON",
+            (false, false) => return None,
+        };
+        Some(format!(
+            "capabilities: {missing} missing; run as root, or grant them (systemd: \
+             AmbientCapabilities=, container: --cap-add)"
+        ))
+    }
+
+    fn locked_memory(&self) -> Option<String> {
+        let is_limited = self.lockable_bytes != RLIM_INFINITY && !self.has(CAP_SYS_RESOURCE);
+        (is_limited && self.is_before(FIRST_KERNEL_WITHOUT_MEMLOCK)).then(|| {
+            format!(
+                "locked memory: limited to {} bytes; before Linux 5.11, BPF maps and programs count \
+                 towards the limit; lift it (systemd: LimitMEMLOCK=infinity, container: --ulimit \
+                 memlock=-1)",
+                self.lockable_bytes
+            )
+        })
+    }
+
+    fn lockdown(&self) -> Option<String> {
+        (self.lockdown.as_deref() == Some("confidentiality")).then(|| {
+            "kernel lockdown: `confidentiality` forbids BPF programs from reading kernel memory; boot \
+             with lockdown=integrity, or without lockdown"
+                .to_owned()
+        })
+    }
+
+    /// Whether the kernel is known to be older.
+    fn is_before(&self, first: (u32, u32)) -> bool {
+        version(&self.kernel).is_some_and(|version| version < first)
     }
 
     fn has(&self, capability: u32) -> bool {
         self.capabilities >> capability & 1 == 1
     }
-
-    fn missing_capabilities(&self) -> Vec<&'static str> {
-        if self.has(CAP_SYS_ADMIN) {
-            return Vec::new();
-        }
-        let wanted = [(CAP_BPF, "CAP_BPF"), (CAP_PERFMON, "CAP_PERFMON")];
-        wanted
-            .iter()
-            .filter(|(capability, _)| !self.has(*capability))
-            .map(|(_, name)| *name)
-            .collect()
-    }
 }
 
-/// The word in brackets of `none [integrity] confidentiality`.
+/// The word in brackets: `integrity` in `none [integrity] confidentiality`.
 fn chosen(modes: &str) -> Option<&str> {
     let (_, rest) = modes.split_once('[')?;
     rest.split_once(']').map(|(mode, _)| mode)
 }
 
-/// Major and minor of `6.12.107+deb13-cloud-amd64`.
+/// Major and minor version: 6 and 12 in `6.12.107+deb13-cloud-amd64`.
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
@@ -160,8 +168,8 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(facts: &Facts, permission: bool, expected: &[&str]) {
-        let advice = facts.advice(permission);
+    fn check(facts: &Facts, is_permission: bool, expected: &[&str]) {
+        let advice = facts.advice(is_permission);
         let lines: Vec<_> = advice.lines().skip(1).collect();
         assert_eq!(lines.len(), expected.len(), "{advice}");
         for (line, expected) in lines.iter().zip(expected) {
@@ -170,20 +178,20 @@ mod tests {
     }
 
     #[test]
-    fn missing_capabilities_are_named() {
+    fn names_missing_capabilities() {
         check(&facts(), true, &["CAP_BPF and CAP_PERFMON missing"]);
         let bpf = Facts { capabilities: 1 << CAP_BPF, ..facts() };
         check(&bpf, true, &["capabilities: CAP_PERFMON missing"]);
     }
 
     #[test]
-    fn a_refusal_in_spite_of_all_capabilities_points_at_seccomp() {
+    fn suggests_seccomp_if_all_capabilities_are_present() {
         let admin = Facts { capabilities: 1 << CAP_SYS_ADMIN, ..facts() };
         check(&admin, true, &["seccomp"]);
     }
 
     #[test]
-    fn a_limit_of_locked_memory_is_named_where_it_counts() {
+    fn names_the_locked_memory_limit_if_it_applies() {
         let limited = |kernel: &str, capabilities: u64| Facts {
             kernel: kernel.to_owned(),
             capabilities,
@@ -198,26 +206,26 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kernel_and_missing_btf_are_both_named() {
+    fn names_both_an_old_kernel_and_missing_btf() {
         let old = Facts { kernel: "4.19.0-27-amd64".to_owned(), has_btf: false, ..facts() };
         check(&old, false, &["Linux 5.8 or later", "CONFIG_DEBUG_INFO_BTF"]);
     }
 
     #[test]
-    fn lockdown_is_named_only_where_it_forbids_reading() {
+    fn names_lockdown_only_if_it_forbids_reading() {
         let locked = |mode: &str| Facts { lockdown: Some(mode.to_owned()), ..facts() };
         check(&locked("integrity"), false, &[]);
         check(&locked("confidentiality"), false, &["lockdown=integrity"]);
     }
 
     #[test]
-    fn the_chosen_lockdown_mode_is_in_brackets() {
+    fn chosen_lockdown_mode_is_in_brackets() {
         assert_eq!(chosen("none [integrity] confidentiality\n"), Some("integrity"));
         assert_eq!(chosen("none"), None);
     }
 
     #[test]
-    fn releases_of_distributions_have_a_version() {
+    fn parses_versions_of_distribution_kernels() {
         assert_eq!(version("6.12.107+deb13-cloud-amd64"), Some((6, 12)));
         assert_eq!(version("5.10"), Some((5, 10)));
         assert_eq!(version("unknown"), None);
