@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     config::CPU,
-    cpu::list as cpus,
+    cpu::list,
     expr::{print, values::Reading},
     generation::Inputs,
     labels::{self, Labels},
@@ -67,7 +67,7 @@ fn blocks(cpus: &[(u32, Labels)]) -> Vec<(Vec<u32>, Labels)> {
         .map(|((set, _), (cpus, labels))| {
             let mut labels = labels.clone();
             if set.get(CPU).is_some_and(String::is_empty) {
-                labels.set.insert(CPU.into(), cpus::list(&cpus));
+                labels.set.insert(CPU.into(), list::format(&cpus));
             }
             (cpus, labels)
         })
@@ -82,7 +82,7 @@ impl Report<'_> {
         let mut rows = vec![["ON", "LABEL", "VALUE", "FROM"].map(str::to_owned)];
         self.rows("host", &self.host, &mut rows);
         for (cpus, labels) in &blocks(&self.cpus) {
-            self.rows(&format!("cpu {}", cpus::list(cpus)), labels, &mut rows);
+            self.rows(&format!("cpu {}", list::format(cpus)), labels, &mut rows);
         }
         write_rows(&mut text, &rows);
         let mut rows = vec![["SOURCE", "STATE"].map(str::to_owned)];

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::yaml::{Entry, Report};
 use crate::{
-    cpu::list as cpus,
+    cpu,
     expr::{
         relabel::{Rule, is_label_name},
         template::Template,
@@ -159,7 +159,7 @@ fn cpu_match(report: &mut Report<'_>, entry: &Entry<'_>) -> Option<CpuMatch> {
         "cluster" => Some(CpuMatch::Clusters),
         _ => None,
     };
-    if let (Some(selection), Some(numbers)) = (selection, cpus::parse(list.trim())) {
+    if let (Some(selection), Some(numbers)) = (selection, cpu::list::parse(list.trim())) {
         return Some(selection(numbers));
     }
     report.error(entry, |value| {

@@ -78,7 +78,7 @@ pub(crate) fn parse(list: &str) -> Option<Vec<u32>> {
 }
 
 /// Writes ascending CPUs as `0-3,8`.
-pub fn list(cpus: &[u32]) -> String {
+pub fn format(cpus: &[u32]) -> String {
     let runs = cpus.chunk_by(|cpu, next| cpu + 1 == *next);
     let run = |run: &[u32]| match run {
         [first, .., last] => format!("{first}-{last}"),
@@ -112,9 +112,9 @@ mod tests {
     #[test]
     fn a_list_is_written_as_it_is_read() {
         for text in ["0", "0-3,8,10-11", "1,3"] {
-            assert_eq!(list(&parse(text).unwrap()), text);
+            assert_eq!(format(&parse(text).unwrap()), text);
         }
-        assert_eq!(list(&[]), "");
+        assert_eq!(format(&[]), "");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::cpu::list as cpus;
+use crate::cpu::list;
 
 /// The place of sysfs.
 pub const SYSFS: &str = "/sys";
@@ -65,7 +65,7 @@ impl Topology {
             place.cluster = number("cluster_id")?.or(place.cluster);
             // A sibling that is offline is not in the list: the place among all is the largest.
             let siblings = text(&directory.join("thread_siblings_list"))?;
-            let siblings = siblings.and_then(|list| cpus::parse(&list)).unwrap_or_default();
+            let siblings = siblings.and_then(|cpus| list::parse(&cpus)).unwrap_or_default();
             let nth = siblings.iter().position(|sibling| *sibling == cpu);
             place.smt_sibling = place.smt_sibling.max(nth.and_then(|nth| u32::try_from(nth).ok()));
         }
@@ -77,7 +77,7 @@ impl Topology {
             }
         }
         let isolated = text(&sysfs.join("devices/system/cpu/isolated"))?;
-        for cpu in isolated.and_then(|list| cpus::parse(&list)).unwrap_or_default() {
+        for cpu in isolated.and_then(|cpus| list::parse(&cpus)).unwrap_or_default() {
             if let Some(place) = places.get_mut(&cpu) {
                 place.isolated = true;
             }
@@ -112,7 +112,7 @@ fn nodes(directory: &Path) -> Result<Vec<(u32, Vec<u32>)>, TopologyError> {
         let node = name.to_str().and_then(|name| name.strip_prefix("node")?.parse().ok());
         let Some(node) = node else { continue };
         let cpus = text(&entry.path().join("cpulist"))?;
-        nodes.push((node, cpus.and_then(|list| cpus::parse(&list)).unwrap_or_default()));
+        nodes.push((node, cpus.and_then(|cpus| list::parse(&cpus)).unwrap_or_default()));
     }
     Ok(nodes)
 }

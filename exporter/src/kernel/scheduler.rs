@@ -16,7 +16,7 @@ use sched_exporter_ebpf::{CpuRecord, HOOK, MAP, global};
 
 use crate::{
     accounting::{self, Feature, Snapshot},
-    cpu::list::{self as cpus, Online},
+    cpu::list::{self, Online},
     kernel::{layout::Layout, program_log, seed, verifier::refused},
 };
 
@@ -85,7 +85,7 @@ impl Scheduler {
         let scheduler = Self {
             ebpf,
             records,
-            possible: cpus::possible()?,
+            possible: list::possible()?,
             online: Online::open()?,
             attached_at,
             torn_reads: AtomicU64::new(0),

@@ -42,7 +42,7 @@ fn shown(groups: &Groups<exposition::Labels>) -> Vec<String> {
     let shown = |group: &crate::accounting::Group<_>| {
         let labels = format!("{:?}", group.labels());
         let labels = labels.trim_start_matches("Labels(\"").trim_end_matches("\")");
-        format!("{}: {}", crate::cpu::list::list(group.cpus()), labels.replace("\\\"", ""))
+        format!("{}: {}", crate::cpu::list::format(group.cpus()), labels.replace("\\\"", ""))
     };
     groups.as_slice().iter().map(shown).collect()
 }
