@@ -1,4 +1,4 @@
-//! The kernel's lists of CPUs in sysfs.
+//! The kernel's lists of CPUs in sysfs, such as `0-3,8`.
 
 use std::{
     fs::{self, File},
@@ -10,15 +10,15 @@ use std::{
 const POSSIBLE: &str = "/sys/devices/system/cpu/possible";
 const ONLINE: &str = "/sys/devices/system/cpu/online";
 
-/// A list of CPUs could not be had.
+/// The error when a list of CPUs is unavailable.
 #[derive(Debug, thiserror::Error)]
 pub enum CpuListError {
-    /// The file can't be read.
+    /// The file cannot be read.
     #[error("reading `{path}`")]
     Read {
         /// The file.
         path: &'static str,
-        /// What the kernel said.
+        /// The kernel's reason.
         source: io::Error,
     },
     /// The file is not a list of CPUs.
@@ -26,12 +26,12 @@ pub enum CpuListError {
     Parse {
         /// The file.
         path: &'static str,
-        /// What it holds.
+        /// Its contents.
         text: String,
     },
 }
 
-/// The CPUs that the kernel was booted for: one slot each in a per-CPU map, in this order.
+/// Reads the possible CPUs, ascending. A per-CPU map has one slot for each, in this order.
 /// <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/arraymap.c>, `bpf_percpu_array_copy`.
 pub fn possible() -> Result<Vec<u32>, CpuListError> {
     let text = fs::read_to_string(POSSIBLE)
@@ -39,7 +39,7 @@ pub fn possible() -> Result<Vec<u32>, CpuListError> {
     parse(&text).ok_or(CpuListError::Parse { path: POSSIBLE, text })
 }
 
-/// The list of CPUs that are online, kept open to be read again at every scrape.
+/// The list of online CPUs, kept open because every scrape reads it.
 #[derive(Debug)]
 pub struct Online(File);
 
@@ -49,9 +49,9 @@ impl Online {
         File::open(ONLINE).map(Self).map_err(|source| CpuListError::Read { path: ONLINE, source })
     }
 
-    /// The CPUs that are online now.
+    /// Reads the CPUs that are online now, ascending.
     pub fn read(&self) -> Result<Vec<u32>, CpuListError> {
-        // sysfs files fit a page.
+        // A sysfs file fits into one page.
         let mut page = [0; 4096];
         let length = self
             .0
@@ -62,7 +62,8 @@ impl Online {
     }
 }
 
-/// Parses `0-3,8`. No number is believed that would make the list unreasonably long.
+/// Parses an ascending list, such as `0-3,8`. Rejects numbers that would make the list unreasonably
+/// long.
 pub(crate) fn parse(list: &str) -> Option<Vec<u32>> {
     const MAX_CPU: u32 = 1 << 16;
     let mut cpus = Vec::new();
@@ -77,7 +78,7 @@ pub(crate) fn parse(list: &str) -> Option<Vec<u32>> {
     Some(cpus)
 }
 
-/// Writes ascending CPUs as `0-3,8`.
+/// Formats ascending CPUs, such as `0-3,8`.
 pub fn format(cpus: &[u32]) -> String {
     let runs = cpus.chunk_by(|cpu, next| cpu + 1 == *next);
     let run = |run: &[u32]| match run {
@@ -104,13 +105,13 @@ mod tests {
     }
 
     #[test]
-    fn ranges_and_single_cpus_are_listed() {
+    fn parses_ranges_and_single_cpus() {
         check("0\n", Some(&[0]));
         check("0-3,8,10-11\n", Some(&[0, 1, 2, 3, 8, 10, 11]));
     }
 
     #[test]
-    fn a_list_is_written_as_it_is_read() {
+    fn format_is_the_inverse_of_parse() {
         for text in ["0", "0-3,8,10-11", "1,3"] {
             assert_eq!(format(&parse(text).unwrap()), text);
         }
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn rejects_anything_else() {
         check("", None);
         check("0-", None);
         check("3-1", None);

@@ -1,4 +1,4 @@
-//! The CPUs of this machine.
+//! Reads from sysfs which CPUs this machine has and how they are arranged. May name no other room.
 
 pub mod list;
 pub mod topology;

@@ -1,4 +1,4 @@
-//! Where each CPU is in the machine, by sysfs: what label rules can tell CPUs apart by.
+//! CPU topology from sysfs, for use in label rules.
 //!
 //! <https://docs.kernel.org/admin-guide/cputopology.html>
 
@@ -10,11 +10,11 @@ use std::{
 
 use crate::cpu::list;
 
-/// The place of sysfs.
+/// Where sysfs is mounted.
 pub const SYSFS: &str = "/sys";
 
-/// The place of one CPU. What the kernel doesn't tell, such as the core of a CPU that is offline, is
-/// none.
+/// The location of one CPU in the machine. Anything the kernel does not report, such as the core of
+/// an offline CPU, is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuLocation {
     /// NUMA node.
@@ -23,81 +23,83 @@ pub struct CpuLocation {
     pub package: Option<u32>,
     /// Core; its number is unique in the package.
     pub core: Option<u32>,
-    /// Cluster of cores that share a resource; where the kernel and the firmware tell (Linux 5.16).
+    /// Cluster of cores that share a resource; needs Linux 5.16 and firmware that reports clusters.
     pub cluster: Option<u32>,
-    /// Which of the core's hardware threads it is, from 0.
+    /// Index among the core's hardware threads, from 0.
     pub smt_sibling: Option<u32>,
     /// Whether it was isolated at boot (`isolcpus=`).
     pub isolated: bool,
 }
 
-/// The places of all possible CPUs.
+/// The locations of all possible CPUs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology(BTreeMap<u32, CpuLocation>);
 
-/// The kernel's description can't be read.
+/// The error when sysfs cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("reading `{}`", path.display())]
 pub struct TopologyError {
     /// The file or directory.
     pub path: PathBuf,
-    /// What the kernel said.
+    /// The kernel's reason.
     pub source: io::Error,
 }
 
 impl Topology {
-    /// CPUs of which nothing is known yet.
+    /// Starts with CPUs whose locations are still unknown.
     pub fn of(possible: Vec<u32>) -> Self {
         possible.into_iter().map(|cpu| (cpu, CpuLocation::default())).collect()
     }
 
-    /// The same CPUs with what `sysfs` says of them. A file that is missing leaves its part out:
-    /// there are no NUMA nodes without `CONFIG_NUMA`. What was known of a CPU stays: the kernel
-    /// tells the place of one only while it is online.
+    /// Reads the locations of the same CPUs from `sysfs`. Missing files are not an error: without
+    /// `CONFIG_NUMA`, for example, there are no NUMA nodes. Values that are missing now keep what was
+    /// known before, because the kernel reports the location of a CPU only while it is online.
     pub fn update(&self, sysfs: &Path) -> Result<Self, TopologyError> {
-        let mut places = self.0.clone();
-        for (&cpu, place) in &mut places {
+        let mut locations = self.0.clone();
+        for (&cpu, location) in &mut locations {
             let directory = sysfs.join(format!("devices/system/cpu/cpu{cpu}/topology"));
             let number = |name: &str| Ok(text(&directory.join(name))?.and_then(|n| n.parse().ok()));
-            place.package = number("physical_package_id")?.or(place.package);
-            place.core = number("core_id")?.or(place.core);
-            // Before 5.16 there is none, and -1 says that the firmware doesn't tell.
-            place.cluster = number("cluster_id")?.or(place.cluster);
-            // A sibling that is offline is not in the list: the place among all is the largest.
+            location.package = number("physical_package_id")?.or(location.package);
+            location.core = number("core_id")?.or(location.core);
+            // Missing before Linux 5.16, and -1 if the firmware reports no clusters.
+            location.cluster = number("cluster_id")?.or(location.cluster);
+            // The list lacks offline siblings, which makes the index too small, never too large: with
+            // CPU 0 of `0,2` offline, CPU 2 has index 0 instead of 1. Keep the largest seen.
             let siblings = text(&directory.join("thread_siblings_list"))?;
             let siblings = siblings.and_then(|cpus| list::parse(&cpus)).unwrap_or_default();
             let nth = siblings.iter().position(|sibling| *sibling == cpu);
-            place.smt_sibling = place.smt_sibling.max(nth.and_then(|nth| u32::try_from(nth).ok()));
+            location.smt_sibling =
+                location.smt_sibling.max(nth.and_then(|nth| u32::try_from(nth).ok()));
         }
         for (node, cpus) in nodes(&sysfs.join("devices/system/node"))? {
             for cpu in cpus {
-                if let Some(place) = places.get_mut(&cpu) {
-                    place.numa_node = Some(node);
+                if let Some(location) = locations.get_mut(&cpu) {
+                    location.numa_node = Some(node);
                 }
             }
         }
         let isolated = text(&sysfs.join("devices/system/cpu/isolated"))?;
         for cpu in isolated.and_then(|cpus| list::parse(&cpus)).unwrap_or_default() {
-            if let Some(place) = places.get_mut(&cpu) {
-                place.isolated = true;
+            if let Some(location) = locations.get_mut(&cpu) {
+                location.isolated = true;
             }
         }
-        Ok(Self(places))
+        Ok(Self(locations))
     }
 
-    /// Every possible CPU with its place, ascending.
+    /// Every possible CPU with its location, ascending.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &CpuLocation)> {
-        self.0.iter().map(|(cpu, place)| (*cpu, place))
+        self.0.iter().map(|(cpu, location)| (*cpu, location))
     }
 }
 
 impl FromIterator<(u32, CpuLocation)> for Topology {
-    fn from_iter<T: IntoIterator<Item = (u32, CpuLocation)>>(places: T) -> Self {
-        Self(places.into_iter().collect())
+    fn from_iter<T: IntoIterator<Item = (u32, CpuLocation)>>(locations: T) -> Self {
+        Self(locations.into_iter().collect())
     }
 }
 
-/// The NUMA nodes with their CPUs.
+/// Reads the NUMA nodes and their CPUs.
 fn nodes(directory: &Path) -> Result<Vec<(u32, Vec<u32>)>, TopologyError> {
     let failed = |source| TopologyError { path: directory.to_owned(), source };
     let entries = match fs::read_dir(directory) {
@@ -117,7 +119,7 @@ fn nodes(directory: &Path) -> Result<Vec<(u32, Vec<u32>)>, TopologyError> {
     Ok(nodes)
 }
 
-/// What a file holds, without the newline; none where it does not exist.
+/// Reads a file without its final newline; `None` if it does not exist.
 fn text(path: &Path) -> Result<Option<String>, TopologyError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text.trim_end().to_owned())),
@@ -132,12 +134,10 @@ mod tests {
     use crate::os::log::chain;
 
     /// A sysfs with these files.
-    fn sysfs(name: &str, files: &[(&str, &str)]) -> PathBuf {
-        let top =
-            std::env::temp_dir().join(format!("sched_exporter-{name}-{}", std::process::id()));
-        fs::create_dir_all(&top).unwrap();
+    fn sysfs(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let top = tempfile::tempdir().unwrap();
         for (path, text) in files {
-            let path = top.join("devices/system").join(path);
+            let path = top.path().join("devices/system").join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
@@ -145,26 +145,22 @@ mod tests {
     }
 
     #[test]
-    fn each_cpu_has_its_place() {
-        let sysfs = sysfs(
-            "topology",
-            &[
-                ("cpu/isolated", "1\n"),
-                ("cpu/cpu0/topology/physical_package_id", "0\n"),
-                ("cpu/cpu0/topology/core_id", "4\n"),
-                ("cpu/cpu0/topology/cluster_id", "-1\n"),
-                ("cpu/cpu0/topology/thread_siblings_list", "0,2\n"),
-                ("cpu/cpu2/topology/physical_package_id", "0\n"),
-                ("cpu/cpu2/topology/core_id", "4\n"),
-                ("cpu/cpu2/topology/cluster_id", "7\n"),
-                ("cpu/cpu2/topology/thread_siblings_list", "0,2\n"),
-                ("node/node1/cpulist", "0,2\n"),
-                ("node/node3/cpulist", "\n"),
-                ("node/possible", "0-3\n"),
-            ],
-        );
-        let topology = Topology::of(vec![0, 1, 2]).update(&sysfs);
-        fs::remove_dir_all(&sysfs).unwrap();
+    fn reads_the_location_of_each_cpu() {
+        let sysfs = sysfs(&[
+            ("cpu/isolated", "1\n"),
+            ("cpu/cpu0/topology/physical_package_id", "0\n"),
+            ("cpu/cpu0/topology/core_id", "4\n"),
+            ("cpu/cpu0/topology/cluster_id", "-1\n"),
+            ("cpu/cpu0/topology/thread_siblings_list", "0,2\n"),
+            ("cpu/cpu2/topology/physical_package_id", "0\n"),
+            ("cpu/cpu2/topology/core_id", "4\n"),
+            ("cpu/cpu2/topology/cluster_id", "7\n"),
+            ("cpu/cpu2/topology/thread_siblings_list", "0,2\n"),
+            ("node/node1/cpulist", "0,2\n"),
+            ("node/node3/cpulist", "\n"),
+            ("node/possible", "0-3\n"),
+        ]);
+        let topology = Topology::of(vec![0, 1, 2]).update(sysfs.path());
         let core = CpuLocation {
             numa_node: Some(1),
             package: Some(0),
@@ -190,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_tells_nothing_has_cpus_without_places() {
+    fn locations_are_unknown_without_sysfs() {
         let topology = Topology::of(vec![0, 3]).update(Path::new("/no/such/sysfs")).unwrap();
         let expected = [(0, CpuLocation::default()), (3, CpuLocation::default())];
         assert_eq!(topology, expected.into_iter().collect());
