@@ -1,28 +1,28 @@
-//! The text that Prometheus reads: OpenMetrics 1.0 and Prometheus text 0.0.4, written straight into
-//! one buffer. Pure; it neither measures nor decides what is shown.
+//! Encodes OpenMetrics 1.0 and Prometheus text 0.0.4 straight into one buffer. It neither measures
+//! nor decides what is shown.
 //!
 //! <https://prometheus.io/docs/specs/om/open_metrics_spec/>,
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
 use super::Format;
 
-/// Name, type, unit and help of a metric family.
+/// Name, kind and help of a metric family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Family<'a> {
     /// The name without `_total`, `_info` or `_bucket`; it ends in the unit.
     pub name: &'a str,
-    /// What kind of metric.
+    /// The kind, which decides the suffix of its samples.
     pub kind: Kind,
-    /// One sentence or more on what is counted.
+    /// What the family measures, in one sentence or more.
     pub help: &'a str,
 }
 
 /// Kind of a metric family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only goes up; its samples end in `_total`.
+    /// Never decreases; its samples end in `_total`.
     Counter,
-    /// Goes up and down.
+    /// Increases and decreases.
     Gauge,
     /// Cumulative buckets with sum and count.
     Histogram,
@@ -34,13 +34,13 @@ pub enum Kind {
 const UNITS: [&str; 2] = ["seconds", "bytes"];
 
 impl Family<'_> {
-    /// The family's unit, which its name ends in.
+    /// The unit: `seconds` for `sched_cpu_seconds`; `None` if the name ends in no unit.
     pub fn unit(&self) -> Option<&'static str> {
         let (_, last) = self.name.rsplit_once('_')?;
         UNITS.into_iter().find(|unit| *unit == last)
     }
 
-    /// Suffix of the family's only sample; none for histograms, which have several.
+    /// Suffix of the family's samples; empty for histograms, whose samples have several.
     fn suffix(&self) -> &'static str {
         match self.kind {
             Kind::Counter => "_total",
@@ -49,23 +49,23 @@ impl Family<'_> {
         }
     }
 
-    /// The name by which users ask for the family.
+    /// The name to use in a query: `sched_cpu_seconds_total` for the counter `sched_cpu_seconds`.
     pub fn sample_name(&self) -> String {
         format!("{}{}", self.name, self.suffix())
     }
 }
 
-/// Label pairs as they stand between the braces: escaped, joined by commas.
+/// Label pairs as written between the braces: escaped, and joined by commas.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Labels(String);
 
 impl Labels {
-    /// No pairs yet, and room for so many bytes of text.
+    /// Creates an empty set with room for `bytes` bytes of text.
     pub fn with_capacity(bytes: usize) -> Self {
         Self(String::with_capacity(bytes))
     }
 
-    /// Adds a pair. The name must be valid and not there yet.
+    /// Adds a pair. The name must be valid and not in the set yet.
     pub fn push(&mut self, name: &str, value: &str) {
         if !self.0.is_empty() {
             self.0.push(',');
@@ -76,17 +76,17 @@ impl Labels {
         self.0.push('"');
     }
 
-    /// Bytes of text, for [`Labels::truncate`].
+    /// Length of the text in bytes, for [`Labels::truncate`].
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is no pair.
+    /// Whether the set has no pairs.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Takes back the pairs that were added since the text had this length.
+    /// Removes the pairs added since the text had this length.
     pub fn truncate(&mut self, len: usize) {
         self.0.truncate(len);
     }
@@ -102,12 +102,12 @@ impl<'a> FromIterator<(&'a str, &'a str)> for Labels {
     }
 }
 
-/// A sample's value.
+/// The value of a sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value {
     /// A whole number.
     Integer(u64),
-    /// Nanoseconds, written as seconds without loss.
+    /// A time in nanoseconds, written as seconds without loss.
     Nanoseconds(u64),
     /// Any other number.
     Float(f64),
@@ -120,19 +120,19 @@ pub struct Encoder<'a> {
     format: Format,
     /// The family being written.
     family: Option<Family<'a>>,
-    /// When all counters began, in seconds of the epoch; none to leave `_created` out.
+    /// When all counters started, in seconds since the epoch; `None` to leave `_created` out.
     created: Option<f64>,
 }
 
 impl<'a> Encoder<'a> {
-    /// Begins an exposition. `capacity` is what the text is expected to need, in bytes. `created` is
-    /// when its counters began, in seconds of the epoch, for `_created` samples.
+    /// Starts an exposition. `capacity` is the expected size of the text in bytes. `created` is when
+    /// its counters started, in seconds since the epoch, for `_created` samples.
     pub fn new(format: Format, capacity: usize, created: Option<f64>) -> Self {
         let created = created.filter(|_| format == Format::OpenMetrics);
         Self { text: String::with_capacity(capacity), format, family: None, created }
     }
 
-    /// Begins a family. Each may be begun once.
+    /// Starts a family. Start each family only once.
     pub fn family(&mut self, family: Family<'a>) {
         let open_metrics = self.format == Format::OpenMetrics;
         let suffix = if open_metrics { "" } else { family.suffix() };
@@ -159,8 +159,8 @@ impl<'a> Encoder<'a> {
         self.family = Some(family);
     }
 
-    /// Writes a sample of a counter, gauge or info of the family begun last. `extra` is label pairs
-    /// as they stand between the braces, after `labels`; it may be empty.
+    /// Writes a sample of the current family, which must be a counter, gauge or info. `extra` holds
+    /// further label pairs, escaped as in [`Labels`]; it can be empty.
     pub fn sample(&mut self, labels: &Labels, extra: &str, value: Value) {
         let Some(family) = self.family else { return };
         self.line(family.name, family.suffix(), &labels.0, extra, value);
@@ -169,8 +169,8 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// Writes a histogram of the family begun last. `buckets` are `le` and the number of
-    /// observations up to it, ascending; the one for `+Inf` is added from `count`.
+    /// Writes a histogram of the current family. `buckets` pairs each `le`, ascending, with the number
+    /// of observations up to it; the bucket `+Inf` is added from `count`.
     pub fn histogram<'b>(
         &mut self,
         labels: &Labels,
@@ -232,7 +232,8 @@ impl<'a> Encoder<'a> {
     }
 }
 
-/// Escapes a label value, or a help text; only OpenMetrics escapes quotes in the latter.
+/// Appends `value`, a label value or a help text, escaped. `quotes` escapes `"` too: always in label
+/// values, but in help texts only for OpenMetrics.
 fn escape(text: &mut String, value: &str, quotes: bool) {
     let mut rest = value;
     while let Some(at) = rest.find(['\\', '\n', '"']) {
@@ -248,8 +249,8 @@ fn escape(text: &mut String, value: &str, quotes: bool) {
     text.push_str(rest);
 }
 
-/// Writes nanoseconds as a decimal of seconds, exactly. An `f64` of seconds would lose nanoseconds
-/// after 104 days.
+/// Writes nanoseconds as seconds, exactly: `1_500_000_000` as `1.5`. An `f64` of seconds would lose
+/// nanoseconds after 104 days.
 fn write_seconds(text: &mut String, ns: u64) {
     const NS_PER_SECOND: u64 = 1_000_000_000;
     text.push_str(itoa::Buffer::new().format(ns / NS_PER_SECOND));
@@ -257,7 +258,8 @@ fn write_seconds(text: &mut String, ns: u64) {
     if fraction == 0 {
         return;
     }
-    // A leading 1 keeps the zeros behind the point.
+    // Adding 1 second keeps the zeros after the point: a fraction of 7 ns is formatted as
+    // `1000000007`, of which `000000007` is written.
     let mut digits = itoa::Buffer::new();
     let digits = digits.format(NS_PER_SECOND + fraction);
     text.push('.');
@@ -269,20 +271,21 @@ fn write_float(text: &mut String, float: f64) {
     if float.is_infinite() {
         text.push_str(if float > 0.0 { "+Inf" } else { "-Inf" });
     } else {
-        // Writing to a string can't fail. NaN is spelled the same in both formats.
+        // Writing to a string cannot fail. Both formats and Rust spell NaN the same.
         let _ = write!(text, "{float}");
     }
 }
 
-/// `2^exponent` nanoseconds as `le` has it: seconds, as Go's `%g` writes them.
+/// The `le` of `2^exponent` nanoseconds, in seconds: `1.024e-06` for 10.
 /// <https://prometheus.io/docs/specs/om/open_metrics_spec/#considerations-canonical-numbers>
 pub fn le(exponent: u32) -> String {
-    // Exact: a power of two, and the quotient is the nearest `f64`.
+    // The power of two is exact, so the quotient is the nearest `f64`.
     canonical(2_f64.powi(exponent.cast_signed()) / 1e9)
 }
 
-/// A bound of a histogram as OpenMetrics wants it: `%g` of Go, with `.0` where it would be an
-/// integer.
+/// Formats the bound of a histogram as OpenMetrics requires: like Go's `%g`, with `.0` after integers.
+/// Exponents below -4 and from 6 on use the scientific form: `0.001`, `1.0`, `100000.0`, but `1e+06`
+/// and `1.024e-06`.
 pub fn canonical(bound: f64) -> String {
     if bound.is_infinite() {
         return (if bound > 0.0 { "+Inf" } else { "-Inf" }).to_owned();
@@ -324,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_in_openmetrics() {
+    fn encodes_a_counter_in_openmetrics() {
         check(
             Format::OpenMetrics,
             counter,
@@ -341,7 +344,7 @@ sched_cpu_seconds_total +Inf
     }
 
     #[test]
-    fn a_counter_in_text_keeps_its_suffix_in_the_metadata() {
+    fn text_metadata_keeps_the_suffix_of_a_counter() {
         check(
             Format::Text,
             counter,
@@ -356,7 +359,7 @@ sched_cpu_seconds_total +Inf
     }
 
     #[test]
-    fn an_info_is_a_gauge_in_text() {
+    fn text_encodes_an_info_as_a_gauge() {
         let family = Family { name: "sched_exporter_build", kind: Kind::Info, help: "Build." };
         let write = |encoder: &mut Encoder<'_>| {
             encoder.family(family);
@@ -372,7 +375,7 @@ sched_cpu_seconds_total +Inf
     }
 
     #[test]
-    fn a_histogram_ends_with_the_bucket_of_all() {
+    fn histogram_ends_with_the_inf_bucket() {
         let family = Family { name: "wait_seconds", kind: Kind::Histogram, help: "Wait." };
         let labels = Labels::from_iter([("cpu", "0")]);
         let mut encoder = Encoder::new(Format::OpenMetrics, 0, Some(1.5));
@@ -401,7 +404,7 @@ wait_seconds_created 1.5
     }
 
     #[test]
-    fn created_is_left_out_of_text() {
+    fn text_leaves_out_created() {
         let mut encoder = Encoder::new(Format::Text, 0, Some(1.5));
         encoder.family(COUNTER);
         encoder.sample(&Labels::default(), "", Value::Integer(1));

@@ -1,4 +1,4 @@
-//! The text that Prometheus reads. Pure.
+//! Writes the text formats that Prometheus reads. Pure. May name std and itoa, and no other room.
 
 mod encoder;
 mod format;
