@@ -1,7 +1,7 @@
-//! Reads the kernel's own type description (BTF, `/sys/kernel/btf/vmlinux`): where a member of a
-//! structure lies, and how many parameters a tracepoint has. It takes bytes and returns values: it
-//! opens no file, does not follow pointers, and knows nothing of enum values, bitfields or any
-//! other part of the format that no caller needs.
+//! Reads the kernel's own type description (BTF, `/sys/kernel/btf/vmlinux`): the offset and size of a
+//! structure's member, and the number of a tracepoint's parameters. Pure: it takes bytes and opens no
+//! file. It does not follow pointers, and skips every part of the format that no caller needs, such as
+//! enum values and bitfields.
 //!
 //! Format: <https://docs.kernel.org/bpf/btf.html> and
 //! <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/btf.h>.
@@ -10,30 +10,31 @@ const MAGIC: u16 = 0xeb9f;
 const HEADER_LEN: u32 = 24;
 const TYPE_LEN: u32 = 12;
 
-/// BTF does not record the size of a pointer; the kernels we run on are all 64-bit.
+/// BTF does not record the size of pointers; all supported kernels are 64-bit.
 const POINTER_LEN: u32 = 8;
 
-/// Typedefs, qualifiers and array dimensions in a row. C code has a handful; a cycle has no end.
+/// Limit on typedefs, qualifiers and array dimensions in a row. C code has a handful; a cycle is
+/// endless.
 const MAX_CHAIN: usize = 32;
 
-/// Members looked at for one name. A kernel structure has hundreds at most; anonymous members of a
-/// hostile file can multiply without end.
+/// Limit on members searched for one name. A kernel structure has hundreds at most; the anonymous
+/// members of a hostile file can multiply endlessly.
 const MAX_MEMBERS: usize = 65_536;
 
-/// BTF whose header and type boundaries have been checked. It borrows the file's bytes.
+/// BTF with a valid header and valid type boundaries. It borrows the file's bytes.
 pub struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
-    /// Where in `types` each type begins; type 1 is first, because type 0 is `void`.
+    /// Where each type starts in `types`; the first is type 1, because type 0 is `void`.
     offsets: Vec<u32>,
 }
 
 impl<'a> Btf<'a> {
-    /// Checks the header and finds where each type begins.
+    /// Checks the header and finds where each type starts.
     ///
-    /// Fails where the header is not that of BTF version 1 in this machine's byte order, where a
-    /// section or a type does not fit, or where a type has an unknown kind: its size would be a
-    /// guess, and every later type would be misread.
+    /// Fails if the header is not BTF version 1 in this machine's byte order, if a section or a type
+    /// does not fit, or if a type has an unknown kind: its size is unknown, so every later type would be
+    /// misread.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, BtfError> {
         let (types, strings) = sections(bytes)?;
         let mut offsets = Vec::new();
@@ -48,14 +49,14 @@ impl<'a> Btf<'a> {
         Ok(Self { types, strings, offsets })
     }
 
-    /// Offset and size of a member of the first structure of that name.
+    /// Finds the offset and size of a member of the first structure with that name.
     ///
-    /// `path` is the member's name, or several joined by dots to reach into nested structures, as
-    /// in `se.cfs_rq`. Anonymous structures and unions, typedefs and qualifiers are looked
-    /// through; pointers are not followed.
+    /// `path` is the member's name, or several names joined by dots to reach into nested structures,
+    /// as in `se.cfs_rq`. Sees through anonymous structures and unions, typedefs and qualifiers; does
+    /// not follow pointers.
     ///
-    /// Returns `None` where there is no such structure or member. Fails where the member is a
-    /// bitfield, and where the types on the way to it are malformed.
+    /// Returns `None` if there is no such structure or member. Fails if the member is a bitfield, or if
+    /// the types on the way to it are malformed.
     pub fn field(&self, structure: &str, path: &str) -> Result<Option<Field>, BtfError> {
         let Some(mut ty) = self.find(kind::STRUCT, structure)? else { return Ok(None) };
         let mut offset = 0_u32;
@@ -70,11 +71,11 @@ impl<'a> Btf<'a> {
         Ok(Some(Field { offset, size: self.size(ty)? }))
     }
 
-    /// Number of parameters of a tracepoint's probe, including the leading `void *`.
+    /// Counts the parameters of a tracepoint's probe, including the leading `void *`.
     ///
-    /// The kernel describes each probe by a typedef `btf_trace_<tracepoint>`, which is a pointer
-    /// to a prototype. Returns `None` where there is no such typedef. Fails where the typedef is
-    /// of something else.
+    /// The kernel describes each probe by a typedef `btf_trace_<tracepoint>` of a pointer to a
+    /// prototype. Returns `None` if there is no such typedef. Fails if it is a typedef of something
+    /// else.
     pub fn tracepoint_params(&self, tracepoint: &str) -> Result<Option<usize>, BtfError> {
         let name = format!("btf_trace_{tracepoint}");
         let Some(typedef) = self.find(kind::TYPEDEF, &name)? else { return Ok(None) };
@@ -85,133 +86,134 @@ impl<'a> Btf<'a> {
     }
 }
 
-/// Where a member lies in its structure.
+/// The location of a member in its structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
     /// Bytes from the start of the outermost structure.
     pub offset: u32,
-    /// Bytes the member occupies; an array counts whole.
+    /// Size of the member in bytes; of an array, the size of all elements.
     pub size: u32,
 }
 
-/// Why BTF could not be read. Every variant names the place and the value found there.
+/// The error when BTF is malformed or unsupported. Every variant names the position and the value found
+/// there.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BtfError {
-    /// There are fewer bytes than a header has.
+    /// The file is shorter than a header.
     #[error("file of {len} bytes is shorter than a header of {HEADER_LEN}")]
     ShortHeader {
         /// Bytes in the file.
         len: usize,
     },
-    /// The file was written for a machine of the other byte order.
+    /// The file was written for a machine with the other byte order.
     #[error("header magic is {:#06x}: the file has the other byte order", MAGIC.swap_bytes())]
     ByteOrder,
     /// The file is not BTF.
-    #[error("header magic is {magic:#06x} and not {MAGIC:#06x}")]
+    #[error("header magic is {magic:#06x}, not {MAGIC:#06x}")]
     Magic {
         /// The first two bytes.
         magic: u16,
     },
-    /// The file has a version or flags that did not exist when this was written.
-    #[error("header has version {version} and flags {flags:#x}, and not version 1 without flags")]
+    /// The file has an unsupported version or flags.
+    #[error("header has version {version} and flags {flags:#x}, not version 1 without flags")]
     Version {
         /// Version in the header.
         version: u8,
         /// Flags in the header.
         flags: u8,
     },
-    /// The header claims to be shorter than the fields it must have.
-    #[error("header length is {len} and not at least {HEADER_LEN}")]
+    /// The header's length is less than that of its mandatory fields.
+    #[error("header length is {len}, less than {HEADER_LEN}")]
     HeaderLength {
         /// Length in the header.
         len: u32,
     },
-    /// A section ends after the file does.
+    /// A section ends beyond the file.
     #[error(
         "{section} section of {len} bytes at byte {offset} after the header ends beyond the file"
     )]
     Section {
         /// `type` or `string`.
         section: &'static str,
-        /// Offset in the header, counted from the end of the header.
+        /// Offset given in the header, counted from the header's end.
         offset: u32,
         /// Length in the header.
         len: u32,
     },
     /// The type section ends inside a type.
-    #[error("type {type_id} at byte {at} of the type section is cut short")]
+    #[error("type {type_id} at byte {at} of the type section is truncated")]
     TruncatedType {
         /// The type.
         type_id: u32,
-        /// Where it begins.
+        /// Where it starts, in bytes from the start of the section.
         at: u32,
     },
-    /// The size of a type is not known, so the types after it cannot be found either.
+    /// A type has an unknown kind, hence an unknown size, so later types cannot be found.
     #[error("type {type_id} at byte {at} of the type section has the unknown kind {kind}")]
     UnknownKind {
         /// The type.
         type_id: u32,
-        /// Where it begins.
+        /// Where it starts, in bytes from the start of the section.
         at: u32,
         /// Its kind.
         kind: u32,
     },
-    /// A type refers to one that the file does not have.
-    #[error("type {type_id} is referred to, but the file has {types} types")]
+    /// A type refers to a type that does not exist.
+    #[error("type {type_id} is referenced, but the file has only {types} types")]
     NoSuchType {
-        /// The type that is missing.
+        /// The missing type.
         type_id: u32,
-        /// How many types there are.
+        /// Number of types in the file.
         types: usize,
     },
     /// A name lies outside the string section.
-    #[error("name in type {type_id} is at byte {offset} of a string section of {len}")]
+    #[error("name in type {type_id} is at byte {offset}, beyond the string section of {len} bytes")]
     Name {
-        /// The type that has, or whose member has, the name.
+        /// The type with the name, or with the member of that name.
         type_id: u32,
-        /// Where the name should be.
+        /// Offset of the name.
         offset: u32,
         /// Length of the string section.
         len: usize,
     },
-    /// Typedefs, qualifiers or array dimensions go on for so long that they must be a cycle.
+    /// More typedefs, qualifiers or array dimensions in a row than any without a cycle.
     #[error("type {type_id} leads through more than {MAX_CHAIN} other types")]
     Chain {
         /// The type at the start of the chain.
         type_id: u32,
     },
-    /// Anonymous members multiply, or contain themselves.
-    #[error("search for member {member} of type {type_id} passed {MAX_MEMBERS} members")]
+    /// Anonymous members multiply or contain themselves.
+    #[error("search for member {member} of type {type_id} exceeded {MAX_MEMBERS} members")]
     Members {
         /// The structure or union that was searched.
         type_id: u32,
         /// The member searched for.
         member: String,
     },
-    /// The member is a bitfield and has no offset and size in bytes.
+    /// The member is a bitfield, so it has no offset and size in bytes.
     #[error("member {member} at bit {bit_offset} of type {type_id} is a bitfield")]
     Bitfield {
-        /// The structure or union the member is in; an anonymous one has its own type.
+        /// The innermost structure or union that contains the member, possibly anonymous.
         type_id: u32,
         /// The member.
         member: String,
-        /// Where it begins in that type.
+        /// Where it starts in that type.
         bit_offset: u32,
     },
-    /// An offset or a size is greater than 32 bits can hold.
+    /// An offset or a size exceeds 32 bits.
     #[error("offset or size within type {type_id} exceeds 32 bits")]
     Overflow {
         /// The type that was being measured.
         type_id: u32,
     },
-    /// A type is not what its use requires.
-    #[error("type {type_id} is of kind {kind} and not {expected}")]
+    /// A type has another kind than its use requires.
+    #[error("type {type_id}, of kind {kind}, is not {expected}")]
     UnexpectedKind {
         /// The type.
         type_id: u32,
         /// Its kind; 0 is `void`.
         kind: u32,
-        /// What it should have been.
+        /// What was required.
         expected: &'static str,
     },
 }
@@ -227,10 +229,13 @@ impl<'a> Btf<'a> {
         Ok(None)
     }
 
-    /// Offset in bytes and type of one member, searching anonymous members as well.
+    /// Finds a member by name, in anonymous members too. Returns its offset in bytes and its type.
+    ///
+    /// In `struct { int a; union { u64 b; u32 c; }; }`, the search for `c` passes `a`, puts the union on
+    /// the list with its offset of 64 bits, and finds `c` in it at bit 0: at byte 8 of the structure.
     fn member(&self, of: Type<'a>, name: &str) -> Result<Option<(u32, Type<'a>)>, BtfError> {
         let overflow = || BtfError::Overflow { type_id: of.id };
-        // A list instead of recursion, so that no file can exhaust the stack.
+        // A list, not recursion: no file can exhaust the stack.
         let mut pending = vec![(of.id, 0_u32)];
         let mut budget = MAX_MEMBERS;
         while let Some((id, base)) = pending.pop() {
@@ -238,12 +243,16 @@ impl<'a> Btf<'a> {
             if !matches!(ty.kind, kind::STRUCT | kind::UNION) {
                 continue;
             }
-            for [member_name, member_id, place] in records(ty.data) {
+            for [member_name, member_id, packed_offset] in records(ty.data) {
                 budget = budget
                     .checked_sub(1)
                     .ok_or_else(|| BtfError::Members { type_id: of.id, member: name.to_owned() })?;
-                let (bits, bit_offset) =
-                    if ty.kind_flag { (place >> 24, place & 0x00ff_ffff) } else { (0, place) };
+                // With the kind flag, the high 8 bits hold the width of a bitfield, or 0.
+                let (bits, bit_offset) = if ty.kind_flag {
+                    (packed_offset >> 24, packed_offset & 0x00ff_ffff)
+                } else {
+                    (0, packed_offset)
+                };
                 if member_name == 0 {
                     pending.push((member_id, base.checked_add(bit_offset).ok_or_else(overflow)?));
                 } else if self.name_is(ty.id, member_name, name)? {
@@ -287,7 +296,7 @@ impl<'a> Btf<'a> {
         Err(BtfError::Chain { type_id: of.id })
     }
 
-    /// The type behind any typedefs and qualifiers.
+    /// Resolves typedefs and qualifiers to the type behind them.
     fn resolve(&self, id: u32) -> Result<Type<'a>, BtfError> {
         let mut next = id;
         for _ in 0..MAX_CHAIN {
@@ -310,7 +319,7 @@ impl<'a> Btf<'a> {
         }
     }
 
-    /// Whether the string at `offset` is `name`. An empty name is that of no type or member.
+    /// Whether the string at `offset` is `name`. An empty `name` matches nothing.
     fn name_is(&self, type_id: u32, offset: u32, name: &str) -> Result<bool, BtfError> {
         let len = self.strings.len();
         let tail = self.strings.get(offset as usize..).filter(|tail| !tail.is_empty());
@@ -320,8 +329,8 @@ impl<'a> Btf<'a> {
     }
 }
 
-/// One type: the fields of `struct btf_type`, and the bytes of what follows it. The default is
-/// `void`, which has no record.
+/// One type: the fields of `struct btf_type`, and the bytes that follow it. The default is `void`,
+/// which has no record.
 #[derive(Clone, Copy, Default)]
 struct Type<'a> {
     id: u32,
@@ -343,8 +352,8 @@ impl Type<'_> {
         BtfError::UnexpectedKind { type_id: self.id, kind: self.kind, expected }
     }
 
-    /// Whether this integer uses only some of its bits, which is how a bitfield is written in a
-    /// structure without the kind flag.
+    /// Whether this is an integer that uses only some of its bits: structures without the kind flag
+    /// encode bitfields this way.
     fn is_partial_int(&self) -> bool {
         let [encoding] = records(self.data).next().unwrap_or_default();
         let (first_bit, bits) = ((encoding >> 16) & 0xff, encoding & 0xff);
@@ -352,7 +361,7 @@ impl Type<'_> {
     }
 }
 
-/// The type and string sections, in that order.
+/// Checks the header and returns the type section and the string section.
 fn sections(bytes: &[u8]) -> Result<(&[u8], &[u8]), BtfError> {
     let [prelude, header_len, type_offset, type_len, string_offset, string_len] =
         records(bytes).next().ok_or(BtfError::ShortHeader { len: bytes.len() })?;
@@ -367,7 +376,7 @@ fn sections(bytes: &[u8]) -> Result<(&[u8], &[u8]), BtfError> {
     if version != 1 || flags != 0 {
         return Err(BtfError::Version { version, flags });
     }
-    // A longer header is that of a newer kernel; its further fields describe further sections.
+    // Newer kernels have longer headers; the additional fields describe additional sections.
     if header_len < HEADER_LEN {
         return Err(BtfError::HeaderLength { len: header_len });
     }
@@ -385,10 +394,11 @@ fn read_type(types: &[u8], id: u32, at: u32) -> Result<Type<'_>, BtfError> {
     let truncated = || BtfError::TruncatedType { type_id: id, at };
     let rest = types.get(at as usize..).ok_or_else(truncated)?;
     let [name, info, size_or_id] = records(rest).next().ok_or_else(truncated)?;
-    // Newer kernels count in bits 16 to 23 and 29 to 30 as well; older ones leave them zero.
+    // Newer kernels also use bits 16 to 23 for the count and 29 to 30 for the kind; older kernels leave
+    // them zero.
     // https://github.com/libbpf/libbpf/commit/9801e0297351f59544e4a6f2d0176e0a29896c8d
     let (kind, vlen) = ((info >> 24) & 0x7f, info & 0x00ff_ffff);
-    // At most 12 times 24 bits, which fits.
+    // At most 12 times a 24-bit number, which fits.
     let data_len = match kind {
         kind::INT | kind::VAR | kind::DECL_TAG => 4,
         kind::ARRAY => 12,
@@ -411,13 +421,13 @@ fn read_type(types: &[u8], id: u32, at: u32) -> Result<Type<'_>, BtfError> {
     Ok(Type { id, name, kind, kind_flag: info >> 31 == 1, vlen, size_or_id, data, end })
 }
 
-/// The whole records of `WORDS` native 32-bit words in `bytes`.
+/// Splits `bytes` into records of `WORDS` native 32-bit words; drops an incomplete one at the end.
 fn records<const WORDS: usize>(bytes: &[u8]) -> impl Iterator<Item = [u32; WORDS]> {
     let words = bytes.as_chunks::<4>().0;
     words.as_chunks().0.iter().map(|record| record.map(u32::from_ne_bytes))
 }
 
-/// Kinds of type, numbered as `BTF_KIND_*`.
+/// The kinds of types: the kernel's `BTF_KIND_*`.
 mod kind {
     pub(super) const INT: u32 = 1;
     pub(super) const PTR: u32 = 2;

@@ -1,36 +1,36 @@
-//! What the process may do. Loading and attaching the kernel program takes capabilities, reading its
-//! map takes none, but before Linux 5.19.
+//! Drops the capabilities of this process. Loading and attaching the kernel program needs capabilities;
+//! reading its map needs none since Linux 5.19.
 
 use std::{fs, io};
 
 use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
 use nix::sys::prctl::set_no_new_privs;
 
-/// The capabilities that bring the kernel program to work: the first two, or the last for both.
+/// The capabilities for loading and attaching the kernel program: the first two, or the last instead.
 const LOADING: [Capability; 3] =
     [Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_SYS_ADMIN];
 
-/// Those of which one may be needed to read maps. Up to Linux 5.18, the whole of bpf(2) is closed to
-/// those without where `kernel.unprivileged_bpf_disabled` is set.
+/// Reading maps may need one of these. Up to Linux 5.18, if `kernel.unprivileged_bpf_disabled` is set,
+/// all of bpf(2) is forbidden without one.
 /// <https://github.com/torvalds/linux/blob/v5.18/kernel/bpf/syscall.c#L4867>
 const READING: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_SYS_ADMIN];
 
-/// Where the kernel lists the threads of this process.
+/// Lists the threads of this process.
 const THREADS: &str = "/proc/self/task";
 
-/// Privileges could not be given up.
+/// Capabilities could not be dropped.
 #[derive(Debug, thiserror::Error)]
 pub enum DropError<E> {
-    /// The threads of this process can't be counted.
+    /// The threads of this process cannot be counted.
     #[error("dropping capabilities: reading `{THREADS}`")]
     Unknown(#[source] io::Error),
-    /// Other threads would keep theirs.
+    /// Other threads are running, which would keep their capabilities.
     #[error("dropping capabilities: {0} threads are running; there must be only one")]
     Threads(usize),
-    /// The kernel refused.
+    /// The kernel refused to drop capabilities.
     #[error("cannot drop capabilities; start with --privileges.keep to keep them")]
     Refused(#[from] CapsError),
-    /// The kernel refused.
+    /// The kernel refused to set `no_new_privs`.
     #[error("cannot set no_new_privs; start with --privileges.keep to do without it")]
     NoNewPrivs(#[source] nix::Error),
     /// `read` failed with and without the capability that it may need.
@@ -38,11 +38,11 @@ pub enum DropError<E> {
     Read(#[source] E),
 }
 
-/// Gives up every capability for good, and all ways to new ones. Only one that `read` fails without is
-/// kept; it is returned. Threads that are started from now on have no more. The bounding set, which
-/// takes `CAP_SETPCAP` to empty, may stay: it grants nothing under `no_new_privs`.
+/// Drops every capability for good, and every way to regain one. If `read` fails without a capability,
+/// keeps that one and returns it. Threads started later inherit the result. The bounding set stays if
+/// `CAP_SETPCAP`, which emptying it needs, is missing: it grants nothing under `no_new_privs`.
 ///
-/// Capabilities are a thread's: fails where there are others already.
+/// Capabilities are per thread: fails if other threads are running.
 pub fn drop<E>(
     mut read: impl FnMut() -> Result<(), E>,
 ) -> Result<Option<Capability>, DropError<E>> {
@@ -58,7 +58,7 @@ pub fn drop<E>(
     }
     let permitted = caps::read(None, CapSet::Permitted)?;
     let needed = READING.into_iter().find(|capability| permitted.contains(capability));
-    // What is permitted, though not in effect, can still be raised.
+    // Permitted but not effective: `read` runs without it, and it can still be raised.
     let kept: CapsHashSet = needed.into_iter().collect();
     caps::clear(None, CapSet::Effective)?;
     caps::set(None, CapSet::Permitted, &kept)?;
@@ -71,7 +71,7 @@ pub fn drop<E>(
     Ok(needed)
 }
 
-/// Whether the calling thread has each of the capabilities that bring the kernel program to work.
+/// The capabilities for loading the kernel program, and whether the calling thread has each of them.
 pub fn kept() -> Result<[(String, bool); LOADING.len()], CapsError> {
     let permitted = caps::read(None, CapSet::Permitted)?;
     Ok(LOADING.map(|capability| (capability.to_string(), permitted.contains(&capability))))

@@ -7,22 +7,22 @@ use sched_exporter_ebpf::{HOOK, MAP};
 
 use crate::cpu::list::CpuListError;
 
-/// The kernel program could not be brought to work.
+/// The kernel program could not be loaded or attached.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// aya can't read the kernel's BTF.
+    /// aya cannot read the kernel's BTF.
     #[error("reading the kernel's BTF")]
     Btf(#[source] aya::BtfError),
-    /// The object or its maps were refused.
+    /// The object is invalid, or the kernel refused its maps.
     #[error("loading the BPF object")]
     Object(#[source] aya::EbpfError),
-    /// The kernel did not take the program.
+    /// The kernel refused the program.
     #[error("loading program `{HOOK}` for hook `tp_btf/{HOOK}`: bpf(BPF_PROG_LOAD)")]
     Refused(#[source] io::Error),
-    /// The kernel's verifier found the program unsafe: it does not fit this kernel.
+    /// The kernel's verifier rejected the program, which does not fit this kernel. Holds the verdict.
     #[error(
         "loading program `{HOOK}` for hook `tp_btf/{HOOK}`: the verifier rejects it: {0}; \
-         --log.level=debug shows all that it says"
+         --log.level=debug logs all of its output"
     )]
     Rejected(String),
     /// aya could not load the program.
@@ -31,22 +31,22 @@ pub enum LoadError {
     /// The program could not be attached.
     #[error("attaching program `{HOOK}` to hook `tp_btf/{HOOK}`")]
     Attach(#[source] ProgramError),
-    /// The object lacks a part: it isn't the one that this binary was written for.
+    /// The object lacks a part: it was not built for this binary.
     #[error("the BPF object has no {0}")]
     Incomplete(&'static str),
-    /// The map can't be used.
+    /// The map cannot be opened.
     #[error("opening map `{MAP}`")]
     Map(#[source] MapError),
-    /// The CPUs of this machine can't be listed.
+    /// The CPUs of this machine cannot be listed.
     #[error(transparent)]
     Cpus(#[from] CpuListError),
-    /// The clock can't be read.
+    /// The clock cannot be read.
     #[error("clock_gettime(CLOCK_MONOTONIC)")]
     Clock(#[source] nix::Error),
 }
 
 impl LoadError {
-    /// Whether the kernel refused for want of privileges.
+    /// Whether the kernel refused for lack of privileges.
     pub fn is_permission(&self) -> bool {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = cause {
@@ -59,7 +59,7 @@ impl LoadError {
     }
 }
 
-/// The map could not be read.
+/// No snapshot could be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The kernel refused the read.
@@ -70,19 +70,19 @@ pub enum ReadError {
     Torn {
         /// The CPU.
         cpu: u32,
-        /// How often it was read.
+        /// Number of attempts.
         attempts: u32,
     },
-    /// The online CPUs can't be listed.
+    /// The online CPUs cannot be listed.
     #[error(transparent)]
     Cpus(#[from] CpuListError),
-    /// The clock can't be read.
+    /// The clock cannot be read.
     #[error("clock_gettime(CLOCK_MONOTONIC)")]
     Clock(#[from] nix::Error),
-    /// The kernel's `CLOCK_MONOTONIC` is not that of this process.
+    /// This process and the kernel program use different `CLOCK_MONOTONIC`s.
     #[error(
-        "the kernel's CLOCK_MONOTONIC is not that of this process, which is in a time namespace; start \
-         it outside"
+        "this process runs in a time namespace, so its CLOCK_MONOTONIC differs from the kernel's; \
+         start it in the host's time namespace"
     )]
     OtherClock,
 }

@@ -1,4 +1,9 @@
-//! The kernel program and what it takes to run it.
+//! Loads, attaches and reads the kernel program. The only room that names aya; it may also name nix,
+//! `cpu`, `accounting` and the shared record, but no text, labels or HTTP.
+//!
+//! Start reading at [`scheduler`]: it loads the program with the offsets that [`layout`] found through
+//! [`btf`], attaches it, and takes snapshots. [`preflight`] explains a failure, and [`capabilities`]
+//! drops what only loading needs.
 
 pub mod btf;
 pub mod capabilities;

@@ -1,4 +1,4 @@
-//! Forwards what the kernel program logs.
+//! Forwards the log of the kernel program, written with `--log.ebpf`, to this process's log.
 
 use std::io;
 
@@ -8,12 +8,11 @@ use log::{Log, Metadata, Record as LogRecord};
 use sched_exporter_ebpf::HOOK;
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Passes what the kernel program logs on to this process's logger, for as long as the future
-/// is polled. To be called inside a tokio runtime, once.
+/// Forwards the kernel program's log for as long as the returned future is polled. Call it once, in a
+/// tokio runtime.
 pub(super) fn forward(ebpf: &mut Ebpf) -> io::Result<impl Future<Output = io::Result<()>> + use<>> {
     let logger = EbpfLogger::init_with_logger(ebpf, EbpfLog).map_err(io::Error::other)?;
-    // SAFETY: the logger owns its ring buffer's descriptor for as long as it lives, and the
-    // `AsyncFd` owns the logger.
+    // SAFETY: the `AsyncFd` owns the logger, which owns its ring buffer's descriptor while it lives.
     let ready = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
     let mut ready = ready.map_err(io::Error::from)?;
     Ok(async move {
@@ -25,7 +24,7 @@ pub(super) fn forward(ebpf: &mut Ebpf) -> io::Result<impl Future<Output = io::Re
     })
 }
 
-/// What the kernel program logs, a line each.
+/// Logs each message of the kernel program as a line.
 struct EbpfLog;
 
 impl Log for EbpfLog {

@@ -1,4 +1,4 @@
-//! The kernel program at work: loading, attaching, seeding and reading it.
+//! Loads, attaches, seeds and reads the kernel program.
 
 use std::{
     io,
@@ -26,38 +26,38 @@ pub use crate::kernel::error::{LoadError, ReadError};
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/sched.bpf.o"));
 
-/// A snapshot describes the instant this long before its map read. The kernel program's clock may
-/// run this far behind the one that user space reads, while the kernel adjusts it; without the
-/// margin such a moment could show as a counter that goes back.
+/// A snapshot describes an instant this long before its map read. While the kernel adjusts the clock,
+/// the kernel program can read a time this far behind user space's; without the margin, a counter could
+/// decrease.
 /// <https://elixir.bootlin.com/linux/v6.12.107/source/kernel/time/timekeeping.c#L359>
 const CLOCK_MARGIN_NS: u64 = 1_000;
 
-/// How often a record is read that a switch tears each time. At a switch every 500 ns a read has a
-/// chance of some percent to be torn.
+/// How many times to retry a torn record before giving up. With a switch every 500 ns, a few percent of
+/// reads are torn.
 const READ_ATTEMPTS: u32 = 1_000;
 
-/// So many follow on each other; then each waits this long for the CPU: the host of a virtual
-/// machine may have taken it away in the midst of a write.
-const PROMPT_ATTEMPTS: u32 = 100;
-const PAUSE: Duration = Duration::from_micros(100);
+/// The first retries are immediate; later ones pause this long, because the host of a virtual machine
+/// may have preempted the CPU in the middle of a write.
+const IMMEDIATE_ATTEMPTS: u32 = 100;
+const RETRY_PAUSE: Duration = Duration::from_micros(100);
 
-/// How far a record may be ahead of the snapshot's instant, since a switch came between the two: so
-/// much, and a while for each CPU that is read meanwhile.
+/// How far a record can be ahead of the snapshot's instant because a switch happened in between: a base
+/// allowance, plus one per CPU read.
 const MAX_AHEAD_NS: u64 = 50_000;
 const MAX_AHEAD_NS_PER_CPU: u64 = 500;
 
-/// How often a snapshot is taken that is interrupted for longer each time.
+/// How many times to retake a snapshot that was interrupted for too long.
 const SNAPSHOT_ATTEMPTS: u32 = 10;
 
-/// How long the start waits for CPUs that won't switch.
+/// How long start-up waits for CPUs that have not switched yet.
 const SEED_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The smallest ring buffer: a page, on any architecture.
+/// Size of the log's ring buffer while the log is off; aya rounds it up to one page.
 const LOG_BUFFER_BYTES_OFF: u32 = 4_096;
 
 /// The attached kernel program. Dropping it detaches it.
 pub struct Scheduler {
-    /// Keeps the programs attached.
+    /// Keeps the program attached.
     ebpf: Ebpf,
     records: PerCpuArray<MapData, Record>,
     /// The CPU of each slot of `records`.
@@ -70,8 +70,8 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Loads the program as `layout` says and attaches it. The accounting of a CPU begins at its
-    /// first switch, which [`Scheduler::seed`] makes. Leaves no thread behind.
+    /// Loads the program with `layout` and attaches it; `log` turns on the program's log. Accounting of
+    /// a CPU starts at its first switch, which [`Scheduler::seed`] causes. Leaves no thread running.
     pub fn attach(layout: Layout, log: bool) -> Result<Self, LoadError> {
         let mut ebpf = load(&layout, log)?;
         let records = ebpf.take_map(MAP).ok_or(LoadError::Incomplete("map"))?;
@@ -95,18 +95,18 @@ impl Scheduler {
         Ok(scheduler)
     }
 
-    /// The time of every online CPU at one instant.
+    /// Reads the time of every CPU at one instant.
     ///
-    /// The order is what makes it exact: the clock, then which CPUs are online, then the records.
-    /// A switch in between belongs to a later instant, and [`accounting::close_open_interval`] knows it by its
-    /// time; a CPU that is listed as online had not gone offline at that instant. A record holds
-    /// all time up to its last switch, so that a snapshot is taken again where this process lost its
-    /// CPU between the clock and the records.
+    /// The order makes it exact: first the clock, then the list of online CPUs, then the records. A
+    /// switch after the clock was read belongs to a later instant, which
+    /// [`accounting::close_open_interval`] recognizes by the switch's time. A CPU listed as online was
+    /// not offline at that instant. A record holds all time up to its last switch, so the snapshot is
+    /// retaken if this process lost its CPU between reading the clock and the records.
     pub fn snapshot(&self) -> Result<Snapshot, ReadError> {
-        let most_ahead_ns = MAX_AHEAD_NS + MAX_AHEAD_NS_PER_CPU * self.possible.len() as u64;
+        let max_ahead_ns = MAX_AHEAD_NS + MAX_AHEAD_NS_PER_CPU * self.possible.len() as u64;
         let (mut best, mut least_ahead_ns) = self.attempt()?;
         for _ in 1..SNAPSHOT_ATTEMPTS {
-            if least_ahead_ns <= most_ahead_ns {
+            if least_ahead_ns <= max_ahead_ns {
                 break;
             }
             let (snapshot, ahead_ns) = self.attempt()?;
@@ -117,7 +117,7 @@ impl Scheduler {
         Ok(best)
     }
 
-    /// A snapshot, and how far the latest record is ahead of it.
+    /// Takes a snapshot; also returns how many nanoseconds the latest record is ahead of it.
     fn attempt(&self) -> Result<(Snapshot, u64), ReadError> {
         let taken_at = monotonic_ns()? - CLOCK_MARGIN_NS;
         let online = self.online.read()?;
@@ -126,8 +126,8 @@ impl Scheduler {
         let mut offline = Vec::new();
         let mut latest = taken_at;
         for attempt in 0..READ_ATTEMPTS {
-            if attempt >= PROMPT_ATTEMPTS {
-                std::thread::sleep(PAUSE);
+            if attempt >= IMMEDIATE_ATTEMPTS {
+                std::thread::sleep(RETRY_PAUSE);
             }
             let records = self.read()?;
             pending.retain(|&(id, slot): &(u32, usize)| {
@@ -154,36 +154,36 @@ impl Scheduler {
         Err(ReadError::Torn { cpu: pending[0].0, attempts: READ_ATTEMPTS })
     }
 
-    /// Records that were read again because a switch on their CPU tore them.
+    /// Number of records read again because a switch on their CPU tore them.
     pub fn torn_reads(&self) -> u64 {
         self.torn_reads.load(Ordering::Relaxed)
     }
 
-    /// Every feature, on or off.
+    /// All features, on or off.
     pub fn features(&self) -> &[Feature] {
         &self.features
     }
 
-    /// When accounting was attached, in nanoseconds of `CLOCK_MONOTONIC`.
+    /// When the program was attached, in nanoseconds of `CLOCK_MONOTONIC`.
     pub fn attached_at(&self) -> u64 {
         self.attached_at
     }
 
-    /// Passes what the kernel program logs on to this process's logger, for as long as the future
-    /// is polled. To be called inside a tokio runtime, once.
+    /// Forwards the kernel program's log to this process's log for as long as the returned future is
+    /// polled. Call it once, in a tokio runtime.
     pub fn forward_log(&mut self) -> io::Result<impl Future<Output = io::Result<()>> + use<>> {
         program_log::forward(&mut self.ebpf)
     }
 
-    /// One slot for each possible CPU.
+    /// Reads the map, which has one slot for each possible CPU.
     fn read(&self) -> Result<PerCpuValues<Record>, MapError> {
         self.records.get(&0, 0)
     }
 
-    /// Makes every online CPU switch. Of one that does not within a second, the accounting begins
-    /// whenever it does.
+    /// Makes every online CPU switch. A CPU that does not switch within a second is logged, and counted
+    /// from its first switch.
     ///
-    /// Fails where this process has another clock than the kernel program.
+    /// Fails if the clock of this process differs from the kernel program's.
     pub fn seed(&self) -> Result<(), ReadError> {
         let deadline = Instant::now() + SEED_TIMEOUT;
         let unseeded = || -> Result<Vec<u32>, ReadError> {
@@ -203,7 +203,7 @@ impl Scheduler {
             std::thread::sleep(Duration::from_millis(1));
         };
         let (records, now) = (self.read()?, monotonic_ns()?);
-        // A CPU may be in the midst of its first switch.
+        // A CPU may be in the middle of its first switch.
         let is_seeded = |record: &&CpuRecord| record.open != 0 && accounting::is_whole(record);
         let mut seeded = records.iter().map(|record| &record.0).filter(is_seeded);
         let since_attach = self.attached_at - CLOCK_MARGIN_NS..=now;
@@ -213,19 +213,19 @@ impl Scheduler {
         if !late.is_empty() {
             tracing::warn!(
                 cpus = ?late,
-                "no switch within {SEED_TIMEOUT:?}; accounting of these CPUs begins with their first"
+                "no context switch within {SEED_TIMEOUT:?}; these CPUs are counted from their first one"
             );
         }
         Ok(())
     }
 }
 
-/// [`CpuRecord`] as aya wants it.
+/// A wrapper of [`CpuRecord`], so that aya's [`Pod`] can be implemented for it.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 struct Record(CpuRecord);
 
-// SAFETY: `repr(C)`, made of `u64` alone, so that any bytes are a value.
+// SAFETY: `repr(C)` and only `u64` inside, so any bytes are a valid value.
 unsafe impl Pod for Record {}
 
 fn load(layout: &Layout, log: bool) -> Result<Ebpf, LoadError> {
@@ -246,17 +246,17 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut BtfTracePoint, LoadError> {
     program.ok_or(LoadError::Incomplete("program"))
 }
 
-/// `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`.
+/// Nanoseconds of `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`.
 /// <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/helpers.c>, `bpf_ktime_get_ns`.
 pub fn monotonic_ns() -> Result<u64, nix::Error> {
     let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?);
     Ok(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// Gives back what parsing BTF left on the heap, some 20 MB.
+/// Returns the memory that parsing BTF left on the heap, some 20 MB, to the kernel.
 fn trim_heap() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: glibc's own function; it takes its locks itself.
+    // SAFETY: glibc's malloc_trim takes glibc's locks itself.
     unsafe {
         libc::malloc_trim(0);
     }

@@ -1,5 +1,5 @@
-//! Makes idle CPUs switch once, so that their accounting begins at start and not whenever they next
-//! have something to do.
+//! Makes idle CPUs switch tasks once, so that their accounting starts now and not when they next have
+//! work.
 
 use std::thread;
 
@@ -8,24 +8,24 @@ use nix::{
     unistd::Pid,
 };
 
-/// A visit needs little more than the system call.
+/// The thread does little more than one system call.
 const STACK_BYTES: usize = 64 * 1024;
 
-/// Starts a thread for each of `cpus` that moves itself there and ends. The arrival is a switch on
-/// that CPU. Does not wait: a CPU that a real-time task keeps for itself lets no visitor in, and a
-/// cpuset may not allow the visit at all; then the thread has done no harm.
+/// Starts a thread for each of `cpus` that moves itself there and ends; its arrival is a switch on that
+/// CPU. Does not wait: the thread may never run on a CPU monopolized by a real-time task, or outside
+/// its cpuset; that is harmless.
 pub fn visit(cpus: &[u32]) {
     for &cpu in cpus {
-        let mut there = CpuSet::new();
-        if there.set(cpu as usize).is_err() {
+        let mut target = CpuSet::new();
+        if target.set(cpu as usize).is_err() {
             continue;
         }
         let visitor = thread::Builder::new()
             .name(format!("seed-{cpu}"))
             .stack_size(STACK_BYTES)
-            .spawn(move || sched_setaffinity(Pid::from_raw(0), &there));
+            .spawn(move || sched_setaffinity(Pid::from_raw(0), &target));
         if let Err(error) = visitor {
-            tracing::warn!(cpu, %error, "no thread to seed this CPU with");
+            tracing::warn!(cpu, %error, "cannot start a thread to seed this CPU");
         }
     }
 }

@@ -1,30 +1,39 @@
-//! What the kernel's verifier says of a program that it rejects.
+//! Extracts the reason from the log of the kernel's verifier.
 
 use aya::programs::ProgramError;
 
 use crate::kernel::error::LoadError;
 
-/// The verifier says a lot: all of it goes to the log, what it ends with to the user. Who may not load
-/// programs hears nothing of it.
+/// Turns aya's error from loading the program into ours. The verifier log is long: log all of it at
+/// debug level, and show the user only the verdict. Without privileges there is no log.
 pub(super) fn refused(error: ProgramError) -> LoadError {
-    let (io_error, said) = match error {
+    let (io_error, log) = match error {
         ProgramError::LoadError { io_error, verifier_log } => (io_error, verifier_log.to_string()),
         error => return LoadError::Load(error),
     };
-    tracing::debug!(verifier = said, "the kernel did not take the program");
-    match verdict(&said) {
+    tracing::debug!(verifier = log, "the kernel refused the program");
+    match verdict(&log) {
         Some(verdict) => LoadError::Rejected(verdict.to_owned()),
         None => LoadError::Refused(io_error),
     }
 }
 
-/// The line before the statistics, with which the verifier ends: some lines, of which kernels have
-/// others. <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/verifier.c>, `print_verification_stats`.
-fn verdict(said: &str) -> Option<&str> {
+/// The last line before the statistics that end the verifier's log. Which statistics there are depends
+/// on the kernel: <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/verifier.c>,
+/// `print_verification_stats`. The verdict is the second line of
+///
+/// ```text
+/// 17: (61) r1 = *(u32 *)(r2 +0)
+/// access beyond struct task_struct at off 1048576 size 4
+/// verification time 476 usec
+/// stack depth 16
+/// processed 16 insns (limit 1000000)
+/// ```
+fn verdict(log: &str) -> Option<&str> {
     const STATISTICS: [&str; 4] = ["verification time ", "stack depth ", "subprog ", "processed "];
     let is_statistic = |line: &str| STATISTICS.iter().any(|start| line.starts_with(start));
-    let said = said.rsplit_once("\nverification time ").map_or(said, |(reason, _)| reason);
-    let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let log = log.rsplit_once("\nverification time ").map_or(log, |(reason, _)| reason);
+    let mut lines = log.lines().map(str::trim).filter(|line| !line.is_empty());
     lines.rfind(|line| !is_statistic(line))
 }
 
@@ -33,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_verdict_comes_before_the_statistics() {
+    fn verdict_precedes_the_statistics() {
         let reason = "access beyond struct task_struct at off 1048576 size 4";
         for statistics in [
             "processed 16 insns (limit 1000000) max_states_per_insn 0",
@@ -41,8 +50,8 @@ mod tests {
             "verification time 1 usec\nanything new\nprocessed 16 insns (limit 1000000)",
             "subprog 0 (sched_switch) main insns_self 16\nprocessed 16 insns (limit 1000000)",
         ] {
-            let said = format!("17: (61) r1 = *(u32 *)(r2 +0)\n{reason}\n{statistics}\n\n");
-            assert_eq!(verdict(&said), Some(reason), "{statistics}");
+            let log = format!("17: (61) r1 = *(u32 *)(r2 +0)\n{reason}\n{statistics}\n\n");
+            assert_eq!(verdict(&log), Some(reason), "{statistics}");
         }
         assert_eq!(verdict(""), None);
     }

@@ -1,11 +1,11 @@
-//! Tests of `btf`.
+//! Tests of `btf`, and of `layout` on top of it.
 
 use sched_exporter_ebpf::global;
 
 use super::*;
 use crate::kernel::layout::{DisabledFeatures, Layout, LayoutError};
 
-/// Writes BTF by hand: each method adds one type and returns its id.
+/// Builds BTF: each method adds one type and returns its id.
 #[derive(Default)]
 struct Builder {
     types: Vec<u32>,
@@ -59,7 +59,7 @@ impl Builder {
         self.add(kind::ARRAY, "", 0, 0, &[element, 1, len])
     }
 
-    /// Members are name, type and place; the place is in bits.
+    /// Members are name, type and offset in bits.
     fn aggregate(
         &mut self,
         kind_info: u32,
@@ -68,8 +68,8 @@ impl Builder {
         members: &[(&str, u32, u32)],
     ) -> u32 {
         let mut data = Vec::new();
-        for &(name, id, place) in members {
-            data.extend([self.name(name), id, place]);
+        for &(name, id, offset) in members {
+            data.extend([self.name(name), id, offset]);
         }
         self.add(kind_info, name, members.len(), size, &data)
     }
@@ -91,7 +91,7 @@ impl Builder {
     }
 }
 
-/// What the exporter looks for in a kernel, and nothing else.
+/// A kernel with exactly what the exporter needs.
 fn kernel() -> Vec<u8> {
     let mut b = Builder::default();
     let int = b.int("int", 4);
@@ -123,7 +123,7 @@ fn kernel() -> Vec<u8> {
     b.build()
 }
 
-/// A small kernel, with each kind of type at least once.
+/// A small kernel with each kind of type at least once.
 fn sample() -> Vec<u8> {
     let mut b = Builder::default();
     let int = b.int("int", 4);
@@ -186,7 +186,7 @@ fn check(path: &str, expected: Option<(u32, u32)>) {
     assert_eq!(field_in(&sample(), path), Ok(expected), "{path}");
 }
 
-/// Asks everything that callers ask; whatever comes of it, it must return.
+/// Makes every call that callers make, which must return, whatever the result.
 fn exercise(bytes: &[u8]) {
     let Ok(btf) = Btf::parse(bytes) else { return };
     for path in ["pid", "on_cpu", "deeper", "sched_info.last", "matrix", "cgroups", "double"] {
@@ -206,7 +206,7 @@ fn with_header_word(index: usize, word: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_member_is_found_with_its_offset_and_size() {
+fn finds_offset_and_size_of_a_member() {
     check("pid", Some((0, 4)));
     check("color", Some((120, 4)));
     check("wide", Some((128, 8)));
@@ -214,37 +214,37 @@ fn a_member_is_found_with_its_offset_and_size() {
 }
 
 #[test]
-fn a_dotted_path_reaches_through_a_typedef_into_a_nested_structure() {
+fn dotted_path_reaches_into_nested_structures_through_typedefs() {
     check("sched_info", Some((24, 16)));
     check("sched_info.last", Some((32, 8)));
 }
 
 #[test]
-fn anonymous_structures_and_unions_are_looked_through() {
+fn searches_anonymous_structures_and_unions() {
     check("small", Some((8, 4)));
     check("deep", Some((8, 8)));
 }
 
 #[test]
-fn a_chain_of_typedef_and_qualifiers_has_the_size_of_its_end() {
+fn typedefs_and_qualifiers_have_the_size_of_their_target() {
     check("deeper", Some((16, 8)));
 }
 
 #[test]
-fn a_pointer_has_8_bytes_and_is_not_followed() {
+fn pointers_have_8_bytes_and_are_not_followed() {
     check("parent", Some((40, 8)));
     check("cgroups", Some((48, 8)));
     check("parent.pid", None);
 }
 
 #[test]
-fn an_array_counts_whole() {
+fn size_of_an_array_includes_all_elements() {
     check("comm", Some((56, 16)));
     check("matrix", Some((72, 48)));
 }
 
 #[test]
-fn what_does_not_exist_is_none() {
+fn missing_members_and_structures_are_none() {
     for path in ["state", "pi", "pidd", "pid.x", "sched_info.state", "", ".", "pid."] {
         check(path, None);
     }
@@ -256,19 +256,19 @@ fn what_does_not_exist_is_none() {
 }
 
 #[test]
-fn the_first_structure_of_a_name_is_taken_and_a_forward_declaration_is_not() {
+fn uses_the_first_structure_of_a_name_but_no_forward_declaration() {
     check("second", None);
     check("pid", Some((0, 4)));
 }
 
 #[test]
-fn a_bitfield_is_an_error() {
+fn rejects_bitfields() {
     let error = field_in(&sample(), "on_cpu").unwrap_err();
     assert_eq!(error.to_string(), "member on_cpu at bit 32 of type 21 is a bitfield");
 }
 
 #[test]
-fn a_bitfield_without_the_kind_flag_is_an_error() {
+fn rejects_bitfields_without_the_kind_flag() {
     let mut b = Builder::default();
     let partial = b.add(kind::INT, "int", 0, 4, &[3]);
     let shifted = b.add(kind::INT, "int", 0, 4, &[8 << 16 | 32]);
@@ -283,17 +283,17 @@ fn a_bitfield_without_the_kind_flag_is_an_error() {
 }
 
 #[test]
-fn tracepoint_parameters_are_counted() {
+fn counts_tracepoint_parameters() {
     let bytes = sample();
     let btf = Btf::parse(&bytes).unwrap();
     assert_eq!(btf.tracepoint_params("sched_switch"), Ok(Some(5)));
     assert_eq!(btf.tracepoint_params("sched_wakeup"), Ok(None));
     let error = btf.tracepoint_params("not_a_probe").unwrap_err();
-    assert_eq!(error.to_string(), "type 1 is of kind 1 and not a pointer");
+    assert_eq!(error.to_string(), "type 1, of kind 1, is not a pointer");
 }
 
 #[test]
-fn a_count_may_have_more_than_16_bits() {
+fn counts_can_have_more_than_16_bits() {
     let mut b = Builder::default();
     let prototype = b.prototype(70_000);
     let probe = b.refer(kind::PTR, "", prototype);
@@ -304,7 +304,7 @@ fn a_count_may_have_more_than_16_bits() {
 }
 
 #[test]
-fn an_unknown_kind_is_an_error() {
+fn rejects_unknown_kinds() {
     for unknown in [0, 20, 31, 127] {
         let mut b = Builder::default();
         b.int("int", 4);
@@ -318,30 +318,30 @@ fn an_unknown_kind_is_an_error() {
 }
 
 #[test]
-fn a_header_that_is_not_ours_is_an_error() {
+fn rejects_unsupported_headers() {
     let prelude = |magic: u16, version, flags| {
         let [a, b] = magic.to_ne_bytes();
         parse_error(&with_header_word(0, u32::from_ne_bytes([a, b, version, flags])))
     };
     assert_eq!(prelude(0x9feb, 1, 0), "header magic is 0x9feb: the file has the other byte order");
-    assert_eq!(prelude(0x457f, 1, 0), "header magic is 0x457f and not 0xeb9f");
+    assert_eq!(prelude(0x457f, 1, 0), "header magic is 0x457f, not 0xeb9f");
     assert_eq!(
         prelude(0xeb9f, 2, 1),
-        "header has version 2 and flags 0x1, and not version 1 without flags"
+        "header has version 2 and flags 0x1, not version 1 without flags"
     );
     assert_eq!(parse_error(&[]), "file of 0 bytes is shorter than a header of 24");
-    assert_eq!(parse_error(&with_header_word(1, 20)), "header length is 20 and not at least 24");
+    assert_eq!(parse_error(&with_header_word(1, 20)), "header length is 20, less than 24");
 }
 
 #[test]
-fn a_longer_header_is_skipped() {
+fn skips_additional_header_fields() {
     let mut bytes = with_header_word(1, 32);
     bytes.splice(24..24, [0xff; 8]);
     assert_eq!(field_in(&bytes, "pid"), Ok(Some((0, 4))));
 }
 
 #[test]
-fn a_section_beyond_the_file_is_an_error() {
+fn rejects_sections_beyond_the_file() {
     for (word, section) in [(2, "type"), (3, "type"), (4, "string"), (5, "string")] {
         let error = parse_error(&with_header_word(word, u32::MAX));
         assert!(error.starts_with(&format!("{section} section of ")), "{error}");
@@ -349,7 +349,7 @@ fn a_section_beyond_the_file_is_an_error() {
 }
 
 #[test]
-fn a_file_cut_at_any_byte_is_an_error() {
+fn rejects_a_file_truncated_at_any_byte() {
     let bytes = sample();
     for len in 0..bytes.len() {
         assert!(Btf::parse(&bytes[..len]).is_err(), "{len} bytes");
@@ -357,7 +357,7 @@ fn a_file_cut_at_any_byte_is_an_error() {
 }
 
 #[test]
-fn a_section_cut_at_any_byte_is_survived() {
+fn survives_a_section_truncated_at_any_byte() {
     for word in [3, 5] {
         for len in 0..2048 {
             exercise(&with_header_word(word, len));
@@ -366,20 +366,20 @@ fn a_section_cut_at_any_byte_is_survived() {
 }
 
 #[test]
-fn a_type_that_is_cut_short_is_an_error() {
+fn rejects_truncated_types() {
     let error = parse_error(&with_header_word(3, 15));
-    assert_eq!(error, "type 1 at byte 0 of the type section is cut short");
+    assert_eq!(error, "type 1 at byte 0 of the type section is truncated");
 }
 
 #[test]
-fn a_count_that_exceeds_the_section_is_an_error() {
+fn rejects_counts_beyond_the_section() {
     let mut b = Builder::default();
     b.add(kind::STRUCT, "task_struct", 0x00ff_ffff, 4, &[0, 0, 0]);
-    assert_eq!(parse_error(&b.build()), "type 1 at byte 0 of the type section is cut short");
+    assert_eq!(parse_error(&b.build()), "type 1 at byte 0 of the type section is truncated");
 }
 
 #[test]
-fn a_cycle_of_typedefs_is_an_error() {
+fn rejects_cycles_of_typedefs() {
     let mut b = Builder::default();
     b.refer(kind::TYPEDEF, "btf_trace_sched_switch", 2);
     b.refer(kind::CONST, "", 1);
@@ -393,7 +393,7 @@ fn a_cycle_of_typedefs_is_an_error() {
 }
 
 #[test]
-fn an_array_of_itself_is_an_error() {
+fn rejects_arrays_of_themselves() {
     let mut b = Builder::default();
     b.array(1, 1);
     b.aggregate(kind::STRUCT, "task_struct", 4, &[("pid", 1, 0)]);
@@ -401,7 +401,7 @@ fn an_array_of_itself_is_an_error() {
 }
 
 #[test]
-fn anonymous_members_that_multiply_or_contain_themselves_are_an_error() {
+fn rejects_anonymous_members_that_multiply_or_contain_themselves() {
     let expected = BtfError::Members { type_id: 1, member: "pid".to_owned() };
     for (levels, shift) in [(1, 0), (64, 1)] {
         let mut b = Builder::default();
@@ -415,28 +415,28 @@ fn anonymous_members_that_multiply_or_contain_themselves_are_an_error() {
 }
 
 #[test]
-fn a_reference_to_nowhere_is_an_error() {
+fn rejects_references_to_missing_types() {
     let mut b = Builder::default();
     b.aggregate(kind::STRUCT, "task_struct", 4, &[("pid", 3, 0), ("nothing", 0, 0)]);
     let bytes = b.build();
     assert_eq!(
         field_in(&bytes, "pid").unwrap_err().to_string(),
-        "type 3 is referred to, but the file has 1 types"
+        "type 3 is referenced, but the file has only 1 types"
     );
     assert_eq!(
         field_in(&bytes, "nothing").unwrap_err().to_string(),
-        "type 0 is of kind 0 and not a type that has a size"
+        "type 0, of kind 0, is not a type that has a size"
     );
 }
 
 #[test]
-fn a_name_outside_the_strings_is_an_error() {
+fn rejects_names_outside_the_string_section() {
     let error = field_in(&with_header_word(5, 9), "pid").unwrap_err();
     assert!(matches!(error, BtfError::Name { len: 9, .. }), "{error}");
 }
 
 #[test]
-fn an_offset_or_size_beyond_32_bits_is_an_error() {
+fn rejects_offsets_and_sizes_beyond_32_bits() {
     let mut b = Builder::default();
     let byte = b.int("char", 1);
     let row = b.array(byte, 1 << 31);
@@ -467,7 +467,7 @@ fn reads_the_running_kernel() {
 }
 
 #[test]
-fn a_kernel_that_has_it_all_lacks_no_feature() {
+fn complete_kernel_has_every_feature() {
     let bytes = kernel();
     let layout =
         Layout::from_btf(&Btf::parse(&bytes).unwrap(), DisabledFeatures::default()).unwrap();
@@ -499,9 +499,9 @@ fn missing_field_turns_its_feature_off_or_is_an_error() {
     assert_eq!(error.to_string(), "this kernel's BTF has no task_struct.flags");
 }
 
-/// With `UPDATE_SEEDS` set it writes them.
+/// Writes the seeds if `UPDATE_SEEDS` is set.
 #[test]
-fn the_seeds_of_the_fuzz_target_are_these() {
+fn seeds_of_the_fuzz_target_are_up_to_date() {
     let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/corpus/btf");
     for (name, bytes) in [("kernel", kernel()), ("kinds", sample())] {
         let seed = format!("{corpus}/{name}");
