@@ -4,23 +4,25 @@
 //! An invalid or missing file changes only the log and the reload metrics.
 //!
 //! ```text
-//!  signal, /-/reload, watch, poll, source
-//!                 │ Request
-//!                 ▼
-//!  requests   next_batch          explicit: at once; changes: debounced
-//!                 │ batch
-//!                 ▼               reactor thread          │ blocking thread
-//!  reloader   run ── report.begin                         │
-//!              ├─ reload ─ build ── BuildJob ─────────────┼─> build: read the file, the sources and
-//!              │             ▲                            │   the topology; expand the labels
-//!              │             └───── BuildOutcome ─────────┼── (gives up after BUILD_TIMEOUT)
-//!              │     └──── serve:  snapshot of the kernel │
-//!              │                   continue every series  │
-//!              │                   swap the generation    │
-//!              ├─ report.end, reply to each request       │
-//!              └─ renew_watches ── Watched ───────────────┼─> watch the directories that matter now
-//!                            └──── changed: check again <─┼── (gives up after FILE_TIMEOUT)
+//!  requests            reloader, on the reactor               blocking thread
+//!     │                          │                                 │
+//!     ├─ batch ─────────────────>│ notify systemd, if explicit     │
+//!     │                          ├─ BuildJob ─────────────────────>│ read file, sources, topology
+//!     │                          │                                 │ expand labels, group CPUs
+//!     │                          │<───────────────── BuildOutcome ─┤ BUILD_TIMEOUT at most
+//!     │                          │                                 │
+//!     │                          │ take a snapshot                 │
+//!     │                          │ continue every series           │
+//!     │                          │ swap the generation             │
+//!     │                          │ log, metrics, systemd           │
+//!     │<──────────────── outcome ┤                                 │
+//!     │                          ├─ Watched ──────────────────────>│ watch the directories in use
+//!     │                          │<──────────── Watched, renewed? ─┤ FILE_TIMEOUT at most
+//!     │<─ check again, if renewed┤                                 │
 //! ```
+//!
+//! Requests come from signals, `/-/reload`, watches, polling and remote sources. Explicit ones are served
+//! at once, changes are debounced. A thread that exceeds its time limit keeps its slot until it ends.
 //!
 //! Scrapes run on the reactor, so none can come between the snapshot and the swap: each is rendered
 //! under one generation, and no series goes back.
