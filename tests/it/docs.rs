@@ -18,20 +18,6 @@ fn root() -> &'static Path {
 }
 
 #[test]
-fn only_the_room_kernel_names_aya() {
-    let sources = root().join("exporter/src");
-    let mut naming = guide::files(&sources, ".rs");
-    naming.retain(|path| {
-        let text = fs::read_to_string(path).unwrap();
-        let mut code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-        // It is part of other words.
-        code.any(|line| line.split(|c: char| !c.is_alphanumeric()).any(|word| word == "aya"))
-    });
-    assert!(naming.contains(&sources.join("kernel/scheduler.rs")));
-    assert!(naming.iter().all(|path| path.starts_with(sources.join("kernel"))), "{naming:?}");
-}
-
-#[test]
 fn the_shipped_configuration_is_good() {
     let source = sched_exporter::config::read(&root().join("config/exporter.yaml")).unwrap();
     let config = source.parse().unwrap();

@@ -71,7 +71,7 @@ impl Facts {
             is_permission.then(|| self.permission()),
             self.lockdown(),
         ];
-        advice.into_iter().flatten().map(|line| format!("\n  {line}")).collect()
+        advice.into_iter().flatten().flat_map(|line| ["\n  ".to_owned(), line]).collect()
     }
 
     fn old_kernel(&self) -> Option<String> {
