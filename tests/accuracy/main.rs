@@ -98,14 +98,14 @@ fn main() -> Result<ExitCode> {
 /// Chooses the last CPU for which perf records switches from the idle task. Pins the driver, and so
 /// perf, to another.
 ///
-/// On a virtual machine used in development, the kernel no longer reports these switches to perf
-/// and ftrace once the CPU has been offline; it does report them to our program.
+/// On one development VM, the kernel stops reporting these switches to perf and ftrace once the CPU
+/// has been offline; it still reports them to our program.
 fn choose_cpu(scheduler: &Scheduler) -> Result<u32> {
     const WINDOWS: usize = 40;
     const SHORT: Duration = Duration::from_millis(20);
     for &cpu in online().iter().rev() {
         let driver = online().into_iter().find(|other| *other != cpu);
-        pin(driver.context("this needs two CPUs")?);
+        pin(driver.context("needs at least two CPUs")?);
         let cpu = u32::try_from(cpu)?;
         let windows = window::measure(scheduler, Workload::Bursts, cpu, WINDOWS, SHORT)?;
         let idle_ns = |window: &Window| window.trace_ns[Class::Idle as usize];

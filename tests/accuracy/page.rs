@@ -77,11 +77,10 @@ fn windows(all: &[Measured]) -> Result<String> {
     };
     let [missed, gap, uneven] = [Unusable::Missed, Unusable::Gap, Unusable::Uneven].map(left_out);
     Ok(format!(
-        "These are {rounds} rounds. {all} more windows were measured but left out, because the
-kernel had not reported every switch of the CPU: {missed} times not to us, which the exporter counts
-as missed switches, {gap} times not to perf, and {uneven} times to only one of the two, undetected.
-The tick is {tick:?}; ticks are assumed to fall on multiples of it, which is the case since Linux
-6.4 without `skew_tick`.",
+        "The figures are from {rounds} rounds. Another {all} windows were left out because the kernel had not
+reported every switch of the CPU: {missed} times not to us, which the exporter counts as missed
+switches; {gap} times not to perf; and {uneven} times to only one of the two, undetected. The tick is {tick:?};
+ticks are assumed to fall on multiples of it, as they do since Linux 6.4 without `skew_tick`.",
         all = missed + gap + uneven,
         tick = Duration::from_nanos(tick_ns()?),
     ))
