@@ -129,7 +129,7 @@ fn rooms_name_only_what_their_rows_list() {
 }
 
 #[test]
-fn rooms_form_no_circle() {
+fn rooms_have_no_cyclic_dependencies() {
     let mut before = BTreeSet::new();
     for (name, room) in rows() {
         let mut named = room.rooms.iter().chain(room.in_file.values().flatten());
@@ -140,7 +140,7 @@ fn rooms_form_no_circle() {
 }
 
 #[test]
-fn the_source_holds_rooms_only() {
+fn the_source_contains_only_rooms() {
     let mut entries = BTreeSet::new();
     for entry in fs::read_dir(source()).unwrap() {
         entries.insert(entry.unwrap().file_name().into_string().unwrap());

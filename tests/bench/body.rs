@@ -90,7 +90,7 @@ fn measure_ns(
         let before = attached.run_time_ns()?;
         let run = load.run(messages)?;
         let ns = attached.run_time_ns()? - before;
-        ensure!(ns > 0.0, "{name} did not run, by the kernel's statistics");
+        ensure!(ns > 0.0, "{name} did not run, according to the kernel's statistics");
         Ok(ns / run.switches)
     })
 }

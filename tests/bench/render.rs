@@ -99,7 +99,7 @@ fn push_variants(group: &mut Group, effort: Effort) -> Result<()> {
 /// rendering, for each number of CPUs, then for each variant.
 fn times_us(effort: Effort) -> Result<Vec<Vec<f64>>> {
     let benchmark = env::var_os(BENCHMARK)
-        .with_context(|| format!("no {BENCHMARK}: run this by `cargo xtask bench`"))?;
+        .with_context(|| format!("no {BENCHMARK}: run this with `cargo xtask bench`"))?;
     let results = tempfile::tempdir()?;
     let (warm_up, seconds, samples) = effort.choose(("1", "3", "50"), ("0.3", "1", "20"));
     let status = children::spawn(

@@ -1,4 +1,4 @@
-//! What is written about the exporter holds of the exporter. Needs nothing.
+//! The documentation matches the program. Needs neither root nor tools.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -18,7 +18,7 @@ fn root() -> &'static Path {
 }
 
 #[test]
-fn the_shipped_configuration_is_good() {
+fn the_shipped_configuration_is_valid() {
     let source = sched_exporter::config::read(&root().join("config/exporter.yaml")).unwrap();
     let config = source.parse().unwrap();
     let names: Vec<_> = config.labels().keys().collect();
@@ -36,7 +36,7 @@ fn docs_flags_md_has_every_flag() {
 }
 
 #[test]
-fn sample_in_the_readme_shows_families_and_help_as_documented() {
+fn the_readme_sample_matches_docs_metrics_md() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let metrics = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
     let (_, sample) = readme.split_once("\n```\n# TYPE ").unwrap();
@@ -126,7 +126,7 @@ fn configurations_in_docs_labels_md_and_the_readme_are_valid() {
     let blocks: Vec<_> = documents.iter().flat_map(|it| it.split("```yaml\n").skip(1)).collect();
     for block in &blocks {
         let text = block.split_once("```").unwrap().0;
-        // Some build on labels that are made before.
+        // Some use labels defined in an earlier block.
         let text = if text.starts_with("cpus:") {
             format!("labels: {{zone: z}}\n{text}")
         } else {

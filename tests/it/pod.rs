@@ -34,9 +34,10 @@ fn yaml(text: &str) -> Value {
     serde_yaml::from_str(text).unwrap()
 }
 
-/// The pod of a DaemonSet, with its configuration in a directory. It is changed for podman 4.3,
-/// whose probes run curl in the container, so the test probes instead; which knows no fields of the
-/// node; and which reads the seccomp profile from an annotation. It listens only on the loopback.
+/// The pod of a DaemonSet, with its configuration in a directory, adapted to podman 4.3: without
+/// probes, which podman would run as curl in the container, so the test probes instead; without
+/// fields of the node, which podman does not know; and with the seccomp profile in an annotation. It
+/// listens only on the loopback.
 fn pod(daemon_set: &Value, config: &Path) -> Value {
     let mut spec = daemon_set["spec"]["template"]["spec"].clone();
     spec["hostNetwork"] = true.into();

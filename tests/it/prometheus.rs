@@ -128,7 +128,7 @@ fn no_panel_of_the_dashboard_is_empty(setup: &Setup) {
                 }
                 "cpu" if instance == b => vec![],
                 "cpu" => online().iter().map(usize::to_string).collect(),
-                name => panic!("what are the values of {name}?"),
+                name => panic!("no expected values for variable {name}"),
             };
             assert_eq!(found, expected, "{}", variable["name"]);
         }

@@ -1,5 +1,5 @@
-//! The properties of any bytes, with bytes from proptest. Needs nothing. `cargo xtask fuzz` tests
-//! them with bytes from a fuzzer.
+//! Properties that hold for any bytes, here with bytes from proptest; `cargo xtask fuzz` tests them
+//! with bytes from a fuzzer. Needs neither root nor tools.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 

@@ -1,10 +1,10 @@
-//! How often tests that need a quiet machine are tried. Needs nothing.
+//! How often tests that need a quiet machine are retried. Needs neither root nor tools.
 
 use std::time::Duration;
 
 use sched_exporter_tests::quiet::{MachineLoad, is_retried};
 
-/// Two CPUs for 10 s, of which others and the hypervisor took some seconds.
+/// Two CPUs for 10 s, and how many seconds of their time others and the hypervisor took.
 fn machine(others: f64, steal: f64) -> MachineLoad {
     MachineLoad {
         elapsed: Duration::from_secs(10),
@@ -16,7 +16,7 @@ fn machine(others: f64, steal: f64) -> MachineLoad {
     }
 }
 
-/// How often a test that always fails is tried, at this many seconds each.
+/// How often a test is tried that always fails after this many seconds.
 fn tries(machine: &MachineLoad, seconds: u32) -> u32 {
     let elapsed = |tries: u32| Duration::from_secs(u64::from(tries * seconds));
     (1..100).find(|tries| !is_retried(*tries, machine, elapsed(*tries))).unwrap()

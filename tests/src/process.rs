@@ -37,7 +37,7 @@ pub fn binary() -> PathBuf {
     }
     let tests = env::current_exe().unwrap();
     let binary = tests.ancestors().nth(2).unwrap().join("sched_exporter");
-    assert!(binary.exists(), "no {}: run the tests by `cargo xtask test`", binary.display());
+    assert!(binary.exists(), "no {}: run the tests with `cargo xtask test`", binary.display());
     binary
 }
 

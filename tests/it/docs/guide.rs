@@ -8,7 +8,7 @@ use std::{
 
 use super::root;
 
-/// The files below a directory whose names end so.
+/// All files below a directory whose names end with `suffix`.
 pub(super) fn files(directory: &Path, suffix: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
@@ -23,7 +23,7 @@ pub(super) fn files(directory: &Path, suffix: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn the_exporter_says_what_docs_deploy_md_finds_it_by() {
+fn every_message_in_docs_deploy_md_is_in_the_source() {
     let guide = fs::read_to_string(root().join("docs/deploy.md")).unwrap();
     let (_, table) =
         guide.split_once("\n| message | cause | what to do |\n|---|---|---|\n").unwrap();
@@ -38,11 +38,11 @@ fn the_exporter_says_what_docs_deploy_md_finds_it_by() {
         let source = fs::read_to_string(file).unwrap();
         let code = source.split("#[cfg(test)]").next().unwrap();
         let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-        // A string that goes on in the next line.
+        // Join strings that continue on the next line.
         said.extend(lines.collect::<Vec<_>>().join("\n").split("\\\n").map(str::trim_start));
     }
     for message in messages {
-        assert!(said.contains(message), "nothing says: {message}");
+        assert!(said.contains(message), "no source file contains: {message}");
     }
 }
 
@@ -58,7 +58,7 @@ fn anchors(document: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_link_of_a_document_leads_somewhere() {
+fn every_relative_link_resolves() {
     let mut documents = files(&root().join("docs"), ".md");
     documents.extend(files(&root().join("deploy"), ".md"));
     documents.extend(files(&root().join(".github"), ".md"));

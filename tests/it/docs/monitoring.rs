@@ -1,4 +1,4 @@
-//! The rules of Prometheus and the dashboard of Grafana: what can be said of them without either.
+//! The Prometheus rules and the Grafana dashboard, checked without running either program.
 
 use std::{collections::BTreeSet, fs};
 
@@ -17,18 +17,18 @@ fn rules(file: &str) -> Vec<Value> {
     groups.flat_map(|group| array(&group["rules"]).to_vec()).collect()
 }
 
-/// The words of an expression that are names of metrics of ours.
+/// The names of our metrics in an expression.
 fn metrics(expr: &str) -> BTreeSet<String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     let words = expr.split(|c| !is_name(c));
     let ours = |word: &&str| word.starts_with("sched_") || word.contains(":sched_");
-    // A job is no metric, and a pattern stands for several.
+    // Exclude the job, and a pattern that matches several metrics.
     let other = |word: &&str| *word != "sched_exporter" && !word.ends_with("ratio_rate");
     words.filter(ours).filter(other).map(str::to_owned).collect()
 }
 
 #[test]
-fn rules_and_dashboard_name_metrics_that_there_are() {
+fn rules_and_dashboard_use_only_existing_metrics() {
     let families = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
     let mut known = BTreeSet::new();
     for name in families.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()) {
@@ -75,7 +75,7 @@ fn docs_alerts_md_has_a_section_for_each_alert_and_no_other() {
 }
 
 #[test]
-fn each_panel_says_what_it_shows_in_which_unit_from_the_chosen_source() {
+fn each_panel_has_a_description_a_unit_and_the_selected_data_source() {
     let dashboard = Dashboard::shipped();
     let source = |value: &Value| text(&value["datasource"]["uid"]) == "${datasource}";
     let names: Vec<_> = dashboard.variables().iter().map(|it| text(&it["name"])).collect();
@@ -95,8 +95,8 @@ fn each_panel_says_what_it_shows_in_which_unit_from_the_chosen_source() {
     let (mut ids, mut titles) = (BTreeSet::new(), BTreeSet::new());
     for panel in dashboard.panels() {
         let title = text(&panel["title"]);
-        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: the id of another");
-        assert!(!title.is_empty() && titles.insert(title), "{title}: the title of another");
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: duplicate id");
+        assert!(!title.is_empty() && titles.insert(title), "{title}: duplicate title");
         assert!(known(title), "{title}");
         if panel["type"] == "row" {
             continue;
@@ -108,7 +108,7 @@ fn each_panel_says_what_it_shows_in_which_unit_from_the_chosen_source() {
         let mut letters = BTreeSet::new();
         for target in array(&panel["targets"]) {
             assert!(letters.insert(text(&target["refId"])) && source(target), "{title}");
-            assert!(!text(&target["legendFormat"]).is_empty(), "{title}: no legend");
+            assert!(!text(&target["legendFormat"]).is_empty(), "{title} has no legend");
             assert!(known(text(&target["expr"])), "{title}: {target}");
         }
     }
@@ -116,7 +116,7 @@ fn each_panel_says_what_it_shows_in_which_unit_from_the_chosen_source() {
 }
 
 #[test]
-fn no_panel_of_the_dashboard_covers_another() {
+fn dashboard_panels_do_not_overlap() {
     let mut taken = BTreeSet::new();
     for panel in array(&Dashboard::shipped().json()["panels"]) {
         let [x, y, w, h] = ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().unwrap());

@@ -155,7 +155,7 @@ def kustomize(directory):
 
 
 def kustomize_ours(kustomization):
-    """The objects of a user's own kustomization, outside of the tree."""
+    """The objects of a user's own kustomization, outside this repository."""
     with tempfile.TemporaryDirectory() as directory:
         below = os.path.relpath(KUSTOMIZE, os.path.realpath(directory))
         kustomization = json.dumps(kustomization).replace("BELOW", below)
@@ -542,7 +542,7 @@ def the_readme_lists_every_value():
 
 
 def the_checks_detect_mistakes():
-    """The checks above detect mistakes, each made by one change of a correct rendering."""
+    """The checks above detect mistakes, each made by one change to a correct rendering."""
 
     def container(rendering):
         return pod_of(rendering)["spec"]["containers"][0]

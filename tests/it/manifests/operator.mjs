@@ -1,6 +1,6 @@
-// Holds objects of prometheus-operator, a JSON array on standard input, to its own types: the compiler
-// refuses fields that there are not, and the schemas values that don't fit. The argument is the
-// directory that npm has installed both in. Mistakes are on standard error, a line each.
+// Checks objects of prometheus-operator, a JSON array on standard input, against the operator's own types:
+// the compiler rejects unknown fields, and the schemas reject invalid values. The argument is the directory
+// in which npm has installed both. Prints one line per error to standard error.
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -12,7 +12,7 @@ const models = "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1"
 const objects = JSON.parse(readFileSync(0, "utf8"));
 const mistakes = [];
 
-// A program of typed literals, which is compiled without being written to disk.
+// A program of typed literals. It is compiled, but not written to disk.
 const program = join(directory, "objects.mts");
 const source = objects
   .map(

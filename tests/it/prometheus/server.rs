@@ -133,7 +133,7 @@ impl Prometheus {
         })
     }
 
-    /// The only value of an expression, once it is one that will do.
+    /// Waits until an expression has exactly one value and `will_do` accepts it; returns that value.
     #[track_caller]
     pub(super) fn number(&self, expr: &str, will_do: impl Fn(f64) -> bool) -> f64 {
         let mut seen = Vec::new();

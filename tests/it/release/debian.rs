@@ -89,8 +89,8 @@ impl Root {
     fn dpkg(&self, action: &str, package: impl AsRef<Path>) {
         let mut dpkg = Command::new("dpkg");
         dpkg.arg("--root").arg(self.0.path());
-        // Its scripts run outside the root with this machine's programs; a variable tells them the
-        // root.
+        // Its scripts run outside the root, with this machine's programs; dpkg passes them the root in
+        // a variable.
         dpkg.args(["--force-script-chrootless", "--force-depends", "--force-confdef"]);
         dpkg.args(["--log=/dev/null", action]).arg(package.as_ref());
         // Hide this machine's systemd.
