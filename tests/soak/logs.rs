@@ -3,7 +3,7 @@
 use crate::invariant::Invariant;
 
 /// The only expected complaint.
-const REFUSED: &str = "configuration rejected";
+const REJECTED: &str = "configuration rejected";
 
 /// The log read so far.
 pub(crate) struct Logs {
@@ -23,7 +23,7 @@ impl Logs {
     pub(crate) fn read(&mut self, log: &str) {
         for line in log.lines() {
             let is_complaint = line.contains("level=error") || line.contains("level=warn");
-            let is_due = !is_complaint || line.contains(REFUSED);
+            let is_due = !is_complaint || line.contains(REJECTED);
             self.complaints.check(is_due && !line.contains("panicked"), || line.to_owned());
             self.by_signal += u64::from(line.contains("cause=SIGHUP"));
             self.by_change += u64::from(line.contains("cause=change"));

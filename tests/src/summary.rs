@@ -32,8 +32,8 @@ impl Summary {
     }
 
     /// Summarizes the ratios of values to those measured in the same round.
-    pub fn of_ratios(values: &[f64], beside: &[f64]) -> Self {
-        Self::of(values.iter().zip(beside).map(|(value, beside)| value / beside))
+    pub fn of_ratios(values: &[f64], divisors: &[f64]) -> Self {
+        Self::of(values.iter().zip(divisors).map(|(value, divisor)| value / divisor))
     }
 }
 

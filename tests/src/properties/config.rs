@@ -29,25 +29,25 @@ pub fn config(bytes: &[u8]) {
             check_limits(&config);
             check_rendered(&config);
         }
-        Err(mistakes) => check_mistakes(text, &mistakes),
+        Err(errors) => check_errors(text, &errors),
     }
 }
 
-fn check_mistakes(text: &str, mistakes: &Diagnostics) {
-    assert!((1..=20).contains(&mistakes.shown.len()), "{mistakes:?}");
-    assert!(mistakes.more == 0 || mistakes.shown.len() == 20, "{mistakes:?}");
-    let place = |mistake: &sched_exporter::config::Diagnostic| (mistake.line, mistake.column);
-    assert!(mistakes.shown.is_sorted_by_key(place), "{mistakes:?}");
+fn check_errors(text: &str, errors: &Diagnostics) {
+    assert!((1..=20).contains(&errors.shown.len()), "{errors:?}");
+    assert!(errors.more == 0 || errors.shown.len() == 20, "{errors:?}");
+    let place = |error: &sched_exporter::config::Diagnostic| (error.line, error.column);
+    assert!(errors.shown.is_sorted_by_key(place), "{errors:?}");
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lines: Vec<usize> = lines(text).iter().map(|line| line.chars().count()).collect();
     // libyaml can report a position on a line after the end of the text.
     lines.push(0);
-    for mistake in &mistakes.shown {
-        let line = mistake.line.checked_sub(1).and_then(|line| lines.get(line));
+    for error in &errors.shown {
+        let line = error.line.checked_sub(1).and_then(|line| lines.get(line));
         // The end of a line is a valid position.
-        let is_inside = line.is_some_and(|chars| (1..=chars + 1).contains(&mistake.column));
-        assert!(is_inside, "{mistake:?} is outside of the lines {lines:?} of {text:?}");
-        let message = mistake.to_string();
+        let is_inside = line.is_some_and(|chars| (1..=chars + 1).contains(&error.column));
+        assert!(is_inside, "{error:?} is outside of the lines {lines:?} of {text:?}");
+        let message = error.to_string();
         assert!(message.len() < 2_000 && !message.contains(char::is_control), "{message:?}");
     }
 }
