@@ -51,7 +51,7 @@ pub(crate) fn draw(evidence: &Evidence) -> String {
     svg.text(MARGIN, y + 19.0, "note", "Less is better. Each axis starts at zero.");
     y = draw_costs(&mut svg, y + 46.0, evidence);
     y += 20.0;
-    let note = "Bars are medians over rounds; thin lines span the least to the most.";
+    let note = "Bars are medians over rounds; thin lines span minimum to maximum.";
     svg.text(MARGIN, y, "note", note);
     let machines = evidence.machines.join(" and on ");
     svg.text(MARGIN, y + 16.0, "note", &format!("Measured on {machines}."));
@@ -190,7 +190,7 @@ impl Svg {
         );
     }
 
-    /// A bar of the median, with a line from the least to the most.
+    /// A bar of the median, with a line from minimum to maximum.
     fn bar(&mut self, class: &str, scale: &Scale, y: f64, figure: &Figure) {
         const HEIGHT: f64 = 16.0;
         let width = scale.x(figure.value) - scale.left;
