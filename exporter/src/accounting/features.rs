@@ -15,7 +15,7 @@ pub struct Feature {
     pub off: Option<String>,
 }
 
-/// Whether the feature of this name is on.
+/// Whether the feature with this name is on.
 pub fn is_on(features: &[Feature], name: &str) -> bool {
     features.iter().any(|feature| feature.name == name && feature.off.is_none())
 }

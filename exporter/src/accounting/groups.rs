@@ -19,7 +19,7 @@ const MIN_RETIRED: usize = 64;
 pub struct Group<L> {
     labels: L,
     cpus: Vec<u32>,
-    /// What CPUs added to the group before they left it. `None` means zero.
+    /// Totals added by CPUs that have left the group. `None` means zero.
     past: Option<Box<Totals>>,
     /// `past` plus the offsets of the current CPUs. `None` means zero.
     carried: Option<Box<Totals>>,
@@ -195,7 +195,7 @@ impl<L: Clone + Eq + Hash> Groups<L> {
     }
 }
 
-/// The offsets of the next generation, while they are worked out.
+/// The offsets of the next generation, while they are computed.
 struct Offsets<'s> {
     by_cpu: BTreeMap<u32, Totals>,
     snapshot: &'s Snapshot,
@@ -297,7 +297,7 @@ mod tests {
         let now = snapshot(&[10, 200, 3_000], &[]);
         let moved = after(&[("a", &[0]), ("b", &[1, 2])], &old, &now);
         assert_eq!(values(&moved, &now), [210, 3_000]);
-        // What CPU 1 counts from here on is b's.
+        // From here on, CPU 1 counts for `b`.
         let later = snapshot(&[11, 205, 3_000], &[]);
         assert_eq!(values(&moved, &later), [211, 3_005]);
         let back = after(&[("a", &[0, 1]), ("b", &[2])], &moved, &later);
@@ -311,10 +311,10 @@ mod tests {
         // All series are new: each has everything that its CPUs counted.
         let renamed = after(&[("c", &[0]), ("d", &[1, 2])], &old, &now);
         assert_eq!(values(&renamed, &now), [10, 3_200]);
-        // `c` gets nothing of what stays in `a`.
+        // `c` gets nothing that stays in `a`.
         let split = after(&[("a", &[0]), ("c", &[1, 2])], &old, &now);
         assert_eq!(values(&split, &now), [210, 3_000]);
-        // What a CPU has counted since then moves with it.
+        // A CPU takes along only its time since then.
         let later = snapshot(&[10, 207, 3_000], &[]);
         let parted = after(&[("a", &[0]), ("d", &[1]), ("e", &[2])], &split, &later);
         assert_eq!(values(&parted, &later), [210, 7, 3_000]);

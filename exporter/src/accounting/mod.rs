@@ -1,6 +1,6 @@
 //! Turns the kernel program's records into exact numbers for CPUs and groups of CPUs.
 //!
-//! Pure: it names std and the shared record alone.
+//! Pure: it names only std and the shared record.
 
 mod features;
 mod groups;

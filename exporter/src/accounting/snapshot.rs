@@ -1,5 +1,5 @@
 //! A reading of every CPU's record at one instant, including the open interval: plain data, and the
-//! rule that makes it from records.
+//! pure functions that derive it from records.
 
 use sched_exporter_ebpf::{CpuRecord, Totals};
 
@@ -10,8 +10,8 @@ pub struct Snapshot {
     pub taken_at: u64,
     /// The online CPUs, ascending.
     pub cpus: Vec<Cpu>,
-    /// The CPUs that have been online and now are not, ascending. Sums over CPUs include them, since
-    /// a sum must not decrease when a CPU goes offline.
+    /// The CPUs that have been online but are offline at the instant, ascending. Sums over CPUs include
+    /// them, since a sum must not decrease when a CPU goes offline.
     pub offline: Vec<Cpu>,
 }
 
@@ -27,7 +27,7 @@ impl Snapshot {
     }
 }
 
-/// Finds a CPU among CPUs that ascend.
+/// Finds a CPU in an ascending list.
 fn find(cpus: &[Cpu], id: u32) -> Option<&Cpu> {
     let index = cpus.binary_search_by_key(&id, |cpu| cpu.id).ok()?;
     Some(&cpus[index])
@@ -41,7 +41,7 @@ pub struct Cpu {
     /// Its totals, with the open interval; `None` before its first switch.
     pub totals: Option<Totals>,
     /// Nanoseconds since attach that are charged to no mode: before the CPU's first switch, and while
-    /// it was offline. With the sum of the modes they add up to the time since attach.
+    /// it was offline. Together with the modes they add up to the time since attach.
     pub unattributed_ns: u64,
 }
 
@@ -63,7 +63,7 @@ pub fn is_whole(record: &CpuRecord) -> bool {
     record.done == record.started && accounted == since.wrapping_sub(record.seeded_at)
 }
 
-/// Makes a CPU at the instant `now` from a record that was copied after `now` was read.
+/// Computes a CPU's state at the instant `now` from a record that was copied after `now` was read.
 ///
 /// Charges the open interval to its mode up to `now`. An interval that began after `now` adds nothing:
 /// the record's totals then already include all time up to its start. An interval in which the CPU may
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn all_time_of_an_offline_cpu_outside_modes_is_unattributed() {
+    fn time_of_an_offline_cpu_outside_all_modes_is_unattributed() {
         let cpu =
             close_open_interval(3, &record(100, 150, Mode::Fair, 30, 20), 150, 90).offline(900, 90);
         assert_eq!(cpu.unattributed_ns, 900 - 90 - 50);
