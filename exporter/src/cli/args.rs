@@ -13,7 +13,7 @@ use crate::{
 
 /// Exact per-CPU scheduler time and run-queue latency of this host, as OpenMetrics.
 #[derive(Clone, Debug, Parser)]
-#[expect(clippy::struct_excessive_bools, reason = "a flag each")]
+#[expect(clippy::struct_excessive_bools, reason = "one per flag")]
 #[command(
     name = "sched_exporter",
     version = VERSION,
@@ -145,7 +145,7 @@ const LONG_VERSION: &str = concat!(
     env!("TARGET")
 );
 
-/// What the command line asks for.
+/// The mode that the command line selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode<'a> {
     /// Serve metrics until a signal ends the process.
@@ -159,7 +159,7 @@ pub enum Mode<'a> {
 }
 
 impl Args {
-    /// What to do. `--config.check` takes precedence over `--once`.
+    /// The selected mode. `--config.check` takes precedence over `--once`.
     pub const fn mode(&self) -> Mode<'_> {
         match &self.command {
             Some(Command::Healthcheck { web_listen_address }) => {
@@ -171,7 +171,7 @@ impl Args {
         }
     }
 
-    /// The optional measurements that the flags switch off.
+    /// The optional measurements that the flags disable.
     pub const fn disabled_features(&self) -> DisabledFeatures {
         DisabledFeatures {
             context_switches: self.no_context_switches,

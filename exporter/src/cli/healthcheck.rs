@@ -33,12 +33,12 @@ pub enum Unhealthy {
     /// The response was not 200.
     #[error("{0}{PATH} responded with {1}")]
     Status(SocketAddr, StatusCode),
-    /// The address has no candidates.
+    /// The host name resolved to no address.
     #[error("`{0}` has no address")]
     NoAddress(String),
 }
 
-/// Asks the exporter that listens on `address`.
+/// Requests `/-/healthy` from the exporter that listens on `address`.
 pub async fn healthcheck(address: &ListenAddress) -> Result<(), Unhealthy> {
     let mut unhealthy = Unhealthy::NoAddress(address.to_string());
     for candidate in address.candidates().iter().copied().map(reachable) {

@@ -72,7 +72,7 @@ pub async fn check(args: &Args) -> anyhow::Result<()> {
     print(&check::report(&args.config_file, reloader.inputs(), args.format))
 }
 
-/// What every mode starts with. No thread runs yet.
+/// The state that every mode starts from, before any thread is started.
 struct Setup {
     log_counts: LogCounts,
     telemetry: Telemetry,
