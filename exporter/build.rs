@@ -1,16 +1,16 @@
-//! Tells the program what it was built from and for.
+//! Embeds the source revision and the target in the program.
 
 use std::{env, process::Command};
 
 fn main() {
     println!("cargo::rerun-if-env-changed=SCHED_EXPORTER_REVISION");
-    // Who packages knows what the tree is, and whether it is as committed.
+    // Packagers set this: only they know the revision, and whether the tree is clean.
     let revision = env::var("SCHED_EXPORTER_REVISION").ok().or_else(head);
     println!("cargo::rustc-env=REVISION={}", revision.as_deref().unwrap_or("unknown").trim());
     println!("cargo::rustc-env=TARGET={}", env::var("TARGET").unwrap_or_default());
 }
 
-/// The commit of the repository, where there is one.
+/// The commit of the repository, if the source is in one.
 fn head() -> Option<String> {
     println!("cargo::rerun-if-changed=../.git/HEAD");
     println!("cargo::rerun-if-changed=../.git/refs/heads");

@@ -9,13 +9,13 @@ use clap_mangen::{
 };
 use sched_exporter::cli::args::Args;
 
-/// Sections beside those that clap gives: title, and each term with what it means.
+/// Sections besides those that clap generates: the title, and each term with its meaning.
 const SECTIONS: [(&str, &[(&str, &str)]); 4] = [
     (
         "SIGNALS",
         &[
-            ("SIGHUP, SIGUSR1", "Reload the configuration. A file with a mistake changes nothing."),
-            ("SIGTERM, SIGINT", "Finish the answers under way, then exit with 0."),
+            ("SIGHUP, SIGUSR1", "Reload the configuration. An invalid file changes nothing."),
+            ("SIGTERM, SIGINT", "Finish the responses in progress, then exit with 0."),
         ],
     ),
     (
@@ -27,7 +27,10 @@ const SECTIONS: [(&str, &[(&str, &str)]); 4] = [
                 "A configuration that describes every key.",
             ),
             ("/etc/default/sched_exporter", "ARGS, the flags of the systemd unit."),
-            ("/sys/kernel/btf/vmlinux", "The kernel's types, which the program is fitted to."),
+            (
+                "/sys/kernel/btf/vmlinux",
+                "The kernel's type information, from which the exporter takes offsets.",
+            ),
         ],
     ),
     (
@@ -35,8 +38,8 @@ const SECTIONS: [(&str, &[(&str, &str)]); 4] = [
         &[
             (
                 "NOTIFY_SOCKET, WATCHDOG_USEC",
-                "Set by systemd: where it is told of start, reloads \
-              and stop, and how often it wants to hear that all is well.",
+                "Set by systemd: the socket for notifications of start, \
+              reloads and stop, and the interval of the watchdog.",
             ),
             (
                 "NODE_NAME, POD_INFO_DIR",
@@ -48,12 +51,9 @@ const SECTIONS: [(&str, &[(&str, &str)]); 4] = [
     (
         "EXIT STATUS",
         &[
-            ("0", "It was told to stop, or did what it was asked for."),
-            (
-                "1",
-                "It could not start, or what it was to check is not good; standard error says why.",
-            ),
-            ("2", "The command line is wrong."),
+            ("0", "A signal stopped the exporter, or the requested command succeeded."),
+            ("1", "The exporter could not start, or a check failed; standard error says why."),
+            ("2", "The command line is invalid."),
         ],
     ),
 ];
