@@ -55,7 +55,7 @@ impl ConfigFile {
     }
 }
 
-/// Why a file gives no configuration.
+/// The error when a file yields no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read, or is larger than 1 MiB.

@@ -83,8 +83,8 @@ pub enum CpuMatch {
     Isolated,
 }
 
-/// Parses `labels`. A label in `__` is an error unless there are rules or entries of `cpus`, since
-/// nothing else could use it.
+/// Parses `labels`. A label that starts with `__` is an error unless there are rules or entries of
+/// `cpus`, since nothing else could use it.
 pub(super) fn host(
     report: &mut Report<'_>,
     section: &Entry<'_>,
@@ -94,7 +94,7 @@ pub(super) fn host(
     templates(report, section, &BTreeSet::new(), limits, |name| match name {
         CPU => Some("each CPU has this label already; choose another, or set it for CPUs"),
         _ if name.starts_with("__") && !has_rules => {
-            Some("labels in __ are for rules alone, and there are none; choose another")
+            Some("labels that start with __ are only for rules, and there are none; choose another")
         }
         _ => None,
     })
@@ -191,7 +191,7 @@ fn templates(
         if let Some(objection) = objection(entry.name) {
             report.key_error(&entry, |_| objection.into());
         }
-        // After an error the name still exists, for the templates that use it.
+        // Keep the name even after an error, for the templates that use it.
         let template = template(report, &entry, names, limits).unwrap_or_default();
         labels.insert(entry.name.into(), template);
     }

@@ -1,7 +1,7 @@
 //! Parses the configuration file into a validated [`Config`], or reports every error in it at once.
 //!
-//! It names `expr` and `cpu::list`, and `os::files` in [`read`] alone: the rest is pure. It does not
-//! watch the file or decide when to read it again; `reload` does.
+//! May name `expr` and `cpu`, and in `file.rs` also `os`: only [`read`] does I/O. It does not watch the
+//! file or decide when to read it again; `reload` does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -67,7 +67,7 @@ impl Config {
         self.labels_on
     }
 
-    /// The labels that are removed, so that CPUs which differ only in them are summed.
+    /// The labels to remove. CPUs that differ only in these are summed.
     pub const fn without(&self) -> &BTreeSet<String> {
         &self.without
     }
@@ -110,8 +110,8 @@ fn config(report: &mut Report<'_>, file: &Entry<'_>) -> Config {
     }
     let rules = ["relabel_configs", "cpus", "cpu_relabel_configs"];
     let has_rules = entries.iter().any(|entry| rules.contains(&entry.name));
-    // In order of dependency, not in that of the file: labels are checked against the limits, and
-    // the templates of CPUs can name labels that the host has, or gets from its rules.
+    // In order of dependency, not in file order: labels are checked against the limits, and the
+    // templates of CPUs can name labels that the host has, or gets from its rules.
     for key in ["limits", "labels", "relabel_configs", "cpus", "cpu_relabel_configs"] {
         for entry in entries.iter().filter(|entry| entry.name == key) {
             let Config { limits, labels, relabel_configs, .. } = &config;

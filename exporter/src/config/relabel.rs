@@ -70,8 +70,7 @@ fn rule(report: &mut Report<'_>, item: &Entry<'_>, compiler: &mut Compiler) -> O
         Err(errors) => errors,
     };
     for RuleError { key, item: label, message } in errors {
-        // The position of the label, else that of the key, else that of the rule: a key that is
-        // missing has no position.
+        // Report at the label, else at the key, else at the rule: a missing key has no position.
         let at_label = label.and_then(|label| source_labels.get(label));
         let at_key = entries.iter().rfind(|entry| entry.name == key);
         report.error(at_label.or(at_key).unwrap_or(item), |_| message);

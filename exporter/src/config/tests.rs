@@ -133,7 +133,7 @@ fn template_errors_have_the_position_in_the_file() {
          - match: isolated\n\
          \x20 labels: {a: \"{{ e }}\", b: '{{ fqd }}'}\n\
          # the end\n",
-        "2:6: labels.a: a map is not a string; write one in quotes, which a leading { needs\n\
+        "2:6: labels.a: a map is not a string; write one, in quotes if it starts with {\n\
          3:10: labels.b: unknown name hostnam; did you mean hostname?\n\
          4:23: labels.c: unknown filter uper; did you mean upper?\n\
          5:6: labels.d: env needs a name, as env.NAME\n\
@@ -144,7 +144,7 @@ fn template_errors_have_the_position_in_the_file() {
 }
 
 #[test]
-fn match_is_a_list_of_cpus_or_of_places() {
+fn rejects_invalid_selections_of_cpus() {
     let message = "is not a selection of CPUs; write an ascending list like \"0-15,32\", the same \
                    after numa:, package: or cluster:, or isolated";
     for bad in ["", "1-0", "2,1", "all", "numa:", "numa:x", "core:1", "isolated:1", "cpu"] {
@@ -219,7 +219,7 @@ fn bounds_are_rounded_up_to_powers_of_two() {
 }
 
 #[test]
-fn bounds_have_any_unit_of_time() {
+fn bounds_accept_any_unit_of_time() {
     check_buckets("{min: 1.5us, max: 2000 ns}", &[11]);
     check_buckets("{min: 1m, max: 0.5h, factor: 1024}", &[36, 46]);
 }
@@ -249,11 +249,11 @@ fn rejects_unknown_keys() {
 }
 
 #[test]
-fn a_merge_key_merges_nothing() {
+fn rejects_merge_keys() {
     check(
         "labels: {<<: {a: b}}",
         "1:10: labels.<<: \"<<\" is not a label name; write letters, digits and _, no digit first\n\
-         1:14: labels.<<: a map is not a string; write one in quotes, which a leading { needs",
+         1:14: labels.<<: a map is not a string; write one, in quotes if it starts with {",
     );
 }
 
@@ -299,7 +299,7 @@ fn rejects_label_values_that_are_not_strings() {
     check(
         "labels:\n  a: [x]\n  b: {x: y}\n  c: !secret x\n  d: 123456789012345678901234567890\n",
         "2:6: labels.a: a list is not a string; write one in quotes\n\
-         3:6: labels.b: a map is not a string; write one in quotes, which a leading { needs\n\
+         3:6: labels.b: a map is not a string; write one, in quotes if it starts with {\n\
          4:6: labels.c: a value with a tag is not a string; write one in quotes\n\
          5:6: labels.d: 123456789012345678901234567890 is not a string; \
          write \"123456789012345678901234567890\"",
@@ -331,7 +331,7 @@ fn rejects_reserved_label_names() {
     );
     check(
         "labels: {__a: x}",
-        "1:10: labels.__a: labels in __ are for rules alone, and there are none; choose another",
+        "1:10: labels.__a: labels that start with __ are only for rules, and there are none; choose another",
     );
     parse("labels: {__a: x}\nrelabel_configs: [{target_label: a}]");
 }

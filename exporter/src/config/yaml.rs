@@ -2,8 +2,8 @@
 //! specific keys.
 //!
 //! `yaml_serde` reports the position of a node only in an error that is raised while it reads that
-//! node. So the text is read once into a tree of numbered nodes, and plain code checks the tree. For
-//! each error the text is read again, up to the node with that number, where reading fails on
+//! node. So the text is read once into a tree of numbered nodes, and plain code checks the tree. To
+//! locate an error, the text is read again up to the node with that number, where reading fails on
 //! purpose.
 
 use std::{
@@ -147,8 +147,8 @@ pub(super) fn read(text: &str) -> (Report<'_>, Node) {
     (report, root)
 }
 
-/// Finds what must not reach `yaml_serde`: characters that YAML forbids, which it cannot locate, and
-/// brackets that would take it quadratic time.
+/// Finds text that must not reach `yaml_serde`: characters that YAML forbids, which it cannot locate,
+/// directives, and so many brackets that scanning them would take quadratic time.
 fn obstacle(text: &str) -> Option<Diagnostic> {
     let mut line = 1;
     let mut column = 1;
@@ -271,7 +271,7 @@ impl Report<'_> {
                 format!("{value} is not a string; write \"{value}\"")
             }
             Content::Map(_) => {
-                format!("{value} is not a string; write one in quotes, which a leading {{ needs")
+                format!("{value} is not a string; write one, in quotes if it starts with {{")
             }
             _ => format!("{value} is not a string; write one in quotes"),
         });
@@ -298,7 +298,7 @@ impl Report<'_> {
         None
     }
 
-    /// Adds the error that a key is none of `known`.
+    /// Adds an error at a key that is not in `known`, and suggests a known key.
     pub(super) fn unknown_key(&mut self, entry: &Entry<'_>, known: &[&str]) {
         self.key_error(entry, |_| {
             let name = shorten(entry.name, MAX_CHARS);
@@ -320,9 +320,9 @@ impl Report<'_> {
         self.add(0, &entry.path, entry.value, message);
     }
 
-    /// Adds an error at a byte offset in a string: offset 3 of the value of `b: '{{ nope }}'` is in
-    /// column 8, that of `nope`. If the file has the string in another form, with escapes or over
-    /// several lines, the position is that of the whole string.
+    /// Adds an error at a byte offset in a string: offset 3 of the value of `b: '{{ nope }}'` is the
+    /// `nope` in column 8. If the file has the string in another form, with escapes or over several
+    /// lines, the position is that of the whole string.
     pub(super) fn error_within(&mut self, entry: &Entry<'_>, offset: usize, message: &str) {
         self.error(entry, |_| message.into());
         let (Some(diagnostic), Some(value)) = (self.diagnostics.last_mut(), entry.string()) else {
@@ -369,7 +369,7 @@ impl Report<'_> {
         });
     }
 
-    /// Adds the error that ended the reading.
+    /// Adds the error at which reading stopped.
     fn unreadable(&mut self, error: &serde_yaml::Error) {
         let (line, column) = position(error);
         let reason = match &*error.to_string() {
@@ -399,7 +399,7 @@ impl Report<'_> {
 struct Located {
     line: usize,
     column: usize,
-    /// The scalar as it is written; empty for a list or a map.
+    /// The scalar as written in the file; empty for a list or a map.
     scalar: String,
 }
 
@@ -435,7 +435,7 @@ struct Walk {
 }
 
 impl Walk {
-    /// Counts memory of the tree.
+    /// Adds to the size of the tree, up to the limit.
     fn allocate<E: Error>(&self, bytes: usize) -> Result<(), E> {
         self.bytes.set(self.bytes.get() + bytes);
         if self.bytes.get() <= MAX_TREE_BYTES {
