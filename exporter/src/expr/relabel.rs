@@ -47,7 +47,7 @@ const ACTIONS: [&str; 11] = [
     "uppercase",
 ];
 
-/// A rule as it is written. `None` is a missing key, which is not the same as an empty string.
+/// A rule as written in the file. `None` is a missing key, which differs from an empty string.
 #[derive(Clone, Debug, Default)]
 pub struct RuleSpec<'a> {
     /// The labels whose values the rule joins and matches.
@@ -101,8 +101,8 @@ enum Action {
     Uppercase { target: String },
 }
 
-/// Compiles rules. Use one for a whole list: patterns share its tables, which cost more than a
-/// pattern, and its memory limit.
+/// Compiles rules. Use one compiler for a whole list: the patterns share its memory limit and its
+/// tables, which cost more than a pattern.
 #[derive(Debug, Default)]
 pub struct Compiler {
     patterns: pattern::Compiler,
@@ -223,7 +223,7 @@ fn action(spec: &RuleSpec<'_>, pattern: Pattern, errors: &mut RuleErrors) -> Opt
     })
 }
 
-/// Returns the target of an action that expands no template in it.
+/// Checks and returns the target of an action whose target is a plain name, not a template.
 fn target(action: &str, spec: &RuleSpec<'_>, errors: &mut RuleErrors) -> Option<String> {
     match spec.target_label {
         None | Some("") => errors.add("target_label", needs_target(action)),
@@ -338,8 +338,8 @@ fn join<'a>(parts: impl IntoIterator<Item = &'a str>) -> Result<String, TooLarge
     Ok(text)
 }
 
-/// Removes the labels in `__`, as Prometheus does after the last rule: they exist for the rules
-/// alone.
+/// Removes the labels that start with `__`, as Prometheus does after the last rule: they exist only
+/// for the rules.
 pub fn remove_internal(labels: &mut BTreeMap<String, String>) {
     labels.retain(|name, _| !name.starts_with("__"));
 }
@@ -441,7 +441,7 @@ fn uppercase(c: char) -> char {
     match (mapped.next(), mapped.next()) {
         (Some(upper), None) => upper,
         // Greek letters with an iota subscript: their simple mapping is the title case, at a fixed
-        // offset. Other letters that become several have none.
+        // offset. Other letters whose uppercase is several letters have no simple mapping.
         _ => match c {
             '\u{1f80}'..='\u{1f87}' | '\u{1f90}'..='\u{1f97}' | '\u{1fa0}'..='\u{1fa7}' => {
                 char::from_u32(u32::from(c) + 8).unwrap_or(c)

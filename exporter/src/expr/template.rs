@@ -21,15 +21,15 @@ use super::values::{Keys, Reading, Source, Uses, Values};
 /// Maximum size of a template.
 const MAX_TEMPLATE_BYTES: usize = 4_096;
 
-/// Maximum size of a rendered text. It exceeds what a label may have, since rules can still shorten
-/// it.
+/// Maximum size of a rendered text. It exceeds the limit of label values, since rules can still
+/// shorten the text.
 const MAX_TEXT_BYTES: usize = 1 << 16;
 
 /// Maximum number of steps of rendering. A step is an operation, or 64 bytes of its result: a file of
 /// the maximum size takes 1,024 steps in each filter.
 const MAX_STEPS: u64 = 20_000;
 
-/// Maximum size of a text between filters: that of the largest file.
+/// Maximum size of the result of `regex_replace`: that of the largest file.
 const MAX_FILTERED_BYTES: usize = 1 << 16;
 
 /// Maximum size of a compiled regular expression.
@@ -46,7 +46,7 @@ const TESTS: [&str; 2] = ["defined", "undefined"];
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template {
     text: String,
-    /// Whether it has no expressions, so that its text is the result.
+    /// Whether it has no expressions; then its text is the result.
     literal: bool,
     uses: Uses,
     /// The labels that it uses.
@@ -114,7 +114,7 @@ impl Template {
         &self.text
     }
 
-    /// Whether it has no expressions, so that its text is the result.
+    /// Whether it has no expressions; then its text is the result.
     pub const fn is_literal(&self) -> bool {
         self.literal
     }
@@ -218,8 +218,8 @@ impl Template {
         Value::from(root)
     }
 
-    /// Renders the template once with an invented value for each name. Wrong arguments of filters
-    /// show in this, whatever the real values are, since all values are strings.
+    /// Renders the template once with an invented value for each name. All values are strings, so this
+    /// reveals wrong arguments of filters whatever the real values are.
     fn try_rendering(&self) -> Result<(), TemplateError> {
         let invented = |name: &String| (name.clone(), "x".to_owned());
         let values = self
@@ -243,7 +243,7 @@ fn error_at(offset: usize, message: impl Into<String>) -> TemplateError {
     TemplateError { offset, message: message.into() }
 }
 
-/// Writes an error of minijinja in one sentence.
+/// Formats an error of minijinja on one line.
 fn describe(error: &Error) -> String {
     match (error.kind(), error.detail()) {
         (ErrorKind::OutOfFuel, _) => RenderError::TooManySteps.to_string(),
@@ -252,8 +252,8 @@ fn describe(error: &Error) -> String {
     }
 }
 
-/// Rejects statements and comments. The syntax tree lacks comments and raw blocks, so this looks at
-/// the tokens, and at the text between them.
+/// Rejects statements and comments. The syntax tree lacks comments and raw blocks, so this scans the
+/// tokens and the text between them.
 fn reject_statements(text: &str) -> Result<(), TemplateError> {
     let reject = |offset: usize| {
         let opening = &text[offset..offset + 2];
@@ -483,7 +483,7 @@ impl Check<'_> {
         format!("unknown name {written}; {advice}")
     }
 
-    /// Returns the position of a slice of the template; of other text, that of `span`.
+    /// Returns the offset of `part` in the template, or that of `span` if `part` is not a slice of it.
     fn offset_of(&self, part: &str, span: Span) -> usize {
         let offset = (part.as_ptr() as usize).wrapping_sub(self.text.as_ptr() as usize);
         if offset < self.text.len() { offset } else { span.start_offset as usize }
@@ -501,7 +501,7 @@ fn split_source<'p, 'e>(path: &'p [&'e str]) -> Option<(Source, &'p [&'e str])> 
     None
 }
 
-/// Returns the segments of a name and its position: of `a.b["c"]`, `a`, `b` and `c`. Returns `None`
+/// Returns the segments of a name and its position: `a`, `b` and `c` for `a.b["c"]`. Returns `None`
 /// for any other expression.
 fn path<'e>(expression: &'e ast::Expr<'_>) -> Option<(Vec<&'e str>, usize)> {
     let (inner, last) = match expression {
@@ -520,7 +520,7 @@ fn path<'e>(expression: &'e ast::Expr<'_>) -> Option<(Vec<&'e str>, usize)> {
     Some((path, offset))
 }
 
-/// Rejects a name that is none of `known`.
+/// Rejects a name that is not in `known`.
 fn known(kind: &str, name: &str, known: &[&str], offset: usize) -> Result<(), TemplateError> {
     if known.contains(&name) {
         return Ok(());
@@ -531,7 +531,7 @@ fn known(kind: &str, name: &str, known: &[&str], offset: usize) -> Result<(), Te
     Err(error_at(offset, format!("unknown {kind} {name}; {advice}")))
 }
 
-/// Returns the full names of a source's fields; none for a source without fixed fields.
+/// Returns the full names of a source's fields; empty for a source without fixed fields.
 fn fields(source: Source) -> Vec<String> {
     match source.keys() {
         Keys::Fields(fields) => {
@@ -541,10 +541,10 @@ fn fields(source: Source) -> Vec<String> {
     }
 }
 
-/// Suggests the known name that is nearest to what is written, if any is near. Each candidate is the
-/// relevant part of what is written, and a known name.
+/// Suggests the known name nearest to the written one, if any is near. Each candidate is the relevant
+/// part of the written name, and a known name.
 fn nearest(candidates: Vec<(&str, String)>) -> Option<String> {
-    /// Maximum number of letters in which a typo differs.
+    /// Maximum edit distance of a typo.
     const MAX_DISTANCE: usize = 2;
     let distances =
         candidates.into_iter().map(|(written, name)| (strsim::osa_distance(written, &name), name));
@@ -558,7 +558,7 @@ fn syntax() -> SyntaxConfig {
     syntax.expect("the delimiters are Jinja's own")
 }
 
-/// The language: filters, tests, and the function `file` with the files of `values`.
+/// Builds the environment: filters, tests, and the function `file` with the files of `values`.
 fn environment(values: &Values) -> Environment<'static> {
     let mut environment = Environment::empty();
     environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
@@ -637,7 +637,7 @@ fn regex_replace(text: &str, pattern: &str, replacement: &str) -> Result<String,
 /// Jinja's `truncate`. Text that exceeds `length` characters by at most `leeway` stays; other text is
 /// cut at a word, or anywhere with `killwords`, and `end` is appended.
 /// <https://jinja.palletsprojects.com/en/stable/templates/#jinja-filters.truncate>
-#[expect(clippy::needless_pass_by_value, reason = "the engine hands it over")]
+#[expect(clippy::needless_pass_by_value, reason = "the engine passes it by value")]
 fn truncate(
     text: &str,
     length: Option<usize>,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Defines [`Source`] and what is known of each source, from a table with one row per source.
+/// Defines [`Source`] and its properties, from a table with one row per source.
 macro_rules! sources {
     ($($(#[$doc:meta])+ $source:ident { name: $name:literal, keys: $keys:expr, place: $place:ident, optional: $optional:literal })+) => {
         /// A source of label values. It is read only if a template names it.
@@ -36,8 +36,8 @@ macro_rules! sources {
                 }
             }
 
-            /// Whether a shared configuration may name it although some hosts lack it, as a fleet
-            /// over two clouds does. The alert about sources then waits until it was up once.
+            /// Whether a shared configuration may name it although some hosts lack it, as in a fleet
+            /// across two clouds. The alert about sources ignores it until it has been up once.
             pub const fn is_optional(self) -> bool {
                 match self {
                     $(Self::$source => $optional,)+
@@ -54,7 +54,7 @@ sources! {
     Aws { name: "aws", keys: Keys::Fields(&AWS_FIELDS), place: Remote, optional: true }
     /// The metadata service of Azure.
     Azure { name: "azure", keys: Keys::Fields(&AZURE_FIELDS), place: Remote, optional: true }
-    /// The kernel's id of this boot.
+    /// The boot id, which the kernel generates at each boot.
     BootId { name: "boot_id", keys: Keys::One, place: Local, optional: false }
     /// The environment of this process.
     Env { name: "env", keys: Keys::Any, place: Local, optional: true }
@@ -72,7 +72,7 @@ sources! {
     MachineId { name: "machine_id", keys: Keys::One, place: Local, optional: false }
     /// The labels of the Kubernetes node.
     NodeLabels { name: "node.labels", keys: Keys::Any, place: Remote, optional: false }
-    /// os-release.
+    /// The fields of `os-release`.
     Os { name: "os", keys: Keys::Fields(&OS_FIELDS), place: Local, optional: false }
     /// The annotations of the Kubernetes pod.
     PodAnnotations { name: "pod.annotations", keys: Keys::Any, place: Files, optional: false }
@@ -158,7 +158,7 @@ impl Uses {
 /// The result of reading one source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// The available values by key. A remote source that fails keeps the values of its last good
+    /// The available values by key. If a remote source fails, these are the values of its last good
     /// answer.
     pub values: BTreeMap<String, String>,
     /// Why a value is unavailable.

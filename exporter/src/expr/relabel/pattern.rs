@@ -22,7 +22,7 @@ mod translate;
 use translate::Translation;
 pub(super) use translate::translate;
 
-/// Maximum depth of a translation. `regex` counts every node, and a group is at most four.
+/// Maximum depth of a translation. `regex` counts every node, and a group has at most four.
 const NEST_LIMIT: u32 = 1000;
 
 /// Maximum memory of one compiled pattern.
@@ -42,8 +42,8 @@ pub(super) struct Compiler {
 impl Default for Compiler {
     fn default() -> Self {
         let mut thompson = thompson::Compiler::new();
-        // Only `(?-u:\B)` could match inside a character; nothing else in a translation does. So the
-        // engine's checks for it are unnecessary, and would reject that.
+        // Turns off the engine's UTF-8 checks, which would reject `(?-u:\B)`. They are unnecessary:
+        // everything else in a translation matches whole characters.
         thompson.syntax(syntax::Config::new().utf8(false).nest_limit(NEST_LIMIT));
         thompson.configure(
             thompson::Config::new().utf8(false).nfa_size_limit(Some(MAX_COMPILED_BYTES)),

@@ -5,9 +5,9 @@
 //! letters, digits and underscores that follow, so `$1x` is the group `1x`. A group that does not
 //! exist or did not match is empty. `$$` is a dollar sign, and so is a `$` that starts none of these.
 //!
-//! One thing is rejected that Go accepts. In Go, `$name` also extends over letters beyond ASCII, but
-//! no group can have such a name. So a character beyond ASCII right after a name is an error; braces
-//! around the name avoid it.
+//! One thing is rejected that Go accepts. In Go, `$name` also extends over non-ASCII letters, but no
+//! group can have such a name. So a non-ASCII character right after a name is an error; braces around
+//! the name avoid it.
 
 use super::{Match, TooLarge, join};
 use crate::expr::print::quote;
@@ -73,8 +73,8 @@ impl Template {
     }
 }
 
-/// Parses the group after a `$`, if there is one, and returns it with the rest of the text. Of
-/// `{1}-x` that is the group 1 and `-x`.
+/// Parses the group after a `$`, if there is one, and returns it with the rest of the text: group 1
+/// and `-x` for `{1}-x`.
 fn variable(text: &str) -> Result<Option<(Part, &str)>, String> {
     let braced = text.strip_prefix('{');
     let inside = braced.unwrap_or(text);
@@ -97,7 +97,7 @@ fn variable(text: &str) -> Result<Option<(Part, &str)>, String> {
     Ok((!name.is_empty()).then(|| (group(name), rest)))
 }
 
-/// As in Go, digits with a leading zero are a name and not a number.
+/// Parses the name or number of a group. As in Go, digits with a leading zero are a name.
 fn group(name: &str) -> Part {
     let number = name.parse().ok().filter(|_| name == "0" || !name.starts_with('0'));
     number.map_or_else(|| Part::Name(name.into()), Part::Group)

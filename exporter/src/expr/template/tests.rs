@@ -37,7 +37,7 @@ fn check_error(template: &str, expected: &str) {
 
 #[test]
 fn text_without_expressions_is_the_result() {
-    for text in ["web-17", "a } b }} %}", "100%", "{ }", "zeile\n", " é ", "{"] {
+    for text in ["web-17", "a } b }} %}", "100%", "{ }", "a line\n", " é ", "{"] {
         check(text, Some(text));
     }
     check("", None);
@@ -53,7 +53,7 @@ fn values_are_named_by_source() {
     check("{{ file(\"/etc/zone\") }}", Some("eu-1a"));
     check("{{ node.labels[\"topology.kubernetes.io/zone\"] }}", Some("eu-west-1b"));
     check("{{ node['labels']['topology.kubernetes.io/zone'] }}", Some("eu-west-1b"));
-    // Nothing is escaped as for HTML.
+    // Nothing is escaped for HTML.
     check("{{ '<a&b>' }}", Some("<a&b>"));
 }
 

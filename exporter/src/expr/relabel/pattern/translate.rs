@@ -2,7 +2,7 @@
 //!
 //! The two differ in details that would raise no error: in Go `\d`, `\s`, `\w` and `\b` are ASCII,
 //! in Rust they are Unicode; `\<` is a `<` in Go and the start of a word in Rust; brackets nest only
-//! in Rust. So nothing is copied as it is: the pattern is parsed by Go's rules, and each piece is
+//! in Rust. So nothing is copied verbatim: the pattern is parsed by Go's rules, and each piece is
 //! written in a form that means only one thing in Rust. `a\d<` becomes `\A(?s:a[0-9]\x{3C})\z`.
 //!
 //! Translated:
@@ -30,7 +30,7 @@
 //! * a repetition right after `(?i)` or `\Q\E`, which Go applies to what precedes them;
 //! * parentheses that balance only with those that Prometheus adds, as in `a)|(b`;
 //! * a pattern of more than 4 KiB, with groups nested more than 100 deep, or that takes more than
-//!   1 MiB when compiled, or more than 16 MiB together with the patterns before it.
+//!   1 MiB when compiled, or 16 MiB together with the patterns before it.
 //!
 //! Everything that Go rejects is rejected. Categories, scripts and the case of letters follow the
 //! Unicode version of this build; a given Go may have an older one.
@@ -87,7 +87,7 @@ struct Translator<'p> {
     source: &'p str,
     /// The part that is not translated yet.
     rest: &'p str,
-    /// The source from the current piece on; errors have its position.
+    /// The source from the current piece on. Errors are reported at its start.
     piece: &'p str,
     rust: String,
     names: Vec<Option<String>>,
@@ -157,32 +157,32 @@ impl<'p> Translator<'p> {
         Ok(())
     }
 
-    /// Takes a character.
+    /// Consumes the next character.
     fn next(&mut self) -> Option<char> {
         let c = self.rest.chars().next()?;
         self.rest = &self.rest[c.len_utf8()..];
         Some(c)
     }
 
-    /// Takes a text if it is next.
+    /// Consumes `text` if it comes next, and returns whether it did.
     fn take(&mut self, text: &str) -> bool {
         let rest = self.rest.strip_prefix(text);
         self.rest = rest.unwrap_or(self.rest);
         rest.is_some()
     }
 
-    /// The part of the piece that is taken.
+    /// The part of the current piece that is consumed.
     fn taken(&self) -> &'p str {
         &self.piece[..self.piece.len() - self.rest.len()]
     }
 
-    /// Writes an error at the current piece.
+    /// Formats an error at the current piece.
     fn error(&self, message: &str, remedy: &str) -> String {
         let before = &self.source[..self.source.len() - self.piece.len()];
         format!("at character {}, {message}; {remedy}", before.chars().count() + 1)
     }
 
-    /// Ends what a repetition could repeat, and records its product in the open group.
+    /// Ends the item that a repetition could repeat, and records its product in the open group.
     fn end_repeatable(&mut self) {
         let (Last::Expression(product) | Last::Repetition(product)) = self.last else { return };
         if let Some(group) = self.groups.last_mut() {
@@ -230,7 +230,7 @@ impl<'p> Translator<'p> {
         Ok(())
     }
 
-    /// Translates what follows `(?`, as `i-s:` or `i)`. Returns whether it opens a group.
+    /// Translates the rest of `(?i-s:` or `(?i)` after `(?`. Returns whether it opens a group.
     fn flags(&mut self) -> Result<bool, String> {
         const FLAGS: [char; 4] = ['i', 'm', 's', 'U'];
         // Whether each flag is set, cleared, or not mentioned.
@@ -292,14 +292,14 @@ impl<'p> Translator<'p> {
             Some(max) => write!(self.rust, "{{{min},{max}}}"),
             None => write!(self.rust, "{{{min},}}"),
         };
-        // Repeated zero times, the repetitions inside do not count.
+        // In an item that is repeated zero times, nested repetitions do not count.
         if let (Last::Expression(product), Some(0)) = (&mut self.last, max) {
             *product = 1;
         }
         self.repeat(most.max(1))
     }
 
-    /// Ends a repetition of up to `count` times.
+    /// Ends a repetition of at most `count` times, which can be followed by `?`.
     fn repeat(&mut self, count: u32) -> Result<(), String> {
         let product = match self.last {
             Last::Expression(product) => product * count,
@@ -325,7 +325,7 @@ impl<'p> Translator<'p> {
         Ok(())
     }
 
-    /// Translates what follows a `\` outside of brackets.
+    /// Translates an escape outside of brackets, after its `\`.
     fn escape(&mut self) -> Result<(), String> {
         let assertion = match self.rest.chars().next() {
             Some('A') => "\\A",
@@ -379,7 +379,7 @@ impl<'p> Translator<'p> {
         Ok(true)
     }
 
-    /// Translates what follows `\p` or `\P`.
+    /// Translates a class such as `\pL` or `\P{Lu}`, after its `\p` or `\P`.
     fn unicode_class(&mut self, mut negated: bool) -> Result<(), String> {
         let mut name = "";
         if !self.take("{") {
@@ -412,7 +412,7 @@ impl<'p> Translator<'p> {
         Ok(())
     }
 
-    /// Takes an escaped character after a `\`.
+    /// Consumes an escaped character after its `\`.
     fn escaped_char(&mut self) -> Result<char, String> {
         let octal = |c: char| c.to_digit(8);
         let Some(c) = self.next() else {
@@ -451,7 +451,7 @@ impl<'p> Translator<'p> {
         })
     }
 
-    /// Takes the code after `\x`. It may be that of a surrogate.
+    /// Consumes the code after `\x`, which can be that of a surrogate.
     fn hexadecimal(&mut self) -> Option<u32> {
         let digits = if self.take("{") {
             let (digits, rest) = self.rest.split_once('}')?;
@@ -547,8 +547,8 @@ fn push_literal(rust: &mut String, c: char) {
     }
 }
 
-/// Parses the bounds of a repetition after its `{`, and returns them with the rest of the text: of
-/// `2,}a`, 2, none and `a`. Numbers have no leading zeros; one too large for `u32` becomes the largest.
+/// Parses the bounds of a repetition after its `{`, and returns them with the rest of the text: 2, none
+/// and `a` for `2,}a`. Numbers have no leading zeros; those too large for `u32` become `u32::MAX`.
 fn counts(text: &str) -> Option<(u32, Option<u32>, &str)> {
     let (min, rest) = count(text)?;
     if let Some(rest) = rest.strip_prefix('}') {
