@@ -1,10 +1,10 @@
-//! What a generation is made of.
+//! The inputs of a generation.
 
 use std::sync::Arc;
 
 use crate::{config::Config, cpu::topology::Topology, expr::values::Values};
 
-/// What a generation is made of.
+/// Everything that a generation is built from.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
     /// The parsed configuration file.

@@ -1,4 +1,4 @@
-//! Prepares what a scrape is rendered under: a configuration applied to this machine at one moment.
+//! Prepares generations: the configuration applied to this machine at one moment, for scrapes to use.
 //! Pure. May name `labels`, `config`, `expr`, `cpu`, `accounting` and `exposition`.
 
 mod inputs;
@@ -20,7 +20,7 @@ use crate::{
 pub use inputs::Inputs;
 pub use outcome::ReloadOutcome;
 
-/// A configuration in use, with everything that can be rendered before a scrape.
+/// A configuration in use, with everything that can be prepared before a scrape.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Generation {
     /// 1 at start, incremented by each replacement.
@@ -37,7 +37,7 @@ pub struct Generation {
 pub type Current = Arc<ArcSwap<Generation>>;
 
 impl Generation {
-    /// Applies a configuration to this machine, as generation 1. Returns what does not fit, too.
+    /// Applies a configuration to this machine, as generation 1. Also returns the violations.
     pub fn new(
         config: &Config,
         sha256: &str,

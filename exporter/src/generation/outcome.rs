@@ -1,4 +1,4 @@
-//! How a reload can end.
+//! The outcome of a reload.
 
 /// How a reload ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
