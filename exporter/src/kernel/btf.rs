@@ -176,7 +176,7 @@ pub enum BtfError {
         /// Length of the string section.
         len: usize,
     },
-    /// More typedefs, qualifiers or array dimensions in a row than any without a cycle.
+    /// Too many typedefs, qualifiers or array dimensions in a row, probably a cycle.
     #[error("type {type_id} leads through more than {MAX_CHAIN} other types")]
     Chain {
         /// The type at the start of the chain.
@@ -206,7 +206,7 @@ pub enum BtfError {
         /// The type that was being measured.
         type_id: u32,
     },
-    /// A type has another kind than its use requires.
+    /// A type does not have the kind that its use requires.
     #[error("type {type_id}, of kind {kind}, is not {expected}")]
     UnexpectedKind {
         /// The type.

@@ -6,7 +6,7 @@ use std::{fs, io};
 use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
 use nix::sys::prctl::set_no_new_privs;
 
-/// The capabilities for loading and attaching the kernel program: the first two, or the last instead.
+/// The capabilities for loading and attaching the kernel program: the first two together, or the last.
 const LOADING: [Capability; 3] =
     [Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_SYS_ADMIN];
 
@@ -15,15 +15,15 @@ const LOADING: [Capability; 3] =
 /// <https://github.com/torvalds/linux/blob/v5.18/kernel/bpf/syscall.c#L4867>
 const READING: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_SYS_ADMIN];
 
-/// Lists the threads of this process.
+/// The directory with one entry per thread of this process.
 const THREADS: &str = "/proc/self/task";
 
-/// Capabilities could not be dropped.
+/// The error when capabilities cannot be dropped.
 #[derive(Debug, thiserror::Error)]
 pub enum DropError<E> {
     /// The threads of this process cannot be counted.
     #[error("dropping capabilities: reading `{THREADS}`")]
-    Unknown(#[source] io::Error),
+    CountThreads(#[source] io::Error),
     /// Other threads are running, which would keep their capabilities.
     #[error("dropping capabilities: {0} threads are running; there must be only one")]
     Threads(usize),
@@ -46,7 +46,7 @@ pub enum DropError<E> {
 pub fn drop<E>(
     mut read: impl FnMut() -> Result<(), E>,
 ) -> Result<Option<Capability>, DropError<E>> {
-    match fs::read_dir(THREADS).map_err(DropError::Unknown)?.count() {
+    match fs::read_dir(THREADS).map_err(DropError::CountThreads)?.count() {
         1 => {}
         threads => return Err(DropError::Threads(threads)),
     }

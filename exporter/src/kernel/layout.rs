@@ -1,5 +1,5 @@
-//! Decides from the kernel's BTF what to tell the kernel program: the offsets of the fields it reads,
-//! and which optional features this kernel supports. Pure; `scheduler.rs` acts on it.
+//! Decides from the kernel's BTF how to configure the kernel program: the offsets of the fields it reads,
+//! and which optional features this kernel supports. Pure; `scheduler.rs` applies it.
 
 use sched_exporter_ebpf::{HOOK, global};
 
@@ -35,14 +35,14 @@ pub enum LayoutError {
     /// The hook does not exist.
     #[error("this kernel has no BTF tracepoint `{HOOK}`")]
     NoHook,
-    /// A field does not exist, or has another size than the program reads.
+    /// A field does not exist, or its size differs from what the program reads.
     #[error("{0}")]
     Field(String),
 }
 
 impl Layout {
-    /// Decides the layout. A field that a feature reads and this kernel lacks turns the feature off; a
-    /// field that accounting reads is an error.
+    /// Decides the layout. If this kernel lacks a field that only a feature reads, the feature is off; if
+    /// it lacks a field that accounting reads, that is an error.
     pub fn from_btf(btf: &Btf<'_>, disabled: DisabledFeatures) -> Result<Self, LayoutError> {
         let params = btf.tracepoint_params(HOOK)?.ok_or(LayoutError::NoHook)?;
         // void *, preempt, prev, next; since 5.18 also prev_state.
@@ -92,14 +92,14 @@ impl Layout {
     }
 }
 
-/// Globals with the offsets that they get.
+/// Globals and their offsets.
 type Offsets = Vec<(&'static str, u32)>;
 
-/// Whether a feature works here.
+/// Whether this kernel supports a feature.
 enum Support {
-    /// With these offsets.
+    /// Supported, with these offsets.
     On(Offsets),
-    /// The reason why not.
+    /// Not supported or disabled, for this reason.
     Off(String),
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Start reading at [`scheduler`]: it loads the program with the offsets that [`layout`] found through
 //! [`btf`], attaches it, and takes snapshots. [`preflight`] explains a failure, and [`capabilities`]
-//! drops what only loading needs.
+//! drops the capabilities that only loading needs.
 
 pub mod btf;
 pub mod capabilities;

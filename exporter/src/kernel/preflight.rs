@@ -31,7 +31,7 @@ const CAP_SYS_RESOURCE: u32 = 24;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
-/// The first kernel with the two capabilities and with ring buffers, which carry the program's log.
+/// The first kernel with `CAP_BPF` and `CAP_PERFMON`, and with ring buffers for the program's log.
 /// <https://github.com/torvalds/linux/blob/v5.8/kernel/bpf/ringbuf.c>
 const FIRST_KERNEL: (u32, u32) = (5, 8);
 

@@ -180,7 +180,7 @@ impl Scheduler {
         self.records.get(&0, 0)
     }
 
-    /// Makes every online CPU switch. A CPU that does not switch within a second is logged, and counted
+    /// Makes every online CPU switch tasks. A CPU that does not switch within a second is logged, and counted
     /// from its first switch.
     ///
     /// Fails if the clock of this process differs from the kernel program's.
@@ -253,7 +253,7 @@ pub fn monotonic_ns() -> Result<u64, nix::Error> {
     Ok(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// Returns the memory that parsing BTF left on the heap, some 20 MB, to the kernel.
+/// Gives the heap memory that parsing BTF leaves unused, about 20 MB, back to the kernel.
 fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: glibc's malloc_trim takes glibc's locks itself.

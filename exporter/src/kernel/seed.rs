@@ -1,5 +1,5 @@
-//! Makes idle CPUs switch tasks once, so that their accounting starts now and not when they next have
-//! work.
+//! Makes idle CPUs switch tasks once, so that their accounting starts at once rather than when they next
+//! have work.
 
 use std::thread;
 
@@ -8,7 +8,7 @@ use nix::{
     unistd::Pid,
 };
 
-/// The thread does little more than one system call.
+/// Stack size of a thread, which does little more than one system call.
 const STACK_BYTES: usize = 64 * 1024;
 
 /// Starts a thread for each of `cpus` that moves itself there and ends; its arrival is a switch on that

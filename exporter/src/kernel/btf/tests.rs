@@ -186,7 +186,7 @@ fn check(path: &str, expected: Option<(u32, u32)>) {
     assert_eq!(field_in(&sample(), path), Ok(expected), "{path}");
 }
 
-/// Makes every call that callers make, which must return, whatever the result.
+/// Makes every call that callers make. Each must return; the results do not matter.
 fn exercise(bytes: &[u8]) {
     let Ok(btf) = Btf::parse(bytes) else { return };
     for path in ["pid", "on_cpu", "deeper", "sched_info.last", "matrix", "cgroups", "double"] {
