@@ -1,4 +1,4 @@
-//! Makes the labels of the host and of each CPU, within the limits of the configuration.
+//! Computes the labels of the host and of each CPU, within the limits of the configuration.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,7 @@ use crate::{
 /// Maximum number of violations reported.
 const MAX_VIOLATIONS: usize = 20;
 
-/// Makes the labels of the host and of each CPU. With `trace` it also records the origin of each
+/// Computes the labels of the host and of each CPU. With `trace` it also records the origin of each
 /// label, which takes longer.
 pub fn expand(config: &Config, values: &Values, topology: &Topology, trace: bool) -> Expansion {
     let mut expander =
@@ -29,8 +29,8 @@ pub fn expand(config: &Config, values: &Values, topology: &Topology, trace: bool
     };
     let mut host = unlimited_host.clone();
     expander.fit("the host", None, &mut host);
-    // The templates and rules of CPUs see all labels of the host: those in `__`, and those that
-    // exceed a limit.
+    // The templates and rules of CPUs see all labels of the host, including those that start with
+    // `__` and those that exceed a limit.
     let mut cpus = expander.cpus(&unlimited_host, topology);
     expander.limit_values(&mut cpus);
     if config.labels_on() == LabelsOn::TargetInfo {
@@ -60,14 +60,15 @@ impl Expander<'_> {
         }
     }
 
-    /// Makes the labels of the host, including those in `__`. Returns `None` if a rule drops them.
+    /// Computes the labels of the host, including those that start with `__`. Returns `None` if a rule
+    /// drops them.
     fn host(&mut self) -> Option<Labels> {
         let mut host = Labels::default();
         self.render("labels", self.config.labels(), &Set::new(), &mut host);
         self.relabel("relabel_configs", self.config.relabel_configs(), host)
     }
 
-    /// Makes the labels of each CPU that the rules keep.
+    /// Computes the labels of each CPU that the rules keep.
     fn cpus(&mut self, host: &Labels, topology: &Topology) -> Vec<(u32, Labels)> {
         let config = self.config;
         // The labels of an entry are the same for all its CPUs.
@@ -110,7 +111,7 @@ impl Expander<'_> {
         }
     }
 
-    /// Adds the labels that templates give. A template without a result leaves its label unchanged.
+    /// Renders templates into labels. If a value is unavailable, the label stays unchanged.
     fn render(
         &mut self,
         section: &str,
@@ -142,8 +143,8 @@ impl Expander<'_> {
         })
     }
 
-    /// Makes a set valid: removes labels with invalid or too long names, and those over the limit, and
-    /// replaces too long values. `host` is `None` for the host's own labels.
+    /// Makes a set valid: removes labels whose names are invalid or too long, replaces values that are
+    /// too long, and removes labels over the limit. `host` is `None` for the host's own labels.
     fn fit(&mut self, whose: &str, host: Option<&Set>, labels: &mut Labels) {
         relabel::remove_internal(&mut labels.set);
         let limits = self.config.limits();
@@ -218,7 +219,7 @@ impl Expander<'_> {
     }
 }
 
-/// Applies rules to labels without origins.
+/// Applies rules without tracing origins.
 fn apply(rules: &[Rule], set: Set) -> Result<Option<Labels>, TooLarge> {
     let set = relabel::apply(rules, set)?;
     Ok(set.map(|set| Labels { set, origins: BTreeMap::new() }))

@@ -30,7 +30,7 @@ pub(super) fn limit_series(
     if wanted <= max {
         return None;
     }
-    // Each may use half of the limit, and what the other leaves of its half.
+    // Each may use half of the limit, plus whatever the other leaves of its half.
     let for_groups = max - wanted_latency.min(max / 2);
     let for_latency = max - wanted_groups.min(max / 2);
     fold(host, groups, (for_groups / of_group).max(1));
@@ -45,17 +45,17 @@ pub(super) fn limit_series(
     })
 }
 
-/// The number of series that a group of CPUs has.
+/// The number of series of one group of CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeriesCounts {
     /// Series of totals.
     pub totals: usize,
-    /// Series of the histogram of run-queue latency, besides its configured buckets.
+    /// Series of the run-queue latency histogram, besides its configured buckets.
     pub latency: usize,
 }
 
 impl SeriesCounts {
-    /// Series of the histogram of run-queue latency with this number of configured buckets.
+    /// Series of the run-queue latency histogram with this number of configured buckets.
     pub const fn latency(self, buckets: usize) -> usize {
         buckets + self.latency
     }

@@ -1,6 +1,6 @@
 //! Decides which labels each series has, from the configuration and this machine.
 //!
-//! It is pure, and names `expr`, `config`, `cpu`, `accounting` and the `Labels` of `exposition`.
+//! Pure. May name `expr`, `config`, `cpu`, `accounting` and the `Labels` of `exposition`.
 //!
 //! ```text
 //! labels ─> relabel_configs ─> the host's ┬─> target_info
@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Labels that violate a limit, or have an invalid name, are dropped or become `other` before CPUs are
-//! grouped: CPUs whose labels are equal then are summed, so no time is lost.
+//! grouped: CPUs whose labels are then equal are summed, so no time is lost.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -52,12 +52,12 @@ impl LabelSets {
     }
 }
 
-/// How a label violates what is possible on this machine.
+/// Why labels are dropped or replaced on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ViolationKind {
     /// A template cannot be rendered with the current values.
     Template,
-    /// Rules make an invalid or reserved name.
+    /// Rules produce an invalid or reserved name.
     Name,
     /// A series has too many labels.
     Labels,
@@ -83,7 +83,7 @@ impl ViolationKind {
         Self::Series,
     ];
 
-    /// The value of the label `reason`: the name of the limit, if it is one.
+    /// The value of the label `reason`: for a limit, its name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Template => "template",
@@ -97,12 +97,12 @@ impl ViolationKind {
     }
 }
 
-/// A label that is impossible on this machine, although the configuration is valid.
+/// Labels that must be dropped or replaced on this machine, although the configuration is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The kind of violation.
     pub kind: ViolationKind,
-    /// The key of the configuration that makes the label, or of the limit.
+    /// The configuration key of the label or of the limit.
     pub key: String,
     /// What is wrong, and how to fix it.
     pub message: String,
@@ -119,7 +119,7 @@ impl fmt::Display for Violation {
 pub struct Labels {
     /// The values by name.
     pub set: Set,
-    /// The key of the configuration that gave each value, by name. Empty without tracing.
+    /// The configuration key that set each value, by name. Empty without tracing.
     pub origins: BTreeMap<String, String>,
 }
 
@@ -130,7 +130,7 @@ pub struct Expansion {
     pub host: Option<Labels>,
     /// The CPUs that the rules keep, ascending, with the labels of their series.
     pub cpus: Vec<(u32, Labels)>,
-    /// The labels that were dropped or replaced.
+    /// The labels that were dropped or replaced, and why.
     pub violations: Vec<Violation>,
 }
 

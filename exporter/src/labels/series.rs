@@ -20,7 +20,7 @@ pub(super) struct CpuGroup {
     pub(super) cpus: Vec<u32>,
 }
 
-/// Groups the CPUs with equal labels, within the limit of series.
+/// Groups the CPUs with equal labels, within the limit on series.
 pub fn group(
     config: &Config,
     expansion: Expansion,
@@ -68,7 +68,7 @@ fn pairs(set: &Set) -> exposition::Labels {
     others.chain(cpu).map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
 
-/// Merges the groups with equal labels. The order is that of the first group of each.
+/// Merges the groups with equal labels, in the order of their first occurrence.
 pub(super) fn merge(groups: Vec<CpuGroup>) -> Vec<CpuGroup> {
     let mut merged: Vec<CpuGroup> = Vec::with_capacity(groups.len());
     let mut index_of_set = HashMap::new();
