@@ -313,8 +313,8 @@ catalog! {
         name: "sched_exporter_labels_rejected",
         kind: Kind::Counter,
         help: "Labels dropped or replaced because the values of their sources changed, by reason: a \
-               template without a result or an invalid name (dropped), or a limit (dropped, or replaced \
-               by other). A configuration that gives such labels when it is loaded is rejected.",
+               template that cannot be rendered or an invalid name (dropped), or a limit (dropped, or \
+               replaced by other). A configuration that gives such labels when it is loaded is rejected.",
         labels: &["reason"],
         feature: None,
         source: Source::Registry,
