@@ -22,7 +22,7 @@ pub struct Family {
     pub help: &'static str,
     /// Names of its own labels, besides those of the configuration.
     pub labels: &'static [&'static str],
-    /// The feature without which it is left out.
+    /// The feature that it requires, if any; it is left out while that is off.
     pub feature: Option<&'static str>,
     /// Where its samples come from.
     pub source: Source,
@@ -37,18 +37,18 @@ pub enum Source {
     Totals {
         /// Selects the range.
         of: fn(&Totals) -> &[u64],
-        /// The label pair of each total in the range, as it is written; `""` for none.
+        /// The label pair of each total in the range, as written in the exposition; `""` for none.
         pairs: &'static [&'static str],
-        /// What a total is.
+        /// Converts a total to the value of its sample.
         value: fn(u64) -> Value,
     },
     /// The run-queue waits of each group of CPUs.
     Waits,
-    /// A number for each CPU, under the label `cpu` alone.
+    /// A number for each CPU, with `cpu` as the only label.
     Cpu {
         /// Selects the number; `None` if the CPU has none.
         of: fn(&Cpu) -> Option<u64>,
-        /// What the number is.
+        /// Converts the number to the value of its sample.
         value: fn(u64) -> Value,
     },
     /// The state of the exporter itself.
@@ -57,10 +57,10 @@ pub enum Source {
     Registry,
 }
 
-/// Takes the label pairs and the number of a sample.
+/// Writes a sample, given its label pairs and its value.
 pub type WriteSample<'a> = dyn FnMut(&[(&str, &str)], u64) + 'a;
 
-/// What [`Source::State`] reads.
+/// The state that [`Source::State`] reads.
 #[derive(Clone, Copy, Debug)]
 pub struct State<'a> {
     /// The generation that the exposition is rendered under.
@@ -74,12 +74,12 @@ pub struct State<'a> {
 }
 
 impl Family {
-    /// The name of its samples, by which users ask for it; a histogram's have suffixes of their own.
+    /// The name to use in a query; the samples of a histogram have further suffixes.
     pub fn sample_name(&self) -> String {
         self.metadata().sample_name()
     }
 
-    /// What an exposition says about it before its samples.
+    /// The metadata that an exposition writes before its samples.
     pub const fn metadata(&self) -> exposition::Family<'static> {
         exposition::Family { name: self.name, kind: self.kind, help: self.help }
     }
@@ -90,7 +90,7 @@ impl Family {
     }
 }
 
-/// Series of one set of labels: a total each, and a histogram.
+/// The number of series of one set of labels.
 pub const SERIES: SeriesCounts = {
     let mut totals = 0;
     let mut row = 0;
@@ -104,7 +104,7 @@ pub const SERIES: SeriesCounts = {
     SeriesCounts { totals, latency: 3 }
 };
 
-/// The pairs of a label, as they are written: `pairs!("mode": "idle")` is `["mode=\"idle\""]`.
+/// The pairs of a label, as written in the exposition: `pairs!("mode": "idle")` is `["mode=\"idle\""]`.
 macro_rules! pairs {
     ($label:literal: $($value:literal),+) => {
         &[$(concat!($label, "=\"", $value, "\"")),+]

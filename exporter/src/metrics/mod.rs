@@ -1,7 +1,7 @@
 //! Decides which metrics are shown, and renders them.
 //!
-//! It names accounting, exposition, generation and labels; `scrape` alone also names the kernel and the
-//! log.
+//! May name `accounting`, `exposition`, `generation` and `labels`; only `scrape` may also name `kernel`
+//! and `os`.
 
 pub mod catalog;
 pub mod render;

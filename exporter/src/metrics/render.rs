@@ -108,7 +108,7 @@ fn write_cpus(
         encoder.sample(&Labels::default(), "", value(sum));
         return;
     }
-    // One buffer for all CPUs, so that the number of allocations does not grow with theirs.
+    // One buffer for all CPUs, instead of an allocation for each.
     let mut labels = Labels::with_capacity(16);
     for cpu in &snapshot.cpus {
         let Some(number) = number(cpu) else { continue };
@@ -118,12 +118,13 @@ fn write_cpus(
     }
 }
 
-/// Estimates the size of an exposition for `cpus` CPUs from above, in bytes.
+/// Returns an upper estimate of the size, in bytes, of an exposition for `cpus` CPUs.
 pub fn capacity(cpus: usize, generation: &Generation) -> usize {
     const LINE: usize = 96;
     const FIXED: usize = 16 * 1024;
     let bytes = |groups: &[Group<Labels>], series: usize| {
-        // Any of the groups of one CPU can be hidden, and all of them are about as long.
+        // The series of a single offline CPU are hidden, so about `cpus` groups are shown at most. The
+        // labels of all groups are about equally long.
         let label_bytes = groups.iter().map(|group| LINE + group.labels().len()).max();
         groups.len().min(cpus) * series * label_bytes.unwrap_or_default()
     };
@@ -147,7 +148,7 @@ mod tests {
         expr::values::Values,
     };
 
-    /// A CPU of which no two numbers are equal, so that a number in the wrong place shows.
+    /// A CPU whose numbers all differ, so that a misplaced number is detected.
     fn cpu(id: u32) -> Cpu {
         let base = u64::from(id + 1) * 1_000;
         let mut totals = Totals::ZERO;

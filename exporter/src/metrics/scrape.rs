@@ -17,7 +17,7 @@ use crate::{
     os::log::LogCounts,
 };
 
-/// Makes expositions. Holds everything that a scrape reads.
+/// Renders expositions. Holds everything that a scrape reads.
 pub struct Exporter {
     scheduler: Arc<Scheduler>,
     current: Current,
@@ -28,7 +28,7 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Combines the parts of a scrape; `created` asks for `_created` samples.
+    /// Combines the parts of a scrape. `created` adds `_created` samples.
     pub fn new(
         scheduler: Arc<Scheduler>,
         current: Current,
@@ -59,8 +59,8 @@ impl Exporter {
     }
 }
 
-/// Converts nanoseconds of `CLOCK_MONOTONIC` to seconds since the epoch, by the present distance of the
-/// two clocks.
+/// Converts nanoseconds of `CLOCK_MONOTONIC` to seconds since the epoch, using the current offset between
+/// the two clocks.
 fn wall_clock_of(monotonic: u64) -> f64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let ago = monotonic_ns().unwrap_or(monotonic).saturating_sub(monotonic);

@@ -59,7 +59,8 @@ impl Telemetry {
             capability_kept: gauges(&registry, catalog::CAPABILITY_KEPT)?,
             registry,
         };
-        // Counters that can be known beforehand start at zero, so that their first event shows.
+        // Counters whose labels are known in advance start at zero, so that `rate()` sees their first
+        // event.
         for outcome in ReloadOutcome::ALL {
             telemetry.reloads.with_label_values(&[outcome.name()]);
         }
