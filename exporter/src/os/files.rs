@@ -1,4 +1,4 @@
-//! Reads small files as a whole.
+//! Reads whole files of limited size.
 
 use std::{
     fs::OpenOptions,
@@ -34,8 +34,8 @@ pub enum FileError {
     },
 }
 
-/// Reads a regular file of at most `max_bytes`. Follows symbolic links. Never blocks on a FIFO, and
-/// reads only regular files.
+/// Reads a regular file of at most `max_bytes`. Follows symbolic links, rejects anything but a regular
+/// file, and never blocks on a FIFO.
 pub fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, FileError> {
     let unreadable = |source| FileError::Unreadable { path: path.into(), source };
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);

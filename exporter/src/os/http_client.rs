@@ -72,7 +72,7 @@ impl fmt::Display for Server<'_> {
 }
 
 impl Server<'_> {
-    /// Sends a request without a body; over TLS if `tls` is given.
+    /// Sends a request without a body, over TLS if `tls` is given.
     pub(crate) async fn send(
         self,
         mut request: Request<Empty<Bytes>>,
@@ -102,7 +102,7 @@ impl Server<'_> {
         client.max_buf_size(MAX_HEAD_BYTES);
         let (mut sender, connection) =
             client.handshake(TokioIo::new(stream)).await.map_err(protocol)?;
-        // Ends the connection with this exchange, even if the caller drops it half-way.
+        // Ends the connection with this exchange, even if the caller drops it halfway.
         let mut driver = JoinSet::new();
         driver.spawn(connection);
         let (head, body) = sender.send_request(request).await.map_err(protocol)?.into_parts();
@@ -118,7 +118,7 @@ impl Server<'_> {
     }
 }
 
-/// Trusts only these certificate authorities, in PEM.
+/// Builds a TLS configuration that trusts only these certificate authorities, in PEM.
 pub(crate) fn trust(certificates: &[u8]) -> Result<Arc<ClientConfig>, TrustError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(certificates) {

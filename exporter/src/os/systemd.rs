@@ -6,12 +6,13 @@ use std::io;
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Start-up or a reload is complete. Send it after a failed reload too: otherwise systemd keeps waiting.
+/// Reports that start-up or a reload is complete. Call it after a failed reload too: otherwise systemd
+/// keeps waiting.
 pub fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// A requested reload begins. Since systemd 253, both lines must be in one datagram.
+/// Reports that a requested reload begins. Since systemd 253, both lines must be in one datagram.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
@@ -24,12 +25,12 @@ pub fn status(status: &str) {
     notify(&[NotifyState::Status(status)]);
 }
 
-/// Shutdown begins.
+/// Reports that shutdown begins.
 pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
-/// Starts to feed the watchdog from the reactor, twice per `WatchdogSec=` of the unit. Call it inside a
+/// Starts feeding the watchdog from the reactor, twice per `WatchdogSec=` of the unit. Call it inside a
 /// tokio runtime.
 pub fn feed_watchdog() {
     // As in sd_watchdog_enabled(3), a timeout of zero disables the watchdog.

@@ -2,7 +2,7 @@
 //! again, or swapped behind a symbolic link as kubelet does with a ConfigMap.
 //!
 //! It watches directories, since a watch on the file itself follows the old inode. It does not read the
-//! file, and may report changes that are none. If inotify watches run out, or the filesystem sends no
+//! file, and can report a change when there is none. If inotify watches run out, or the filesystem sends no
 //! events, only polling detects changes.
 
 use std::{
@@ -31,7 +31,7 @@ struct Directory {
 }
 
 impl Watch {
-    /// Starts to watch `path`; earlier changes go unnoticed. `on_change` runs on another thread and must
+    /// Starts watching `path`; earlier changes go unnoticed. `on_change` runs on another thread and must
     /// not block.
     pub fn new(path: &Path, on_change: impl Fn() + Send + Sync + 'static) -> Self {
         let on_change = Arc::new(on_change);
@@ -41,8 +41,8 @@ impl Watch {
         watch
     }
 
-    /// Watches the directories that matter now. Returns whether they differ from before: then changes in
-    /// them until now went unnoticed.
+    /// Updates the directories that are watched. Returns whether they changed: if so, earlier changes of
+    /// the file may have gone unnoticed.
     pub fn renew(&mut self) -> bool {
         let directories = directories(&self.path);
         if directories == self.watched {
@@ -85,7 +85,7 @@ impl fmt::Debug for Watch {
     }
 }
 
-/// The directory of the file, and those of each symbolic link on the way to it.
+/// The directory of the file, and that of each symbolic link on the way to it.
 fn directories(path: &Path) -> Vec<Directory> {
     /// Maximum number of links that the kernel follows. <https://man7.org/linux/man-pages/man7/path_resolution.7.html>
     const MAX_LINKS: usize = 40;
