@@ -1,4 +1,4 @@
-//! A job on a thread that may block for ever, since a filesystem may hang.
+//! Runs jobs that may block forever, because a filesystem can hang.
 
 use std::{mem, time::Duration};
 
@@ -26,8 +26,8 @@ pub(super) enum JobStatus<T> {
 }
 
 impl<T: Send + 'static> BlockingSlot<T> {
-    /// Starts a job and waits for it, at most for `limit`. If an earlier job still runs, the new one is
-    /// not started; if it has ended meanwhile, its result is dropped.
+    /// Starts a job and waits for it, at most for `limit`. If an earlier job is still running, the new
+    /// one is not started; if the earlier one has ended, its result is dropped.
     pub(super) async fn run(
         &mut self,
         limit: Duration,
@@ -39,7 +39,7 @@ impl<T: Send + 'static> BlockingSlot<T> {
         self.wait(spawn_blocking(job), limit).await
     }
 
-    /// The earlier job that exceeded its limit; `None` if the slot is idle.
+    /// Returns the state of an earlier job that exceeded its limit; `None` if the slot is idle.
     pub(super) async fn earlier(&mut self) -> Option<JobStatus<T>> {
         match mem::take(self) {
             Self::Idle => None,

@@ -78,6 +78,7 @@ pub(super) struct BuildJob {
     pub(super) reader: Reader,
 }
 
+/// The result of a build.
 #[derive(Debug)]
 pub(super) struct BuildOutcome {
     /// The file as seen now.
@@ -105,8 +106,8 @@ impl BuildJob {
         BuildOutcome { seen, file, next: None }
     }
 
-    /// Reads the file, and builds a candidate if it changed. If it did not, or is rejected, the current
-    /// configuration still follows its sources.
+    /// Reads the file, and builds a candidate if it changed. Otherwise, or if the file is rejected,
+    /// updates the values of the current configuration.
     pub(super) fn run(self) -> BuildOutcome {
         let source = config::read(&self.path);
         let seen = match &source {
@@ -137,7 +138,7 @@ impl BuildJob {
         }
     }
 
-    /// Whether to report the file.
+    /// Whether to report on the file.
     fn is_news(&self, seen: &Result<String, String>) -> bool {
         self.is_explicit || *seen != self.seen
     }

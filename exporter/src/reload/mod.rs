@@ -22,10 +22,10 @@
 //! ```
 //!
 //! Requests come from signals, `/-/reload`, watches, polling and remote sources. Explicit ones are served
-//! at once, changes are debounced. A thread that exceeds its time limit keeps its slot until it ends.
+//! at once; changes are debounced. A thread that exceeds its time limit keeps its slot until it ends.
 //!
 //! Scrapes run on the reactor, so none can come between the snapshot and the swap: each is rendered
-//! under one generation, and no series goes back.
+//! under one generation, and no series decreases.
 
 mod blocking;
 mod build;

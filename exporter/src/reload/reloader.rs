@@ -39,7 +39,7 @@ pub struct Reloader {
     seen: Result<String, String>,
     sources: Sources,
     reader: Reader,
-    /// `None` while a renewal has them.
+    /// `None` while a renewal is running, which owns them.
     watched: Option<Watched>,
     renewing: BlockingSlot<(bool, Watched)>,
     building: BlockingSlot<BuildOutcome>,
@@ -52,13 +52,13 @@ pub struct Reloader {
 #[derive(Debug)]
 struct Watched {
     sources: Watches,
-    /// The configuration file, once [`Reloader::start`] was called.
+    /// The configuration file, once [`Reloader::start`] has been called.
     file: Option<Watch>,
 }
 
 impl Watched {
-    /// Watches the directories that matter now. Returns whether they differ from before: then a change
-    /// may have gone unnoticed. It may block.
+    /// Updates the directories that are watched. Returns whether they changed: if so, a change may have
+    /// gone unnoticed. It may block.
     fn renew(&mut self, config: &Config) -> bool {
         let file = self.file.as_mut().is_some_and(Watch::renew);
         self.sources.renew(config.uses()) || file
@@ -100,7 +100,8 @@ impl Reloader {
         })
     }
 
-    /// Builds the first generation again once every source has answered or failed. For one-shot modes.
+    /// Waits until every source has answered or failed, and rebuilds the first generation. For one-shot
+    /// modes.
     pub async fn wait_for_sources(&mut self) -> Result<(), LoadError> {
         let uses = self.inputs.config.uses();
         self.sources.follow(uses);
@@ -122,8 +123,8 @@ impl Reloader {
         &self.inputs
     }
 
-    /// Starts to reload: on signals, on changes of the file or of the sources of its labels, every
-    /// `poll` (unless zero), and on request. Call it inside a tokio runtime; it ends with that.
+    /// Starts reloading: on signals, on changes of the file or of the sources of its labels, every `poll`
+    /// (unless zero), and on request. Call it inside a tokio runtime; it runs as long as the runtime.
     pub fn start(
         mut self,
         signals: ReloadSignals,
@@ -142,7 +143,7 @@ impl Reloader {
         ReloadHandle(requests)
     }
 
-    /// Reloads, one batch of requests at a time.
+    /// Serves requests, one batch at a time.
     async fn run(mut self, scheduler: Arc<Scheduler>) {
         self.renew_watches().await;
         // The file may have changed after it was read and before it was watched.
@@ -242,9 +243,9 @@ impl Reloader {
         Ok(())
     }
 
-    /// Follows the remote sources and watches the files that matter now. Returns whether other files
-    /// are watched than before. If a filesystem hangs, only polling and requests detect changes until
-    /// it responds.
+    /// Polls the remote sources and watches the files of the current configuration. Returns whether the
+    /// watches changed. If a filesystem hangs, only polling and requests detect changes until it
+    /// responds.
     async fn renew_watches(&mut self) -> bool {
         self.sources.follow(self.inputs.config.uses());
         match self.renewing.earlier().await {

@@ -19,29 +19,29 @@ pub(super) struct Reporter {
     telemetry: Telemetry,
 }
 
-/// The status for the service manager when all is well.
+/// The status for the service manager while the current file is served.
 pub fn serving(path: &Path) -> String {
     format!("serving with {}", path.display())
 }
 
-/// A reload begins.
+/// Reports that a reload begins.
 pub(super) fn begin(cause: Cause) {
     if cause.is_explicit() {
         systemd::reloading();
     }
 }
 
-/// Labels changed though the file did not.
+/// Reports that labels changed although the file did not.
 pub(super) fn labels_changed(cause: Cause, generation: u64) {
     tracing::info!(cause = cause.name(), generation, "labels changed");
 }
 
-/// A new generation could not be served.
+/// Reports that a new generation could not be served.
 pub(super) fn labels_kept(error: &str) {
     tracing::warn!(error, "cannot take a snapshot; keeping the current labels");
 }
 
-/// Watches could not be renewed in time.
+/// Reports that watches could not be renewed in time.
 pub(super) fn not_watching() {
     let reason = "a watched directory does not respond";
     tracing::warn!(reason, "cannot watch for changes; relying on polling and reload requests");
@@ -52,18 +52,18 @@ impl Reporter {
         Self { path: path.into(), telemetry }
     }
 
-    /// The first generation was built.
+    /// Reports that the first generation was built.
     pub(super) fn loaded(&self, values: &Values) {
         self.telemetry.loaded();
         self.sources(&Values::default(), values);
     }
 
-    /// The watches are complete: no change goes unnoticed from now on.
+    /// Reports that the watches are complete: from here on, no change goes unnoticed.
     pub(super) fn watching(&self) {
         tracing::debug!(path = %self.path.display(), "watching the configuration");
     }
 
-    /// The file was read and is valid or not. Returns the outcome for those who requested the reload.
+    /// Reports whether the file was accepted. Returns the outcome for those who requested the reload.
     pub(super) fn file(
         &self,
         cause: Cause,
@@ -94,7 +94,7 @@ impl Reporter {
         }
     }
 
-    /// Some labels are dropped or replaced.
+    /// Reports labels that were dropped or replaced.
     pub(super) fn violations(&self, violations: &[Violation]) {
         for Violation { kind, key, message } in violations {
             self.telemetry.label_rejected(*kind);
@@ -102,7 +102,7 @@ impl Reporter {
         }
     }
 
-    /// Values of sources are in use. Logs which local sources failed or recovered; remote sources are
+    /// Reports which sources are up. Logs local sources that failed or recovered; remote sources are
     /// logged as they answer.
     pub(super) fn sources(&self, old: &Values, new: &Values) {
         self.telemetry.label_sources(new.up());
@@ -111,7 +111,7 @@ impl Reporter {
         }
     }
 
-    /// A reload is over.
+    /// Reports that a reload is over.
     pub(super) fn end(&self, cause: Cause, outcome: &Outcome) {
         if cause.is_explicit() {
             systemd::ready(&self.status(outcome));

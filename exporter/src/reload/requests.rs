@@ -1,4 +1,4 @@
-//! Requests for reloads, and the batches that one reload answers.
+//! Requests for reloads. One reload answers a batch of them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -55,7 +55,7 @@ pub(super) type Outcome = Result<ReloadOutcome, Arc<str>>;
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) cause: Cause,
-    /// Takes the outcome, if someone waits for it.
+    /// Receives the outcome, if someone waits for it.
     pub(super) reply: Option<oneshot::Sender<Outcome>>,
 }
 
@@ -76,7 +76,7 @@ impl ReloadHandle {
     }
 }
 
-/// The requests that the next reload answers. Explicit requests are served at once; file changes are
+/// Returns the requests that the next reload answers. Explicit requests are served at once; file changes are
 /// debounced. `None` when all senders are gone.
 pub(super) async fn next_batch(queue: &mut mpsc::Receiver<Request>) -> Option<Vec<Request>> {
     let mut batch = vec![queue.recv().await?];
@@ -97,7 +97,7 @@ pub(super) async fn next_batch(queue: &mut mpsc::Receiver<Request>) -> Option<Ve
     Some(batch)
 }
 
-/// A callback that requests a check. If the queue is full, the requests in it will do.
+/// Returns a callback that requests a check. If the queue is full, the requests in it suffice.
 pub(super) fn on_change(requests: mpsc::Sender<Request>) -> impl Fn() + Send + Sync + 'static {
     move || {
         let _ = requests.try_send(Request { cause: Cause::Change, reply: None });
@@ -132,8 +132,8 @@ mod tests {
 
     use super::*;
 
-    /// Sends requests at the given milliseconds. Returns after how many the first batch was complete,
-    /// and its causes.
+    /// Sends requests at the given times, in milliseconds. Returns when the first batch was complete, and
+    /// its causes.
     async fn batch(causes: Vec<(u64, Cause)>) -> (u128, Vec<Cause>) {
         let (requests, mut queue) = mpsc::channel(QUEUE);
         let started = Instant::now();
@@ -142,7 +142,7 @@ mod tests {
                 sleep(Duration::from_millis(at).saturating_sub(started.elapsed())).await;
                 let _ = requests.send(Request { cause, reply: None }).await;
             }
-            // Keep the sender meanwhile.
+            // Keep the sender alive.
             sleep(Duration::from_mins(1)).await;
         });
         let batch = next_batch(&mut queue).await.unwrap();
