@@ -1,7 +1,7 @@
 //! Instance metadata from EC2, Google Cloud and Azure.
 //!
-//! A key for which the service has no value is left out: Azure, for example, has no zone outside of
-//! availability zones.
+//! A key without a value is left out: on Azure, for example, a machine outside of availability zones has
+//! no zone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ use crate::os::http_client::Server;
 /// Lifetime of a session in seconds: long enough for the requests of one poll.
 const AWS_TOKEN_SECONDS: &str = "60";
 
-/// Asks the Instance Metadata Service of EC2, version 2:
+/// Reads values from the Instance Metadata Service of EC2, version 2:
 /// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html>.
 pub(super) async fn aws(endpoint: &Endpoint, keys: &BTreeSet<String>) -> Answer {
     let server = server(endpoint);
@@ -46,7 +46,7 @@ pub(super) async fn aws(endpoint: &Endpoint, keys: &BTreeSet<String>) -> Answer 
     Ok(values)
 }
 
-/// Asks the metadata server of Google Compute Engine:
+/// Reads values from the metadata server of Google Compute Engine:
 /// <https://cloud.google.com/compute/docs/metadata/querying-metadata>.
 pub(super) async fn gcp(endpoint: &Endpoint, keys: &BTreeSet<String>) -> Answer {
     let server = server(endpoint);
@@ -65,7 +65,7 @@ pub(super) async fn gcp(endpoint: &Endpoint, keys: &BTreeSet<String>) -> Answer 
             return Err(SourceError::NoFlavor { server: server.to_string() });
         }
         let answer = text(server, &body(server, answer)?)?;
-        // `projects/123/zones/europe-west1-b`, of which the region is `europe-west1`.
+        // `projects/123/zones/europe-west1-b`, whose region is `europe-west1`.
         let last = answer.rsplit('/').next().unwrap_or_default();
         let value = match key.as_str() {
             "region" => last.rsplit_once('-').map_or(last, |(region, _)| region),
@@ -76,7 +76,7 @@ pub(super) async fn gcp(endpoint: &Endpoint, keys: &BTreeSet<String>) -> Answer 
     Ok(values)
 }
 
-/// Asks the Instance Metadata Service of Azure:
+/// Reads values from the Instance Metadata Service of Azure:
 /// <https://learn.microsoft.com/en-us/azure/virtual-machines/instance-metadata-service>.
 pub(super) async fn azure(endpoint: &Endpoint, keys: &BTreeSet<String>) -> Answer {
     let server = server(endpoint);

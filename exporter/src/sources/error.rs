@@ -1,4 +1,4 @@
-//! Why a source has no value.
+//! The errors of sources.
 
 use std::{io, num::ParseIntError, path::PathBuf, str::Utf8Error, time::Duration};
 

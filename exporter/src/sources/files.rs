@@ -1,4 +1,4 @@
-//! Small files, and the pod's labels and annotations, which the downward API puts into files.
+//! Reads small files, such as those with the pod's labels and annotations from the downward API.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,8 +11,8 @@ use crate::{expr::values::Reading, os::files};
 /// Maximum size of a file.
 const MAX_FILE_BYTES: u64 = 1 << 16;
 
-/// Maximum size of the pod's labels or annotations. Kubernetes allows 256 KiB of annotations, and
-/// quotes them. <https://github.com/kubernetes/kubernetes/blob/v1.34.0/staging/src/k8s.io/apimachinery/pkg/api/validation/objectmeta.go>
+/// Maximum size of the pod's labels or annotations. Kubernetes allows 256 KiB of annotations; quoting
+/// makes them longer. <https://github.com/kubernetes/kubernetes/blob/v1.34.0/staging/src/k8s.io/apimachinery/pkg/api/validation/objectmeta.go>
 const MAX_POD_BYTES: u64 = 1 << 20;
 
 /// Reads a small text file.
@@ -163,7 +163,7 @@ mod tests {
         check(&path, Err("@ is not UTF-8 at byte 2"));
         fs::write(&path, "x".repeat((1 << 16) + 1)).unwrap();
         check(&path, Err("@ is larger than 65536 bytes"));
-        // It has no writer: a plain open would block.
+        // The FIFO has no writer: a plain open would block.
         let fifo = top.path().join("fifo");
         assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
         check(&fifo, Err("@ is not a regular file"));

@@ -1,4 +1,4 @@
-//! Facts about the host: the kernel's names, the environment, and files in `/etc`.
+//! Facts about the host: names from the kernel, the environment, and files in `/etc`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,7 +35,7 @@ pub(super) fn boot_id(origins: &SourceOrigins) -> Result<String, SourceError> {
     Ok(boot_id.trim_end().to_owned())
 }
 
-/// Reads variables of the environment.
+/// Reads environment variables.
 pub(super) fn environment(origins: &SourceOrigins, names: &BTreeSet<String>) -> Reading {
     let mut reading = Reading::default();
     for name in names {
@@ -49,7 +49,7 @@ pub(super) fn environment(origins: &SourceOrigins, names: &BTreeSet<String>) -> 
     reading
 }
 
-/// Returns the host name if it has a dot, else the full name from `/etc/hosts`. Asks no resolver.
+/// Returns the host name if it has a dot, else the full name from `/etc/hosts`. Uses no resolver.
 pub(super) fn fqdn(origins: &SourceOrigins) -> Result<String, SourceError> {
     let hostname = hostname()?;
     if hostname.contains('.') {
@@ -59,8 +59,8 @@ pub(super) fn fqdn(origins: &SourceOrigins) -> Result<String, SourceError> {
     full_name(&hosts, &hostname).map(str::to_owned).ok_or(SourceError::NoDomain(hostname))
 }
 
-/// Finds the first name with a dot on a line that names the host: of `10.0.0.2 web-1.example.com
-/// web-1`, for `web-1`, the first name.
+/// Finds the first name with a dot on a line that names the host: `web-1.example.com` for `web-1` on the
+/// line `10.0.0.2 web-1.example.com web-1`.
 /// <https://man7.org/linux/man-pages/man5/hosts.5.html>
 fn full_name<'h>(hosts: &'h str, hostname: &str) -> Option<&'h str> {
     for line in hosts.lines() {
@@ -140,8 +140,8 @@ pub(super) fn machine_id(origins: &SourceOrigins) -> Result<String, SourceError>
     }
 }
 
-/// Returns what `systemd-id128 machine-id --app-specific=` prints: an id from which the machine id
-/// cannot be found. <https://www.freedesktop.org/software/systemd/man/latest/sd_id128_get_machine.html>
+/// Returns the id that `systemd-id128 machine-id --app-specific=` prints. The machine id cannot be
+/// recovered from it. <https://www.freedesktop.org/software/systemd/man/latest/sd_id128_get_machine.html>
 fn application_id(machine: [u8; 16], application: [u8; 16]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(&machine).expect("HMAC takes keys of any length");
     mac.update(&application);
@@ -251,7 +251,7 @@ mod tests {
         assert_eq!(os_release(&origins, &keys), expected("a"));
     }
 
-    /// The vector of systemd's own test:
+    /// The vector of systemd's test:
     /// <https://github.com/systemd/systemd/blob/v255/src/test/test-id128.c>.
     #[test]
     fn machine_id_is_hashed_as_by_systemd() {

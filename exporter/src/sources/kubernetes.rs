@@ -16,12 +16,12 @@ use super::{
 };
 use crate::os::http_client::{self, Server};
 
-/// Requests the metadata of an object alone, which is much smaller than a node with its images:
+/// Requests only an object's metadata, which is much smaller than a node with its list of images:
 /// <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-representations>.
 const METADATA_ONLY: &str =
     "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
 
-/// Asks for the labels `keys` of the node. Certificate and token are read each time, since both
+/// Reads the labels `keys` of the node. Rereads the certificate and the token each time, since both can
 /// change.
 pub(super) async fn node_labels(origins: &Arc<SourceOrigins>, keys: &BTreeSet<String>) -> Answer {
     let node = origins.variable("NODE_NAME")?;

@@ -1,6 +1,6 @@
 //! Reads the values that templates name, from this host and from servers.
 //!
-//! It names `expr::values` and `os`, and no other room.
+//! May name `expr` and `os`.
 //!
 //! Local values are read on request. Servers are polled in the background, and the last good answer
 //! is kept; neither start-up nor a scrape waits for them. A source that no template names is never
@@ -8,12 +8,13 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `host.rs` | the kernel's names, the environment, `/etc` |
+//! | `host.rs` | names from the kernel, the environment, `/etc` |
 //! | `files.rs` | files, and the pod's labels and annotations |
 //! | `remote.rs` | polling of servers |
 //! | `kubernetes.rs` | the node's labels, from the Kubernetes API |
 //! | `cloud.rs` | the metadata services of EC2, Google Cloud and Azure |
-//! | `origins.rs` | directories and addresses that all of these read |
+//! | `origins.rs` | the directories, addresses and environment that all of these read |
+//! | `error.rs` | the reasons why a source, or one of its values, is unavailable |
 //!
 //! To add a source, add its row to the table in `expr/values.rs` and its arm to [`access`].
 
@@ -62,7 +63,7 @@ enum Access {
     Remote(Service),
 }
 
-/// Maps each source to the code that reads it. [`Source::place`] says the same in short.
+/// Maps each source to the code that reads it. [`Source::place`] gives the same classification.
 fn access(source: Source) -> Access {
     match source {
         Source::Arch => Access::Local(|_, _| single(host::arch())),
@@ -122,7 +123,7 @@ pub struct Watches {
 }
 
 /// Timeout for reading the files of one source. A filesystem that hangs must not delay start-up or
-/// reloads further.
+/// reloads any longer.
 pub const FILE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reads the current values. It can be cloned and sent to another thread.
@@ -135,7 +136,7 @@ pub struct Reader {
 }
 
 impl Sources {
-    /// Creates it without polling anything. `on_change` is called, on any thread, whenever
+    /// Starts without polling anything. `on_change` is called, on any thread, whenever
     /// [`Reader::read`] may return other values; it must not block.
     pub fn new(
         origins: SourceOrigins,
@@ -206,8 +207,8 @@ impl Sources {
 }
 
 impl Watches {
-    /// Watches exactly the files in `uses`. Returns whether any watch is new or gone: then a change
-    /// may have been missed, and the caller should read again. Blocks as long as a filesystem does.
+    /// Watches exactly the files in `uses`. Returns whether any watch is new or gone: if so, a change
+    /// may have been missed, and the caller should read again. Blocks as long as a filesystem hangs.
     pub fn renew(&mut self, uses: &Uses) -> bool {
         let mut paths = BTreeSet::new();
         for (source, keys) in uses.iter() {
@@ -265,13 +266,13 @@ impl Reader {
         uses.iter().map(|(source, keys)| (source, self.reading(source, keys))).collect()
     }
 
-    /// Waits until every remote source in `uses` has answered or failed once. They must be followed
-    /// already.
+    /// Waits until every remote source in `uses` has answered or failed once. Call [`Sources::follow`]
+    /// with `uses` first.
     pub async fn first_answers(&self, uses: &Uses) {
         let remote: Vec<_> =
             uses.iter().map(|(source, _)| source).filter(|source| source.is_remote()).collect();
         let all_answered = |answers: &Answers| remote.iter().all(|it| answers.contains_key(it));
-        // It fails only if the `Sources` are gone, and then no answer will come.
+        // Fails only if the `Sources` are gone; then no answer will come.
         let _ = self.answers.clone().wait_for(all_answered).await;
     }
 
@@ -289,8 +290,8 @@ impl Reader {
         }
     }
 
-    /// Reads on a separate thread. After the timeout that thread is left alone, and the source is not
-    /// read again until it ends.
+    /// Reads on a separate thread. If that thread exceeds the timeout, it keeps running, and the source
+    /// is not read again until it ends.
     fn read_on_thread(
         &self,
         limit: Duration,
@@ -305,7 +306,7 @@ impl Reader {
         let work = move || {
             let reading = read();
             lock(&busy).remove(&source);
-            // It fails if the receiver has timed out.
+            // Fails if the receiver has timed out.
             let _ = sender.send(reading);
         };
         match thread::Builder::new().name("files".into()).spawn(work) {
@@ -320,7 +321,7 @@ impl Reader {
     }
 }
 
-/// Logs an error that is new, or that is over. `before` is the error of the reading before.
+/// Logs a new error, or the end of one. `before` is the error of the previous reading.
 pub fn log_change(source: Source, before: Option<&str>, reading: &Reading) {
     let name = source.name();
     match reading.error.as_deref() {

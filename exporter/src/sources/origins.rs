@@ -1,4 +1,4 @@
-//! Directories and addresses that sources are read from.
+//! The directories, addresses and environment that sources are read from.
 
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
@@ -7,11 +7,11 @@ use super::{SourceError, files};
 /// Host and port of a server.
 pub(super) type Endpoint = (String, u16);
 
-/// The directories, addresses and environment that sources are read from. It lacks `Debug`, since
-/// the environment may hold secrets.
+/// The directories, addresses and environment that sources are read from. It does not implement `Debug`,
+/// since the environment may hold secrets.
 #[derive(Clone)]
 pub struct SourceOrigins {
-    /// The directory above `etc`, `usr/lib` and `proc`: `/`.
+    /// The directory above `etc`, `usr/lib` and `proc`: `/`, except in tests.
     pub root: PathBuf,
     /// The environment at start-up.
     pub environment: BTreeMap<OsString, OsString>,
@@ -28,8 +28,8 @@ pub struct SourceOrigins {
 }
 
 impl SourceOrigins {
-    /// Returns the standard origins, except those that the environment sets: `POD_INFO_DIR`, and the
-    /// variables of the clouds' own tools, `AWS_EC2_METADATA_SERVICE_ENDPOINT` and
+    /// Returns the standard origins, except those that the environment overrides: with `POD_INFO_DIR`, or
+    /// with the variables of the clouds' own tools, `AWS_EC2_METADATA_SERVICE_ENDPOINT` and
     /// `GCE_METADATA_HOST`.
     pub fn new(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let environment: BTreeMap<_, _> = environment.into_iter().collect();

@@ -23,16 +23,16 @@ use crate::{
 /// When to poll remote sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    /// Interval of the Kubernetes API, varied by 10 %.
+    /// Interval between polls of the Kubernetes API, varied by up to 10 %.
     pub node: Duration,
-    /// Interval of the clouds' metadata services, varied by 10 %.
+    /// Interval between polls of a cloud's metadata service, varied by up to 10 %.
     pub cloud: Duration,
     /// Timeout of one poll.
     pub timeout: Duration,
-    /// Delay after the first failure, until the first answer. It doubles with each failure.
+    /// Delay after the first failed poll. Until the first answer, it doubles with each failure.
     pub first_retry: Duration,
     /// Maximum of that delay.
-    pub last_retry: Duration,
+    pub max_retry: Duration,
 }
 
 impl Default for Schedule {
@@ -42,7 +42,7 @@ impl Default for Schedule {
             cloud: Duration::from_mins(10),
             timeout: Duration::from_secs(2),
             first_retry: Duration::from_secs(1),
-            last_retry: Duration::from_mins(1),
+            max_retry: Duration::from_mins(1),
         }
     }
 }
@@ -50,7 +50,7 @@ impl Default for Schedule {
 /// The values that a server returned, by key.
 pub(super) type Answer = Result<BTreeMap<String, String>, SourceError>;
 
-/// What is known of each remote source: the last good values, and the error of the last poll.
+/// For each remote source, the last good values and the error of the last poll.
 pub(super) type Answers = BTreeMap<Source, Reading>;
 
 /// A kind of server.
@@ -80,7 +80,7 @@ impl Service {
     }
 }
 
-/// The polling of one source.
+/// Polls one source.
 pub(super) struct Poll {
     pub(super) source: Source,
     pub(super) service: Service,
@@ -106,12 +106,12 @@ impl Poll {
             answered |= answer.is_ok();
             self.store(answer);
             let pause = if answered { interval } else { retry };
-            retry = (retry * 2).min(self.schedule.last_retry);
+            retry = (retry * 2).min(self.schedule.max_retry);
             sleep(jittered(pause, random())).await;
         }
     }
 
-    /// Stores a good answer in place of the last one. An error leaves the last good values.
+    /// Replaces the last answer with a good one. An error keeps the last good values.
     fn store(&self, answer: Answer) {
         let changed = self.answers.send_if_modified(|answers| {
             let is_first = !answers.contains_key(&self.source);
@@ -138,7 +138,7 @@ pub(super) fn body(server: Server<'_>, answer: Response<Bytes>) -> Result<Bytes,
     }
 }
 
-/// Varies a pause by 10 %, so that a fleet that started at once does not poll at once.
+/// Varies a pause by up to 10 %, so that hosts that started together do not poll together.
 pub(super) fn jittered(pause: Duration, random: u32) -> Duration {
     pause.mul_f64(0.9 + 0.2 * f64::from(random) / f64::from(u32::MAX))
 }

@@ -36,16 +36,16 @@ use super::{
 };
 use crate::expr::values::{Keys as SourceKeys, Place};
 
-/// Maximum time to wait for anything here.
+/// Maximum time to wait for anything in these tests.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Short, but the timeout leaves a busy machine time to answer.
+/// Short intervals, with a timeout long enough for a busy machine.
 const FAST: Schedule = Schedule {
     node: Duration::from_millis(20),
     cloud: Duration::from_millis(20),
     timeout: Duration::from_secs(1),
     first_retry: Duration::from_millis(5),
-    last_retry: Duration::from_millis(20),
+    max_retry: Duration::from_millis(20),
 };
 
 type HttpAnswer = Response<Full<Bytes>>;
@@ -134,9 +134,9 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// EC2 with sessions: each reading gets a token, and only with it anything else.
+/// EC2 with sessions: each read first gets a token, and everything else requires it.
 #[tokio::test]
-async fn ec2_is_asked_in_a_session_for_the_keys_in_use() {
+async fn ec2_keys_in_use_are_requested_in_a_session() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&asked);
     let tokens = AtomicUsize::new(0);
@@ -545,7 +545,7 @@ async fn failures_are_retried_with_backoff_until_the_first_answer() {
     let schedule = Schedule {
         cloud: Duration::from_hours(1),
         first_retry: Duration::from_millis(10),
-        last_retry: Duration::from_millis(80),
+        max_retry: Duration::from_millis(80),
         ..FAST
     };
     let (mut sources, _) = sources(&origins, schedule);
@@ -575,7 +575,7 @@ async fn only_sources_in_use_are_polled() {
     sources.follow(&zone);
     let reader = sources.reader();
     until("the zone", || reader.read(&zone).get(Source::NodeLabels, ZONE) == Some("a")).await;
-    // With a further key, the known values stay until it is known, too.
+    // When a key is added, the known values stay until its value is known, too.
     cluster.behave(Behavior::Status(500));
     let both = uses(&[(Source::NodeLabels, ZONE), (Source::NodeLabels, "other")]);
     sources.follow(&both);
@@ -650,7 +650,7 @@ fn jitter_is_ten_percent() {
 }
 
 #[test]
-fn sources_are_read_as_their_place_says() {
+fn each_source_is_read_according_to_its_place() {
     for source in Source::ALL {
         let place = match access(source) {
             Access::Local(_) => Place::Local,
