@@ -1,4 +1,4 @@
-//! The addresses to listen on, from text to bound sockets.
+//! Parses the addresses to listen on, and binds sockets to them.
 
 use std::{
     fmt, io,
@@ -23,7 +23,7 @@ pub struct ListenAddress {
 }
 
 impl ListenAddress {
-    /// The socket addresses that it can mean. [`bind`] uses the first that this machine has.
+    /// The socket addresses that it resolves to. [`bind`] uses the first that this machine has.
     pub fn candidates(&self) -> &[SocketAddr] {
         &self.candidates
     }
@@ -38,7 +38,7 @@ impl fmt::Display for ListenAddress {
 impl FromStr for ListenAddress {
     type Err = String;
 
-    /// Parses `HOST:PORT` and resolves the host, or `:PORT` for all addresses of IPv6 and IPv4.
+    /// Parses `HOST:PORT` and resolves the host, or parses `:PORT` for all IPv6 and IPv4 addresses.
     fn from_str(text: &str) -> Result<Self, String> {
         let candidates = match text.strip_prefix(':') {
             Some(port) => {
@@ -84,8 +84,8 @@ fn bind_one(address: &ListenAddress) -> io::Result<TcpListener> {
     bound
 }
 
-/// Listens on a socket address. All addresses of IPv6 include those of IPv4, whatever
-/// `net.ipv6.bindv6only` says.
+/// Listens on a socket address. The IPv6 wildcard address includes IPv4, whatever the value of
+/// `net.ipv6.bindv6only`.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;

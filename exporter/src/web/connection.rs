@@ -26,8 +26,8 @@ use tokio_io_timeout::TimeoutStream;
 use super::App;
 use crate::os::log;
 
-/// Maximum size of a request's head; a larger one gets 431. Every connection may hold this much for as
-/// long as its client takes to send it, and all of that must fit into a container's memory.
+/// Maximum size of a request's head; a larger one gets 431. Every connection may hold this much while
+/// its client sends the head, and the total must fit into a container's memory.
 const MAX_HEAD_BYTES: usize = 1 << 14;
 
 /// Time for a client to send its first request.
@@ -83,7 +83,7 @@ impl Connections {
         }
     }
 
-    /// Closes idle connections, and the others after the response in progress.
+    /// Closes idle connections at once, and the others after the response in progress.
     pub(super) async fn finish(self) {
         self.open.shutdown().await;
     }

@@ -9,7 +9,7 @@ use super::{
     response::{Response, text},
 };
 
-/// Serving HTTP is all that health means.
+/// The exporter is healthy as long as it serves HTTP.
 pub(super) fn healthy() -> Response {
     text(StatusCode::OK, "sched_exporter is healthy.\n")
 }

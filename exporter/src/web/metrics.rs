@@ -58,8 +58,8 @@ impl App {
     }
 }
 
-/// A response body that holds its permit, and counts as in flight, until the kernel has taken the last
-/// of it, which it does as the client reads.
+/// A response body that holds its permit, and counts as in flight, until it is fully written to the
+/// socket. The kernel accepts it only as fast as the client reads.
 struct ScrapeBody {
     bytes: Vec<u8>,
     in_flight: IntGauge,

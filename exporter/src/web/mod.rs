@@ -11,8 +11,8 @@
 //!
 //! Other paths get 404, other methods 405.
 //!
-//! A request passes `connection` (accept, limits, timeouts), `routes` (path and method), then the
-//! module that answers it: `metrics`, `lifecycle` or `pages`.
+//! A request passes through `connection` (accept, limits, timeouts) and `routes` (path and method) to
+//! the module that answers it: `metrics`, `lifecycle` or `pages`.
 
 pub mod address;
 mod compress;
@@ -43,7 +43,7 @@ use crate::{
 /// How long a shutdown waits for responses in progress.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What to serve, and within which limits.
+/// The parts and limits of the server.
 pub struct Server {
     /// Renders expositions.
     pub exporter: Exporter,
@@ -57,7 +57,7 @@ pub struct Server {
     pub lifecycle: bool,
     /// Maximum number of concurrent scrapes; 0 means no limit.
     pub max_requests: usize,
-    /// Maximum number of concurrent connections; more wait.
+    /// Maximum number of concurrent connections; further ones wait.
     pub max_connections: usize,
 }
 

@@ -125,7 +125,7 @@ enum Precision {
     Version,
 }
 
-/// What the most precise media range says about a kind.
+/// The weight that the most precise media range gives to a kind, and the exposition to send.
 #[derive(Clone, Copy)]
 struct Offer {
     precision: Precision,
@@ -147,7 +147,7 @@ fn elements<'a>(values: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = 
     values.flat_map(|value| split(value, b',')).filter(|it| !it.is_empty()).take(MAX_ELEMENTS)
 }
 
-/// A media range or content coding, with the parameters that matter here.
+/// A media range or content coding, with its relevant parameters.
 struct Element {
     /// In lower case.
     name: Vec<u8>,
@@ -158,7 +158,7 @@ struct Element {
 }
 
 impl Element {
-    /// `None` if a parameter is malformed or repeated.
+    /// Parses an element; `None` if a parameter is malformed, or a relevant one is repeated.
     fn parse(text: &[u8]) -> Option<Self> {
         let mut parts = split(text, b';');
         let name = parts.next()?.to_ascii_lowercase();

@@ -10,7 +10,7 @@ use hyper::{
 /// A response with its whole body.
 pub(super) type Response = hyper::Response<Full<Bytes>>;
 
-/// Plain text.
+/// A plain-text response.
 pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response {
     let mut response = content("text/plain; charset=utf-8", body);
     *response.status_mut() = status;

@@ -8,7 +8,7 @@ use super::{
 const HTML: &str = "text/html; charset=utf-8";
 
 impl App {
-    /// Links to the other paths.
+    /// A page with links to the other paths.
     pub(super) fn landing_page(&self) -> Response {
         let page = format!(
             include_str!("landing.html"),
