@@ -8,24 +8,24 @@
 //! ```
 //!
 //! Each folder is a room with one purpose. A room names only what its row lists, and no room names
-//! `cli`; a test (`exporter/tests/rooms.rs`) reads this table and holds the source to it.
+//! `cli`. A test, `exporter/tests/rooms.rs`, reads this table and checks the source against it.
 //!
 //! | room | purpose | pure | may name |
 //! |---|---|---|---|
 //! | [`exposition`] | writes the text formats that Prometheus reads | yes | |
 //! | [`accounting`] | turns the kernel program's records into exact numbers | yes | |
 //! | [`expr`] | defines what a label value can say: templates and relabelling rules | yes | |
-//! | [`cpu`] | reads which CPUs there are, and where they are | | |
-//! | [`os`] | wraps the operating system in thin layers that know nothing of the exporter | | |
+//! | [`cpu`] | reads the list of CPUs and their topology from sysfs | | |
+//! | [`os`] | wraps the operating system in thin layers that know nothing about the exporter | | |
 //! | [`kernel`] | loads, attaches and reads the kernel program | | `cpu`, `accounting` |
 //! | [`config`] | parses the strict YAML | | `expr`, `cpu`, `os` in `config/file.rs` |
 //! | [`sources`] | reads the values that templates name | | `expr`, `os` |
-//! | [`labels`] | works out the labels of each series | yes | `expr`, `config`, `cpu`, `accounting`, `exposition` |
-//! | [`generation`] | holds what a scrape is rendered under | yes | `labels`, `config`, `expr`, `cpu`, `accounting`, `exposition` |
+//! | [`labels`] | computes the labels of each series | yes | `expr`, `config`, `cpu`, `accounting`, `exposition` |
+//! | [`generation`] | prepares the configuration for scrapes on this machine | yes | `labels`, `config`, `expr`, `cpu`, `accounting`, `exposition` |
 //! | [`metrics`] | decides which metrics are shown, and renders them | | `generation`, `labels`, `accounting`, `exposition`, `kernel` and `os` in `metrics/scrape.rs` |
-//! | [`reload`] | replaces the generation that is served | | `metrics`, `generation`, `labels`, `config`, `sources`, `kernel`, `cpu`, `expr`, `os` |
+//! | [`reload`] | replaces the current generation | | `metrics`, `generation`, `labels`, `config`, `sources`, `kernel`, `cpu`, `expr`, `os` |
 //! | [`web`] | serves HTTP | | `metrics`, `reload`, `generation`, `exposition`, `os` |
-//! | [`cli`] | is the command line and its one-shot commands | | any room |
+//! | [`cli`] | parses the command line and runs what it asks for | | any room |
 
 pub mod accounting;
 pub mod cli;

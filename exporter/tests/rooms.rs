@@ -1,6 +1,6 @@
 #![cfg(test)]
-//! Holds the source to the table of rooms in `src/lib.rs`: which room may name which other rooms, and
-//! to the table of crates below. Code under `#[cfg(test)]` is free.
+//! Checks the source against the table of rooms in `src/lib.rs`, which lists the rooms that each room may
+//! name, and against the table of crates below. Code under `#[cfg(test)]` is exempt.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -88,7 +88,7 @@ const CRATES: [(&str, &[&str]); 14] = [
 /// Crates that any room may name.
 const COMMON: [&str; 3] = ["serde", "thiserror", "tracing"];
 
-/// Modules of std that a pure room does not name.
+/// Modules of std that a pure room must not name.
 const IO: [&str; 6] = ["env", "fs", "net", "os", "process", "thread"];
 
 /// A row of the table in `src/lib.rs`.
@@ -140,7 +140,7 @@ fn rooms_have_no_cyclic_dependencies() {
 }
 
 #[test]
-fn the_source_contains_only_rooms() {
+fn source_contains_only_rooms() {
     let mut entries = BTreeSet::new();
     for entry in fs::read_dir(source()).unwrap() {
         entries.insert(entry.unwrap().file_name().into_string().unwrap());
@@ -216,14 +216,14 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// What the code of a file names, outside tests.
+/// The names in the code of a file, outside tests.
 #[derive(Default)]
 struct Names {
     rooms: BTreeSet<String>,
     crates: BTreeSet<String>,
     /// Modules of std.
     std: BTreeSet<String>,
-    /// What it imports from rooms, which can share its name with a crate.
+    /// Items imported from rooms, which can share their names with crates.
     imported: BTreeSet<String>,
 }
 
@@ -336,7 +336,7 @@ fn is_punct(token: &TokenTree, char: char) -> bool {
     matches!(token, TokenTree::Punct(punct) if punct.as_char() == char)
 }
 
-/// Whether `::` comes before the token: then it does not begin a path.
+/// Whether `::` precedes the token, so that it does not begin a path.
 fn follows_path(tokens: &[TokenTree], at: usize) -> bool {
     at >= 2 && is_punct(&tokens[at - 1], ':') && is_punct(&tokens[at - 2], ':')
 }
