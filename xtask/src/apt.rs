@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::workspace::{command, output, probe, run, spell};
 
-/// Lists of packages are updated when they are older than this.
+/// The package lists are updated when they are older than this.
 const FRESH: Duration = Duration::from_hours(24);
 
 /// apt, configured for one release and architecture.
@@ -74,23 +74,23 @@ impl Apt {
         Ok(())
     }
 
-    /// The first dependency of a package whose name starts with `beginning`.
-    pub(crate) fn dependency(&self, package: &str, beginning: &str) -> Result<Option<String>> {
+    /// The first dependency of a package whose name starts with `prefix`.
+    pub(crate) fn dependency(&self, package: &str, prefix: &str) -> Result<Option<String>> {
         let shown = output(self.command("apt-cache").args(["show", "--no-all-versions", package]))?;
         let shown = String::from_utf8(shown).context("apt's description of a package")?;
         let depends = shown.lines().find_map(|line| line.strip_prefix("Depends: "));
         let names = depends.unwrap_or_default().split([',', '|']);
         let mut names = names.filter_map(|depend| depend.split_whitespace().next());
-        Ok(names.find(|name| name.starts_with(beginning)).map(str::to_owned))
+        Ok(names.find(|name| name.starts_with(prefix)).map(str::to_owned))
     }
 
-    /// The version of a package that starts with `beginning`.
-    pub(crate) fn version(&self, package: &str, beginning: &str) -> Result<Option<String>> {
+    /// The version of a package that starts with `prefix`.
+    pub(crate) fn version(&self, package: &str, prefix: &str) -> Result<Option<String>> {
         let listed = output(self.command("apt-cache").args(["madison", package]))?;
         let listed = String::from_utf8(listed).context("apt's list of versions")?;
         let mut versions = listed.lines().filter_map(|line| line.split('|').nth(1));
         Ok(versions.find_map(|version| {
-            Some(version.trim()).filter(|version| version.starts_with(beginning)).map(str::to_owned)
+            Some(version.trim()).filter(|version| version.starts_with(prefix)).map(str::to_owned)
         }))
     }
 
@@ -104,7 +104,7 @@ impl Apt {
     }
 }
 
-/// Pipes the files of a package into `tar`, which picks and writes some, and returns what it prints.
+/// Pipes the files of a package into `tar`, which extracts those that it is given. Returns tar's output.
 pub(crate) fn unpack(package: &Path, tar: &mut Command) -> Result<Vec<u8>> {
     let mut files = command("dpkg-deb");
     let files = files.arg("--fsys-tarfile").arg(package).stdout(Stdio::piped());

@@ -27,7 +27,7 @@ impl Arch {
         })
     }
 
-    /// Whether it differs from this machine's.
+    /// Whether it is not this machine's architecture.
     pub(crate) fn is_foreign(self) -> bool {
         self.name() != std::env::consts::ARCH
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask check`: what can be checked in a minute, without root and without a kernel.
+//! `cargo xtask check`: runs the checks that take about a minute and need neither root nor BPF.
 
 use std::{
     process::ExitCode,
@@ -16,7 +16,7 @@ use crate::{
     workspace::{command, run},
 };
 
-/// A check and its name.
+/// The name of a check, and the check.
 type Check = (&'static str, fn() -> Result<()>);
 
 const CHECKS: [Check; 4] = [

@@ -1,4 +1,4 @@
-//! The crates that could be published: packaged, and built from their packages.
+//! Packages the crates as for publication, and builds the exporter from the packages.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use crate::{
     workspace::{command, root, run},
 };
 
-/// The exporter's kernel program and the exporter.
+/// The crates of the kernel program and of the exporter.
 const CRATES: [&str; 2] = ["sched_exporter-ebpf", "sched_exporter"];
 
 /// Packages the crates, unpacks them next to each other and builds the exporter from them, offline.
@@ -27,7 +27,7 @@ pub(crate) fn for_this_machine() -> Result<PathBuf> {
     package(&directory)?;
     let manifest = fs::read_to_string(root().join("Cargo.toml")).context("Cargo.toml")?;
     fs::write(directory.join("Cargo.toml"), workspace(&manifest)?)?;
-    // Cargo keeps its versions and removes what only other packages need.
+    // Cargo keeps the locked versions, and removes packages that only other members need.
     fs::copy(root().join("Cargo.lock"), directory.join("Cargo.lock")).context("Cargo.lock")?;
     let update = ["update", "--quiet", "--offline", "--workspace"];
     run(command("cargo").args(update).current_dir(&directory))?;
@@ -48,7 +48,7 @@ fn package(directory: &Path) -> Result<()> {
         .arg("--target-dir")
         .arg(directory))?;
     for name in CRATES {
-        // The times in the archive are constant, so cargo would not notice changes by them.
+        // The times in the archive are constant, so cargo would not notice changes. Use the current time.
         let mut tar = command("tar");
         tar.args(["--extract", "--touch", "--directory"]).arg(directory).arg("--file");
         run(tar.arg(directory.join("package").join(format!("{}.crate", unpacked(name)))))?;
@@ -61,8 +61,8 @@ fn unpacked(name: &str) -> String {
     format!("{name}-{VERSION}")
 }
 
-/// The manifest of a workspace that patches one crate to the other. It has our release profile, so that
-/// dependencies that are built already are reused; only the exporter is not optimized.
+/// The manifest of a workspace in which the exporter depends on the unpacked kernel program. It has our
+/// release profile, so that built dependencies are reused; only the exporter is not optimized.
 fn workspace(manifest: &str) -> Result<String> {
     let [program, exporter] = CRATES;
     let profile = manifest.split("\n\n").find(|table| table.starts_with("[profile.release]"));

@@ -21,7 +21,7 @@ use crate::{
 
 mod sbom;
 
-/// What the command line asks for.
+/// The arguments of `cargo xtask dist`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Architectures to build for; the default is all
@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Build only the binaries, and keep the other files
     #[arg(long)]
     binaries: bool,
-    /// Build again in another directory, with another home of cargo, and compare; all architectures, or
+    /// Build again in another directory, with another CARGO_HOME, and compare; all architectures, or
     /// only this one
     #[arg(long, value_name = "ARCH", require_equals = true, num_args = 0..=1)]
     #[arg(conflicts_with = "binaries")]
@@ -77,7 +77,7 @@ pub(crate) fn for_this_machine() -> Result<PathBuf> {
     Ok(directory())
 }
 
-/// The stem of a release's file names, which follows Prometheus's own.
+/// The stem of a release's file names, named as in Prometheus's releases.
 pub(crate) fn name(arch: Arch) -> String {
     format!("sched_exporter-{VERSION}.linux-{}", arch.debian())
 }
@@ -177,7 +177,7 @@ fn checksums(directory: &Path) -> Result<String> {
 }
 
 /// Builds the binaries again with every path changed, packages them and compares the checksums. Both
-/// Debian packages are made from the first binary, so for these only packaging is compared.
+/// Debian packages contain the first binary, so for these only the packaging is compared.
 fn check(archs: &[Arch], sums: &str) -> Result<ExitCode> {
     let temporary = root().join("target/tmp");
     fs::create_dir_all(&temporary).with_context(|| temporary.display().to_string())?;
@@ -212,7 +212,7 @@ fn check(archs: &[Arch], sums: &str) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Copies the files that git tracks, with uncommitted changes.
+/// Copies the files that git tracks, including uncommitted changes.
 fn copy_source(to: &Path) -> Result<()> {
     let files = output(command("git").args(["ls-files", "-z"]))?;
     for file in String::from_utf8(files)?.split_terminator('\0') {

@@ -1,5 +1,5 @@
-//! `cargo xtask docs`: the documents that are generated from the code, and the copies of Prometheus's
-//! rules that Kubernetes' tools need, since neither kustomize nor Helm reads outside of its directory.
+//! `cargo xtask docs`: writes the documents that are generated from the code, and the copies of
+//! Prometheus's rules for kustomize and Helm, which read no files outside of their directories.
 
 use std::{fs, process::ExitCode};
 
@@ -40,7 +40,7 @@ pub(crate) fn docs(check: bool) -> Result<ExitCode> {
         if !check {
             fs::write(&file, text).context(path)?;
         } else if fs::read_to_string(&file).context(path)? != text {
-            bail!("{path} is not what it is generated from; run `cargo xtask docs` and commit it");
+            bail!("{path} is out of date; run `cargo xtask docs` and commit the result");
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -51,7 +51,7 @@ fn metrics() -> Result<String> {
     String::from_utf8(text).context("docs/metrics.md")
 }
 
-/// What stands under `groups:`, which is the only key of a file of rules.
+/// Returns the lines below `groups:`, the only key of a rules file.
 fn groups_of(text: &str) -> Option<&str> {
     text.strip_prefix("groups:\n").or_else(|| Some(text.split_once("\ngroups:\n")?.1))
 }
@@ -60,7 +60,7 @@ fn origin() -> String {
     format!("# Written by `cargo xtask docs` from {}.\n", RULES.join(" and "))
 }
 
-/// The groups as prometheus-operator takes them.
+/// Wraps the groups in the custom resource of prometheus-operator.
 fn custom_resource(groups: &str) -> String {
     let mut text = origin();
     text += "apiVersion: monitoring.coreos.com/v1

@@ -67,7 +67,7 @@ fn flags(rust: &PinnedRust) -> Result<OsString> {
         "-Cpanic=abort",
         "-Clinker=bpf-linker",
         "-Clink-arg=--btf",
-        // It affects only file names. The default is the building machine's architecture.
+        // It affects only file names. The default would be the build machine's architecture.
         "--cfg=bpf_target_arch=\"x86_64\"",
     ]
     .map(OsString::from)

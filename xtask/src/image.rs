@@ -15,7 +15,7 @@ use crate::{
     workspace::{command, revision, root, run},
 };
 
-/// What the command line asks for.
+/// The arguments of `cargo xtask image`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Architecture; the default is this machine's

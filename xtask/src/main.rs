@@ -43,7 +43,7 @@ enum Command {
     },
     /// Run all tests, including those on this machine's kernel, and report any that could not run
     Test(test::Args),
-    /// Check format, clippy, pure tests and generated documents; needs neither root nor a kernel
+    /// Check format, clippy, pure tests and generated documents; needs neither root nor BPF
     Check,
     /// Run the tests on Debian's kernels in QEMU
     Vm(vm::Args),
@@ -71,7 +71,7 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Download the tools that the other commands need, which they otherwise do themselves
+    /// Download in advance the tools that the other commands download when they need them
     Tools,
     /// Build the kernel programs and write the committed objects
     Ebpf {

@@ -34,7 +34,7 @@ pub(crate) struct Need {
 
 /// The name of the need that decides whether tests run as root.
 pub(crate) const ROOT: &str = "root";
-/// The test modules that need root: one that installs packages, and those that attach to the kernel.
+/// The test modules that need root. All except the first attach to the kernel.
 const AS_ROOT: &[&str] = &[
     "debian",
     "fuse",
@@ -51,7 +51,7 @@ const AS_ROOT: &[&str] = &[
 /// The modules that attach to the kernel.
 const ON_KERNEL: &[&str] = AS_ROOT.split_at(1).1;
 
-/// Everything that tests need. Those that others build on come first.
+/// Everything that tests need. Needs that others depend on come first.
 pub(crate) const NEEDS: [Need; 22] = [
     Need {
         what: ROOT,

@@ -1,5 +1,5 @@
-//! Makes the committed BPF object from the linker's output: removes debug sections and rejects code
-//! that the kernel would refuse. A pure function of bytes.
+//! Turns the linker's output into the committed BPF object: removes debug sections and rejects code that
+//! the kernel would refuse. A pure function of bytes.
 
 use anyhow::{Result, bail};
 use object::{

@@ -1,5 +1,5 @@
-//! Builds static programs, which run on any machine whatever its libraries: the shipped exporter and
-//! its tests. So the same files run on this machine and in emulated ones.
+//! Builds static programs, which do not depend on a machine's libraries: the shipped exporter and its
+//! tests. So the same files run on this machine and in emulated ones.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,7 +24,7 @@ pub(crate) fn build_shipped(arch: Arch) -> Result<PathBuf> {
     shipped(&mut cargo(arch, "rustc")?)
 }
 
-/// Builds the exporter likewise in another workspace, offline. Dependencies that are built are reused.
+/// Builds the exporter the same way in another workspace, offline, and reuses built dependencies.
 pub(crate) fn build_from_crates(workspace: &Path, arch: Arch) -> Result<PathBuf> {
     let mut cargo = cargo(arch, "rustc")?;
     cargo.current_dir(workspace).arg("--offline").arg("--target-dir").arg(workspace.join("built"));
@@ -33,7 +33,7 @@ pub(crate) fn build_from_crates(workspace: &Path, arch: Arch) -> Result<PathBuf>
 
 fn shipped(cargo: &mut Command) -> Result<PathBuf> {
     cargo.args(["--release", "--package", "sched_exporter", "--bin", "sched_exporter", MESSAGES]);
-    // Only for the last step, so that other static builds share what comes before.
+    // Strips only in the last step, so that other static builds can share the steps before it.
     named(&executables(cargo.args(["--", "-Cstrip=symbols"]))?, "sched_exporter")
 }
 
@@ -47,14 +47,15 @@ pub(crate) fn build_suite(arch: Arch, suite: &Suite) -> Result<Vec<Executable>> 
     executables(cargo(arch, "test")?.args(["--no-run", MESSAGES]).args(&suite.selection))
 }
 
-/// Runs the examples in the documentation.
+/// Returns the command that runs the examples in the documentation.
 pub(crate) fn doctests(arch: Arch) -> Result<Command> {
     let mut cargo = cargo(arch, "test")?;
     cargo.args(["--workspace", "--doc", "--quiet"]);
     Ok(cargo)
 }
 
-/// Builds an example of the exporter, which prints text generated from its code.
+/// Builds an example of the exporter, which prints text generated from its code. Returns the command
+/// that runs it.
 pub(crate) fn example(name: &str) -> Result<Command> {
     let mut cargo = cargo(Arch::host()?, "build")?;
     let built = executables(cargo.args(["--workspace", "--example", name, MESSAGES]))?;
@@ -63,7 +64,7 @@ pub(crate) fn example(name: &str) -> Result<Command> {
 
 /// A cargo command that builds static programs without paths of this machine.
 fn cargo(arch: Arch, subcommand: &str) -> Result<Command> {
-    // Without the library, the linker's error would fill half a page.
+    // Check for the library first: without it, the linker's error fills half a page.
     arch.libc()?;
     let mut cargo = command("cargo");
     cargo.args([subcommand, "--locked"]);
@@ -71,8 +72,8 @@ fn cargo(arch: Arch, subcommand: &str) -> Result<Command> {
     let mut flags = vec!["-Ctarget-feature=+crt-static".into()];
     flags.extend(remap_flags(&library)?);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}".as_ref()));
-    // Only for other architectures: it is part of the settings for this machine's build scripts, which
-    // would be rebuilt.
+    // Only for other architectures: for this machine's, the setting would also cause build scripts to be
+    // rebuilt.
     if arch.is_foreign() {
         let variable = arch.target().replace('-', "_").to_uppercase();
         cargo.env(format!("CARGO_TARGET_{variable}_LINKER"), arch.gcc());

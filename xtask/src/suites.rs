@@ -50,7 +50,7 @@ pub(crate) fn suites() -> Result<Vec<Suite>> {
 }
 
 impl Suite {
-    /// Whether the source names every part of `path`, such as `config` and `tests` in
+    /// Whether the source contains every part of `path`, such as `config` and `tests` of
     /// `config::tests`. If it does not, no test has this path.
     pub(crate) fn may_contain(&self, path: &str) -> Result<bool> {
         let mut missing: Vec<&str> = path.split("::").collect();
@@ -64,7 +64,7 @@ impl Suite {
     }
 }
 
-/// Calls `look` with each Rust source file in a directory and below.
+/// Calls `look` with each Rust source file in a directory and its subdirectories.
 fn visit(directory: &Path, look: &mut impl FnMut(&Path) -> Result<()>) -> Result<()> {
     let entries = fs::read_dir(directory).with_context(|| directory.display().to_string())?;
     for entry in entries {
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn only_the_suite_that_names_every_part_may_contain_a_test() {
-        // Put together, so that this file does not contain it.
+        // Concatenated, so that this file does not contain the path.
         let path = ["suites::tests::only_the_suite", "_that"].concat();
         let found = |path: &str| -> Vec<String> {
             let suites = suites().unwrap().into_iter();

@@ -19,7 +19,7 @@ use crate::{
     workspace::{Executable, output, root, root_command, spell},
 };
 
-/// What the command line asks for.
+/// The arguments of `cargo xtask test`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Run only tests whose path contains this, such as `config::tests`, and build only what they
@@ -59,7 +59,7 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     Ok(report(&tally, &machine.missing))
 }
 
-/// Whether a harness holds the tests that run the whole exporter, in modules named for what they need.
+/// Whether a harness holds the tests that run the whole exporter, in modules named after their needs.
 pub(crate) fn runs_exporter(harness: &Executable) -> bool {
     harness.package == root().join("tests")
 }
@@ -89,7 +89,7 @@ fn is_in(test: &str, module: &str) -> bool {
     test.split("::").any(|part| part == module)
 }
 
-/// What this machine has of what the tests need.
+/// The needs of the tests that this machine meets, and those that it does not.
 struct Machine {
     /// Environment variables with paths for the tests.
     variables: Vec<(&'static str, PathBuf)>,
@@ -100,7 +100,7 @@ struct Machine {
 struct Missing {
     need: &'static Need,
     why: anyhow::Error,
-    /// The modules skipped for it, except those skipped for an earlier need.
+    /// The modules skipped because of it, except those skipped because of an earlier need.
     modules: Vec<&'static str>,
     /// The number of tests skipped.
     tests: usize,
@@ -164,7 +164,7 @@ impl Tally {
     pub(crate) fn run(&mut self, name: &str, command: &mut Command) -> Result<()> {
         println!("\n{name}");
         let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| spell(command))?;
-        let mut pipe = child.stdout.take().context("standard output was asked for")?;
+        let mut pipe = child.stdout.take().context("standard output is piped")?;
         let (mut written, mut chunk) = (Vec::new(), [0; 4096]);
         loop {
             let length = pipe.read(&mut chunk)?;

@@ -20,19 +20,19 @@ use crate::{
 
 /// The compiler for the committed objects, whose bytes depend on it.
 const RUST: &str = "1.95.0";
-/// The newest that reads that compiler's bitcode.
+/// The newest version that reads that compiler's bitcode.
 const BPF_LINKER: &str = "0.10.3";
-/// Builds the fuzz targets.
+/// The tool that builds the fuzz targets.
 const CARGO_FUZZ: &str = "0.13.2";
-/// Makes the Debian packages.
+/// The tool that makes the Debian packages.
 const CARGO_DEB: &str = "3.8.0";
-/// Parses our exposition in the tests.
+/// The client library that parses our exposition in the tests.
 const PROMETHEUS_CLIENT: &str = "prometheus_client==0.26.0";
-/// Check the manifests: Helm as a library, and the schemas of Kubernetes' own objects.
+/// The packages that check the manifests: Helm as a library, and the schemas of Kubernetes' own objects.
 const MANIFESTS: [&str; 2] = ["helm-python-sdk==0.2.2", "kubernetes-validate==1.37.0"];
-/// Check bills of materials: CycloneDX's schemas, and a validator.
+/// The packages that check bills of materials: CycloneDX's schemas, and a validator.
 const CYCLONEDX: [&str; 2] = ["cyclonedx-python-lib==11.12.0", "jsonschema==4.26.0"];
-/// Check prometheus-operator's objects: its types, and the compiler that checks objects against them.
+/// The packages that check prometheus-operator's objects: its types, and the compiler that uses them.
 const OPERATOR: [&str; 2] = ["@kubernetes-models/prometheus-operator@6.0.0", "typescript@5.9.3"];
 /// The Debian release to take kustomize from.
 const KUSTOMIZE_SUITE: &str = "trixie";
@@ -41,7 +41,7 @@ const BOOTED_SUITE: &str = "bookworm";
 /// The Debian releases to take the standard library's source from.
 const RUST_SRC_SUITES: [&str; 4] = ["trixie-backports", "trixie", "forky", "sid"];
 
-/// A name, and what downloads it if it is missing.
+/// A name, and a function that downloads the thing if it is missing.
 type Download = (&'static str, fn() -> Result<()>);
 
 /// Everything that is downloaded when a command first needs it.
@@ -73,7 +73,7 @@ pub(crate) fn download() -> ExitCode {
 /// The path of the standard library's source in a sysroot.
 const LIBRARY: &str = "lib/rustlib/src/rust/library";
 
-/// Rust in the version for the objects, with the standard library's source.
+/// The Rust version that builds the objects, with the standard library's source.
 pub(crate) struct PinnedRust {
     /// The toolchain to request from rustup; `None` if the current one has the version.
     toolchain: Option<&'static str>,
@@ -113,8 +113,8 @@ impl PinnedRust {
         self.sysroot.join(LIBRARY)
     }
 
-    /// Installs the standard library's source if it is missing: with rustup, or on a machine that
-    /// cannot reach rustup's server from Debian's package.
+    /// Installs the standard library's source if it is missing: with rustup, or from Debian's package if
+    /// rustup's server is unreachable.
     fn ensure_library(&self) -> Result<()> {
         if self.has_library() {
             return Ok(());
@@ -250,7 +250,7 @@ fn path_with(
     let path = env::join_paths(directories)?;
     let found = probe(command(tool).arg("--version").env("PATH", &path));
     if found != Some(format!("{tool} {version}")) {
-        // They run for a second; an optimized build would take minutes.
+        // The tools run for a second; an optimized build would take minutes.
         let install = ["install", tool, "--version", version, "--locked", "--quiet", "--debug"];
         eprintln!("installing {tool} {version} in {}", tools().display());
         let mut cargo = command("cargo");

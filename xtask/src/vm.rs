@@ -26,13 +26,13 @@ mod initramfs;
 mod page;
 mod qemu;
 
-/// What the command line asks for.
+/// The arguments of `cargo xtask vm`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Guests to run; the default is all
     #[arg(value_parser = guests::names())]
     guests: Vec<String>,
-    /// Run only the oldest kernel, the newest and one between, and only tests that depend on the kernel
+    /// Run only the oldest kernel, the newest and one in between, and only tests that depend on it
     #[arg(long, conflicts_with = "guests")]
     quick: bool,
     /// Run only tests whose path contains one of these
@@ -129,7 +129,8 @@ fn build(arch: Arch) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Tests that need more than a kernel or no kernel, and tests that wait for the exporter's timeouts.
+/// Tests that need more than a kernel, tests that need no kernel, and tests that wait for the exporter's
+/// timeouts.
 const SKIPPED: [&str; 16] = [
     "booted::",
     "container::",

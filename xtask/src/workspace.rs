@@ -76,7 +76,7 @@ pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
-/// Runs a command to its end. It shares our output streams.
+/// Runs a command to its end. Its output goes to ours.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| spell(command))?;
     if !status.success() {
@@ -101,7 +101,7 @@ pub(crate) fn probe(command: &mut Command) -> Option<String> {
     output.status.success().then(|| text.trim().to_owned())
 }
 
-/// A command as a user would type it.
+/// Formats a command as a user would type it.
 pub(crate) fn spell(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
@@ -147,7 +147,7 @@ pub(crate) fn build(args: &[&str]) -> Result<Vec<Executable>> {
 /// Flags that keep this machine's paths out of rustc's output. `library` is the standard library's
 /// source.
 pub(crate) fn remap_flags(library: &Path) -> Result<Vec<OsString>> {
-    // Cargo creates the directories of its registries when it fetches.
+    // Fetch first: only then do the directories of cargo's registries exist.
     run(command("cargo").args(["fetch", "--quiet", "--locked"]))?;
     let remap = |from: &Path, to: &str| {
         let mut flag = OsString::from("--remap-path-prefix=");
@@ -175,7 +175,7 @@ pub(crate) fn revision() -> Option<String> {
     env::var(REVISION).ok().or_else(|| probe(command("git").args(describe)))
 }
 
-/// Makes cargo print the paths that it builds.
+/// Makes cargo print the paths of the files that it builds.
 pub(crate) const MESSAGES: &str = "--message-format=json-render-diagnostics";
 
 /// Runs a cargo command that has [`MESSAGES`] and returns the executables that it built.

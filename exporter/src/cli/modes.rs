@@ -58,14 +58,14 @@ pub async fn serve(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints one exposition. Signals keep their default behaviour.
+/// Prints one exposition. Signals keep their default behavior.
 pub async fn once(args: &Args) -> anyhow::Result<()> {
     let Running { mut reloader, exporter, .. } = Setup::new(args)?.start_accounting(args)?;
     reloader.wait_for_sources().await?;
     print(&exporter.scrape(Format::OpenMetrics)?)
 }
 
-/// Prints the labels that the configuration gives this machine. Signals keep their default behaviour.
+/// Prints the labels that the configuration gives this machine. Signals keep their default behavior.
 pub async fn check(args: &Args) -> anyhow::Result<()> {
     let mut reloader = Setup::new(args)?.reloader()?;
     reloader.wait_for_sources().await?;

@@ -26,7 +26,7 @@ struct Crate<'t> {
     depends_on: Vec<String>,
 }
 
-/// Makes the bill of materials. It is the same for the same binary.
+/// Makes the bill of materials. The same binary always gives the same text.
 pub(super) fn sbom(arch: Arch, binary: &Path, epoch: &str) -> Result<String> {
     let text = |command: &mut _| anyhow::Ok(String::from_utf8(output(command)?)?.trim().to_owned());
     let tree = |package: &[&str], target: &str| {

@@ -7,8 +7,8 @@ use super::evidence::{Bursts, Evidence, Figure, Pair};
 const WIDTH: f64 = 800.0;
 const MARGIN: f64 = 28.0;
 
-/// Colors by the reader's scheme. The picture has a background of its own, so it is readable on a
-/// page of the other scheme too.
+/// Colors for the light and the dark scheme. The picture has its own background, so that it is readable
+/// even on a page that uses the other scheme.
 const STYLE: &str = "\
 .page{fill:#fff;stroke:#d1d9e0}
 text{fill:#1f2328;font:13px -apple-system,'Segoe UI','Noto Sans',Helvetica,Arial,sans-serif}
@@ -34,7 +34,7 @@ text{fill:#f0f6fc}
 }
 ";
 
-/// The figures as a picture of two parts: what is reported of bursts, and what measuring costs.
+/// Draws the figures in two parts: the CPU time reported for bursts, and the cost of measuring.
 pub(crate) fn draw(evidence: &Evidence) -> String {
     let mut svg = Svg::default();
     let mut y = MARGIN + 14.0;
@@ -58,7 +58,7 @@ pub(crate) fn draw(evidence: &Evidence) -> String {
     svg.finish(y + 16.0 + 20.0, &description(evidence))
 }
 
-/// Both workloads on one axis. Returns the lower edge.
+/// Draws both workloads on one axis. Returns the lower edge.
 fn draw_bursts(svg: &mut Svg, top: f64, Evidence { dodge, meet, .. }: &Evidence) -> f64 {
     const LABELS: f64 = 112.0;
     const LENGTH: f64 = 430.0;
@@ -94,7 +94,7 @@ fn draw_bursts(svg: &mut Svg, top: f64, Evidence { dodge, meet, .. }: &Evidence)
     bottom + 16.0
 }
 
-/// Three comparisons next to each other. Returns the lower edge.
+/// Draws three comparisons next to each other. Returns the lower edge.
 fn draw_costs(svg: &mut Svg, top: f64, Evidence { switch, scrape, memory, .. }: &Evidence) -> f64 {
     const ROW: f64 = 38.0;
     const LENGTH: f64 = 150.0;
@@ -123,7 +123,7 @@ fn draw_costs(svg: &mut Svg, top: f64, Evidence { switch, scrape, memory, .. }: 
     top + 26.0 + 2.0 * ROW
 }
 
-/// What the picture shows, for those who do not see it.
+/// The text alternative of the picture.
 fn description(Evidence { dodge, meet, switch, scrape, memory, .. }: &Evidence) -> String {
     let bursts = |what: &str, Bursts { trace, ours, stat }: &Bursts| {
         format!(
@@ -144,7 +144,7 @@ fn description(Evidence { dodge, meet, switch, scrape, memory, .. }: &Evidence) 
 /// A horizontal axis from zero.
 struct Scale {
     left: f64,
-    /// In pixels, of a bar of the value `most`.
+    /// The length in pixels of a bar for the value `most`.
     length: f64,
     most: f64,
 }
@@ -190,7 +190,7 @@ impl Svg {
         );
     }
 
-    /// A bar of the median, with a line from minimum to maximum.
+    /// Draws a bar for the median, with a line from minimum to maximum.
     fn bar(&mut self, class: &str, scale: &Scale, y: f64, figure: &Figure) {
         const HEIGHT: f64 = 16.0;
         let width = scale.x(figure.value) - scale.left;
@@ -210,7 +210,7 @@ impl Svg {
         }
     }
 
-    /// The figure's text, to the right of its bar.
+    /// Writes the figure's text to the right of its bar.
     fn value(&mut self, scale: &Scale, y: f64, figure: &Figure) {
         let mut text = figure.text.clone();
         if !figure.off.is_empty() {

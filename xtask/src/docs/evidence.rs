@@ -1,4 +1,4 @@
-//! The figures of the README's first screen, read from the measured pages, and the table of them.
+//! Reads the figures of the README's first screen from the measured pages, and writes their table.
 
 use anyhow::{Context as _, Result};
 
@@ -13,7 +13,7 @@ const PERFORMANCE: &str = "docs/performance.md";
 pub(crate) struct Evidence {
     pub dodge: Bursts,
     pub meet: Bursts,
-    /// CPU time that a program adds to a load that does nothing but switch, in percent.
+    /// CPU time that a program adds to a load that only switches tasks, in percent.
     pub switch: Pair,
     /// Median time of a scrape as text 0.0.4, in microseconds.
     pub scrape: Pair,
@@ -25,14 +25,14 @@ pub(crate) struct Evidence {
 
 /// How long a CPU was busy with short bursts of work, in milliseconds.
 pub(crate) struct Bursts {
-    /// By perf's own trace.
+    /// According to perf's trace.
     pub trace: Figure,
     pub ours: Figure,
     /// The sum of the modes of `/proc/stat`.
     pub stat: Figure,
 }
 
-/// One figure of ours and the same of a peer.
+/// The same figure for the exporter and for a peer.
 pub(crate) struct Pair {
     pub ours: Figure,
     pub peer: Figure,
@@ -46,7 +46,7 @@ pub(crate) struct Figure {
     pub most: f64,
     /// The value with its unit.
     pub text: String,
-    /// How far off the trace it is, with sign and unit; empty if it is not compared with one.
+    /// The difference from the trace, with sign and unit; empty if there is no trace to compare with.
     pub off: String,
 }
 
@@ -135,7 +135,7 @@ fn bursts(page: &Page<'_>, section: &str) -> Result<Bursts> {
     })
 }
 
-/// A ratio to nothing attached as the share that was added.
+/// Converts a ratio to the time with nothing attached into the added share, in percent.
 fn added(ratio: &Figure) -> Figure {
     let percent = |ratio: f64| (ratio - 1.0) * 100.0;
     Figure {
@@ -147,7 +147,7 @@ fn added(ratio: &Figure) -> Figure {
     }
 }
 
-/// The document with `content` between its markers `<!-- NAME … -->` and `<!-- /NAME -->`.
+/// Returns the document with `content` between its markers `<!-- NAME … -->` and `<!-- /NAME -->`.
 pub(crate) fn with_block(document: &str, name: &str, content: &str) -> Result<String> {
     let markers = || {
         let (before, rest) = document.split_once(&format!("<!-- {name}"))?;

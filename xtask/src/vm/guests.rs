@@ -58,7 +58,7 @@ pub(crate) const GUESTS: [Guest; 11] = [
         what: "2 CPUs, one without ticks and isolated",
         suite: "trixie",
         append: "nohz_full=1 isolcpus=domain,managed_irq,1 rcu_nocbs=1",
-        // The kernel keeps CPUs online that do work for the isolated ones.
+        // The kernel does not let CPUs go offline that do work for the isolated ones.
         skip: &["unplug::"],
         ..X86_64
     },
@@ -67,7 +67,7 @@ pub(crate) const GUESTS: [Guest; 11] = [
     Guest { name: "newest-aarch64", suite: "trixie-backports", ..AARCH64 },
 ];
 
-/// The oldest, the newest and one between.
+/// The oldest kernel, the newest and one in between.
 pub(crate) const QUICK: [&str; 3] = ["5.10", "6.12", "newest"];
 
 /// The names of all guests.

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{arch::Arch, tools::on_path, vm::guests::Guest, workspace::spell};
 
-/// Stops a guest that takes longer.
+/// The time after which a guest is stopped.
 const LIMIT: Duration = Duration::from_mins(15);
 
 /// Finds QEMU for an architecture.
@@ -75,8 +75,8 @@ impl Console {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut qemu = command.spawn().with_context(|| spell(&command))?;
         let (sender, lines) = channel();
-        let stdout = qemu.stdout.take().context("standard output was asked for")?;
-        let stderr = qemu.stderr.take().context("standard error was asked for")?;
+        let stdout = qemu.stdout.take().context("standard output is piped")?;
+        let stderr = qemu.stderr.take().context("standard error is piped")?;
         let errors = sender.clone();
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
@@ -109,7 +109,7 @@ impl Drop for Console {
     }
 }
 
-/// Whether a line is a kernel's report of a fault in itself.
+/// Whether the kernel reports a fault of its own in this line.
 pub(crate) fn is_complaint(line: &str) -> bool {
     ["BUG: ", "WARNING: ", "Oops", "Kernel panic", "rcu: INFO", "Call Trace"]
         .iter()

@@ -53,7 +53,7 @@ impl<'a> Page<'a> {
 }
 
 impl Figure {
-    /// Reads the cells median, range and, if it is a percentage, how far off the trace.
+    /// Reads the cells: median, range and, if it is a percentage, the difference from the trace.
     fn of(cells: &[&str]) -> Result<Self> {
         let [median, range, off, ..] = cells else { bail!("too few cells") };
         let number = |text: &str| -> Result<f64> {
