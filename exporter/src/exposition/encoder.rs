@@ -1,5 +1,5 @@
-//! Encodes OpenMetrics 1.0 and Prometheus text 0.0.4 straight into one buffer. It neither measures
-//! nor decides what is shown.
+//! Encodes OpenMetrics 1.0 and Prometheus text 0.0.4 straight into one buffer. The caller decides which
+//! families and samples to write.
 //!
 //! <https://prometheus.io/docs/specs/om/open_metrics_spec/>,
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
@@ -30,7 +30,7 @@ pub enum Kind {
     Info,
 }
 
-/// The units that a family name may end in.
+/// The units that a family name can end in.
 const UNITS: [&str; 2] = ["seconds", "bytes"];
 
 impl Family<'_> {
