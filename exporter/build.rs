@@ -12,8 +12,15 @@ fn main() {
 
 /// The commit of the repository, if the source is in one.
 fn head() -> Option<String> {
-    println!("cargo::rerun-if-changed=../.git/HEAD");
-    println!("cargo::rerun-if-changed=../.git/refs/heads");
-    let git = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok()?;
+    // In a worktree, `.git` is not a directory.
+    for path in ["HEAD", "refs/heads"] {
+        println!("cargo::rerun-if-changed={}", git(&["rev-parse", "--git-path", path])?.trim());
+    }
+    git(&["rev-parse", "--short=12", "HEAD"])
+}
+
+/// The output of git; `None` if it fails.
+fn git(arguments: &[&str]) -> Option<String> {
+    let git = Command::new("git").args(arguments).output().ok()?;
     git.status.success().then(|| String::from_utf8(git.stdout).ok())?
 }
