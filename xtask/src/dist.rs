@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Build only the binaries, and keep the other files
     #[arg(long)]
     binaries: bool,
-    /// Build again in another directory, with another CARGO_HOME, and compare; all architectures, or
+    /// Build again in another directory, with another cargo home, and compare; all architectures, or
     /// only this one
     #[arg(long, value_name = "ARCH", require_equals = true, num_args = 0..=1)]
     #[arg(conflicts_with = "binaries")]
