@@ -71,7 +71,10 @@ fn check_limits(config: &Config) {
     assert!(config.labels().len() <= limits.labels);
     for (name, value) in config.labels() {
         check_name(name);
-        assert!(!["behind", "cpu", "le", "mode", "quantile", "reason"].contains(&name.as_str()), "{name:?}");
+        assert!(
+            !["behind", "cpu", "le", "mode", "quantile", "reason"].contains(&name.as_str()),
+            "{name:?}"
+        );
         assert!(name.len() <= limits.name_bytes, "{name:?}");
         assert!(!value.is_literal() || value.as_str().len() <= limits.value_bytes, "{value:?}");
     }
