@@ -24,7 +24,7 @@
 //! | [`generation`] | prepares the configuration for scrapes on this machine | yes | `labels`, `config`, `expr`, `cpu`, `accounting`, `exposition` |
 //! | [`metrics`] | decides which metrics are shown, and renders them | | `generation`, `labels`, `accounting`, `exposition`, `kernel` and `os` in `metrics/scrape.rs` |
 //! | [`reload`] | replaces the current generation | | `metrics`, `generation`, `labels`, `config`, `sources`, `kernel`, `cpu`, `expr`, `os` |
-//! | [`web`] | serves HTTP | | `metrics`, `reload`, `generation`, `exposition`, `os` |
+//! | [`web`] | serves HTTP | | `metrics`, `reload`, `exposition`, `os` |
 //! | [`cli`] | parses the command line and runs what it asks for | | any room |
 
 pub mod accounting;

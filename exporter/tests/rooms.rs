@@ -108,6 +108,7 @@ fn rooms_name_only_what_their_rows_list() {
     for (name, room) in &rooms {
         let crates = CRATES.iter().find(|(room, _)| room == name).map(|(_, crates)| *crates);
         let crates = crates.unwrap_or_else(|| panic!("CRATES lacks {name}"));
+        let mut unused = room.rooms.clone();
         for path in files(&source().join(name)) {
             let file = path.strip_prefix(source()).unwrap().display().to_string();
             let names = Names::of(&path);
@@ -115,6 +116,7 @@ fn rooms_name_only_what_their_rows_list() {
                 let in_file = room.in_file.get(&file).is_some_and(|rooms| rooms.contains(other));
                 other == name || room.any || room.rooms.contains(other) || in_file
             };
+            unused.retain(|other| !names.rooms.contains(other));
             let others = names.rooms.iter().filter(|other| !may_name(other));
             wrong.extend(others.map(|other| format!("{file} names the room {other}")));
             let is_listed = |it: &str| crates.contains(&it) || COMMON.contains(&it);
@@ -124,6 +126,9 @@ fn rooms_name_only_what_their_rows_list() {
                 names.std.iter().filter(|module| room.is_pure && IO.contains(&module.as_str()));
             wrong.extend(io.map(|module| format!("{file} is pure and names std::{module}")));
         }
+        wrong.extend(
+            unused.iter().map(|other| format!("{name} lists {other} and names it nowhere")),
+        );
     }
     assert!(wrong.is_empty(), "not in the tables of rooms and crates:\n{}", wrong.join("\n"));
 }

@@ -3,11 +3,10 @@
 
 use std::time::{Duration, SystemTime};
 
-#[cfg(target_os = "linux")]
-use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::{Atomic, Collector, GenericGauge},
+    process_collector::ProcessCollector,
     proto::{MetricFamily, MetricType},
 };
 
@@ -42,7 +41,6 @@ impl Telemetry {
     /// Fails if two of them have the same name.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        #[cfg(target_os = "linux")]
         registry.register(Box::new(ProcessCollector::for_self()))?;
         let scrape_seconds = catalog::SCRAPE_DURATION;
         let scrape_seconds = HistogramOpts::new(scrape_seconds.name, scrape_seconds.help)
