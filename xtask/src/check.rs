@@ -12,7 +12,8 @@ use crate::{
     docs,
     needs::NEEDS,
     shipped::build_tests,
-    test::{Tally, runs_exporter},
+    tally::Tally,
+    test::runs_exporter,
     workspace::{command, run},
 };
 

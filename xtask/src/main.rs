@@ -18,6 +18,7 @@ mod check;
 mod crates;
 mod dist;
 mod docs;
+mod downloads;
 mod ebpf;
 mod fuzz;
 mod image;
@@ -27,6 +28,7 @@ mod run;
 mod shipped;
 mod soak;
 mod suites;
+mod tally;
 mod test;
 mod tools;
 mod vm;
@@ -99,7 +101,7 @@ fn main() -> ExitCode {
         Command::Soak { args } => soak::soak(&args),
         Command::Fuzz(args) => fuzz::fuzz(&args),
         Command::Accuracy { args } => accuracy::accuracy(&args),
-        Command::Tools => Ok(tools::download()),
+        Command::Tools => Ok(downloads::download()),
         Command::Ebpf { check } => ebpf::ebpf(check),
         Command::Docs { check } => docs::docs(check),
     };

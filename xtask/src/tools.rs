@@ -6,7 +6,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs, iter,
     path::PathBuf,
-    process::{Command, ExitCode, Stdio},
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,7 +14,6 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{
     apt::{self, Apt},
     arch::Arch,
-    vm,
     workspace::{command, is_root, probe, root_command, run, tools},
 };
 
@@ -40,35 +39,6 @@ const KUSTOMIZE_SUITE: &str = "trixie";
 const BOOTED_SUITE: &str = "bookworm";
 /// The Debian releases to take the standard library's source from.
 const RUST_SRC_SUITES: [&str; 4] = ["trixie-backports", "trixie", "forky", "sid"];
-
-/// A name, and a function that downloads the thing if it is missing.
-type Download = (&'static str, fn() -> Result<()>);
-
-/// Everything that is downloaded when a command first needs it.
-const DOWNLOADS: [Download; 10] = [
-    ("bpf-linker", || path_with_bpf_linker(&PinnedRust::find()?).map(drop)),
-    ("cargo-deb", || path_with_cargo_deb().map(drop)),
-    ("prometheus_client", || python().map(drop)),
-    ("the checks of manifests", || manifests().map(drop)),
-    ("the checks of bills of materials", || cyclonedx().map(drop)),
-    ("the types of prometheus-operator", || operator().map(drop)),
-    ("kustomize", || kustomize().map(drop)),
-    ("Prometheus", || prometheus().map(drop)),
-    ("a Debian that boots", || debian().map(drop)),
-    ("the kernels of `cargo xtask vm --quick`", vm::download_quick),
-];
-
-/// Downloads everything that the other commands would download, and builds it if necessary.
-pub(crate) fn download() -> ExitCode {
-    let mut code = ExitCode::SUCCESS;
-    for (name, download) in DOWNLOADS {
-        if let Err(error) = download() {
-            eprintln!("{name}: {error:#}");
-            code = ExitCode::FAILURE;
-        }
-    }
-    code
-}
 
 /// The path of the standard library's source in a sysroot.
 const LIBRARY: &str = "lib/rustlib/src/rust/library";

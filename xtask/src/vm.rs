@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use crate::{
     arch::Arch,
     shipped::{build_shipped, build_tests},
-    test::Tally,
+    tally::Tally,
     vm::{
         guests::{GUESTS, Guest, QUICK},
         qemu::Console,
