@@ -4,7 +4,7 @@ use std::mem;
 
 use super::{
     OTHER, Set, Violation, ViolationKind,
-    series::{CpuGroup, merge},
+    groups::{CpuGroup, merge},
 };
 use crate::config::Limits;
 

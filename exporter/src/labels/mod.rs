@@ -16,6 +16,7 @@ use std::{collections::BTreeMap, fmt};
 use crate::{accounting::Groups, exposition};
 
 mod expand;
+mod groups;
 mod limits;
 mod series;
 

@@ -1,9 +1,8 @@
 //! Groups CPUs whose series have the same labels.
 
-use std::collections::HashMap;
-
 use super::{
     Expansion, LabelSets, Set, Violation,
+    groups::{CpuGroup, merge},
     limits::{SeriesCounts, limit_series},
 };
 use crate::{
@@ -11,14 +10,6 @@ use crate::{
     config::{CPU, Config, LabelsOn},
     exposition,
 };
-
-/// CPUs with the same labels, which share one set of series.
-#[derive(Clone)]
-pub(super) struct CpuGroup {
-    pub(super) set: Set,
-    /// The CPUs, ascending.
-    pub(super) cpus: Vec<u32>,
-}
 
 /// Groups the CPUs with equal labels, within the limit on series.
 pub fn group(
@@ -66,21 +57,4 @@ fn pairs(set: &Set) -> exposition::Labels {
     let cpu = set.get_key_value(CPU);
     let others = set.iter().filter(|(name, _)| *name != CPU);
     others.chain(cpu).map(|(name, value)| (name.as_str(), value.as_str())).collect()
-}
-
-/// Merges the groups with equal labels, in the order of their first occurrence.
-pub(super) fn merge(groups: Vec<CpuGroup>) -> Vec<CpuGroup> {
-    let mut merged: Vec<CpuGroup> = Vec::with_capacity(groups.len());
-    let mut index_of_set = HashMap::new();
-    for CpuGroup { set, cpus } in groups {
-        let index = *index_of_set.entry(set.clone()).or_insert(merged.len());
-        match merged.get_mut(index) {
-            Some(group) => group.cpus.extend(cpus),
-            None => merged.push(CpuGroup { set, cpus }),
-        }
-    }
-    for group in &mut merged {
-        group.cpus.sort_unstable();
-    }
-    merged
 }

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use super::{
     SourceError,
+    answer::{Answer, body},
     origins::Endpoint,
-    remote::{Answer, body},
 };
 use crate::os::http_client::Server;
 

@@ -11,8 +11,9 @@ use serde_json::Value;
 use tokio::task::spawn_blocking;
 
 use super::{
-    SourceError, SourceOrigins, files,
-    remote::{Answer, body},
+    SourceError, SourceOrigins,
+    answer::{Answer, body},
+    files,
 };
 use crate::os::http_client::{self, Server};
 

@@ -11,6 +11,7 @@
 //! | `host.rs` | names from the kernel, the environment, `/etc` |
 //! | `files.rs` | files, and the pod's labels and annotations |
 //! | `remote.rs` | polling of servers |
+//! | `answer.rs` | what servers answer |
 //! | `kubernetes.rs` | the node's labels, from the Kubernetes API |
 //! | `cloud.rs` | the metadata services of EC2, Google Cloud and Azure |
 //! | `origins.rs` | the directories, addresses and environment that all of these read |
@@ -29,6 +30,7 @@ use std::{
 
 use tokio::{sync::watch, task::JoinHandle};
 
+mod answer;
 mod cloud;
 mod error;
 mod files;

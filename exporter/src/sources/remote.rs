@@ -7,18 +7,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use hyper::{Response, StatusCode};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
 
-use super::{SourceError, SourceOrigins, cloud, kubernetes, log_change};
-use crate::{
-    expr::values::{Reading, Source},
-    os::http_client::Server,
-};
+use super::{SourceError, SourceOrigins, answer::Answer, cloud, kubernetes, log_change};
+use crate::expr::values::{Reading, Source};
 
 /// When to poll remote sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +41,6 @@ impl Default for Schedule {
         }
     }
 }
-
-/// The values that a server returned, by key.
-pub(super) type Answer = Result<BTreeMap<String, String>, SourceError>;
 
 /// For each remote source, the last good values and the error of the last poll.
 pub(super) type Answers = BTreeMap<Source, Reading>;
@@ -127,14 +119,6 @@ impl Poll {
         if changed {
             (self.on_change)();
         }
-    }
-}
-
-/// Returns the body of an answer with status 200.
-pub(super) fn body(server: Server<'_>, answer: Response<Bytes>) -> Result<Bytes, SourceError> {
-    match answer.status() {
-        StatusCode::OK => Ok(answer.into_body()),
-        status => Err(SourceError::Status { server: server.to_string(), status }),
     }
 }
 

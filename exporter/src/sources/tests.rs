@@ -31,7 +31,8 @@ use tokio_rustls::{
 };
 
 use super::{
-    remote::{Answer, jittered, random},
+    answer::Answer,
+    remote::{jittered, random},
     *,
 };
 use crate::expr::values::{Keys as SourceKeys, Place};
