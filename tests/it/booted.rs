@@ -115,7 +115,7 @@ fn the_package_is_installed_reloaded_upgraded_and_purged() {
     debian.run(
         "echo 'label: {}' >> /etc/sched_exporter/exporter.yaml; systemctl reload sched_exporter",
     );
-    debian.wait("rejected", |it| it.property("StatusText").contains("refused now"));
+    debian.wait("rejected", |it| it.property("StatusText").contains("new version rejected"));
     assert_eq!(debian.property("SubState"), "running");
     assert!(total(&debian.scrape(), &zone) > total(&after, &zone));
     debian.run("sed -i '$d' /etc/sched_exporter/exporter.yaml");

@@ -37,7 +37,7 @@ fn a_paused_container_is_unhealthy() {
     podman_ok(["pause", &container.name]);
     let health = run(&[], &["healthcheck"]);
     assert_eq!(health.status.code(), Some(1));
-    assert!(text(&health.stderr).contains("does not answer"), "{}", text(&health.stderr));
+    assert!(text(&health.stderr).contains("no response within"), "{}", text(&health.stderr));
     podman_ok(["unpause", &container.name]);
     let health = run(&[], &["healthcheck"]);
     assert!(health.status.success(), "{}", text(&health.stderr));

@@ -17,7 +17,7 @@
 //! | `origins.rs` | the directories, addresses and environment that all of these read |
 //! | `error.rs` | the reasons why a source, or one of its values, is unavailable |
 //!
-//! To add a source, add its row to the table in `expr/values.rs` and its arm to [`access`].
+//! To add a source, add its row to the table in `expr/values.rs` and its arm to `access`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
