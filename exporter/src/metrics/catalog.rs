@@ -113,7 +113,7 @@ macro_rules! pairs {
 
 macro_rules! catalog {
     ($($row:ident: $family:expr;)+) => {
-        $(#[doc = concat!("The row of `", stringify!($row), "`.")] pub const $row: Family = $family;)+
+        $(pub(super) const $row: Family = $family;)+
 
         /// Every family, in the order of the exposition.
         pub const ALL: &[&Family] = &[$(&$row),+];
