@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 use proc_macro2::{TokenStream, TokenTree};
@@ -302,16 +303,14 @@ impl Names {
         match first {
             "crate" => self.rooms.insert(second.to_owned()),
             "std" => self.std.insert(second.to_owned()),
-            _ if dependencies().contains(&first.replace('-', "_")) => {
-                self.crates.insert(first.to_owned())
-            }
+            _ if DEPENDENCIES.contains(first) => self.crates.insert(first.to_owned()),
             _ => false,
         };
     }
 }
 
 /// The names under which the exporter's dependencies are used.
-fn dependencies() -> BTreeSet<String> {
+static DEPENDENCIES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     let manifest = include_str!("../Cargo.toml");
     let (_, rest) = manifest.split_once("\n[dependencies]\n").unwrap();
     let section = rest.split("\n[").next().unwrap();
@@ -321,7 +320,7 @@ fn dependencies() -> BTreeSet<String> {
     names
         .map(|name| if name == "md-5" { "md5".to_owned() } else { name.replace('-', "_") })
         .collect()
-}
+});
 
 fn is_test(item: &Item) -> bool {
     let attributes: &[Attribute] = match item {
