@@ -180,8 +180,8 @@ impl Scheduler {
         self.records.get(&0, 0)
     }
 
-    /// Makes every online CPU switch tasks. A CPU that does not switch within a second is logged, and counted
-    /// from its first switch.
+    /// Makes every online CPU switch tasks. A CPU that does not switch within a second is logged, and
+    /// counted from its first switch.
     ///
     /// Fails if the clock of this process differs from the kernel program's.
     pub fn seed(&self) -> Result<(), ReadError> {
