@@ -344,19 +344,22 @@ fn check_run_queue_waits() {
         let kernel_after = run_delay_ns();
         let (late, _) = waits(&scheduler.snapshot().unwrap());
 
-        assert!(count_after - count_before > 5, "the spinners did not share the CPU");
         let kernel = kernel_after - kernel_before;
         let (least, most) = (after - before, late - early);
+        let waits = count_after - count_before;
         // Under emulation the readings take milliseconds, and some task always waits meanwhile.
         let spread = if is_emulated() { least / 50 } else { 0 };
-        exact += u32::from(most - least <= spread && (least..=most).contains(&kernel));
-        rounds.push((kernel, least, most));
+        // A virtual CPU whose host is busy may run too briefly for the spinners to alternate.
+        let is_shared = waits > 5;
+        let is_exact = most - least <= spread && (least..=most).contains(&kernel);
+        exact += u32::from(is_shared && is_exact);
+        rounds.push((waits, kernel, least, most));
     }
     // Other tasks may run on the CPU in some rounds, but not in all.
     let last = &rounds[rounds.len().saturating_sub(10)..];
     assert!(
         exact == 3,
-        "equal in {exact} of {} rounds; last ones as (kernel, our least, our most): {last:?}",
+        "equal in {exact} of {} rounds; last ones as (waits, kernel, our least, our most): {last:?}",
         rounds.len()
     );
 }
