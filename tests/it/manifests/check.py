@@ -32,6 +32,11 @@ NAME = "sched-exporter"
 # The oldest that the chart allows, one in between, and the newest with available schemas.
 KUBERNETES = ["1.25", "1.31", "1.37"]
 OPERATOR_GROUP = "monitoring.coreos.com/"
+PROBES = {
+    "startupProbe": "/-/healthy",
+    "livenessProbe": "/-/healthy",
+    "readinessProbe": "/-/ready",
+}
 
 # The chart's values that correspond to kustomize's components.
 COMPONENTS = {
@@ -45,6 +50,29 @@ COMPONENTS = {
     },
 }
 ALL_COMPONENTS = {key: value for values in COMPONENTS.values() for key, value in values.items()}
+
+# Every value of a PodMonitor and a ServiceMonitor.
+MONITOR = {
+    "enabled": True,
+    "labels": {"release": "prometheus"},
+    "interval": "1m30s",
+    "scrapeTimeout": "10s",
+    "honorLabels": True,
+    "relabelings": [
+        {"sourceLabels": ["__meta_kubernetes_node_label_pool"], "targetLabel": "pool"},
+        {
+            "sourceLabels": ["pool", "instance"],
+            "separator": "/",
+            "regex": "(.*)",
+            "targetLabel": "pool",
+            "replacement": "$1",
+            "action": "replace",
+        },
+        {"sourceLabels": ["instance"], "targetLabel": "s", "modulus": 8, "action": "hashmod"},
+    ],
+    "metricRelabelings": [{"regex": "reason", "action": "labeldrop"}],
+    "attachMetadata": {"node": True},
+}
 
 # Other features of the chart.
 VALUES = {
@@ -80,6 +108,15 @@ VALUES = {
         "priorityClassName": "high",
         "updateStrategy": {"type": "OnDelete", "rollingUpdate": None},
         "terminationGracePeriodSeconds": 30,
+        "port": 9435,
+        "startupProbe": {"failureThreshold": 120},
+        "livenessProbe": None,
+        "readinessProbe": {
+            "initialDelaySeconds": 0,
+            "periodSeconds": 5,
+            "successThreshold": 2,
+            "failureThreshold": 1,
+        },
         "nodeSelector": {"pool": "a"},
         "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
         "affinity": {
@@ -99,13 +136,14 @@ VALUES = {
                 {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
             ]
         },
-        "podMonitor": {
-            "enabled": True,
-            "labels": {"release": "prometheus"},
-            "interval": "1m30s",
-            "scrapeTimeout": "10s",
-        },
+        "podMonitor": MONITOR,
         "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+    },
+    "service monitor": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}},
+    "much of a service monitor": {
+        "port": 10436,
+        "livenessProbe": {"terminationGracePeriodSeconds": 5},
+        "serviceMonitor": MONITOR,
     },
 }
 
@@ -123,6 +161,8 @@ REFUSED = [
     ({"extraArgs": ["log.level=debug"]}, "/extraArgs/0"),
     ({"extraEnv": {"RACK": "r1"}}, "/extraEnv"),
     ({"extraVolumes": [{"hostPath": {"path": "/etc"}}]}, "/extraVolumes/0"),
+    ({"port": "9100"}, "/port"),
+    ({"port": 65536}, "/port"),
     ({"hostNetwork": "true"}, "/hostNetwork"),
     ({"privileged": "yes"}, "/privileged"),
     ({"seccompProfile": {"type": "Docker"}}, "/seccompProfile/type"),
@@ -134,12 +174,21 @@ REFUSED = [
     ({"updateStrategy": {"type": "Recreate"}}, "/updateStrategy/type"),
     ({"updateStrategy": {"rollingUpdate": {"maxUnavailable": "ten"}}}, "maxUnavailable"),
     ({"terminationGracePeriodSeconds": -1}, "/terminationGracePeriodSeconds"),
+    ({"startupProbe": {"httpGet": {"path": "/"}}}, "httpGet"),
+    ({"livenessProbe": False}, "/livenessProbe"),
+    ({"readinessProbe": {"periodSeconds": 0}}, "/readinessProbe/periodSeconds"),
     ({"nodeSelector": {"pool": True}}, "/nodeSelector/pool"),
     ({"tolerations": {"operator": "Exists"}}, "/tolerations"),
     ({"podLabels": ["team"]}, "/podLabels"),
     ({"service": {"port": 9100}}, "port"),
     ({"networkPolicy": {"from": {}}}, "/networkPolicy/from"),
     ({"podMonitor": {"interval": "5 minutes"}}, "/podMonitor/interval"),
+    ({"podMonitor": {"honorLabels": "true"}}, "/podMonitor/honorLabels"),
+    ({"podMonitor": {"relabelings": [{"source_labels": ["a"]}]}}, "source_labels"),
+    ({"podMonitor": {"metricRelabelings": {"regex": "a"}}}, "/podMonitor/metricRelabelings"),
+    ({"serviceMonitor": {"attachMetadata": {"nodes": True}}}, "nodes"),
+    ({"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}, "enable one"),
+    ({"serviceMonitor": {"enabled": True}, "service": {"enabled": False}}, "service.enabled"),
     ({"prometheusRule": {"rules": []}}, "rules"),
 ]
 
@@ -231,6 +280,14 @@ def pod_of(rendering):
     return one(rendering, "DaemonSet")["spec"]["template"]
 
 
+def endpoints(rendering):
+    """What Prometheus scrapes: the endpoint of a PodMonitor or a ServiceMonitor, if there is one."""
+    kinds = {"PodMonitor": "podMetricsEndpoints", "ServiceMonitor": "endpoints"}
+    found = [it["spec"][kinds[it["kind"]]] for it in rendering if it["kind"] in kinds]
+    assert len(found) <= 1, "the exporter is scraped twice"
+    return found[0] if found else []
+
+
 # The definitions of Kubernetes and of the operator.
 
 # Read each schema once, not once per object.
@@ -291,30 +348,34 @@ def fits_together(rendering):
         selectors["Service"] = service["spec"]["selector"]
     if policy := one(rendering, "NetworkPolicy"):
         selectors["NetworkPolicy"] = policy["spec"]["podSelector"]["matchLabels"]
-    if monitor := one(rendering, "PodMonitor"):
-        selectors["PodMonitor"] = monitor["spec"]["selector"]["matchLabels"]
+    if pod_monitor := one(rendering, "PodMonitor"):
+        selectors["PodMonitor"] = pod_monitor["spec"]["selector"]["matchLabels"]
     for kind, selector in selectors.items():
         assert selector and selector.items() <= labels.items(), f"{kind}: {selector} of {labels}"
+    if service_monitor := one(rendering, "ServiceMonitor"):
+        selector = service_monitor["spec"]["selector"]["matchLabels"]
+        assert selector and selector.items() <= service["metadata"]["labels"].items(), selector
 
-    # The port, which is the exporter's default, and its references.
+    # The port that the exporter listens on, and its references.
     (port,) = container["ports"]
-    assert f"[default: :{port['containerPort']}]" in help_of_the_exporter(), port
-    for probe, path in [
-        ("startupProbe", "/-/healthy"),
-        ("livenessProbe", "/-/healthy"),
-        ("readinessProbe", "/-/ready"),
-    ]:
-        assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}, probe
+    listening = [it for it in container.get("args", []) if it.startswith("--web.listen-address")]
+    if listening:
+        assert listening == [f"--web.listen-address=:{port['containerPort']}"], listening
+    else:
+        assert f"[default: :{port['containerPort']}]" in help_of_the_exporter(), port
+    for probe, path in PROBES.items():
+        if probe in container:
+            assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}, probe
     if service:
         (of_service,) = service["spec"]["ports"]
         assert of_service["targetPort"] == port["name"], of_service
         assert of_service["port"] == port["containerPort"], of_service
+        assert of_service["name"] == port["name"], of_service
         assert service["spec"]["clusterIP"] == "None", service["spec"]["clusterIP"]
     if policy:
         (ingress,) = policy["spec"]["ingress"]
         assert ingress["ports"] == [{"port": port["name"], "protocol": "TCP"}], ingress
-    if monitor:
-        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    for endpoint in endpoints(rendering):
         assert endpoint["port"] == port["name"], endpoint
 
     # The configuration is at the exporter's default path.
@@ -409,6 +470,9 @@ def every_object_is_valid_for_the_operator():
 def objects_fit_together():
     for name, rendering in renderings().items():
         within(name, fits_together, rendering)
+        (container,) = pod_of(rendering)["spec"]["containers"]
+        disabled = {"livenessProbe"} if name == "chart: much" else set()
+        assert PROBES.keys() - container.keys() == disabled, name
 
 
 def pods_have_no_more_privileges_than_needed():
@@ -461,12 +525,11 @@ def the_chart_matches_kustomize():
 def rules_match_those_of_prometheus():
     groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
     assert groups
-    for name in ["overlay monitoring", "chart: monitoring", "chart: much"]:
+    for name in ["overlay monitoring", "chart: monitoring", "chart: much", "chart: service monitor"]:
         rule = one(renderings()[name], "PrometheusRule")
         assert rule["spec"] == {"groups": groups}, name
         # The job in the alerts.
-        monitor = one(renderings()[name], "PodMonitor")
-        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        (endpoint,) = endpoints(renderings()[name])
         jobs = set(re.findall(r'job="([^"]*)"', json.dumps(groups).replace('\\"', '"')))
         assert jobs <= {"sched_exporter"}, jobs
         assert {"targetLabel": "job", "replacement": "sched_exporter"} in endpoint["relabelings"]
@@ -551,7 +614,7 @@ def the_checks_detect_mistakes():
         mapping[new] = mapping.pop(old)
 
     def endpoint(rendering):
-        return one(rendering, "PodMonitor")["spec"]["podMetricsEndpoints"][0]
+        return endpoints(rendering)[0]
 
     def put(mapping, **values):
         mapping.update(values)
@@ -573,6 +636,7 @@ def the_checks_detect_mistakes():
         (fits_together, lambda it: put(container(it)["livenessProbe"]["httpGet"], port=10436)),
         (fits_together, lambda it: put(container(it)["readinessProbe"]["httpGet"], path="/ready")),
         (fits_together, lambda it: put(container(it)["ports"][0], containerPort=9100)),
+        (fits_together, lambda it: put(container(it), args=["--web.listen-address=:9100"])),
         (fits_together, lambda it: put(spec("Service")(it)["ports"][0], targetPort="metrics")),
         (fits_together, lambda it: put(spec("Service")(it), selector={"app": NAME})),
         (fits_together, lambda it: put(spec("NetworkPolicy")(it), podSelector={"matchLabels": {}})),
@@ -590,8 +654,24 @@ def the_checks_detect_mistakes():
             lambda it: container(it)["securityContext"]["capabilities"]["add"].append("SYS_ADMIN"),
         ),
     ]
+    of_service_monitors = [
+        (fits_the_operator, lambda it: put(endpoint(it), honorLabels="true")),
+        (fits_the_operator, lambda it: put(spec("ServiceMonitor")(it), attachMetadata=["node"])),
+        (fits_together, lambda it: put(endpoint(it), port=10435)),
+        (fits_together, lambda it: put(one(it, "Service")["metadata"], labels={"app": NAME})),
+        (fits_together, lambda it: put(spec("ServiceMonitor")(it)["selector"], matchLabels={})),
+        (fits_together, lambda it: it.append(one(helm(ALL_COMPONENTS), "PodMonitor"))),
+    ]
     values = {name: it for name, it in ALL_COMPONENTS.items() if name != "privileged"}
-    good = helm(values)
+    detect(mistakes, helm(values))
+    detect(of_service_monitors, helm(VALUES["service monitor"]))
+
+
+# Helpers of the tests.
+
+
+def detect(mistakes, good):
+    """Checks that each check accepts a rendering, and rejects it with the mistake."""
     for check in {check for check, _ in mistakes}:
         check(good)
     for number, (check, make) in enumerate(mistakes):
@@ -603,9 +683,6 @@ def the_checks_detect_mistakes():
         except AssertionError:
             continue
         raise AssertionError(f"{check.__name__} does not detect mistake {number}")
-
-
-# Helpers of the tests.
 
 
 def within(name, check, rendering):

@@ -41,3 +41,29 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- $config }}
 {{- end }}
+
+{{/* What a PodMonitor and a ServiceMonitor scrape, from the values of either. */}}
+{{- define "sched_exporter.endpoint" -}}
+port: http-metrics
+{{- with .interval }}
+interval: {{ . }}
+{{- end }}
+{{- with .scrapeTimeout }}
+scrapeTimeout: {{ . }}
+{{- end }}
+{{- if .honorLabels }}
+honorLabels: true
+{{- end }}
+relabelings:
+# The alerts expect this job, as in deploy/prometheus.
+- {targetLabel: job, replacement: sched_exporter}
+# A pod's address changes at each restart; its node does not.
+- {sourceLabels: [__meta_kubernetes_pod_node_name], targetLabel: instance}
+{{- with .relabelings }}
+{{ toYaml . }}
+{{- end }}
+{{- with .metricRelabelings }}
+metricRelabelings:
+{{ toYaml . }}
+{{- end }}
+{{- end }}
