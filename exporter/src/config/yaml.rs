@@ -17,7 +17,10 @@ use serde::de::{
     VariantAccess, Visitor,
 };
 
-use crate::expr::print::{MAX_CHARS, quote, shorten};
+use crate::expr::{
+    print::{MAX_CHARS, quote, shorten},
+    suggest,
+};
 
 /// Maximum number of diagnostics reported in full. Each costs another reading of the text.
 const MAX_SHOWN: usize = 20;
@@ -300,14 +303,7 @@ impl Report<'_> {
 
     /// Adds an error at a key that is not in `known`, and suggests a known key.
     pub(super) fn unknown_key(&mut self, entry: &Entry<'_>, known: &[&str]) {
-        self.key_error(entry, |_| {
-            let name = shorten(entry.name, MAX_CHARS);
-            let distance = |known: &&&str| strsim::osa_distance(&name, known);
-            match known.iter().min_by_key(distance).filter(|known| distance(known) <= 2) {
-                Some(nearest) => format!("unknown key; did you mean {nearest}?"),
-                None => format!("unknown key; write one of {}", known.join(", ")),
-            }
-        });
+        self.key_error(entry, |_| format!("unknown key; {}", suggest::one_of(entry.name, known)));
     }
 
     /// Adds an error at a key. `message` receives the printable key.

@@ -4,5 +4,6 @@
 
 pub mod print;
 pub mod relabel;
+pub mod suggest;
 pub mod template;
 pub mod values;

@@ -159,7 +159,7 @@ fn action(spec: &RuleSpec<'_>, pattern: Pattern, errors: &mut RuleErrors) -> Opt
         "keep" => Action::Keep(pattern),
         "drop" => Action::Drop(pattern),
         "labeldrop" | "labelkeep" => {
-            only_regex(&name, spec, errors);
+            only(&["regex"], &name, spec, errors);
             if name == "labeldrop" {
                 Action::LabelDrop(pattern)
             } else {
@@ -197,11 +197,11 @@ fn action(spec: &RuleSpec<'_>, pattern: Pattern, errors: &mut RuleErrors) -> Opt
             Action::HashMod { modulus, target: target(&name, spec, errors)? }
         }
         "keepequal" => {
-            only_labels(&name, spec, errors);
+            only(&["source_labels", "target_label"], &name, spec, errors);
             Action::KeepEqual { target: target(&name, spec, errors)? }
         }
         "dropequal" => {
-            only_labels(&name, spec, errors);
+            only(&["source_labels", "target_label"], &name, spec, errors);
             Action::DropEqual { target: target(&name, spec, errors)? }
         }
         "lowercase" => {
@@ -257,9 +257,11 @@ fn default_replacement(action: &str, replacement: &str, errors: &mut RuleErrors)
     }
 }
 
-/// Rejects keys for an action that uses only labels. Default values are allowed.
-fn only_labels(action: &str, spec: &RuleSpec<'_>, errors: &mut RuleErrors) {
-    let unused = [
+/// Rejects the keys that an action does not use. As in Prometheus, some may have their default values.
+fn only(keys: &[&str], action: &str, spec: &RuleSpec<'_>, errors: &mut RuleErrors) {
+    let set = [
+        ("source_labels", spec.source_labels.is_some()),
+        ("target_label", spec.target_label.is_some_and(|target| !target.is_empty())),
         ("regex", spec.regex.is_some()),
         ("modulus", spec.modulus.is_some_and(|modulus| modulus != 0)),
         ("separator", spec.separator.is_some_and(|separator| separator != DEFAULT_SEPARATOR)),
@@ -268,25 +270,8 @@ fn only_labels(action: &str, spec: &RuleSpec<'_>, errors: &mut RuleErrors) {
             spec.replacement.is_some_and(|replacement| replacement != DEFAULT_REPLACEMENT),
         ),
     ];
-    for (key, _) in unused.into_iter().filter(|&(_, is_set)| is_set) {
-        errors.add(key, format!("{action} uses only source_labels and target_label; remove this"));
-    }
-}
-
-/// Rejects keys for an action that uses only `regex`. Default values are allowed.
-fn only_regex(action: &str, spec: &RuleSpec<'_>, errors: &mut RuleErrors) {
-    let unused = [
-        ("source_labels", spec.source_labels.is_some()),
-        ("target_label", spec.target_label.is_some_and(|target| !target.is_empty())),
-        ("modulus", spec.modulus.is_some_and(|modulus| modulus != 0)),
-        ("separator", spec.separator.is_some_and(|separator| separator != DEFAULT_SEPARATOR)),
-        (
-            "replacement",
-            spec.replacement.is_some_and(|replacement| replacement != DEFAULT_REPLACEMENT),
-        ),
-    ];
-    for (key, _) in unused.into_iter().filter(|&(_, is_set)| is_set) {
-        errors.add(key, format!("{action} uses only regex; remove this"));
+    for (key, _) in set.into_iter().filter(|&(key, is_set)| is_set && !keys.contains(&key)) {
+        errors.add(key, format!("{action} uses only {}; remove this", keys.join(" and ")));
     }
 }
 

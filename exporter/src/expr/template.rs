@@ -16,7 +16,10 @@ use minijinja::{
 };
 use regex::{Regex, RegexBuilder};
 
-use super::values::{Keys, Reading, Source, Uses, Values};
+use super::{
+    suggest,
+    values::{Keys, Reading, Source, Uses, Values},
+};
 
 /// Maximum size of a template.
 const MAX_TEMPLATE_BYTES: usize = 4_096;
@@ -471,7 +474,7 @@ impl Check<'_> {
             }
         }
         candidates.extend(self.known.iter().map(|name| (written.as_str(), (*name).to_owned())));
-        let advice = nearest(candidates).unwrap_or_else(|| {
+        let advice = suggest::nearest(candidates).unwrap_or_else(|| {
             let source = Source::ALL.into_iter().find(|source| source.name() == path[0]);
             let mut names = source.map(fields).unwrap_or_default();
             if names.is_empty() {
@@ -525,9 +528,7 @@ fn known(kind: &str, name: &str, known: &[&str], offset: usize) -> Result<(), Te
     if known.contains(&name) {
         return Ok(());
     }
-    let candidates = known.iter().map(|known| (name, (*known).to_owned())).collect();
-    let advice =
-        nearest(candidates).unwrap_or_else(|| format!("write one of {}", known.join(", ")));
+    let advice = suggest::one_of(name, known);
     Err(error_at(offset, format!("unknown {kind} {name}; {advice}")))
 }
 
@@ -539,17 +540,6 @@ fn fields(source: Source) -> Vec<String> {
         }
         Keys::One | Keys::Any | Keys::Path => Vec::new(),
     }
-}
-
-/// Suggests the known name nearest to the written one, if any is near. Each candidate is the relevant
-/// part of the written name, and a known name.
-fn nearest(candidates: Vec<(&str, String)>) -> Option<String> {
-    /// Maximum edit distance of a typo.
-    const MAX_DISTANCE: usize = 2;
-    let distances =
-        candidates.into_iter().map(|(written, name)| (strsim::osa_distance(written, &name), name));
-    let (distance, name) = distances.min()?;
-    (distance <= MAX_DISTANCE).then(|| format!("did you mean {name}?"))
 }
 
 /// Jinja's syntax, but a newline at the end of a template is kept.
