@@ -4,8 +4,8 @@
 use std::{fmt, io, sync::Arc};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
-use hyper::{Request, Response, client::conn::http1, header::HOST};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{Request, Response, body::Body, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -39,7 +39,7 @@ pub(crate) enum HttpError {
     #[error("{server}: the HTTP exchange failed")]
     Protocol { server: String, source: hyper::Error },
     #[error("{server}: incomplete or malformed HTTP response")]
-    Body { server: String, source: Box<dyn std::error::Error + Send + Sync> },
+    Body { server: String, source: hyper::Error },
     #[error("{server}: the response is larger than {MAX_BODY_BYTES} bytes")]
     TooLarge { server: String },
 }
@@ -106,16 +106,29 @@ impl Server<'_> {
         let mut driver = JoinSet::new();
         driver.spawn(connection);
         let (head, body) = sender.send_request(request).await.map_err(protocol)?.into_parts();
-        let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|source| {
-            let server = self.to_string();
-            if source.is::<LengthLimitError>() {
-                HttpError::TooLarge { server }
-            } else {
-                HttpError::Body { server, source }
-            }
-        })?;
-        Ok(Response::from_parts(head, body.to_bytes()))
+        let server = || self.to_string();
+        let body =
+            collect(body).await.map_err(|source| HttpError::Body { server: server(), source })?;
+        let body = body.ok_or_else(|| HttpError::TooLarge { server: server() })?;
+        Ok(Response::from_parts(head, body))
     }
+}
+
+/// Reads a whole body; `None` if it is larger than [`MAX_BODY_BYTES`]. Copies each chunk: to keep one of a
+/// single byte costs more than a hundred. Trailers, which hyper limits, are dropped.
+async fn collect<B>(mut body: B) -> Result<Option<Bytes>, B::Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(chunk) = frame?.into_data() else { continue };
+        if chunk.len() > MAX_BODY_BYTES - bytes.len() {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(Some(bytes.into()))
 }
 
 /// Builds a TLS configuration that trusts only these certificate authorities, in PEM.
@@ -132,4 +145,66 @@ pub(crate) fn trust(certificates: &[u8]) -> Result<Arc<ClientConfig>, TrustError
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// A body of chunks of one byte, followed by trailers.
+    struct Chunks {
+        left: usize,
+        /// Counts the references to chunks.
+        alive: Arc<()>,
+    }
+
+    struct Chunk(#[expect(dead_code, reason = "only counted")] Arc<()>);
+
+    impl AsRef<[u8]> for Chunk {
+        fn as_ref(&self) -> &[u8] {
+            b"x"
+        }
+    }
+
+    impl Body for Chunks {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            assert_eq!(Arc::strong_count(&self.alive), 1, "a chunk is kept");
+            let chunk = Bytes::from_owner(Chunk(Arc::clone(&self.alive)));
+            let left = self.left.checked_sub(1);
+            self.left = left.unwrap_or_default();
+            let frame = if left.is_some() { Frame::data(chunk) } else { return Poll::Ready(None) };
+            Poll::Ready(Some(Ok(frame)))
+        }
+    }
+
+    fn chunks(left: usize) -> Chunks {
+        Chunks { left, alive: Arc::new(()) }
+    }
+
+    #[tokio::test]
+    async fn a_body_costs_its_size_however_it_is_cut() {
+        let body = collect(chunks(MAX_BODY_BYTES)).await.unwrap().unwrap();
+        assert_eq!(body.len(), MAX_BODY_BYTES);
+        assert_eq!(body.try_into_mut().unwrap().capacity(), MAX_BODY_BYTES);
+        assert_eq!(collect(chunks(0)).await.unwrap().unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn an_endless_body_is_too_large() {
+        assert_eq!(collect(chunks(usize::MAX)).await.unwrap(), None);
+    }
 }
