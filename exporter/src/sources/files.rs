@@ -27,13 +27,19 @@ fn text(path: &Path, max_bytes: u64) -> Result<String, SourceError> {
     })
 }
 
-/// Reads the files that `file("/path")` names, without their trailing newlines.
+/// The value in a file: its text without a byte order mark and trailing blanks. Strings in the device
+/// tree, like `/proc/device-tree/model`, end with a NUL.
+fn value(text: &str) -> &str {
+    text.trim_start_matches('\u{feff}').trim_end_matches([' ', '\t', '\r', '\n', '\0'])
+}
+
+/// Reads the files that `file("/path")` names.
 pub(super) fn read_all(paths: &BTreeSet<String>) -> Reading {
     let mut reading = Reading::default();
     for path in paths {
         match read(Path::new(path)) {
             Ok(text) => {
-                reading.values.insert(path.clone(), text.trim_end_matches(['\r', '\n']).into());
+                reading.values.insert(path.clone(), value(&text).into());
             }
             Err(error) => reading.add_error(&error.chain()),
         }
@@ -135,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn trailing_newlines_are_removed() {
+    fn byte_order_marks_and_trailing_blanks_are_removed() {
         let top = TempDir::new().unwrap();
         let path = top.path().join("zone");
         for (bytes, text) in [
@@ -143,7 +149,11 @@ mod tests {
             ("eu-1a\n", "eu-1a"),
             ("a\nb\r\n\n", "a\nb"),
             ("", ""),
-            (" x ", " x "),
+            (" x \t\r\n \n", " x"),
+            ("\u{feff}eu-1a\r\n", "eu-1a"),
+            ("\u{feff}\n", ""),
+            ("a\u{feff}\u{a0}", "a\u{feff}\u{a0}"),
+            ("Raspberry Pi 4\0", "Raspberry Pi 4"),
         ] {
             fs::write(&path, bytes).unwrap();
             check(&path, Ok(text));
