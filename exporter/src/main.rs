@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Parser as _;
 use sched_exporter::{
     cli::{
         args::{Args, Mode},
@@ -16,7 +15,7 @@ use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
     nss::use_built_in_resolvers();
-    match run(&Args::parse()) {
+    match run(&Args::of_process()) {
         Ok(()) => ExitCode::SUCCESS,
         #[expect(clippy::print_stderr, reason = "fatal errors are printed even if logging failed")]
         Err(error) => {

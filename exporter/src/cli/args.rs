@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{
+    ArgAction, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 
 use crate::{
     cli::check::CheckFormat,
@@ -158,7 +161,47 @@ pub enum Mode<'a> {
     Healthcheck(&'a ListenAddress),
 }
 
+/// Flags of comparable exporters, by their beginning, and what to do instead.
+const FLAGS_OF_OTHERS: [(&str, &str); 6] = [
+    (
+        "--web.config.file",
+        "TLS and authentication are not supported yet; listen on the loopback, \
+         --web.listen-address=127.0.0.1:10435, behind a proxy that adds them",
+    ),
+    (
+        "--web.disable-exporter-metrics",
+        "to drop the exporter's own metrics, use metric_relabel_configs in Prometheus",
+    ),
+    ("--collector.", COLLECTORS),
+    ("--no-collector.", COLLECTORS),
+    ("--path.", "no path is needed: /proc and /sys of any container show the CPUs of the host"),
+    ("--web.external-url", "to change the path of the metrics, use --web.telemetry-path"),
+];
+
+const COLLECTORS: &str = "every measurement is on; \
+                          --no-collector.context-switches and --no-collector.runqueue-latency turn \
+                          one off";
+
+/// Adds advice to the error about a flag of another exporter, in place of a flag that looks alike.
+fn advise(mut error: clap::Error) -> clap::Error {
+    if error.kind() == ErrorKind::UnknownArgument
+        && let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg)
+        && let Some((_, advice)) = FLAGS_OF_OTHERS.iter().find(|(other, _)| flag.starts_with(other))
+    {
+        error.remove(ContextKind::SuggestedArg);
+        error.remove(ContextKind::Usage);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![(*advice).into()]));
+    }
+    error
+}
+
 impl Args {
+    /// Parses the command line of this process. On an error, and for `--help` and `--version`, prints the
+    /// answer and exits.
+    pub fn of_process() -> Self {
+        Self::try_parse().unwrap_or_else(|error| advise(error).exit())
+    }
+
     /// The selected mode. `--config.check` takes precedence over `--once`.
     pub const fn mode(&self) -> Mode<'_> {
         match &self.command {
@@ -223,6 +266,28 @@ mod tests {
         for flag in ["--web.max-requests=4611686018427387904", "--web.max-connections=0"] {
             assert!(parsed(flag).is_err(), "{flag}");
         }
+    }
+
+    #[test]
+    fn flags_of_other_exporters_are_answered_with_advice() {
+        for (flag, advice) in [
+            ("--web.config.file", "TLS and authentication are not supported yet"),
+            ("--web.config.file=/etc/web.yml", "TLS and authentication are not supported yet"),
+            ("--collector.cpu", "every measurement is on"),
+            ("--no-collector.arp", "every measurement is on"),
+            ("--path.procfs=/host/proc", "no path is needed"),
+            ("--web.disable-exporter-metrics", "metric_relabel_configs"),
+            ("--web.external-url=/a", "--web.telemetry-path"),
+        ] {
+            let parsed = Args::try_parse_from(["sched_exporter", flag]);
+            let text = advise(parsed.unwrap_err()).to_string();
+            assert!(text.contains("unexpected argument '") && text.contains("tip: "), "{text}");
+            assert!(text.contains(advice) && !text.contains("similar argument"), "{text}");
+            assert!(!text.contains("--config.file <PATH>"), "{text}");
+        }
+        let parsed = Args::try_parse_from(["sched_exporter", "--web.listen-adress=:1"]);
+        let text = advise(parsed.unwrap_err()).to_string();
+        assert!(text.contains("similar argument exists: '--web.listen-address'"), "{text}");
     }
 
     #[test]
