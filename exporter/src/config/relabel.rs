@@ -35,6 +35,8 @@ fn rule(report: &mut Report<'_>, item: &Entry<'_>, compiler: &mut Compiler) -> O
             "target_label" => &mut spec.target_label,
             "replacement" => &mut spec.replacement,
             "action" => &mut spec.action,
+            // As in Prometheus, a key without a value is the same as no key.
+            "source_labels" | "modulus" if entry.is_null() => continue,
             "source_labels" => {
                 source_labels = report.items(entry);
                 let mut names = Vec::new();
@@ -58,7 +60,8 @@ fn rule(report: &mut Report<'_>, item: &Entry<'_>, compiler: &mut Compiler) -> O
                 continue;
             }
         };
-        *slot = report.string(entry);
+        // As in Prometheus, a string without a value is empty.
+        *slot = if entry.is_null() { Some("") } else { report.string(entry) };
         readable &= slot.is_some();
     }
     // The compiler would report unreadable keys again, as missing.

@@ -156,7 +156,6 @@ fn rejects_invalid_selections_of_cpus() {
     check(
         "cpus:\n- {labels: {a: b}}\n- {match: 3, label: {}}\n- numa:1\n",
         "2:3: cpus[0]: match is missing; write one like match: \"0-15\"\n\
-         3:11: cpus[1].match: 3 is not a string; write \"3\"\n\
          3:14: cpus[1].label: unknown key; did you mean labels?\n\
          4:3: cpus[2]: \"numa:1\" is not a map; write lines of `key: value`",
     );
@@ -173,7 +172,7 @@ fn rejects_invalid_labels_on_and_without() {
         "without: [cpu, le, a-b, 1]",
         "1:16: without[1]: \"le\" cannot be summed over here; sum over it in PromQL\n\
          1:20: without[2]: \"a-b\" is not a label name\n\
-         1:25: without[3]: 1 is not a string; write \"1\"",
+         1:25: without[3]: 1 is not a label name",
     );
 }
 
@@ -262,8 +261,7 @@ fn rejects_duplicate_keys_at_every_level() {
     check(
         "labels:\n  a: x\n  b: x\n  \"a\": y\nlabels:\n  a: 1\n",
         "4:3: labels.a: this key is given twice; keep one\n\
-         5:1: labels: this key is given twice; keep one\n\
-         6:6: labels.a: 1 is not a string; write \"1\"",
+         5:1: labels: this key is given twice; keep one",
     );
     check(
         "runqueue_latency: {per_cpu: true, per_cpu: true}",
@@ -275,34 +273,102 @@ fn rejects_duplicate_keys_at_every_level() {
 fn rejects_keys_that_are_not_strings() {
     check(
         "labels:\n  12: x\n  ~: x\n  [a]: x\n  ? {a: b}\n  : x\n",
-        "2:3: labels: 12 cannot be a key; write a string\n\
+        "2:3: labels.12: 12 is not a label name; write letters, digits and _, no digit first\n\
          3:3: labels: ~ cannot be a key; write a string\n\
          4:3: labels: a list cannot be a key; write a string\n\
          5:5: labels: a map cannot be a key; write a string",
     );
 }
 
+/// As in Prometheus, an unquoted scalar is the text that is written.
+#[test]
+fn unquoted_numbers_and_booleans_are_the_text_as_written() {
+    let scalars = [
+        "12",
+        "-1",
+        "0x1F",
+        "0o17",
+        "017",
+        "1.10",
+        "1e3",
+        "-.5",
+        ".inf",
+        ".NaN",
+        "12345678901234567890",
+        "-12345678901234567890",
+        "123456789012345678901234567890",
+        "1234567890123456789012345678901234567890",
+        "1_000",
+        "190:20:30",
+        "2001-01-01",
+        "true",
+        "False",
+        "TRUE",
+        "yes",
+        "on",
+    ];
+    for scalar in scalars {
+        let text = format!(
+            "labels: {{a: &a {scalar}, b: *a, c: !!str {scalar}}}\n\
+             relabel_configs:\n\
+             - {{source_labels: [a, b], separator: {scalar}, regex: (.*), target_label: d}}\n\
+             - {{source_labels: [a], regex: {scalar}, replacement: {scalar}, target_label: e}}\n\
+             cpus: [{{match: 0, labels: {{f: {scalar}}}}}]\n"
+        );
+        let config = parse(&text);
+        let labels: Vec<_> =
+            config.labels().iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        assert_eq!(labels, [("a", scalar), ("b", scalar), ("c", scalar)]);
+        assert_eq!(config.cpus()[0].labels["f"].as_str(), scalar);
+        let given = ["a", "b"].map(|name| (name.to_owned(), scalar.to_owned()));
+        let labels = relabelling::apply(config.relabel_configs(), given.into()).unwrap().unwrap();
+        assert_eq!(labels["d"], scalar.repeat(3));
+        assert_eq!(labels.get("e").map(String::as_str), Some(scalar));
+    }
+    let config = parse("labels: {true: x, yes: y}\nrelabel_configs: [{target_label: false}]");
+    assert_eq!(config.labels().keys().collect::<Vec<_>>(), ["true", "yes"]);
+    assert_eq!(config.relabel_configs()[0].target(), Some("false"));
+    check("labels: {true: x, \"true\": y}", "1:19: labels.true: this key is given twice; keep one");
+}
+
+/// As in Prometheus.
+#[test]
+fn empty_values_in_rules_are_empty_strings() {
+    for empty in ["", "null", "~"] {
+        let rule = |rule: &str| {
+            let text = format!("relabel_configs: [{{{}}}]", rule.replace('@', empty));
+            let config = parse(&text);
+            let labels = [("a", "x"), ("b", "y")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+            let labels = relabelling::apply(config.relabel_configs(), labels.into()).unwrap();
+            lines(labels.unwrap(), |(name, value)| format!("{name}={value} "))
+        };
+        assert_eq!(rule("target_label: a, replacement: @"), "b=y ");
+        assert_eq!(rule("source_labels: [a, b], separator: @, target_label: c"), "a=x b=y c=xy ");
+        assert_eq!(
+            rule("source_labels: [c], regex: @, target_label: d, replacement: z"),
+            "a=x b=y d=z "
+        );
+        assert_eq!(
+            rule("source_labels: @, target_label: @, modulus: @, action: labeldrop, regex: a"),
+            "b=y "
+        );
+        let text =
+            format!("relabel_configs: [{{action: hashmod, target_label: a, modulus: {empty}}}]");
+        let errors = Config::parse(&text).unwrap_err().shown;
+        assert_eq!(errors[0].message, "hashmod needs a modulus of 1 or more", "{text}");
+    }
+}
+
 #[test]
 fn rejects_label_values_that_are_not_strings() {
     check(
-        "labels:\n  a: 12\n  b: true\n  c: null\n  d: 1.10\n  e: 0x1F\n  f:\n  g: -1e3\n  \
-         h: &x !!int 7\n",
-        "2:6: labels.a: 12 is not a string; write \"12\"\n\
-         3:6: labels.b: true is not a string; write \"true\"\n\
-         4:6: labels.c: null is not a string; write one in quotes\n\
-         5:6: labels.d: 1.10 is not a string; write \"1.10\"\n\
-         6:6: labels.e: 0x1F is not a string; write \"0x1F\"\n\
-         7:5: labels.f: an empty value is not a string; write one in quotes\n\
-         8:6: labels.g: -1e3 is not a string; write \"-1e3\"\n\
-         9:6: labels.h: 7 is not a string; write \"7\"",
-    );
-    check(
-        "labels:\n  a: [x]\n  b: {x: y}\n  c: !secret x\n  d: 123456789012345678901234567890\n",
+        "labels:\n  a: [x]\n  b: {x: y}\n  c: !secret x\n  d: null\n  e:\n  f: ~\n",
         "2:6: labels.a: a list is not a string; write one in quotes\n\
          3:6: labels.b: a map is not a string; write one, in quotes if it starts with {\n\
          4:6: labels.c: a value with a tag is not a string; write one in quotes\n\
-         5:6: labels.d: 123456789012345678901234567890 is not a string; \
-         write \"123456789012345678901234567890\"",
+         5:6: labels.d: null is not a string; write one in quotes\n\
+         6:5: labels.e: an empty value is not a string; write one in quotes\n\
+         7:6: labels.f: ~ is not a string; write one in quotes",
     );
 }
 
@@ -486,7 +552,10 @@ fn rule_errors_have_the_position_in_the_file() {
          \x20 modulus: -1\n\
          - {action: keepequal, regex: a, target_label: b, action: x}\n",
         "3:10: relabel_configs[0].regex: at character 2, the group is not closed; write ) after it\n\
-         7:17: relabel_configs[1].target_label: 1 is not a string; write \"1\"\n\
+         6:5: relabel_configs[1].source_labels[1]: \"b-c\" is not a label name; \
+         write letters, digits and _, no digit first\n\
+         7:17: relabel_configs[1].target_label: \"1\" is not a label name; \
+         write letters, digits and _, no digit first\n\
          8:22: relabel_configs[2].source_labels[1]: \"b-c\" is not a label name; \
          write letters, digits and _, no digit first\n\
          9:17: relabel_configs[2].target_label: \"1\" is not a label name; \
@@ -509,10 +578,9 @@ fn rule_errors_have_the_position_in_the_file() {
     );
     check(
         "relabel_configs: [{source_labels: [a, 1, [b]]}, {regexp: x, target_label: a}, {regex: }]",
-        "1:39: relabel_configs[0].source_labels[1]: 1 is not a string; write \"1\"\n\
-         1:42: relabel_configs[0].source_labels[2]: a list is not a string; write one in quotes\n\
+        "1:42: relabel_configs[0].source_labels[2]: a list is not a string; write one in quotes\n\
          1:50: relabel_configs[1].regexp: unknown key; did you mean regex?\n\
-         1:87: relabel_configs[2].regex: an empty value is not a string; write one in quotes",
+         1:79: relabel_configs[2]: replace needs a target_label; write the name of a label",
     );
 }
 
@@ -544,7 +612,6 @@ fn reports_all_errors_in_file_order() {
          4:12: runqueue_latency.per_cpu: \"maybe\" is not a boolean; write true or false\n\
          5:1: colour: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, labels_on, without, limits, \
              runqueue_latency\n\
-         7:9: labels.rack: 12 is not a string; write \"12\"\n\
          8:3: labels.le: this name is reserved for the exporter's own series; choose another\n\
          8:7: labels.le: \"\" is the same as no label; remove the key\n\
          9:3: labels.a-b: \"a-b\" is not a label name; \
@@ -568,9 +635,9 @@ fn shows_twenty_errors_and_counts_the_rest() {
 #[test]
 fn errors_in_an_aliased_value_have_the_position_of_the_value() {
     check(
-        "labels:\n  a: &x 1\n  b: *x\n",
-        "2:6: labels.a: 1 is not a string; write \"1\"\n\
-         2:6: labels.b: 1 is not a string; write \"1\"",
+        "labels:\n  a: &x ''\n  b: *x\n",
+        "2:6: labels.a: \"\" is the same as no label; remove the key\n\
+         2:6: labels.b: \"\" is the same as no label; remove the key",
     );
 }
 
@@ -756,12 +823,12 @@ fn reports_the_first_byte_that_is_not_utf8() {
 
 #[test]
 fn each_error_names_the_file() {
-    let one = "f.yaml:1:13: labels.a: 1 is not a string; write \"1\"";
-    check_source(b"labels: {a: 1}", one, one);
+    let one = "f.yaml:1:13: labels.a: \"\" is the same as no label; remove the key";
+    check_source(b"labels: {a: ''}", one, one);
     let two = "f.yaml:2:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, labels_on, without, limits, \
              runqueue_latency";
     check_source(
-        b"labels: {a: 1}\nfoo: 1",
+        b"labels: {a: ''}\nfoo: 1",
         &format!("2 errors in `f.yaml`\n{one}\n{two}"),
         &format!("{one}; {two}"),
     );

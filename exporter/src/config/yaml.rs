@@ -1,14 +1,16 @@
 //! Parses YAML into a tree of nodes with source positions, and collects errors. Knows nothing about
 //! specific keys.
 //!
+//! `yaml_serde` tells either what a scalar like `0x10` means or how it is written. So the text is read
+//! twice: to find such scalars, and to build a tree of numbered nodes, which plain code checks.
+//!
 //! `yaml_serde` reports the position of a node only in an error that is raised while it reads that
-//! node. So the text is read once into a tree of numbered nodes, and plain code checks the tree. To
-//! locate an error, the text is read again up to the node with that number, where reading fails on
-//! purpose.
+//! node. To locate an error, the text is read again up to the node with that number, where reading
+//! fails on purpose.
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
 };
 
@@ -78,15 +80,40 @@ pub(super) struct Node {
 }
 
 enum Content {
-    Null,
-    Bool(bool),
-    /// `None` unless the number is an integer from 0 to 2^64 - 1.
-    Number(Option<u64>),
+    /// A scalar that YAML does not take for a string, with its text as written.
+    Plain(Plain, String),
     Text(String),
     List(Vec<Node>),
     Map(Vec<(Node, Node)>),
     /// A value with a custom tag, like `!secret`.
     Tagged,
+}
+
+impl From<Plain> for Content {
+    /// A scalar whose text is not known yet.
+    fn from(plain: Plain) -> Self {
+        Self::Plain(plain, String::new())
+    }
+}
+
+impl Content {
+    /// The text of a scalar, unless it is null.
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) | Self::Plain(Plain::Bool(_) | Plain::Number(_), text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// What YAML takes a scalar for, if not for a string.
+#[derive(Clone, Copy)]
+enum Plain {
+    /// `null`, `~` or nothing.
+    Null,
+    Bool(bool),
+    /// `None` unless the number is an integer from 0 to 2^64 - 1.
+    Number(Option<u64>),
 }
 
 /// A key with its value, an item of a list, or the whole file.
@@ -103,17 +130,19 @@ impl<'n> Entry<'n> {
         Self { name: "", path: String::new(), key: root, value: root }
     }
 
-    /// Whether the value is a map. An empty value is an empty map.
-    pub(super) const fn is_map(&self) -> bool {
-        matches!(self.value.content, Content::Map(_) | Content::Null)
+    /// Whether the value is empty, `null` or `~`.
+    pub(super) const fn is_null(&self) -> bool {
+        matches!(self.value.content, Content::Plain(Plain::Null, _))
     }
 
-    /// Returns the value if it is a string.
+    /// Whether the value is a map. An empty value is an empty map.
+    pub(super) const fn is_map(&self) -> bool {
+        matches!(self.value.content, Content::Map(_)) || self.is_null()
+    }
+
+    /// Returns the value if it is a string. A number or boolean is a string, too: as it is written.
     pub(super) fn string(&self) -> Option<&'n str> {
-        match &self.value.content {
-            Content::Text(text) => Some(text),
-            _ => None,
-        }
+        self.value.content.text()
     }
 }
 
@@ -123,13 +152,13 @@ pub(super) fn read(text: &str) -> (Report<'_>, Node) {
     // `yaml_serde` would treat a byte order mark as part of the first key.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut report = Report { text, diagnostics: Vec::new(), more: 0 };
-    let mut root = Node { number: 0, content: Content::Null };
+    let mut root = Node { number: 0, content: Content::Map(Vec::new()) };
     if let Some(obstacle) = obstacle(text) {
         report.diagnostics.push(obstacle);
         return (report, root);
     }
     let mut documents = serde_yaml::Deserializer::from_str(text);
-    let walk = Walk::default();
+    let walk = Walk { plain: plain_scalars(text).into(), ..Walk::default() };
     match documents.next().map(|document| walk.deserialize(document)) {
         Some(Ok(first)) => {
             root = first;
@@ -212,7 +241,7 @@ impl Report<'_> {
     pub(super) fn entries<'n>(&mut self, section: &Entry<'n>) -> Vec<Entry<'n>> {
         let pairs = match &section.value.content {
             Content::Map(pairs) => pairs,
-            Content::Null => return Vec::new(),
+            Content::Plain(Plain::Null, _) => return Vec::new(),
             _ => {
                 self.error(section, |value| {
                     format!("{value} is not a map; write lines of `key: value`")
@@ -223,7 +252,7 @@ impl Report<'_> {
         let mut names = BTreeSet::new();
         let mut entries = Vec::with_capacity(pairs.len());
         for (key, value) in pairs {
-            let Content::Text(name) = &key.content else {
+            let Some(name) = key.content.text() else {
                 self.add(0, &section.path, key, |key| {
                     format!("{key} cannot be a key; write a string")
                 });
@@ -247,7 +276,7 @@ impl Report<'_> {
     pub(super) fn items<'n>(&mut self, list: &Entry<'n>) -> Vec<Entry<'n>> {
         let items = match &list.value.content {
             Content::List(items) => items,
-            Content::Null => return Vec::new(),
+            Content::Plain(Plain::Null, _) => return Vec::new(),
             _ => {
                 self.error(list, |value| {
                     format!("{value} is not a list; write lines of `- item`, or [item, item]")
@@ -264,26 +293,24 @@ impl Report<'_> {
         items.iter().enumerate().map(entry).collect()
     }
 
-    /// Returns a string.
+    /// Returns a string. A number or boolean is a string, too: as it is written.
     pub(super) fn string<'n>(&mut self, entry: &Entry<'n>) -> Option<&'n str> {
         if let Some(text) = entry.string() {
             return Some(text);
         }
-        self.error(entry, |value| match entry.value.content {
-            Content::Bool(_) | Content::Number(_) => {
-                format!("{value} is not a string; write \"{value}\"")
-            }
-            Content::Map(_) => {
+        self.error(entry, |value| {
+            if entry.is_map() && !entry.is_null() {
                 format!("{value} is not a string; write one, in quotes if it starts with {{")
+            } else {
+                format!("{value} is not a string; write one in quotes")
             }
-            _ => format!("{value} is not a string; write one in quotes"),
         });
         None
     }
 
     /// Returns a boolean.
     pub(super) fn boolean(&mut self, entry: &Entry<'_>) -> bool {
-        if let Content::Bool(truth) = entry.value.content {
+        if let Content::Plain(Plain::Bool(truth), _) = entry.value.content {
             return truth;
         }
         self.error(entry, |value| format!("{value} is not a boolean; write true or false"));
@@ -292,7 +319,7 @@ impl Report<'_> {
 
     /// Returns an integer from 0 to 2^64 - 1.
     pub(super) fn integer(&mut self, entry: &Entry<'_>) -> Option<u64> {
-        if let Content::Number(Some(number)) = entry.value.content {
+        if let Content::Plain(Plain::Number(Some(number)), _) = entry.value.content {
             return Some(number);
         }
         self.error(entry, |value| {
@@ -348,14 +375,14 @@ impl Report<'_> {
             self.more += 1;
             return;
         }
-        let Located { line, column, scalar } = locate(self.text, document, node.number);
+        let (line, column) = locate(self.text, document, node.number);
         let printed = match &node.content {
             Content::Text(text) => quote(text),
             Content::List(_) => "a list".into(),
             Content::Map(_) => "a map".into(),
             Content::Tagged => "a value with a tag".into(),
-            Content::Null if scalar.is_empty() => "an empty value".into(),
-            _ => shorten(&scalar, MAX_CHARS),
+            Content::Plain(_, text) if text.is_empty() => "an empty value".into(),
+            Content::Plain(_, text) => shorten(text, MAX_CHARS),
         };
         self.diagnostics.push(Diagnostic {
             line,
@@ -391,24 +418,22 @@ impl Report<'_> {
     }
 }
 
-/// A node in the text.
-struct Located {
-    line: usize,
-    column: usize,
-    /// The scalar as written in the file; empty for a list or a map.
-    scalar: String,
+/// Finds the scalars of the first document that YAML does not take for strings, by number.
+fn plain_scalars(text: &str) -> BTreeMap<usize, Plain> {
+    let walk = Walk::default();
+    // The next reading reports the error.
+    let _ = serde_yaml::Deserializer::from_str(text).next().map(|node| walk.deserialize(node));
+    walk.plain.take()
 }
 
-/// Finds a node again, by its number in a document of the text.
-fn locate(text: &str, document: usize, number: usize) -> Located {
+/// Finds the line and column of a node, by its number in a document of the text.
+fn locate(text: &str, document: usize, number: usize) -> (usize, usize) {
     let walk = Walk { stop: Some(number), ..Walk::default() };
-    let result =
-        serde_yaml::Deserializer::from_str(text).nth(document).map(|node| walk.deserialize(node));
-    let (line, column) = match &result {
-        Some(Err(error)) => position(error),
+    let mut documents = serde_yaml::Deserializer::from_str(text);
+    match documents.nth(document).map(|node| walk.deserialize(node)) {
+        Some(Err(error)) => position(&error),
         _ => (1, 1),
-    };
-    Located { line, column, scalar: walk.scalar.take() }
+    }
 }
 
 fn position(error: &serde_yaml::Error) -> (usize, usize) {
@@ -420,8 +445,9 @@ fn position(error: &serde_yaml::Error) -> (usize, usize) {
 struct Walk {
     /// The node at which to fail, so that the error has its position.
     stop: Option<usize>,
-    /// The text of that node.
-    scalar: RefCell<String>,
+    /// The scalars that YAML does not take for strings, by number. Those already known are read as
+    /// they are written.
+    plain: RefCell<BTreeMap<usize, Plain>>,
     /// Number of nodes so far.
     nodes: Cell<usize>,
     /// Size of the tree so far.
@@ -450,11 +476,21 @@ impl<'de> DeserializeSeed<'de> for &Walk {
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
         self.allocate(size_of::<Node>())?;
         let number = self.nodes.replace(self.nodes.get() + 1);
-        let content = if self.stop == Some(number) {
-            deserializer.deserialize_str(Stop(&self.scalar))?
-        } else {
-            deserializer.deserialize_any(self)?
+        if self.stop == Some(number) {
+            let content = deserializer.deserialize_str(Stop)?;
+            return Ok(Node { number, content });
+        }
+        let known = self.plain.borrow().get(&number).copied();
+        let content = match known {
+            Some(plain) => match deserializer.deserialize_str(self)? {
+                Content::Text(text) => Content::Plain(plain, text),
+                other => other,
+            },
+            None => deserializer.deserialize_any(self)?,
         };
+        if let Content::Plain(plain, _) = content {
+            self.plain.borrow_mut().insert(number, plain);
+        }
         Ok(Node { number, content })
     }
 }
@@ -466,36 +502,37 @@ impl<'de> Visitor<'de> for &Walk {
         f.write_str("a value")
     }
 
+    /// An empty document.
     fn visit_none<E: Error>(self) -> Result<Content, E> {
-        Ok(Content::Null)
+        Ok(Content::Map(Vec::new()))
     }
 
     fn visit_unit<E: Error>(self) -> Result<Content, E> {
-        Ok(Content::Null)
+        Ok(Plain::Null.into())
     }
 
     fn visit_bool<E: Error>(self, truth: bool) -> Result<Content, E> {
-        Ok(Content::Bool(truth))
+        Ok(Plain::Bool(truth).into())
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<Content, E> {
-        Ok(Content::Number(Some(number)))
+        Ok(Plain::Number(Some(number)).into())
     }
 
     fn visit_i64<E: Error>(self, _: i64) -> Result<Content, E> {
-        Ok(Content::Number(None))
+        Ok(Plain::Number(None).into())
     }
 
     fn visit_u128<E: Error>(self, _: u128) -> Result<Content, E> {
-        Ok(Content::Number(None))
+        Ok(Plain::Number(None).into())
     }
 
     fn visit_i128<E: Error>(self, _: i128) -> Result<Content, E> {
-        Ok(Content::Number(None))
+        Ok(Plain::Number(None).into())
     }
 
     fn visit_f64<E: Error>(self, _: f64) -> Result<Content, E> {
-        Ok(Content::Number(None))
+        Ok(Plain::Number(None).into())
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Content, E> {
@@ -533,18 +570,17 @@ impl<'de> Visitor<'de> for &Walk {
     }
 }
 
-/// Records the scalar and fails. For anything but a scalar, `yaml_serde` itself fails.
-struct Stop<'w>(&'w RefCell<String>);
+/// Fails at a scalar. At anything else, `yaml_serde` itself fails.
+struct Stop;
 
-impl Visitor<'_> for Stop<'_> {
+impl Visitor<'_> for Stop {
     type Value = Content;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a scalar")
     }
 
-    fn visit_str<E: Error>(self, scalar: &str) -> Result<Content, E> {
-        self.0.replace(scalar.into());
+    fn visit_str<E: Error>(self, _: &str) -> Result<Content, E> {
         Err(E::custom("found"))
     }
 }

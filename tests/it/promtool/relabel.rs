@@ -254,6 +254,84 @@ fn patterns_and_templates_match_prometheus() {
     assert!(changes > cases / 4, "{changes} of {cases} cases matched");
 }
 
+/// Numbers, booleans and nothing, where a string is expected and no quotes are written.
+#[test]
+fn unquoted_scalars_match_prometheus() {
+    let scalars = [
+        "",
+        "null",
+        "~",
+        "true",
+        "True",
+        "FALSE",
+        "yes",
+        "no",
+        "on",
+        "y",
+        "1",
+        "-1",
+        "0x10",
+        "0X1f",
+        "0o17",
+        "017",
+        "08",
+        "0b11",
+        "1_000",
+        "1e3",
+        "1.0",
+        "1.10",
+        ".5",
+        "-.inf",
+        ".NaN",
+        "190:20:30",
+        "2001-01-01",
+        "12345678901234567890",
+        "123456789012345678901234567890",
+        "!!str 1",
+        "!!int 7",
+        "!!float 1",
+        "=",
+    ];
+    let directory = tempfile::tempdir().unwrap();
+    let (mut rules, mut target) = (Vec::new(), Labels::new());
+    for (number, scalar) in scalars.iter().enumerate() {
+        let text = scalar.rsplit(' ').next().filter(|text| !["null", "~"].contains(text));
+        let source = format!("s{number}");
+        target.insert(source.clone(), text.unwrap_or_default().into());
+        let rule = |target: &str, key: &'static str| {
+            vec![
+                ("source_labels", format!("[{source}, job]")),
+                ("target_label", format!("{target}{number}")),
+                (key, (*scalar).to_owned()),
+            ]
+        };
+        rules.push(rule("joined", "separator"));
+        rules.push(rule("replaced", "replacement"));
+        let mut matched = rule("matched", "regex");
+        matched[0].1 = format!("[{source}]");
+        matched.push(("replacement", "hit".into()));
+        rules.push(matched);
+    }
+    // As the name of a label.
+    for name in ["true", "No", "y"] {
+        rules.push(vec![("target_label", name.into()), ("replacement", "1".into())]);
+        rules.push(vec![
+            ("source_labels", format!("[{name}]")),
+            ("target_label", format!("of_{name}")),
+        ]);
+    }
+    rules.push(vec![
+        ("action", "labeldrop".into()),
+        ("source_labels", String::new()),
+        ("target_label", "~".into()),
+        ("modulus", "null".into()),
+        ("regex", "No".into()),
+    ]);
+    // Every scalar but the three empty ones gives a value with each key.
+    let changes = compare(directory.path(), &rules, &[target]);
+    assert!(changes >= 3 * (scalars.len() - 3), "{changes}");
+}
+
 #[test]
 fn every_action_matches_prometheus() {
     const JOBS: usize = 250;
