@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use crate::{
-    config::CPU,
+    config::{CPU, Diagnostic},
     cpu::list,
     expr::{print, values::Reading},
     generation::Inputs,
@@ -78,7 +78,16 @@ fn blocks(cpus: &[(u32, Labels)]) -> Vec<(Vec<u32>, Labels)> {
 
 impl Report<'_> {
     fn table(&self) -> String {
-        let mut text = format!("{}: valid\n", self.path.display());
+        let warnings = self.inputs.config.warnings();
+        let count = match warnings.count() {
+            0 => String::new(),
+            1 => ", with 1 warning".into(),
+            count => format!(", with {count} warnings"),
+        };
+        let mut text = format!("{}: valid{count}\n", self.path.display());
+        for warning in warnings.located(self.path) {
+            text.extend([&warning, "\n"]);
+        }
         let mut rows = vec![["ON", "LABEL", "VALUE", "FROM"].map(str::to_owned)];
         self.rows("host", &self.host, &mut rows);
         for (cpus, labels) in &blocks(&self.cpus) {
@@ -140,9 +149,14 @@ impl Report<'_> {
         let sources = self.inputs.values.readings().map(|(source, reading)| {
             json!({ "source": source.name(), "up": reading.error.is_none(), "error": reading.error })
         });
+        let warnings = self.inputs.config.warnings().shown.iter().map(|warning| {
+            let Diagnostic { line, column, key, message } = warning;
+            json!({ "line": line, "column": column, "key": key, "message": message })
+        });
         json!({
             "file": self.path.display().to_string(),
             "sha256": self.inputs.sha256,
+            "warnings": warnings.collect::<Vec<_>>(),
             "host": labels(&self.host),
             "cpus": self.cpus.iter().map(|(cpu, of_cpu)| {
                 json!({ "cpu": cpu, "labels": labels(of_cpu) })
@@ -249,6 +263,7 @@ node.labels  environment variable NODE_NAME is not set
         let expected = json!({
             "file": "f.yaml",
             "sha256": "5a",
+            "warnings": [],
             "host": host,
             "cpus": cpus,
             "sources": [
@@ -259,5 +274,27 @@ node.labels  environment variable NODE_NAME is not set
             "series": 27,
         });
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
+    }
+
+    #[test]
+    fn both_show_the_warnings() {
+        let inputs = inputs("labels:\n  a: ${RACK}\n  b: $(POD)\n");
+        let text = report(Path::new("f.yaml"), &inputs, CheckFormat::Table);
+        let expected = "\
+f.yaml: valid, with 2 warnings
+f.yaml:2:6: labels.a: ${RACK} is served as written; write {{ env.RACK }}
+f.yaml:3:6: labels.b: $(POD) is served as written; write {{ env.POD }}
+
+ON ";
+        assert!(text.starts_with(expected), "{text}");
+        let text = report(Path::new("f.yaml"), &inputs, CheckFormat::Json);
+        let warnings = &serde_json::from_str::<Value>(&text).unwrap()["warnings"];
+        let first = json!({
+            "line": 2,
+            "column": 6,
+            "key": "labels.a",
+            "message": "${RACK} is served as written; write {{ env.RACK }}",
+        });
+        assert_eq!((&warnings[0], warnings.as_array().unwrap().len()), (&first, 2));
     }
 }

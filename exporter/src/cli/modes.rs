@@ -103,6 +103,7 @@ impl Setup {
         // Start no thread before privileges are dropped: capabilities are per thread.
         let scheduler = Arc::new(attach(args, &self.telemetry)?);
         scheduler.seed()?;
+        reload::warnings(self.file.path(), &self.config);
         let telemetry = self.telemetry.clone();
         let log_counts = self.log_counts.clone();
         let reloader = self.reloader()?;

@@ -83,27 +83,16 @@ impl ConfigError {
     /// The message and its causes in one line, for the log.
     pub fn one_line(&self) -> String {
         match self {
-            Self::Invalid { path, diagnostics } => located(path, diagnostics).join("; "),
+            Self::Invalid { path, diagnostics } => diagnostics.located(path).join("; "),
             Self::File(_) | Self::NotUtf8 { .. } => log::chain(self),
         }
     }
 }
 
 fn lines(path: &Path, diagnostics: &Diagnostics) -> String {
-    let located = located(path, diagnostics).join("\n");
-    match diagnostics.shown.len() + diagnostics.more {
+    let located = diagnostics.located(path).join("\n");
+    match diagnostics.count() {
         1 => located,
         count => format!("{count} errors in `{}`\n{located}", path.display()),
     }
-}
-
-/// Writes diagnostics as `file:line:column: message`, which editors and terminals turn into links.
-fn located(path: &Path, diagnostics: &Diagnostics) -> Vec<String> {
-    let path = path.display();
-    let mut located: Vec<_> =
-        diagnostics.shown.iter().map(|diagnostic| format!("{path}:{diagnostic}")).collect();
-    if diagnostics.more > 0 {
-        located.push(format!("and {} more", diagnostics.more));
-    }
-    located
 }

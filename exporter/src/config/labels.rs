@@ -6,7 +6,10 @@ use super::yaml::{Entry, Report};
 use crate::{
     cpu,
     expr::{
+        lookalike::{self, Lookalike},
+        print::{MAX_CHARS, shorten},
         relabel::{Rule, is_label_name},
+        substitution::{self, Substitution},
         template::Template,
     },
 };
@@ -233,10 +236,27 @@ fn template(
             });
             None
         }
-        Ok(template) => Some(template),
+        Ok(template) => {
+            warn(report, entry, &template);
+            Some(template)
+        }
         Err(error) => {
             report.error_within(entry, error.offset, &error.message);
             None
+        }
+    }
+}
+
+/// Warns of text that is probably not meant to be part of the value.
+fn warn(report: &mut Report<'_>, entry: &Entry<'_>, template: &Template) {
+    for (start, text) in template.literals() {
+        if let Some(found) = lookalike::find_invisible(text) {
+            report.lookalike(entry, &Lookalike { offset: start + found.offset, ..found });
+        }
+        if let Some(Substitution { offset, written, instead }) = substitution::find(text) {
+            let written = shorten(written, MAX_CHARS);
+            let message = format!("{written} is served as written; write {instead}");
+            report.warning_within(entry, start + offset, &message);
         }
     }
 }

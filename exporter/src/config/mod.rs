@@ -5,16 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod diagnostics;
 mod file;
 mod labels;
 mod latency;
 mod relabel;
 mod yaml;
 
+pub use diagnostics::{Diagnostic, Diagnostics};
 pub use file::{ConfigError, ConfigFile, read};
 pub use labels::{CPU, CpuLabels, CpuMatch, LabelsOn, Limits, RESERVED};
 pub use latency::RunqueueLatency;
-pub use yaml::{Diagnostic, Diagnostics};
 use yaml::{Entry, Report};
 
 use crate::expr::{relabel::Rule, template::Template, values::Uses};
@@ -31,6 +32,7 @@ pub struct Config {
     limits: Limits,
     uses: Uses,
     runqueue_latency: RunqueueLatency,
+    warnings: Diagnostics,
 }
 
 impl Config {
@@ -39,7 +41,7 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self, Diagnostics> {
         let (mut report, root) = yaml::read(text);
         let config = config(&mut report, &Entry::whole_file(&root));
-        report.finish(config)
+        Ok(Self { warnings: report.finish()?, ..config })
     }
 
     /// The labels of the host, by name. The names are valid, unique and not reserved.
@@ -85,6 +87,11 @@ impl Config {
     /// How run-queue latency is exposed.
     pub const fn runqueue_latency(&self) -> &RunqueueLatency {
         &self.runqueue_latency
+    }
+
+    /// What is valid in the file, but probably not meant.
+    pub const fn warnings(&self) -> &Diagnostics {
+        &self.warnings
     }
 }
 

@@ -1,6 +1,10 @@
 //! The sections `relabel_configs` and `cpu_relabel_configs`. Each error is reported at its key.
 
-use crate::expr::relabel::{Compiler, Rule, RuleError, RuleSpec};
+use crate::expr::{
+    print::{MAX_CHARS, shorten},
+    relabel::{Compiler, Rule, RuleError, RuleSpec},
+    substitution,
+};
 
 use super::yaml::{Entry, Report};
 
@@ -69,7 +73,12 @@ fn rule(report: &mut Report<'_>, item: &Entry<'_>, compiler: &mut Compiler) -> O
         return None;
     }
     let errors = match compiler.rule(&spec) {
-        Ok(rule) => return Some(rule),
+        Ok(rule) => {
+            if let Some(entry) = entries.iter().find(|entry| entry.name == "replacement") {
+                warn(report, entry, &rule);
+            }
+            return Some(rule);
+        }
         Err(errors) => errors,
     };
     for RuleError { key, item: label, message } in errors {
@@ -79,4 +88,36 @@ fn rule(report: &mut Report<'_>, item: &Entry<'_>, compiler: &mut Compiler) -> O
         report.error(at_label.or(at_key).unwrap_or(item), |_| message);
     }
     None
+}
+
+/// Warns of a replacement that is probably meant as a variable or a template.
+fn warn(report: &mut Report<'_>, entry: &Entry<'_>, rule: &Rule) {
+    let text = entry.string().unwrap_or_default();
+    let template = text.find("{{").filter(|start| text[*start..].contains("}}"));
+    let (offset, what) = if let Some(name) = rule.missing_group() {
+        let offset = text.find(name).unwrap_or_default();
+        let name = shorten(name, MAX_CHARS);
+        let (number, _) =
+            name.split_at(name.find(|c: char| !c.is_ascii_digit()).unwrap_or(name.len()));
+        if !number.is_empty() {
+            let message =
+                format!("no group has the name {name}; for group {number}, write ${{{number}}}");
+            return report.warning_within(entry, offset, &message);
+        }
+        (offset, format!("no group has the name {name}, so it is always empty"))
+    } else if let Some(offset) = template {
+        (offset, "{{ … }} is served as written".into())
+    } else if let Some(found) = substitution::find(text).filter(|it| !is_group(it.written)) {
+        (found.offset, format!("{} is served as written", shorten(found.written, MAX_CHARS)))
+    } else {
+        return;
+    };
+    let message =
+        format!("{what}; write {{{{ env.NAME }}}} in a label, and its name in source_labels");
+    report.warning_within(entry, offset, &message);
+}
+
+/// Whether Go takes this for a group.
+fn is_group(written: &str) -> bool {
+    written.starts_with('$') && !written.starts_with("$(")
 }

@@ -16,7 +16,17 @@ use crate::expr::relabel as relabelling;
 /// Checks that the text has exactly the errors `expected`, a line for each.
 #[track_caller]
 fn check(text: &str, expected: &str) {
-    let diagnostics = Config::parse(text).expect_err("the text has an error");
+    check_lines(&Config::parse(text).expect_err("the text has an error"), text, expected);
+}
+
+/// Checks that the text is valid and has exactly the warnings `expected`, a line for each.
+#[track_caller]
+fn check_warnings(text: &str, expected: &str) {
+    check_lines(parse(text).warnings(), text, expected);
+}
+
+#[track_caller]
+fn check_lines(diagnostics: &Diagnostics, text: &str, expected: &str) {
     let mut lines: Vec<_> = diagnostics.shown.iter().map(ToString::to_string).collect();
     if diagnostics.more > 0 {
         lines.push(format!("and {} more", diagnostics.more));
@@ -661,12 +671,12 @@ fn reports_a_syntax_error_and_the_errors_before_it() {
          4:1: invalid YAML: did not find expected node content, \
          while parsing a flow node",
     );
-    check(
-        "labels:\n\thost: a\n",
-        "2:1: invalid YAML: found character that cannot start any token, \
-         while scanning for the next token",
-    );
     check("labels: *none\n", "1:9: invalid YAML: unknown anchor");
+    check(
+        &format!("labels: \"{}", "\n".repeat(1 << 20)),
+        "1048577:1: invalid YAML: found unexpected end of stream, \
+         while scanning a quoted scalar at line 1 column 9",
+    );
     check(
         "labels: {a: !!int x}\n",
         "1:13: invalid YAML: labels.a: invalid value: string \"x\", expected an integer",
@@ -681,6 +691,141 @@ fn reports_a_syntax_error_after_the_document() {
         "3:1: invalid YAML: did not find expected node content, \
          while parsing a block node",
     );
+}
+
+#[test]
+fn names_a_tab_in_the_indentation() {
+    for (text, position) in [
+        ("labels:\n\thost: a\n", "2:1"),
+        ("labels:\n  \thost: a\n", "2:3"),
+        ("labels:\n  host: a\n\tzone: b\n", "3:1"),
+        ("labels:\n  host: a\n  \tzone: b\n", "3:3"),
+        ("labels:\r  host: a\r\t\r  zone: b\r", "3:1"),
+        ("\tlabels: {}\n", "1:1"),
+        ("labels:\n  host: |\n\ta\n", "3:1"),
+        ("cpus:\n-\tmatch: '0'\n", "2:2"),
+    ] {
+        check(text, &format!("{position}: invalid YAML: a tab in the indentation; write spaces"));
+    }
+    let config = parse("labels:\t{\n\ta:\tx,\t# one\n\tb: \"y\n\tz\"\t}\n");
+    assert_eq!(config.labels()["a"].as_str(), "x");
+    assert_eq!(config.labels()["b"].as_str(), "y z");
+}
+
+#[test]
+fn names_characters_that_no_value_starts_with() {
+    for c in ['%', '@', '`'] {
+        check(
+            &format!("labels:\n  a: {c}x\n"),
+            &format!("2:6: invalid YAML: a value cannot start with {c}; put it in quotes"),
+        );
+    }
+}
+
+#[test]
+fn names_characters_that_look_like_others() {
+    let space = "U+00A0, a no-break space: write a space";
+    check(
+        "labels:\n\u{a0}\u{a0}host: a\n",
+        &format!(
+            "2:1: \\u{{a0}}\\u{{a0}}host: unknown key; write one of labels, relabel_configs, cpus, \
+             cpu_relabel_configs, labels_on, without, limits, runqueue_latency; it contains {space}"
+        ),
+    );
+    check(
+        "labels:\n  host:\u{a0}a\n",
+        &format!(
+            "2:3: labels: \"host:\\u{{a0}}a\" is not a map; write lines of `key: value`; \
+             it contains {space}"
+        ),
+    );
+    // Reading stops in the line after the mistake.
+    check(
+        "labels:\n  host: a\n  zone:\u{a0}b\n",
+        &format!(
+            "4:1: invalid YAML: could not find expected ':', while scanning a simple key at line 3 \
+             column 3; line 3 contains {space}"
+        ),
+    );
+    check(
+        "labels:\n  a: x\n  b：y\n  c: z\n",
+        "4:3: invalid YAML: could not find expected ':', while scanning a simple key at line 3 \
+         column 3; line 3 contains U+FF1A, a full-width colon: write :",
+    );
+    check(
+        "labels: {“a”: x, b: '{{ “x” }}'}\nlabels_on: series\u{200b}\ncpus: [{match: 0–3}]\n",
+        "1:10: labels.“a”: \"“a”\" is not a label name; write letters, digits and _, no digit first; \
+         it contains U+201C, a typographic quote: write \"\n\
+         1:25: labels.b: syntax error: unexpected character: U+201C, a typographic quote; write \"\n\
+         2:12: labels_on: \"series\\u{200b}\" is not a choice; write series, target_info or both; \
+         it contains U+200B, an invisible character: remove it\n\
+         3:16: cpus[0].match: \"0–3\" is not a selection of CPUs; write an ascending list like \"0-15,32\", \
+         the same after numa:, package: or cluster:, or isolated; it contains U+2013, a dash: write -",
+    );
+}
+
+#[test]
+fn warns_of_values_that_are_probably_not_meant() {
+    check_warnings(
+        "labels:\n\
+         \x20 a: ${HOSTNAME}\n\
+         \x20 b: \"é-$(NODE_NAME)\"\n\
+         \x20 c: '{{ env.A | regex_replace(\"(?<X>a)\", \"${X}\") }}%RACK%'\n\
+         \x20 d: “{{ hostname }}”\n\
+         \x20 e: \"x\u{a0}\"\n\
+         \x20 f: x\u{200b}y\n\
+         \x20 g: 100 $ + 5% (naïve) – “x” y’s\n\
+         cpus:\n\
+         - {match: 0, labels: {a: $RACK_NAME}}\n",
+        "2:6: labels.a: ${HOSTNAME} is served as written; \
+         write {{ env.HOSTNAME }} or {{ hostname }}\n\
+         3:9: labels.b: $(NODE_NAME) is served as written; write {{ env.NODE_NAME }}\n\
+         4:53: labels.c: %RACK% is served as written; write {{ env.RACK }}\n\
+         5:6: labels.d: U+201C, a typographic quote, is part of the value; write \"\n\
+         6:8: labels.e: U+00A0, a no-break space, is part of the value; write a space\n\
+         7:7: labels.f: U+200B, an invisible character, is part of the value; remove it\n\
+         10:26: cpus[0].labels.a: $RACK_NAME is served as written; write {{ env.RACK_NAME }}",
+    );
+    let text = lines(0..25, |i| format!("- {{match: {i}, labels: {{a: $RACK}}}}\n"));
+    let warnings = parse(&format!("cpus:\n{text}")).warnings().clone();
+    assert_eq!((warnings.shown.len(), warnings.more, warnings.count()), (20, 5, 25));
+    assert_eq!(warnings.located(Path::new("f"))[20], "and 5 more");
+}
+
+#[test]
+fn warns_of_replacements_that_are_probably_not_meant() {
+    let rule = |rule: &str| format!("relabel_configs:\n- {{target_label: a, {rule}}}\n");
+    let advice = "write {{ env.NAME }} in a label, and its name in source_labels";
+    for (written, position, what) in [
+        (
+            "replacement: '${NODE_NAME}'",
+            37,
+            "no group has the name NODE_NAME, so it is always empty",
+        ),
+        ("replacement: $NODE", 35, "no group has the name NODE, so it is always empty"),
+        ("replacement: $(NODE_NAME)", 34, "$(NODE_NAME) is served as written"),
+        ("replacement: 'x-{{ env.A }}'", 37, "{{ … }} is served as written"),
+        ("replacement: 'a-%{A}'", 37, "%{A} is served as written"),
+    ] {
+        let place = format!("2:{position}: relabel_configs[0].replacement");
+        check_warnings(&rule(written), &format!("{place}: {what}; {advice}"));
+    }
+    check_warnings(
+        &rule("replacement: $1st"),
+        "2:35: relabel_configs[0].replacement: no group has the name 1st; for group 1, write ${1}",
+    );
+    check_warnings(
+        &rule("source_labels: [b], regex: “x.*”"),
+        "2:48: relabel_configs[0].regex: U+201C, a typographic quote, is part of the value; write \"",
+    );
+    for right in [
+        "regex: '(?P<zone>.*)', replacement: '${zone}-$zone'",
+        "regex: '(.)(.)', replacement: '$2${1}x$0$3'",
+        "replacement: US$$, source_labels: [b]",
+        "action: lowercase",
+    ] {
+        check_warnings(&rule(right), "");
+    }
 }
 
 #[test]

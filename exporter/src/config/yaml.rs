@@ -11,7 +11,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    fmt, iter,
 };
 
 use serde::de::{
@@ -19,13 +19,12 @@ use serde::de::{
     VariantAccess, Visitor,
 };
 
+use super::diagnostics::{Diagnostic, Diagnostics};
 use crate::expr::{
+    lookalike::{self, Lookalike},
     print::{MAX_CHARS, quote, shorten},
     suggest,
 };
-
-/// Maximum number of diagnostics reported in full. Each costs another reading of the text.
-const MAX_SHOWN: usize = 20;
 
 /// Maximum memory of the tree. Aliases are followed, so a small text can stand for a huge tree.
 const MAX_TREE_BYTES: usize = 4 << 20;
@@ -34,43 +33,14 @@ const MAX_TREE_BYTES: usize = 4 << 20;
 /// square of their depth, and only their number limits the depth.
 const MAX_BRACKETS: usize = 4096;
 
+/// The beginning of libyaml's message about a character that no token starts with.
+const NO_TOKEN: &str = "found character that cannot start any token";
+
 /// Maximum number of characters of a message of `yaml_serde`, which can contain a whole value.
 const MAX_MESSAGE: usize = 200;
 
 /// The line breaks of YAML 1.1, as libyaml counts them. <https://yaml.org/spec/1.1/#id871136>
 const BREAKS: [char; 5] = ['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'];
-
-/// One error in a configuration file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Diagnostic {
-    /// The line of the key or value, from 1.
-    pub line: usize,
-    /// The column of its first character, from 1.
-    pub column: usize,
-    /// The full key, like `runqueue_latency.per_cpu`; empty for the whole file.
-    pub key: String,
-    /// What is wrong, the value, and what to write instead.
-    pub message: String,
-}
-
-impl fmt::Display for Diagnostic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: ", self.line, self.column)?;
-        if !self.key.is_empty() {
-            write!(f, "{}: ", self.key)?;
-        }
-        f.write_str(&self.message)
-    }
-}
-
-/// The errors in a configuration file; there is at least one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Diagnostics {
-    /// The first 20 that were found, in file order.
-    pub shown: Vec<Diagnostic>,
-    /// The number of further errors.
-    pub more: usize,
-}
 
 /// A key or a value.
 pub(super) struct Node {
@@ -151,10 +121,11 @@ impl<'n> Entry<'n> {
 pub(super) fn read(text: &str) -> (Report<'_>, Node) {
     // `yaml_serde` would treat a byte order mark as part of the first key.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut report = Report { text, diagnostics: Vec::new(), more: 0 };
+    let mut report =
+        Report { text, errors: Diagnostics::default(), warnings: Diagnostics::default() };
     let mut root = Node { number: 0, content: Content::Map(Vec::new()) };
     if let Some(obstacle) = obstacle(text) {
-        report.diagnostics.push(obstacle);
+        report.errors.add(|| obstacle);
         return (report, root);
     }
     let mut documents = serde_yaml::Deserializer::from_str(text);
@@ -211,14 +182,26 @@ fn obstacle(text: &str) -> Option<Diagnostic> {
     None
 }
 
+/// Iterates over the lines of a text.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    iter::from_fn(move || {
+        let text = rest?;
+        let (line, after) = match text.split_once(BREAKS) {
+            Some((line, after)) if text[line.len()..].starts_with("\r\n") => {
+                (line, Some(&after[1..]))
+            }
+            Some((line, after)) => (line, Some(after)),
+            None => (text, None),
+        };
+        rest = after;
+        Some(line)
+    })
+}
+
 /// Returns a line of a text, by its number from 1.
 fn line(text: &str, number: usize) -> &str {
-    let mut rest = text;
-    for _ in 1..number {
-        let (line, after) = rest.split_once(BREAKS).unwrap_or((rest, ""));
-        rest = if rest[line.len()..].starts_with("\r\n") { &after[1..] } else { after };
-    }
-    rest.split_once(BREAKS).map_or(rest, |(line, _)| line)
+    lines(text).nth(number - 1).unwrap_or_default()
 }
 
 fn forbidden(c: char) -> String {
@@ -226,13 +209,13 @@ fn forbidden(c: char) -> String {
     format!("U+{code:04X} is not allowed in YAML; write \"\\u{code:04X}\", with the quotes")
 }
 
-/// Collects the diagnostics of one text.
+/// Collects the errors and warnings of one text.
 ///
-/// After an error its methods return a placeholder, which [`Report::finish`] drops.
+/// After an error its methods return a placeholder, which the caller of [`Report::finish`] drops.
 pub(super) struct Report<'t> {
     text: &'t str,
-    diagnostics: Vec<Diagnostic>,
-    more: usize,
+    errors: Diagnostics,
+    warnings: Diagnostics,
 }
 
 impl Report<'_> {
@@ -296,6 +279,9 @@ impl Report<'_> {
     /// Returns a string. A number or boolean is a string, too: as it is written.
     pub(super) fn string<'n>(&mut self, entry: &Entry<'n>) -> Option<&'n str> {
         if let Some(text) = entry.string() {
+            if let Some(found) = lookalike::find_at_ends(text) {
+                self.lookalike(entry, &found);
+            }
             return Some(text);
         }
         self.error(entry, |value| {
@@ -347,21 +333,18 @@ impl Report<'_> {
     /// `nope` in column 8. If the file has the string in another form, with escapes or over several
     /// lines, the position is that of the whole string.
     pub(super) fn error_within(&mut self, entry: &Entry<'_>, offset: usize, message: &str) {
-        self.error(entry, |_| message.into());
-        let (Some(diagnostic), Some(value)) = (self.diagnostics.last_mut(), entry.string()) else {
-            return;
-        };
-        if self.more > 0 {
-            return;
-        }
-        let before = value.get(..offset).unwrap_or_default();
-        let line = line(self.text, diagnostic.line);
-        let written = line.char_indices().nth(diagnostic.column - 1);
-        let written = written.map_or("", |(start, _)| &line[start..]);
-        let unquoted = written.strip_prefix(['"', '\'']).unwrap_or(written);
-        if unquoted.starts_with(before) {
-            diagnostic.column += written.len() - unquoted.len() + before.chars().count();
-        }
+        self.errors.add(|| diagnostic_within(self.text, entry, offset, message));
+    }
+
+    /// Adds a warning about a character of a string.
+    pub(super) fn lookalike(&mut self, entry: &Entry<'_>, found: &Lookalike) {
+        let Lookalike { offset, name, advice } = found;
+        self.warning_within(entry, *offset, &format!("{name}, is part of the value; {advice}"));
+    }
+
+    /// Adds a warning at a byte offset in a string.
+    pub(super) fn warning_within(&mut self, entry: &Entry<'_>, offset: usize, message: &str) {
+        self.warnings.add(|| diagnostic_within(self.text, entry, offset, message));
     }
 
     fn add(
@@ -371,51 +354,96 @@ impl Report<'_> {
         node: &Node,
         message: impl FnOnce(&str) -> String,
     ) {
-        if self.diagnostics.len() == MAX_SHOWN {
-            self.more += 1;
-            return;
-        }
-        let (line, column) = locate(self.text, document, node.number);
-        let printed = match &node.content {
-            Content::Text(text) => quote(text),
-            Content::List(_) => "a list".into(),
-            Content::Map(_) => "a map".into(),
-            Content::Tagged => "a value with a tag".into(),
-            Content::Plain(_, text) if text.is_empty() => "an empty value".into(),
-            Content::Plain(_, text) => shorten(text, MAX_CHARS),
-        };
-        self.diagnostics.push(Diagnostic {
-            line,
-            column,
-            key: path.into(),
-            message: message(&printed),
-        });
+        let text = self.text;
+        self.errors.add(|| diagnostic(text, document, path, node, message));
     }
 
     /// Adds the error at which reading stopped.
     fn unreadable(&mut self, error: &serde_yaml::Error) {
         let (line, column) = position(error);
-        let reason = match &*error.to_string() {
-            "repetition limit exceeded" => "aliases expand too much; write the values out".into(),
-            reason if reason.starts_with("recursion limit exceeded") => {
-                "nested more than 128 levels deep; flatten it".into()
-            }
-            // The diagnostic has the position already.
-            reason => reason.replacen(&format!(" at line {line} column {column}"), "", 1),
-        };
-        let reason = shorten(&reason, MAX_MESSAGE);
-        let message = format!("invalid YAML: {reason}");
-        self.diagnostics.push(Diagnostic { line, column, key: String::new(), message });
+        let message = shorten(&syntax_error(self.text, error), MAX_MESSAGE);
+        let message = format!("invalid YAML: {message}");
+        self.errors.add(|| Diagnostic { line, column, key: String::new(), message });
     }
 
-    /// Returns `value`, or the diagnostics if there are any.
-    pub(super) fn finish<T>(mut self, value: T) -> Result<T, Diagnostics> {
-        if self.diagnostics.is_empty() {
-            return Ok(value);
+    /// Returns the warnings, or the errors if there are any.
+    pub(super) fn finish(mut self) -> Result<Diagnostics, Diagnostics> {
+        for diagnostics in [&mut self.errors, &mut self.warnings] {
+            diagnostics.shown.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
         }
-        self.diagnostics.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
-        Err(Diagnostics { shown: self.diagnostics, more: self.more })
+        if self.errors.count() == 0 { Ok(self.warnings) } else { Err(self.errors) }
     }
+}
+
+/// Describes a mistake at a node. `message` receives the printable value.
+fn diagnostic(
+    text: &str,
+    document: usize,
+    path: &str,
+    node: &Node,
+    message: impl FnOnce(&str) -> String,
+) -> Diagnostic {
+    let (line, column) = locate(text, document, node.number);
+    let printed = match &node.content {
+        Content::Text(text) => quote(text),
+        Content::List(_) => "a list".into(),
+        Content::Map(_) => "a map".into(),
+        Content::Tagged => "a value with a tag".into(),
+        Content::Plain(_, text) if text.is_empty() => "an empty value".into(),
+        Content::Plain(_, text) => shorten(text, MAX_CHARS),
+    };
+    let mut message = message(&printed);
+    if let Some(found) = node.content.text().and_then(lookalike::find) {
+        message.extend(["; it contains ", &found.name, ": ", found.advice]);
+    }
+    Diagnostic { line, column, key: path.into(), message }
+}
+
+/// Describes a mistake at a byte offset in a string.
+fn diagnostic_within(text: &str, entry: &Entry<'_>, offset: usize, message: &str) -> Diagnostic {
+    let (number, mut column) = locate(text, 0, entry.value.number);
+    let before = entry.string().and_then(|value| value.get(..offset)).unwrap_or_default();
+    let line = line(text, number);
+    let written = line.char_indices().nth(column - 1);
+    let written = written.map_or("", |(start, _)| &line[start..]);
+    let unquoted = written.strip_prefix(['"', '\'']).unwrap_or(written);
+    if unquoted.starts_with(before) {
+        column += written.len() - unquoted.len() + before.chars().count();
+    }
+    Diagnostic { line: number, column, key: entry.path.clone(), message: message.into() }
+}
+
+/// Describes the error at which reading stopped, and what may have caused it.
+fn syntax_error(text: &str, error: &serde_yaml::Error) -> String {
+    let (number, column) = position(error);
+    let message = error.to_string();
+    // The diagnostic has the position already.
+    let reason = message.replacen(&format!(" at line {number} column {column}"), "", 1);
+    let found = line(text, number).chars().nth(column - 1);
+    if reason == "repetition limit exceeded" {
+        return "aliases expand too much; write the values out".into();
+    }
+    if reason.starts_with("recursion limit exceeded") {
+        return "nested more than 128 levels deep; flatten it".into();
+    }
+    if reason.contains(" tab ") || reason.starts_with(NO_TOKEN) && found == Some('\t') {
+        return "a tab in the indentation; write spaces".into();
+    }
+    if let (true, Some(c @ ('%' | '@' | '`'))) = (reason.starts_with(NO_TOKEN), found) {
+        return format!("a value cannot start with {c}; put it in quotes");
+    }
+    // Reading can stop some lines after what it names as the place, like `at line 3 column 3`.
+    let first =
+        reason.rsplit_once(" at line ").and_then(|(_, it)| it.split(' ').next()?.parse().ok());
+    for (line, number) in
+        lines(text).zip(1..=number).skip(first.unwrap_or(number).saturating_sub(1))
+    {
+        if let Some(found) = lookalike::find(line) {
+            let (name, advice) = (found.name, found.advice);
+            return format!("{reason}; line {number} contains {name}: {advice}");
+        }
+    }
+    reason
 }
 
 /// Finds the scalars of the first document that YAML does not take for strings, by number.

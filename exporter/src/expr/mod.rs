@@ -2,8 +2,10 @@
 //!
 //! It is pure and names no other room.
 
+pub mod lookalike;
 pub mod print;
 pub mod relabel;
+pub mod substitution;
 pub mod suggest;
 pub mod template;
 pub mod values;

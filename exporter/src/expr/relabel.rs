@@ -341,6 +341,17 @@ impl Rule {
         }
     }
 
+    /// The first group in the replacement whose name the pattern lacks, so that it is always empty.
+    pub fn missing_group(&self) -> Option<&str> {
+        match &self.action {
+            Action::Replace { pattern, replacement, .. }
+            | Action::LabelMap { pattern, replacement } => {
+                replacement.names().find(|name| !pattern.has_group(name))
+            }
+            _ => None,
+        }
+    }
+
     /// Applies the rule. Returns whether the set is kept.
     fn apply(
         &self,

@@ -17,7 +17,7 @@ use minijinja::{
 use regex::{Regex, RegexBuilder};
 
 use super::{
-    suggest,
+    lookalike, suggest,
     values::{Keys, Reading, Source, Uses, Values},
 };
 
@@ -101,10 +101,8 @@ impl Template {
             return Ok(template);
         }
         template.literal = false;
-        let tree = machinery::parse(text, "", syntax()).map_err(|error| {
-            let offset = error.range().map_or(0, |range| range.start);
-            error_at(offset, describe(&error))
-        })?;
+        let tree =
+            machinery::parse(text, "", syntax()).map_err(|error| syntax_error(text, &error))?;
         let (uses, named) = (&mut template.uses, &mut template.labels);
         Check { text, known: labels, uses, named }.statement(&tree)?;
         template.reject_shadowed_sources()?;
@@ -120,6 +118,20 @@ impl Template {
     /// Whether it has no expressions; then its text is the result.
     pub const fn is_literal(&self) -> bool {
         self.literal
+    }
+
+    /// The parts of the text that are not expressions, with their offsets in bytes.
+    pub fn literals(&self) -> Vec<(usize, &str)> {
+        if self.literal {
+            return vec![(0, &self.text)];
+        }
+        let mut literals = Vec::new();
+        for token in machinery::tokenize(&self.text, false, syntax()) {
+            if let Ok((Token::TemplateData(text), span)) = token {
+                literals.push((span.start_offset as usize, text));
+            }
+        }
+        literals
     }
 
     /// The values that it uses.
@@ -244,6 +256,19 @@ impl Template {
 
 fn error_at(offset: usize, message: impl Into<String>) -> TemplateError {
     TemplateError { offset, message: message.into() }
+}
+
+/// Describes a syntax error, and what may have caused it.
+fn syntax_error(text: &str, error: &Error) -> TemplateError {
+    let offset = error.range().map_or(0, |range| range.start);
+    let rest = text.get(offset..).unwrap_or_default();
+    let mut message = describe(error);
+    if rest.starts_with(['.', '$']) {
+        message.push_str("; write names without . or $ before them, like hostname and env.NAME");
+    } else if let Some(found) = lookalike::find(rest).filter(|found| found.offset == 0) {
+        message.extend([": ", &found.name, "; ", found.advice]);
+    }
+    error_at(offset, message)
 }
 
 /// Formats an error of minijinja on one line.
@@ -392,6 +417,9 @@ impl Check<'_> {
     fn call(&mut self, call: &ast::Call<'_>, span: Span) -> Result<(), TemplateError> {
         let offset = span.start_offset as usize;
         match call.identify_call() {
+            ast::CallType::Function("env") => {
+                return Err(error_at(offset, "env is not a function; write env.NAME"));
+            }
             ast::CallType::Function(name) => known("function", name, &["file"], offset)?,
             ast::CallType::Method(_, name) => {
                 let message = format!("there are no methods; use a filter for {name}");
@@ -474,7 +502,11 @@ impl Check<'_> {
             }
         }
         candidates.extend(self.known.iter().map(|name| (written.as_str(), (*name).to_owned())));
+        let is_variable = written.chars().all(|c| c == '_' || c.is_ascii_uppercase());
         let advice = suggest::nearest(candidates).unwrap_or_else(|| {
+            if is_variable {
+                return format!("for the environment variable, write env.{written}");
+            }
             let source = Source::ALL.into_iter().find(|source| source.name() == path[0]);
             let mut names = source.map(fields).unwrap_or_default();
             if names.is_empty() {

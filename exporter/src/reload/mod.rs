@@ -35,5 +35,5 @@ mod requests;
 
 pub use build::LoadError;
 pub use reloader::Reloader;
-pub use report::serving;
+pub use report::{serving, warnings};
 pub use requests::ReloadHandle;

@@ -235,6 +235,9 @@ impl Reloader {
             // Dropping the labels of many CPUs is slow; do it off the reactor.
             spawn_blocking(move || drop(current));
         }
+        if is_new_file {
+            report::warnings(&self.path, &inputs.config);
+        }
         self.report.violations(&violations);
         self.report.sources(&self.inputs.values, &inputs.values);
         let old = mem::replace(&mut self.inputs, Arc::new(inputs));

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::requests::{Cause, Outcome};
 use crate::{
+    config::Config,
     expr::values::Values,
     generation::{Generation, ReloadOutcome},
     labels::Violation,
@@ -22,6 +23,14 @@ pub(super) struct Reporter {
 /// The status for the service manager while the current file is served.
 pub fn serving(path: &Path) -> String {
     format!("serving with {}", path.display())
+}
+
+/// Reports what is valid in a file, but probably not meant.
+pub fn warnings(path: &Path, config: &Config) {
+    let warnings = config.warnings().located(path).join("; ");
+    if !warnings.is_empty() {
+        tracing::warn!(warnings, "configuration accepted, with warnings");
+    }
 }
 
 /// Reports that a reload begins.

@@ -86,6 +86,33 @@ fn target_info_comes_first_and_series_lack_its_labels() {
 }
 
 #[test]
+fn probable_mistakes_are_logged_at_start_and_at_each_reload() {
+    let exporter =
+        Exporter::start_with("labels: {host: $(NODE_NAME)}", &["--web.enable-lifecycle"]);
+    let reload = |outcome: &str| {
+        assert_eq!(exporter.connect().request("POST", "/-/reload", &[]).status, 200);
+        exporter.wait_for_log(&format!("outcome={outcome}"));
+        exporter.take_log()
+    };
+    exporter.wait_for_log("listening");
+    let log = exporter.take_log();
+    let file = exporter.config().display();
+    let host = format!("{file}:1:16: labels.host: $(NODE_NAME) is served as written; write ");
+    assert!(log.contains("level=warn") && log.contains(&host), "{log}");
+    let scrape = exporter.scrape();
+    let written = scrape.select(SECONDS, &["host=\"$(NODE_NAME)\""]).count();
+    assert_eq!(written, scrape.select(SECONDS, &[]).count());
+    let log = reload("unchanged");
+    assert!(!log.contains("as written"), "{log}");
+    fs::write(exporter.config(), "labels: {host: $(NODE_NAME), rack: \"${RACK}\"}").unwrap();
+    let log = reload("applied");
+    assert!(log.contains(&host) && log.contains(":1:37: labels.rack: ${RACK} is"), "{log}");
+    fs::write(exporter.config(), "labels: {host: '{{ env.NODE_NAME }}'}").unwrap();
+    let log = reload("applied");
+    assert!(!log.contains("warnings"), "{log}");
+}
+
+#[test]
 fn labels_follow_a_file_and_counters_continue() {
     let exporter = Exporter::start_with("{}", &["--config.auto-reload-interval=0s"]);
     let zone = exporter.directory().join("zone");
@@ -105,9 +132,10 @@ fn labels_follow_a_file_and_counters_continue() {
     };
     let mut last = wait_for("none");
     assert_eq!(up(&last), 0);
-    for value in ["eu-1\n", "eu-2", "eu-3-longer-than-it-may-be"] {
+    for value in ["\u{feff}eu-1 \t\r\n", "eu-2", "eu-3-longer-than-it-may-be"] {
         fs::write(&zone, value).unwrap();
-        let expected = if value.len() > 8 { "other" } else { value.trim_end() };
+        let expected =
+            ["eu-1", "eu-2"].into_iter().find(|it| value.contains(it)).unwrap_or("other");
         let next = wait_for(expected);
         assert_eq!(up(&next), 1);
         assert_eq!(generation(&next), generation(&last) + 1);

@@ -107,6 +107,11 @@ impl Scratch {
 }
 
 impl Pattern {
+    /// Whether a group has this name.
+    pub(super) fn has_group(&self, name: &str) -> bool {
+        self.names.iter().any(|group| group.as_deref() == Some(name))
+    }
+
     /// Whether the pattern matches the whole text.
     pub(super) fn is_match(&self, text: &str, scratch: &mut Scratch) -> bool {
         self.compiled.is_match(scratch.for_pattern(&self.compiled), anchored(text))

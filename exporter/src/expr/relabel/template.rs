@@ -62,6 +62,14 @@ impl Template {
         }
     }
 
+    /// The names of groups that it uses; not their numbers.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Name(name) => Some(name.as_str()),
+            Part::Text(_) | Part::Group(_) => None,
+        })
+    }
+
     /// Replaces the groups by their text in a match.
     pub(super) fn expand(&self, found: &Match<'_>) -> Result<String, TooLarge> {
         let value = |part| match part {

@@ -254,6 +254,25 @@ fn rejects_statements_and_comments() {
 }
 
 #[test]
+fn the_syntax_of_other_templates_is_answered_with_advice() {
+    let go = "write names without . or $ before them, like hostname and env.NAME";
+    check_error("{{ .Values.host }}", &format!("3: syntax error: unexpected `.`; {go}"));
+    check_error("{{ $labels.host }}", &format!("3: syntax error: unexpected character; {go}"));
+    check_error("{{ env('A') }}", "3: env is not a function; write env.NAME");
+    check_error(
+        "{{ NODE_NAME }}",
+        "3: unknown name NODE_NAME; for the environment variable, write env.NODE_NAME",
+    );
+}
+
+#[test]
+fn literals_are_the_text_between_expressions() {
+    let template = parse("é{{ arch }}b {{ 'c' }}").unwrap();
+    assert_eq!(template.literals(), [(0, "é"), (12, "b ")]);
+    assert_eq!(parse("a").unwrap().literals(), [(0, "a")]);
+}
+
+#[test]
 fn syntax_errors_have_a_position() {
     for (template, offset) in
         [("{{ arch", 3), ("{{ }}", 3), ("ab {{ arch | }}", 13), ("{{ 'a }}", 8), ("{{ a b }}", 5)]
