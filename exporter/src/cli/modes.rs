@@ -19,7 +19,8 @@ use crate::{
     metrics::{scrape::Exporter, telemetry::Telemetry},
     os::{
         log::{self, LogCounts},
-        signals, systemd,
+        signals,
+        systemd::Notifier,
     },
     reload::{self, Reloader},
     sources::SourceOrigins,
@@ -38,20 +39,26 @@ pub async fn serve(args: &Args) -> anyhow::Result<()> {
     for listener in &listeners {
         tracing::info!(address = %listener.local_addr()?, path = args.web_telemetry_path, "listening");
     }
+    let notifier = Notifier::from_env();
     let server = Server {
         exporter,
         telemetry,
-        reload: reloader.start(reload_signals, args.config_auto_reload_interval, scheduler),
+        reload: reloader.start(
+            reload_signals,
+            args.config_auto_reload_interval,
+            scheduler,
+            notifier.clone(),
+        ),
         telemetry_path: args.web_telemetry_path.clone(),
         lifecycle: args.web_enable_lifecycle,
         max_requests: args.web_max_requests.into(),
         max_connections: args.web_max_connections.into(),
     };
-    systemd::ready(&status);
-    systemd::feed_watchdog();
+    notifier.ready(&status);
+    notifier.feed_watchdog();
     let shutdown = async {
         let signal = shutdown_signals.first().await;
-        systemd::stopping();
+        notifier.stopping();
         tracing::info!(signal, "shutting down");
     };
     server.run(listeners, shutdown).await;

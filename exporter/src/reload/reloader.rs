@@ -20,7 +20,7 @@ use crate::{
     generation::{Current, Inputs, ReloadOutcome},
     kernel::scheduler::{ReadError, Scheduler},
     metrics::telemetry::Telemetry,
-    os::{log, signals::ReloadSignals, watch::Watch},
+    os::{log, signals::ReloadSignals, systemd::Notifier, watch::Watch},
     sources::{FILE_TIMEOUT, Reader, Schedule, SourceOrigins, Sources, Watches},
 };
 
@@ -124,13 +124,15 @@ impl Reloader {
     }
 
     /// Starts reloading: on signals, on changes of the file or of the sources of its labels, every `poll`
-    /// (unless zero), and on request. Call it inside a tokio runtime; it runs as long as the runtime.
+    /// (unless zero), and on request, and tells the service manager. Call it inside a tokio runtime; it runs as long as the runtime.
     pub fn start(
         mut self,
         signals: ReloadSignals,
         poll: Duration,
         scheduler: Arc<Scheduler>,
+        notifier: Notifier,
     ) -> ReloadHandle {
+        self.report.notify(notifier);
         let requests = self.requests.clone();
         tokio::spawn(forward_signals(signals, requests.clone()));
         if !poll.is_zero() {
@@ -152,7 +154,7 @@ impl Reloader {
         while let Some(batch) = next_batch(&mut self.queue).await {
             let explicit = batch.iter().find(|request| request.cause.is_explicit());
             let cause = explicit.unwrap_or(&batch[0]).cause;
-            report::begin(cause);
+            self.report.begin(cause);
             let outcome = self.reload(cause, &scheduler).await;
             self.report.end(cause, &outcome);
             for reply in batch.into_iter().filter_map(|request| request.reply) {

@@ -9,7 +9,7 @@ use crate::{
     generation::{Generation, ReloadOutcome},
     labels::Violation,
     metrics::telemetry::Telemetry,
-    os::systemd,
+    os::systemd::Notifier,
     sources,
 };
 
@@ -18,6 +18,7 @@ use crate::{
 pub(super) struct Reporter {
     path: PathBuf,
     telemetry: Telemetry,
+    notifier: Notifier,
 }
 
 /// The status for the service manager while the current file is served.
@@ -30,13 +31,6 @@ pub fn warnings(path: &Path, config: &Config) {
     let warnings = config.warnings().located(path).join("; ");
     if !warnings.is_empty() {
         tracing::warn!(warnings, "configuration accepted, with warnings");
-    }
-}
-
-/// Reports that a reload begins.
-pub(super) fn begin(cause: Cause) {
-    if cause.is_explicit() {
-        systemd::reloading();
     }
 }
 
@@ -58,7 +52,19 @@ pub(super) fn not_watching() {
 
 impl Reporter {
     pub(super) fn new(path: &Path, telemetry: Telemetry) -> Self {
-        Self { path: path.into(), telemetry }
+        Self { path: path.into(), telemetry, notifier: Notifier::default() }
+    }
+
+    /// Reports reloads to the service manager, too.
+    pub(super) fn notify(&mut self, notifier: Notifier) {
+        self.notifier = notifier;
+    }
+
+    /// Reports that a reload begins.
+    pub(super) fn begin(&self, cause: Cause) {
+        if cause.is_explicit() {
+            self.notifier.reloading();
+        }
     }
 
     /// Reports that the first generation was built.
@@ -123,9 +129,9 @@ impl Reporter {
     /// Reports that a reload is over.
     pub(super) fn end(&self, cause: Cause, outcome: &Outcome) {
         if cause.is_explicit() {
-            systemd::ready(&self.status(outcome));
+            self.notifier.ready(&self.status(outcome));
         } else if !matches!(outcome, Ok(ReloadOutcome::Unchanged)) {
-            systemd::status(&self.status(outcome));
+            self.notifier.status(&self.status(outcome));
         }
     }
 

@@ -143,3 +143,20 @@ fn a_missing_service_manager_does_no_harm() {
     });
     exporter.wait_until("logged", |_| exporter.log().contains("cannot notify the service manager"));
 }
+
+#[test]
+fn a_service_manager_that_does_not_read_delays_nothing_and_misses_no_state() {
+    let manager = Manager::new();
+    let filler = UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    filler.connect(manager.directory.path().join("notify")).unwrap();
+    while filler.send(b"filler").is_ok() {}
+
+    let exporter = manager.start(&[], &[]);
+    exporter.signal(Signal::SIGHUP);
+    exporter.wait_until("reloaded", |scrape| {
+        scrape.sum("sched_exporter_config_reloads_total", &["outcome=\"unchanged\""]) == 1
+    });
+    reloading(&manager.next_of(|message| message != "filler"));
+    assert!(manager.next().starts_with("READY=1\n"));
+}
