@@ -1,6 +1,6 @@
 //! Parses the command line, runs what it asks for, and prints the error that ends it.
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use anyhow::Context as _;
 use sched_exporter::{
@@ -9,31 +9,48 @@ use sched_exporter::{
         healthcheck::healthcheck,
         modes,
     },
-    os::{log, nss},
+    os::{
+        log::{self, LogWriter},
+        nss,
+    },
 };
 use tokio::runtime::Builder;
 
+/// Exit code of an invalid command line, as usual with clap.
+const USAGE: u8 = 2;
+
 fn main() -> ExitCode {
     nss::use_built_in_resolvers();
-    match run(&Args::of_process()) {
-        Ok(()) => ExitCode::SUCCESS,
-        #[expect(clippy::print_stderr, reason = "fatal errors are printed even if logging failed")]
-        Err(error) => {
-            eprintln!("sched_exporter: {}", log::chain(error.as_ref()));
-            ExitCode::FAILURE
+    let log = LogWriter::new(io::stderr());
+    log.print_panics();
+    let code = match Args::of_process() {
+        Ok(args) => match run(&args, &log) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                log.print(&format!("sched_exporter: {}\n", log::chain(error.as_ref())));
+                ExitCode::FAILURE
+            }
+        },
+        Err(error) if error.use_stderr() => {
+            log.print(&error.to_string());
+            ExitCode::from(USAGE)
         }
-    }
+        // Help and version go to standard output.
+        Err(help) => help.exit(),
+    };
+    log.flush();
+    code
 }
 
 /// Runs on this thread: privileges can be dropped only while it is the only one.
-fn run(args: &Args) -> anyhow::Result<()> {
+fn run(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
     let runtime =
         Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     let result = runtime.block_on(async {
         match args.mode() {
-            Mode::Serve => modes::serve(args).await,
-            Mode::Check => modes::check(args).await,
-            Mode::Once => modes::once(args).await,
+            Mode::Serve => modes::serve(args, log).await,
+            Mode::Check => modes::check(args, log).await,
+            Mode::Once => modes::once(args, log).await,
             Mode::Healthcheck(address) => Ok(healthcheck(address).await?),
         }
     });

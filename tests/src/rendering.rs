@@ -71,6 +71,7 @@ impl Rendering {
             features: &features,
             torn_reads: 0,
             log_messages,
+            log_messages_dropped: 0,
         };
         let capacity = capacity(self.snapshot.cpus.len(), &self.generation);
         let encoder = Encoder::new(Format::OpenMetrics, capacity, None);

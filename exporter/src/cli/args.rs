@@ -196,10 +196,10 @@ fn advise(mut error: clap::Error) -> clap::Error {
 }
 
 impl Args {
-    /// Parses the command line of this process. On an error, and for `--help` and `--version`, prints the
-    /// answer and exits.
-    pub fn of_process() -> Self {
-        Self::try_parse().unwrap_or_else(|error| advise(error).exit())
+    /// Parses the command line of this process. The error may also be the answer to `--help` or
+    /// `--version`.
+    pub fn of_process() -> Result<Self, clap::Error> {
+        Self::try_parse().map_err(advise)
     }
 
     /// The selected mode. `--config.check` takes precedence over `--once`.

@@ -18,7 +18,7 @@ use crate::{
     },
     metrics::{scrape::Exporter, telemetry::Telemetry},
     os::{
-        log::{self, LogCounts},
+        log::{self, LogCounts, LogWriter},
         signals,
         systemd::Notifier,
     },
@@ -28,14 +28,14 @@ use crate::{
 };
 
 /// Serves until a signal ends the process.
-pub async fn serve(args: &Args) -> anyhow::Result<()> {
+pub async fn serve(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
     // First, since a signal without a handler ends the process.
     let (reload_signals, shutdown_signals) =
         signals::install().context("cannot install signal handlers")?;
-    let setup = Setup::new(args)?;
+    let setup = Setup::new(args, log)?;
     let status = reload::serving(setup.file.path());
     let listeners = address::bind(&args.web_listen_address)?;
-    let Running { scheduler, reloader, exporter, telemetry } = setup.start_accounting(args)?;
+    let Running { scheduler, reloader, exporter, telemetry } = setup.start_accounting(args, log)?;
     for listener in &listeners {
         tracing::info!(address = %listener.local_addr()?, path = args.web_telemetry_path, "listening");
     }
@@ -66,15 +66,18 @@ pub async fn serve(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Prints one exposition. Signals keep their default behavior.
-pub async fn once(args: &Args) -> anyhow::Result<()> {
-    let Running { mut reloader, exporter, .. } = Setup::new(args)?.start_accounting(args)?;
+pub async fn once(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
+    let setup = Setup::new(args, log)?;
+    let Running { mut reloader, exporter, .. } = setup.start_accounting(args, log)?;
     reloader.wait_for_sources().await?;
     print(&exporter.scrape(Format::OpenMetrics)?)
 }
 
 /// Prints the labels that the configuration gives this machine. Signals keep their default behavior.
-pub async fn check(args: &Args) -> anyhow::Result<()> {
-    let mut reloader = Setup::new(args)?.reloader()?;
+pub async fn check(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
+    let setup = Setup::new(args, log)?;
+    start(log)?;
+    let mut reloader = setup.reloader()?;
     reloader.wait_for_sources().await?;
     print(&check::report(&args.config_file, reloader.inputs(), args.format))
 }
@@ -96,9 +99,9 @@ struct Running {
 }
 
 impl Setup {
-    fn new(args: &Args) -> anyhow::Result<Self> {
+    fn new(args: &Args, log: &LogWriter) -> anyhow::Result<Self> {
         let log_counts =
-            log::init(args.log_level, args.log_format).context("cannot start the log")?;
+            log::init(args.log_level, args.log_format, log).context("cannot start the log")?;
         let telemetry = Telemetry::new()?;
         let file = config::read(&args.config_file)?;
         let config = file.parse()?;
@@ -106,9 +109,10 @@ impl Setup {
     }
 
     /// Attaches the kernel program, drops privileges, and builds the first generation.
-    fn start_accounting(self, args: &Args) -> anyhow::Result<Running> {
+    fn start_accounting(self, args: &Args, log: &LogWriter) -> anyhow::Result<Running> {
         // Start no thread before privileges are dropped: capabilities are per thread.
         let scheduler = Arc::new(attach(args, &self.telemetry)?);
+        start(log)?;
         scheduler.seed()?;
         reload::warnings(self.file.path(), &self.config);
         let telemetry = self.telemetry.clone();
@@ -129,6 +133,11 @@ impl Setup {
         let origins = SourceOrigins::new(env::vars_os());
         Reloader::new(&self.file, self.config, origins, self.telemetry)
     }
+}
+
+/// Starts writing the log. Until then, its lines wait.
+fn start(log: &LogWriter) -> anyhow::Result<()> {
+    log.start().context("cannot start the thread that writes the log")
 }
 
 /// Attaches the kernel program, or explains what this host lacks; then drops privileges.

@@ -69,8 +69,10 @@ pub struct State<'a> {
     pub features: &'a [Feature],
     /// Records read again; see `kernel::scheduler::Scheduler::torn_reads`.
     pub torn_reads: u64,
-    /// Lines logged, by level.
+    /// Messages by level; see `os::log::LogCounts`.
     pub log_messages: [(&'static str, u64); 2],
+    /// Lines of the log that were dropped.
+    pub log_messages_dropped: u64,
 }
 
 impl Family {
@@ -249,7 +251,7 @@ catalog! {
     LOG_MESSAGES: Family {
         name: "sched_exporter_log_messages",
         kind: Kind::Counter,
-        help: "Lines logged at the levels error and warn.",
+        help: "Messages at the levels error and warn, including those that were dropped.",
         labels: &["level"],
         feature: None,
         source: Source::State(|state, sample| {
@@ -257,6 +259,15 @@ catalog! {
                 sample(&[("level", level)], lines);
             }
         }),
+    };
+    LOG_MESSAGES_DROPPED: Family {
+        name: "sched_exporter_log_messages_dropped",
+        kind: Kind::Counter,
+        help: "Lines of the log that were dropped because standard error was not read in time, or could \
+               not be written to.",
+        labels: &[],
+        feature: None,
+        source: Source::State(|state, sample| sample(&[], state.log_messages_dropped)),
     };
     CAPABILITY_KEPT: Family {
         name: "sched_exporter_capability_kept",

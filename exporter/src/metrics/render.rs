@@ -172,8 +172,13 @@ mod tests {
         let features = [(CONTEXT_SWITCHES, None), (RUNQUEUE_LATENCY, None), ("other", Some("why"))];
         let features = features.map(|(name, off)| Feature { name, off: off.map(Into::into) });
         let log_messages = [("error", 3), ("warn", 4)];
-        let state =
-            State { generation: &generation, features: &features, torn_reads: 5, log_messages };
+        let state = State {
+            generation: &generation,
+            features: &features,
+            torn_reads: 5,
+            log_messages,
+            log_messages_dropped: 6,
+        };
         let encoder = Encoder::new(Format::OpenMetrics, 0, None);
         let text = render(encoder, &snapshot, state, &[]);
         let is_shown = |line: &&str| !line.starts_with('#') && !line.contains("_build_");
@@ -236,6 +241,7 @@ sched_exporter_feature_enabled{feature="other",reason="why"} 0
 sched_exporter_torn_reads_total 5
 sched_exporter_log_messages_total{level="error"} 3
 sched_exporter_log_messages_total{level="warn"} 4
+sched_exporter_log_messages_dropped_total 6
 "#;
 
     #[test]

@@ -49,7 +49,8 @@ impl Exporter {
             generation: &generation,
             features: self.scheduler.features(),
             torn_reads: self.scheduler.torn_reads(),
-            log_messages: self.log_counts.read(),
+            log_messages: self.log_counts.by_level(),
+            log_messages_dropped: self.log_counts.dropped(),
         };
         let capacity = capacity(snapshot.cpus.len(), &generation);
         let encoder = Encoder::new(format, capacity, self.created);

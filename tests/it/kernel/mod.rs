@@ -3,6 +3,7 @@
 mod accounting;
 mod http;
 mod labels;
+mod log;
 mod notify;
 mod privileges;
 mod reload;

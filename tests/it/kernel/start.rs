@@ -270,6 +270,18 @@ fn a_locked_memory_limit_is_reported_on_kernels_that_apply_it_to_bpf() {
 }
 
 #[test]
+fn a_limit_of_threads_is_reported() {
+    let (_directory, config) = config_for_nobody();
+    let mut command = as_nobody(&[], &[&config, "--config.check"]);
+    let limit = || Ok(setrlimit(Resource::RLIMIT_NPROC, 0, 0)?);
+    // SAFETY: a system call and nothing else.
+    unsafe { command.pre_exec(limit) };
+    let expected =
+        ["cannot start the thread that writes the log: Resource temporarily unavailable"];
+    check_refusal(&output(&mut command), &expected);
+}
+
+#[test]
 fn missing_btf_is_reported() {
     let (_directory, config) = config_file(CONFIG);
     let mut command = ending_with_us(&binary());

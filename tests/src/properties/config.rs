@@ -201,7 +201,13 @@ fn snapshot() -> Snapshot {
 fn render(generation: &Generation) -> String {
     let features = [CONTEXT_SWITCHES, RUNQUEUE_LATENCY].map(|name| Feature { name, off: None });
     let log_messages = [("error", 0), ("warn", 0)];
-    let state = State { generation, features: &features, torn_reads: 0, log_messages };
+    let state = State {
+        generation,
+        features: &features,
+        torn_reads: 0,
+        log_messages,
+        log_messages_dropped: 0,
+    };
     let encoder = Encoder::new(Format::OpenMetrics, 0, None);
     let text = render_exposition(encoder, &snapshot(), state, &[]);
     text.split_inclusive('\n').filter(|line| !line.starts_with("sched_exporter_")).collect()

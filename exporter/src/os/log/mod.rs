@@ -1,9 +1,11 @@
-//! Logs to standard error, as logfmt or JSON.
+//! Logs to standard error, as logfmt or JSON, without waiting for whoever reads it.
+
+mod writer;
 
 use std::{
     array,
     error::Error,
-    io, iter,
+    iter,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -18,6 +20,9 @@ use tracing_subscriber::{
     layer::{Context, SubscriberExt as _},
     util::{SubscriberInitExt as _, TryInitError},
 };
+
+use self::writer::OWN_TARGET;
+pub use self::writer::{Line, LogWriter};
 
 /// The least severe level that is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -37,23 +42,39 @@ pub enum LogFormat {
     Json,
 }
 
-/// Number of warnings and errors logged.
-#[derive(Clone, Debug, Default)]
-pub struct LogCounts(Arc<[AtomicU64; 2]>);
+/// Counts what happens to the log's messages.
+#[derive(Clone, Debug)]
+pub struct LogCounts {
+    /// Numbers of errors and warnings.
+    levels: Arc<[AtomicU64; 2]>,
+    writer: LogWriter,
+}
 
 impl LogCounts {
-    /// Lines since start: the value of the label `level`, and the count.
-    pub fn read(&self) -> [(&'static str, u64); 2] {
+    fn new(writer: LogWriter) -> Self {
+        Self { levels: Arc::default(), writer }
+    }
+
+    /// Messages since start at each level, whether or not they were written: the value of the label
+    /// `level`, and the count.
+    pub fn by_level(&self) -> [(&'static str, u64); 2] {
         let names = ["error", "warn"];
-        array::from_fn(|level| (names[level], self.0[level].load(Ordering::Relaxed)))
+        array::from_fn(|level| (names[level], self.levels[level].load(Ordering::Relaxed)))
+    }
+
+    /// Number of lines dropped since start, because the queue was full or writing failed.
+    pub fn dropped(&self) -> u64 {
+        self.writer.dropped()
     }
 }
 
 impl<S: Subscriber> Layer<S> for LogCounts {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        // Messages about the log are about messages that have been counted.
+        let is_counted = event.metadata().target() != OWN_TARGET;
         let count = match *event.metadata().level() {
-            Level::ERROR => &self.0[0],
-            Level::WARN => &self.0[1],
+            Level::ERROR if is_counted => &self.levels[0],
+            Level::WARN if is_counted => &self.levels[1],
             _ => return,
         };
         count.fetch_add(1, Ordering::Relaxed);
@@ -71,30 +92,35 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     })
 }
 
-/// Starts logging for the whole process. Fails if a logger is already set.
-pub fn init(level: LogLevel, format: LogFormat) -> Result<LogCounts, TryInitError> {
+/// Starts logging for the whole process, through `writer`. Fails if a logger is already set.
+pub fn init(
+    level: LogLevel,
+    format: LogFormat,
+    writer: &LogWriter,
+) -> Result<LogCounts, TryInitError> {
     let level = match level {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Error => LevelFilter::ERROR,
     };
-    let counts = LogCounts::default();
+    let counts = LogCounts::new(writer.clone());
     let registry = tracing_subscriber::registry().with(level).with(counts.clone());
+    let writer = writer.clone();
     match format {
-        LogFormat::Logfmt => registry
-            .with(tracing_logfmt::builder().with_target(false).layer().with_writer(io::stderr))
-            .try_init()?,
-        LogFormat::Json => registry
-            .with(
-                tracing_subscriber::fmt::layer()
-                    .json()
-                    .flatten_event(true)
-                    .with_target(false)
-                    .with_timer(SystemTime)
-                    .with_writer(io::stderr),
-            )
-            .try_init()?,
+        LogFormat::Logfmt => {
+            let lines = tracing_logfmt::builder().with_target(false).layer().with_writer(writer);
+            registry.with(lines).try_init()?;
+        }
+        LogFormat::Json => {
+            let lines = tracing_subscriber::fmt::layer()
+                .json()
+                .flatten_event(true)
+                .with_target(false)
+                .with_timer(SystemTime)
+                .with_writer(writer);
+            registry.with(lines).try_init()?;
+        }
     }
     Ok(counts)
 }
@@ -105,13 +131,13 @@ mod tests {
 
     #[test]
     fn counts_warnings_and_errors() {
-        let counts = LogCounts::default();
+        let counts = LogCounts::new(LogWriter::new(std::io::stderr()));
         let registry = tracing_subscriber::registry().with(counts.clone());
         tracing::subscriber::with_default(registry, || {
             tracing::info!("all is well");
             tracing::warn!("it is not");
             (0..2).for_each(|_| tracing::error!("it is worse"));
         });
-        assert_eq!(counts.read(), [("error", 2), ("warn", 1)]);
+        assert_eq!(counts.by_level(), [("error", 2), ("warn", 1)]);
     }
 }
