@@ -70,6 +70,9 @@ pub(crate) struct Scrapes {
     count: usize,
     cpus: Vec<String>,
     served: Served,
+    reloads: u64,
+    /// Number of configurations served that no signal announced.
+    untold: u64,
     switches: u64,
     /// Last values of counters, by series without the labels from the configuration.
     counters: BTreeMap<String, f64>,
@@ -96,6 +99,8 @@ impl Scrapes {
             count: 0,
             cpus: online().iter().map(|cpu| format!("cpu=\"{cpu}\"")).collect(),
             served: Served::default(),
+            reloads: 0,
+            untold: 0,
             switches: 0,
             counters: BTreeMap::new(),
             began: (0, u64::MAX),
@@ -118,6 +123,16 @@ impl Scrapes {
     /// Number of the configuration in the last scrape.
     pub(crate) const fn served(&self) -> u64 {
         self.served.number
+    }
+
+    /// Number of reloads.
+    pub(crate) const fn reloads(&self) -> u64 {
+        self.reloads
+    }
+
+    /// Number of configurations served that no signal announced.
+    pub(crate) const fn untold(&self) -> u64 {
+        self.untold
     }
 
     /// Context switches since the exporter attached.
@@ -173,6 +188,7 @@ impl Scrapes {
             Ok((exposition, samples)) => {
                 self.whole.check(true, String::new);
                 self.switches = exposition.sum("sched_context_switches_total", &[]);
+                self.reloads = exposition.sum("sched_exporter_config_reloads_total", &[]);
                 self.check_time(&exposition, before, after);
                 self.check_counters(&samples);
                 self.check_buckets(&samples);
@@ -271,6 +287,8 @@ impl Scrapes {
         let served = Served { number, generation, sha256: sha256.to_owned() };
         let old = std::mem::replace(&mut self.served, served);
         let served = &self.served;
+        let is_new = old.number != served.number;
+        self.untold += u64::from(is_new && self.shared.is_untold(served.number));
         let all_new = old.number < number
             && old.generation < generation
             && old.sha256 != sha256
