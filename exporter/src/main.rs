@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         // Help and version go to standard output.
         Err(help) => help.exit(),
     };
-    log.flush();
+    log.close();
     code
 }
 

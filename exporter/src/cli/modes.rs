@@ -14,6 +14,7 @@ use crate::{
         capabilities,
         layout::Layout,
         preflight::{BTF_PATH, Facts},
+        program_log::LOG_TARGET,
         scheduler::{LoadError, Scheduler},
     },
     metrics::{scrape::Exporter, telemetry::Telemetry},
@@ -100,8 +101,8 @@ struct Running {
 
 impl Setup {
     fn new(args: &Args, log: &LogWriter) -> anyhow::Result<Self> {
-        let log_counts =
-            log::init(args.log_level, args.log_format, log).context("cannot start the log")?;
+        let log_counts = log::init(args.log_level, args.log_format, log, LOG_TARGET)
+            .context("cannot start the log")?;
         let telemetry = Telemetry::new()?;
         let file = config::read(&args.config_file)?;
         let config = file.parse()?;

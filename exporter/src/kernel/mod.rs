@@ -10,7 +10,7 @@ pub mod capabilities;
 mod error;
 pub mod layout;
 pub mod preflight;
-mod program_log;
+pub mod program_log;
 pub mod scheduler;
 pub mod seed;
 mod verifier;

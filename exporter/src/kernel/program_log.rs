@@ -8,6 +8,9 @@ use log::{Log, Metadata, Record as LogRecord};
 use sched_exporter_ebpf::HOOK;
 use tokio::io::{Interest, unix::AsyncFd};
 
+/// The target of the messages.
+pub const LOG_TARGET: &str = "bpf";
+
 /// Forwards the kernel program's log for as long as the returned future is polled. Call it once, in a
 /// tokio runtime.
 pub(super) fn forward(ebpf: &mut Ebpf) -> io::Result<impl Future<Output = io::Result<()>> + use<>> {
@@ -33,7 +36,7 @@ impl Log for EbpfLog {
     }
 
     fn log(&self, record: &LogRecord<'_>) {
-        tracing::info!(program = HOOK, "{}", record.args());
+        tracing::info!(target: LOG_TARGET, program = HOOK, "{}", record.args());
     }
 
     fn flush(&self) {}

@@ -251,7 +251,8 @@ catalog! {
     LOG_MESSAGES: Family {
         name: "sched_exporter_log_messages",
         kind: Kind::Counter,
-        help: "Messages at the levels error and warn, including those that were dropped.",
+        help: "Messages at the levels error and warn, including those that the log left out because \
+               they were too frequent, or dropped.",
         labels: &["level"],
         feature: None,
         source: Source::State(|state, sample| {

@@ -99,9 +99,9 @@ impl Reporter {
             }
             Err(reason) => {
                 tracing::error!(
+                    reason,
                     cause = cause.name(),
                     generation = current.number,
-                    reason,
                     "configuration rejected; keeping the last good one"
                 );
                 Err(reason.into())
@@ -113,7 +113,7 @@ impl Reporter {
     pub(super) fn violations(&self, violations: &[Violation]) {
         for Violation { kind, key, message } in violations {
             self.telemetry.label_rejected(*kind);
-            tracing::warn!(key, reason = message, "label rejected");
+            tracing::warn!(reason = message, key, "label rejected");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The log: readers of standard error that stop reading.
+//! The log: readers of standard error that stop reading, and messages that repeat.
 
 use std::{
     io::{PipeReader, Read as _, Write as _, pipe},
@@ -17,7 +17,7 @@ use sched_exporter_tests::{
     client::Client,
     exposition::Exposition,
     network,
-    process::{CONFIG, PATIENCE, binary, ending_with_us},
+    process::{CONFIG, Exporter, PATIENCE, binary, ending_with_us},
 };
 
 /// Capacity of a pipe. <https://man7.org/linux/man-pages/man7/pipe.7.html>
@@ -150,4 +150,36 @@ fn failures_to_start_end_even_if_nobody_reads_why() {
     ] {
         assert_eq!(Blocked::start(&args).wait().code(), Some(code), "{args:?}");
     }
+}
+
+#[test]
+fn messages_that_repeat_are_limited_and_counted() {
+    const RELOADS: u64 = 500;
+    let flags = ["--web.enable-lifecycle", "--config.auto-reload-interval=0s"];
+    let mut exporter = Exporter::start(&flags);
+    let mut client = exporter.connect();
+    for _ in 0..RELOADS {
+        assert_eq!(client.request("POST", "/-/reload", &[]).status, 200);
+    }
+    // Another kind of message is not affected.
+    std::fs::write(exporter.config(), "labels: {host: b}\n").unwrap();
+    assert_eq!(client.request("POST", "/-/reload", &[]).text(), "applied\n");
+    exporter.signal(Signal::SIGTERM);
+    assert!(exporter.wait().success());
+    exporter.wait_for_log("messages left out");
+    let log = exporter.log();
+    let count = |part: &str| {
+        let lines = log.lines().filter(|line| line.contains("message=\"configuration reloaded\""));
+        lines.filter(|line| line.contains(part)).count()
+    };
+    assert_eq!((count("outcome=applied"), count("outcome=unchanged")), (1, 10), "{log}");
+    let left_out = log.lines().filter(|line| line.contains("message=\"messages left out\""));
+    let counted: u64 = left_out
+        .filter(|line| line.contains("of=\"configuration reloaded\""))
+        .map(|line| {
+            let (_, rest) = line.split_once(" count=").unwrap();
+            rest.split(' ').next().unwrap().parse::<u64>().unwrap()
+        })
+        .sum();
+    assert_eq!(counted, RELOADS - 10, "{log}");
 }

@@ -1,5 +1,8 @@
-//! Logs to standard error, as logfmt or JSON, without waiting for whoever reads it.
+//! Logs to standard error, as logfmt or JSON: each kind of message at a limited rate, and without waiting
+//! for whoever reads it.
 
+mod filter;
+mod limit;
 mod writer;
 
 use std::{
@@ -21,6 +24,7 @@ use tracing_subscriber::{
     util::{SubscriberInitExt as _, TryInitError},
 };
 
+use self::filter::RateLimit;
 use self::writer::OWN_TARGET;
 pub use self::writer::{Line, LogWriter};
 
@@ -92,11 +96,13 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     })
 }
 
-/// Starts logging for the whole process, through `writer`. Fails if a logger is already set.
+/// Starts logging for the whole process, through `writer`. The rate of messages with the target
+/// `unlimited` is not limited, nor is that of debug messages. Fails if a logger is already set.
 pub fn init(
     level: LogLevel,
     format: LogFormat,
     writer: &LogWriter,
+    unlimited: &'static str,
 ) -> Result<LogCounts, TryInitError> {
     let level = match level {
         LogLevel::Debug => LevelFilter::DEBUG,
@@ -106,11 +112,12 @@ pub fn init(
     };
     let counts = LogCounts::new(writer.clone());
     let registry = tracing_subscriber::registry().with(level).with(counts.clone());
+    let limit = RateLimit { log: writer.clone(), unlimited };
     let writer = writer.clone();
     match format {
         LogFormat::Logfmt => {
             let lines = tracing_logfmt::builder().with_target(false).layer().with_writer(writer);
-            registry.with(lines).try_init()?;
+            registry.with(lines.with_filter(limit)).try_init()?;
         }
         LogFormat::Json => {
             let lines = tracing_subscriber::fmt::layer()
@@ -119,7 +126,7 @@ pub fn init(
                 .with_target(false)
                 .with_timer(SystemTime)
                 .with_writer(writer);
-            registry.with(lines).try_init()?;
+            registry.with(lines.with_filter(limit)).try_init()?;
         }
     }
     Ok(counts)

@@ -21,8 +21,10 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     unistd,
 };
-use tracing::Metadata;
+use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
+
+use super::limit::{LeftOut, Limiter, Message};
 
 /// The target of the log's messages about itself, which are those of this module.
 pub(super) const OWN_TARGET: &str = module_path!();
@@ -52,6 +54,7 @@ struct State {
     lines: VecDeque<Vec<u8>>,
     /// Total length of `lines`.
     bytes: usize,
+    limiter: Limiter,
     /// Number of lines dropped since start.
     dropped: u64,
     /// Number of lines dropped that the log does not mention yet.
@@ -60,6 +63,8 @@ struct State {
     report_at: Instant,
     /// Whether the last line was written.
     is_writable: bool,
+    /// Whether everything must be logged now.
+    is_closing: bool,
     thread: Thread,
 }
 
@@ -75,6 +80,7 @@ enum Thread {
 /// What the thread does next.
 enum Work {
     Write(Vec<u8>),
+    ReportLeftOut(Vec<LeftOut>),
     /// The number of lines dropped since the last report.
     ReportDropped(u64),
 }
@@ -86,10 +92,12 @@ impl LogWriter {
         let state = State {
             lines: VecDeque::new(),
             bytes: 0,
+            limiter: Limiter::default(),
             dropped: 0,
             unreported: 0,
             report_at: Instant::now(),
             is_writable: true,
+            is_closing: false,
             thread: Thread::NotStarted,
         };
         let (output, state) = (Box::new(output), Mutex::new(state));
@@ -144,9 +152,29 @@ impl LogWriter {
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Logs what was left out so far, and flushes. Call it before the process ends.
+    pub fn close(&self) {
+        let mut state = self.0.lock();
+        state.is_closing = true;
+        self.0.wake(state);
+        self.flush();
+    }
+
     /// Number of lines that were not written, because the queue was full or writing failed.
     pub(super) fn dropped(&self) -> u64 {
         self.0.lock().dropped
+    }
+
+    /// Whether to log a message now; see [`Limiter`].
+    pub(super) fn admit(&self, site: &'static Metadata<'static>, message: Message) -> bool {
+        let mut state = self.0.lock();
+        let pending = state.limiter.pending();
+        let is_admitted = state.limiter.admit(site, message, Instant::now());
+        if state.limiter.pending() > pending {
+            // The thread must wait for one more kind.
+            self.0.wake(state);
+        }
+        is_admitted
     }
 }
 
@@ -201,7 +229,13 @@ impl Shared {
             }
             state.thread = Thread::Idle;
             self.changed.notify_all();
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = match state.limiter.wait(now) {
+                Some(limit) => {
+                    let waited = self.changed.wait_timeout(state, limit);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
             state.thread = Thread::Busy;
         }
     }
@@ -220,6 +254,7 @@ impl Shared {
                 state.dropped += u64::from(written.is_err());
                 state.unreported += u64::from(written.is_err());
             }
+            Work::ReportLeftOut(kinds) => kinds.into_iter().for_each(report_left_out),
             Work::ReportDropped(count) => {
                 let reason = "standard error was not read in time, or could not be written to";
                 tracing::warn!(count, reason, "log messages dropped");
@@ -230,6 +265,10 @@ impl Shared {
 
 impl State {
     fn take(&mut self, now: Instant) -> Option<Work> {
+        let left_out = self.limiter.take(now, self.is_closing);
+        if !left_out.is_empty() {
+            return Some(Work::ReportLeftOut(left_out));
+        }
         let is_due = self.lines.is_empty() || self.report_at <= now;
         if self.unreported > 0 && self.is_writable && is_due {
             self.report_at = now + REPORT_PERIOD;
@@ -238,6 +277,21 @@ impl State {
         let line = self.lines.pop_front()?;
         self.bytes -= line.len();
         Some(Work::Write(line))
+    }
+}
+
+/// Logs how many messages of a kind were left out, and the last of them, at their level.
+fn report_left_out(LeftOut { level, count, last }: LeftOut) {
+    let Message { text, fields, .. } = last;
+    macro_rules! report {
+        ($level:ident) => {
+            tracing::$level!(count, of = text, last = fields, "messages left out")
+        };
+    }
+    match level {
+        Level::ERROR => report!(error),
+        Level::WARN => report!(warn),
+        _ => report!(info),
     }
 }
 
@@ -317,9 +371,10 @@ mod tests {
     use std::io::{PipeReader, Read as _, pipe};
 
     use tracing::subscriber::with_default;
-    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 
     use super::*;
+    use crate::os::log::{LogCounts, filter::RateLimit};
 
     fn log() -> (LogWriter, PipeReader) {
         let (reader, output) = pipe().unwrap();
@@ -327,13 +382,16 @@ mod tests {
     }
 
     /// Logs `events` to `log`, and does the work of its thread on this one.
-    fn logged(log: &LogWriter, events: impl FnOnce()) {
+    fn logged(log: &LogWriter, events: impl FnOnce()) -> [(&'static str, u64); 2] {
+        let counts = LogCounts::new(log.clone());
         let lines = tracing_logfmt::builder().with_target(false).with_timestamp(false).layer();
-        let lines = lines.with_writer(log.clone());
-        with_default(tracing_subscriber::registry().with(lines), || {
+        let limit = RateLimit { log: log.clone(), unlimited: "unlimited" };
+        let lines = lines.with_writer(log.clone()).with_filter(limit);
+        with_default(tracing_subscriber::registry().with(lines).with(counts.clone()), || {
             events();
             work(log);
         });
+        counts.by_level()
     }
 
     fn work(log: &LogWriter) {
@@ -403,5 +461,26 @@ mod tests {
             logged(&log, || tracing::warn!("nobody reads this"));
         }
         assert_eq!(log.dropped(), 3);
+    }
+
+    #[test]
+    fn messages_left_out_are_counted_and_the_last_is_shown() {
+        let (log, reader) = log();
+        let counted = logged(&log, || {
+            for number in 1..=30 {
+                tracing::error!(reason = "why not", number, "it failed");
+                tracing::debug!(reason = "why not", number, "details");
+                tracing::info!(target: "unlimited", reason = "why not", number, "more");
+            }
+        });
+        assert_eq!(counted, [("error", 30), ("warn", 0)]);
+        log.0.lock().is_closing = true;
+        logged(&log, || ());
+        let text = text(log, reader);
+        let count = |part: &str| text.lines().filter(|line| line.contains(part)).count();
+        assert_eq!([" message=\"it failed\"", "details", "more"].map(count), [10, 30, 30]);
+        let end = "level=error message=\"messages left out\" count=20 of=\"it failed\" \
+                   last=\"reason=\\\"why not\\\" number=30\"\n";
+        assert!(text.ends_with(end), "{text}");
     }
 }
