@@ -13,16 +13,23 @@ pub const LOG_TARGET: &str = "bpf";
 
 /// Forwards the kernel program's log for as long as the returned future is polled. Call it once, in a
 /// tokio runtime.
-pub(super) fn forward(ebpf: &mut Ebpf) -> io::Result<impl Future<Output = io::Result<()>> + use<>> {
+pub(super) fn forward(ebpf: &mut Ebpf) -> io::Result<impl Future<Output = ()> + use<>> {
     let logger = EbpfLogger::init_with_logger(ebpf, EbpfLog).map_err(io::Error::other)?;
     // SAFETY: the `AsyncFd` owns the logger, which owns its ring buffer's descriptor while it lives.
     let ready = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
     let mut ready = ready.map_err(io::Error::from)?;
     Ok(async move {
         loop {
-            let mut guard = ready.readable_mut().await?;
-            guard.get_inner_mut().flush();
-            guard.clear_ready();
+            match ready.readable_mut().await {
+                Ok(mut guard) => {
+                    guard.get_inner_mut().flush();
+                    guard.clear_ready();
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot read the BPF program's log");
+                    return;
+                }
+            }
         }
     })
 }

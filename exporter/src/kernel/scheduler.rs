@@ -171,7 +171,7 @@ impl Scheduler {
 
     /// Forwards the kernel program's log to this process's log for as long as the returned future is
     /// polled. Call it once, in a tokio runtime.
-    pub fn forward_log(&mut self) -> io::Result<impl Future<Output = io::Result<()>> + use<>> {
+    pub fn forward_log(&mut self) -> io::Result<impl Future<Output = ()> + use<>> {
         program_log::forward(&mut self.ebpf)
     }
 
