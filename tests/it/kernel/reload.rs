@@ -191,7 +191,7 @@ fn an_invalid_file_changes_only_the_reload_metrics_and_is_logged_once() {
     let exporter = Exporter::start(&["--config.auto-reload-interval=200ms"]);
     let good = exporter.scrape();
     assert!(successful(&good));
-    fs::write(exporter.config(), "labels:\n  host: a\n  zone: 7\nlabel: {}\n").unwrap();
+    fs::write(exporter.config(), "labels:\n  host: a\n  zone: [7]\nlabel: {}\n").unwrap();
     let bad = exporter.wait_until("rejected the file", |exposition| !successful(exposition));
     assert_eq!((host(&bad).as_str(), generation(&bad)), ("test-host", 1));
     thread::sleep(Duration::from_secs(1));

@@ -112,10 +112,10 @@ fn the_check_accepts_a_valid_configuration_and_reports_every_error() {
     let (_directory, config) = config_file(CONFIG);
     let output = run(&[&config, "--config.check"]);
     assert!(output.status.success() && text(&output.stdout).contains("valid"));
-    let (_directory, config) = config_file("labels:\n  le: a\n  zone: 7\n");
+    let (_directory, config) = config_file("labels:\n  le: a\n  zone: [7]\n");
     check_refusal(
         &run(&[&config, "--config.check"]),
-        &["2 errors", ":2:3: labels.le", ":3:9: labels.zone", "7"],
+        &["2 errors", ":2:3: labels.le", ":3:9: labels.zone", "a list is not a string"],
     );
 }
 
