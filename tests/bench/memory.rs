@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, env, fs};
 
 use anyhow::{Context as _, Result};
 use sched_exporter::cpu::list::possible;
-use sched_exporter_tests::fdinfo::{self, Info};
+use sched_exporter_tests::{bpf, fdinfo::Info};
 
 use crate::{
     Effort,
@@ -30,8 +30,8 @@ struct Held {
     startup_ms: f64,
     peak: f64,
     steady: f64,
-    /// Its BPF maps by ID.
-    maps: BTreeMap<String, Info>,
+    /// The maps of its BPF programs, by number.
+    maps: BTreeMap<u32, Info>,
 }
 
 /// A program to start.
@@ -94,12 +94,11 @@ fn hold(daemon: &Daemon, scrapes: usize) -> Result<Held> {
     for _ in 0..scrapes {
         connection.get("/metrics", "")?;
     }
-    let maps = fdinfo::of(&daemon.pid().to_string(), "map_id")?;
     Ok(Held {
         startup_ms: ms(daemon.startup),
         peak: resident_mib(daemon.pid(), "VmHWM")?,
         steady: resident_mib(daemon.pid(), "VmRSS")?,
-        maps: maps.into_iter().map(|map| (map["map_id"].clone(), map)).collect(),
+        maps: bpf::maps(&daemon.pid().to_string())?,
     })
 }
 

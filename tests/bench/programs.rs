@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    programs::{BtfTracePoint, loaded_programs},
+    programs::{BtfTracePoint, ProgramInfo, loaded_programs},
 };
 use sched_exporter::kernel::{
     btf::Btf as Types,
@@ -18,7 +18,7 @@ use sched_exporter::kernel::{
     scheduler::Scheduler,
 };
 use sched_exporter_ebpf::HOOK;
-use sched_exporter_tests::{fdinfo, process::PATIENCE};
+use sched_exporter_tests::{bpf, fdinfo, process::PATIENCE};
 
 use crate::{children::Running, peers::Peer};
 
@@ -50,9 +50,9 @@ pub(crate) const PRODUCT: Program<'_> = Program::Product {
 /// An attached program; detached when dropped.
 pub(crate) enum Attached {
     /// One of [`REFERENCE`].
-    Reference(#[expect(dead_code, reason = "held for its drop")] Ebpf),
+    Reference(#[expect(dead_code, reason = "held for its drop")] Box<Ebpf>),
     /// The exporter's, attached by its own loader.
-    Product(#[expect(dead_code, reason = "held for its drop")] Scheduler),
+    Product(#[expect(dead_code, reason = "held for its drop")] Box<Scheduler>),
     /// A running peer.
     Peer(Running),
 }
@@ -67,7 +67,7 @@ impl Program<'_> {
                 let layout = Layout::from_btf(&Types::parse(&kernel_btf()?)?, unwanted)?;
                 let scheduler = Scheduler::attach(layout, log)?;
                 scheduler.seed()?;
-                return Ok(Attached::Product(scheduler));
+                return Ok(Attached::Product(Box::new(scheduler)));
             }
             Self::Peer(peer) => return attach_peer(peer).map(Attached::Peer),
         };
@@ -79,7 +79,7 @@ impl Program<'_> {
         let program: &mut BtfTracePoint = program.try_into()?;
         program.load(HOOK, &Btf::from_sys_fs()?)?;
         program.attach()?;
-        Ok(Attached::Reference(ebpf))
+        Ok(Attached::Reference(Box::new(ebpf)))
     }
 }
 
@@ -116,12 +116,8 @@ impl Attached {
             Self::Reference(_) | Self::Product(_) => "self".to_owned(),
             Self::Peer(running) => running.pid().to_string(),
         };
-        let mut total = 0.0;
-        for program in fdinfo::of(&process, "run_time_ns")? {
-            let time: f64 = program["run_time_ns"].parse().context("run_time_ns")?;
-            total += time;
-        }
-        Ok(total)
+        let time: Duration = bpf::programs(&process)?.iter().map(ProgramInfo::run_time).sum();
+        Ok(time.as_secs_f64() * 1e9)
     }
 }
 

@@ -6,6 +6,7 @@
 use std::{env, fs, process::Command, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use aya::programs::ProgramInfo;
 use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
@@ -17,7 +18,7 @@ use sched_exporter::kernel::{
     preflight::BTF_PATH,
     scheduler::Scheduler,
 };
-use sched_exporter_tests::{fdinfo, network, process};
+use sched_exporter_tests::{bpf, network, process};
 
 /// The shipped binary.
 const EXPORTER: &str = "/sched_exporter";
@@ -84,13 +85,13 @@ fn facts() -> Result<()> {
     let scheduler = Scheduler::attach(layout, false)?;
     scheduler.seed()?;
     let snapshot = scheduler.snapshot()?;
-    let programs = fdinfo::of("self", "prog_tag")?;
+    let programs = bpf::programs("self")?;
     // Since Linux 5.16.
-    let instructions = programs.first().and_then(|program| program.get("verified_insns"));
+    let instructions = programs.first().and_then(ProgramInfo::verified_instruction_count);
     println!(
         "guest: once_ms={} verified_instructions={} cpus={}",
         once.as_millis(),
-        instructions.map_or("-", String::as_str),
+        instructions.map_or_else(|| "-".to_owned(), |count| count.to_string()),
         snapshot.cpus.len()
     );
     Ok(())

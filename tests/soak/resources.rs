@@ -1,10 +1,10 @@
 //! The resources that the exporter holds, which must not grow.
 
-use std::{collections::BTreeMap, fmt, fs, time::Duration};
+use std::{fmt, fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 use nix::unistd::Pid;
-use sched_exporter_tests::fdinfo;
+use sched_exporter_tests::bpf;
 
 use crate::invariant::Invariant;
 
@@ -32,15 +32,15 @@ impl Resources {
             let number = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
             number.with_context(|| format!("/proc/{process}/status has no {key}"))
         };
-        let mut maps = BTreeMap::new();
-        for map in fdinfo::of(&process.to_string(), "map_id")? {
-            maps.insert(map["map_id"].clone(), map["memlock"].parse::<u64>()?);
+        let mut map_bytes = 0;
+        for map in bpf::maps(&process.to_string())?.values() {
+            map_bytes += map["memlock"].parse::<u64>()?;
         }
         Ok(Self {
             rss_kib: number("VmRSS")?,
             descriptors: fs::read_dir(format!("/proc/{process}/fd"))?.count() as u64,
             threads: number("Threads")?,
-            map_bytes: maps.values().sum(),
+            map_bytes,
         })
     }
 }

@@ -9,6 +9,7 @@
     reason = "tests fail by panicking, and print diagnostics"
 )]
 
+pub mod bpf;
 pub mod client;
 pub mod commands;
 pub mod config_map;

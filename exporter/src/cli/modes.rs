@@ -158,8 +158,8 @@ fn attach(args: &Args, telemetry: &Telemetry) -> anyhow::Result<Scheduler> {
         }
     }
     tracing::info!(hook = HOOK, "attached");
-    if args.log_ebpf {
-        tokio::spawn(scheduler.forward_log().context("cannot open the BPF program's log")?);
+    if let Some(log) = scheduler.take_log() {
+        tokio::spawn(log.forward().context("cannot read the BPF program's log")?);
     }
     if !args.privileges_keep
         && let Some(capability) = capabilities::drop(|| scheduler.snapshot().map(drop))?

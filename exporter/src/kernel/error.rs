@@ -37,6 +37,12 @@ pub enum LoadError {
     /// The map cannot be opened.
     #[error("opening map `{MAP}`")]
     Map(#[source] MapError),
+    /// The map cannot be made read-only for user space.
+    #[error("freezing map `{MAP}`: bpf(BPF_MAP_FREEZE)")]
+    Freeze(#[source] io::Error),
+    /// The ring buffer of the program's log cannot be opened.
+    #[error("opening the log of program `{HOOK}`")]
+    Log(#[source] io::Error),
     /// The CPUs of this machine cannot be listed.
     #[error(transparent)]
     Cpus(#[from] CpuListError),

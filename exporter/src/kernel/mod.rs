@@ -8,6 +8,7 @@
 pub mod btf;
 pub mod capabilities;
 mod error;
+mod freeze;
 pub mod layout;
 pub mod preflight;
 pub mod program_log;

@@ -11,27 +11,36 @@ use tokio::io::{Interest, unix::AsyncFd};
 /// The target of the messages.
 pub const LOG_TARGET: &str = "bpf";
 
-/// Forwards the kernel program's log for as long as the returned future is polled. Call it once, in a
-/// tokio runtime.
-pub(super) fn forward(ebpf: &mut Ebpf) -> io::Result<impl Future<Output = ()> + use<>> {
-    let logger = EbpfLogger::init_with_logger(ebpf, EbpfLog).map_err(io::Error::other)?;
-    // SAFETY: the `AsyncFd` owns the logger, which owns its ring buffer's descriptor while it lives.
-    let ready = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
-    let mut ready = ready.map_err(io::Error::from)?;
-    Ok(async move {
-        loop {
-            match ready.readable_mut().await {
-                Ok(mut guard) => {
-                    guard.get_inner_mut().flush();
-                    guard.clear_ready();
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot read the BPF program's log");
-                    return;
+/// The kernel program's log: a ring buffer. Reading it writes to it, so its descriptor is writable.
+pub struct ProgramLog(EbpfLogger<EbpfLog>);
+
+impl ProgramLog {
+    /// Takes the ring buffer from the loaded object.
+    pub(super) fn open(ebpf: &mut Ebpf) -> io::Result<Self> {
+        EbpfLogger::init_with_logger(ebpf, EbpfLog).map(Self).map_err(io::Error::other)
+    }
+
+    /// Forwards the messages to this process's log for as long as the returned future is polled. Call it
+    /// in a tokio runtime.
+    pub fn forward(self) -> io::Result<impl Future<Output = ()>> {
+        // SAFETY: the `AsyncFd` owns the logger, which owns its ring buffer's descriptor while it lives.
+        let ready = unsafe { AsyncFd::register_with_interest(self.0, Interest::READABLE) };
+        let mut ready = ready.map_err(io::Error::from)?;
+        Ok(async move {
+            loop {
+                match ready.readable_mut().await {
+                    Ok(mut guard) => {
+                        guard.get_inner_mut().flush();
+                        guard.clear_ready();
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot read the BPF program's log");
+                        return;
+                    }
                 }
             }
-        }
-    })
+        })
+    }
 }
 
 /// Logs each message of the kernel program as a line.

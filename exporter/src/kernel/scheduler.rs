@@ -1,15 +1,15 @@
 //! Loads, attaches, seeds and reads the kernel program.
 
 use std::{
-    io,
+    os::fd::AsFd as _,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
-    maps::{MapData, MapError, PerCpuArray, PerCpuValues},
-    programs::BtfTracePoint,
+    maps::{Map, MapData, MapError, PerCpuArray, PerCpuValues},
+    programs::{BtfTracePoint, tp_btf::BtfTracePointLink},
 };
 use nix::time::{ClockId, clock_gettime};
 use sched_exporter_ebpf::{CpuRecord, HOOK, MAP, global};
@@ -17,7 +17,7 @@ use sched_exporter_ebpf::{CpuRecord, HOOK, MAP, global};
 use crate::{
     accounting::{self, Feature, Snapshot},
     cpu::list::{self, Online},
-    kernel::{layout::Layout, program_log, seed, verifier::refused},
+    kernel::{freeze::freeze, layout::Layout, program_log::ProgramLog, seed, verifier::refused},
 };
 
 pub use crate::kernel::error::{LoadError, ReadError};
@@ -56,10 +56,15 @@ const SEED_TIMEOUT: Duration = Duration::from_secs(1);
 const LOG_BUFFER_BYTES_OFF: u32 = 4_096;
 
 /// The attached kernel program. Dropping it detaches it.
+///
+/// Of the kernel's objects it keeps open only the map of records, which is frozen, and the link, which can
+/// only be closed. The descriptors of the program, the globals and the BTF are closed once it is attached.
 pub struct Scheduler {
-    /// Keeps the program attached.
-    ebpf: Ebpf,
+    /// Keeps the program attached, and the program its maps.
+    _link: BtfTracePointLink,
     records: PerCpuArray<MapData, Record>,
+    /// The program's log, if it is on and [`Scheduler::take_log`] has not been called.
+    log: Option<ProgramLog>,
     /// The CPU of each slot of `records`.
     possible: Vec<u32>,
     online: Online,
@@ -74,17 +79,20 @@ impl Scheduler {
     /// a CPU starts at its first switch, which [`Scheduler::seed`] causes. Leaves no thread running.
     pub fn attach(layout: Layout, log: bool) -> Result<Self, LoadError> {
         let mut ebpf = load(&layout, log)?;
-        let records = ebpf.take_map(MAP).ok_or(LoadError::Incomplete("map"))?;
-        let records = PerCpuArray::try_from(records).map_err(LoadError::Map)?;
+        let records = records(&mut ebpf)?;
+        let log = log.then(|| ProgramLog::open(&mut ebpf)).transpose().map_err(LoadError::Log)?;
         let program = program(&mut ebpf)?;
         let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
         program.load(HOOK, &btf).map_err(refused)?;
         drop(btf);
         let attached_at = monotonic_ns().map_err(LoadError::Clock)?;
-        program.attach().map_err(LoadError::Attach)?;
+        let link = program.attach().map_err(LoadError::Attach)?;
+        let link = program.take_link(link).map_err(LoadError::Attach)?;
+        drop(ebpf);
         let scheduler = Self {
-            ebpf,
+            _link: link,
             records,
+            log,
             possible: list::possible()?,
             online: Online::open()?,
             attached_at,
@@ -169,10 +177,9 @@ impl Scheduler {
         self.attached_at
     }
 
-    /// Forwards the kernel program's log to this process's log for as long as the returned future is
-    /// polled. Call it once, in a tokio runtime.
-    pub fn forward_log(&mut self) -> io::Result<impl Future<Output = ()> + use<>> {
-        program_log::forward(&mut self.ebpf)
+    /// Takes the kernel program's log; `None` if it is off, or was taken before.
+    pub fn take_log(&mut self) -> Option<ProgramLog> {
+        self.log.take()
     }
 
     /// Reads the map, which has one slot for each possible CPU.
@@ -239,6 +246,15 @@ fn load(layout: &Layout, log: bool) -> Result<Ebpf, LoadError> {
         loader.map_max_entries("AYA_LOGS", LOG_BUFFER_BYTES_OFF);
     }
     loader.load(OBJECT).map_err(LoadError::Object)
+}
+
+/// The map of records, which from now on only the kernel program can write.
+fn records(ebpf: &mut Ebpf) -> Result<PerCpuArray<MapData, Record>, LoadError> {
+    let Some(Map::PerCpuArray(records)) = ebpf.take_map(MAP) else {
+        return Err(LoadError::Incomplete("map"));
+    };
+    freeze(records.fd().as_fd()).map_err(LoadError::Freeze)?;
+    PerCpuArray::try_from(Map::PerCpuArray(records)).map_err(LoadError::Map)
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut BtfTracePoint, LoadError> {

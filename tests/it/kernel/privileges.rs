@@ -1,8 +1,16 @@
-//! The capabilities that the serving exporter keeps, on every thread.
+//! What the serving exporter keeps: capabilities, on every thread, and descriptors of the kernel's objects.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    fs,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    path::Path,
+    str::FromStr,
+};
 
-use sched_exporter::kernel::preflight::Facts;
+use nix::{errno::Errno, unistd::Pid};
+use sched_exporter::{cpu::list, kernel::preflight::Facts};
 use sched_exporter_tests::process::{CONFIG, Exporter};
 
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/capability.h>
@@ -80,4 +88,88 @@ fn privileges_are_kept_on_request() {
     }
     let label = "capability=\"CAP_BPF\"";
     assert_eq!(exporter.scrape().sum("sched_exporter_capability_kept", &[label]), 1);
+}
+
+/// The descriptors of BPF objects and BTF, and what `/proc/PID/fd` calls them.
+fn objects(pid: Pid) -> BTreeMap<i32, String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let named = entries.filter_map(|entry| {
+        let path = entry.unwrap().path();
+        let name = fs::read_link(&path).ok()?.to_str()?.strip_prefix("anon_inode:")?.to_owned();
+        let number = path.file_name()?.to_str()?.parse().ok()?;
+        (name.starts_with("bpf") || name.starts_with("btf")).then_some((number, name))
+    });
+    named.collect()
+}
+
+/// A value of `fdinfo`.
+fn info<T: FromStr<Err: Debug>>(pid: Pid, fd: i32, key: &str) -> T {
+    let text = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(":\t"));
+    line.unwrap().parse().unwrap()
+}
+
+/// Takes a descriptor from another process, as this thread's rights allow.
+fn take(pid: Pid, fd: i32) -> nix::Result<OwnedFd> {
+    let none: libc::c_uint = 0;
+    // SAFETY: system calls that return new descriptors.
+    unsafe {
+        let process = libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), none);
+        let process = OwnedFd::from_raw_fd(Errno::result(process)?.try_into().unwrap());
+        let taken = libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, none);
+        Ok(OwnedFd::from_raw_fd(Errno::result(taken)?.try_into().unwrap()))
+    }
+}
+
+/// A command of bpf(2); `attr` is the start of `union bpf_attr`.
+fn bpf(command: libc::c_long, attr: &[u64]) -> nix::Result<libc::c_long> {
+    // SAFETY: the kernel reads what the size says, and what the pointers in it point to.
+    Errno::result(unsafe {
+        libc::syscall(libc::SYS_bpf, command, attr.as_ptr(), size_of_val(attr))
+    })
+}
+
+/// Tries to set the first value of a map to zeros.
+fn overwrite(map: &OwnedFd, value_bytes: usize) -> nix::Result<libc::c_long> {
+    const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+    // Values of per-CPU maps are multiples of 8 bytes, one for each possible CPU.
+    let cpus = list::possible().unwrap().len();
+    let (key, value) = (0_u32, vec![0_u8; cpus * value_bytes.next_multiple_of(8)]);
+    let map = u64::try_from(map.as_raw_fd()).unwrap();
+    bpf(BPF_MAP_UPDATE_ELEM, &[map, &raw const key as u64, value.as_ptr() as u64, 0])
+}
+
+#[test]
+fn user_space_cannot_write_its_maps() {
+    const BPF_MAP_GET_FD_BY_ID: libc::c_long = 14;
+    let exporter = Exporter::start(&[]);
+    let pid = exporter.pid();
+    let before = exporter.scrape().sum_ns("sched_cpu_seconds_total", &[]);
+    let mut maps = 0;
+    for fd in objects(pid).into_iter().filter(|(_, name)| name.contains("bpf-map")).map(|it| it.0) {
+        maps += 1;
+        let bytes = info(pid, fd, "value_size");
+        let taken = take(pid, fd).unwrap();
+        assert_eq!(overwrite(&taken, bytes), Err(Errno::EPERM), "descriptor {fd}");
+        // Root opens it again by its number.
+        let opened = bpf(BPF_MAP_GET_FD_BY_ID, &[info(pid, fd, "map_id"), 0]).unwrap();
+        // SAFETY: the system call returned a new descriptor.
+        let opened = unsafe { OwnedFd::from_raw_fd(opened.try_into().unwrap()) };
+        assert_eq!(overwrite(&opened, bytes), Err(Errno::EPERM), "descriptor {fd}, reopened");
+    }
+    assert_eq!(maps, 1);
+    assert!(exporter.scrape().sum_ns("sched_cpu_seconds_total", &[]) > before);
+}
+
+#[test]
+fn it_keeps_only_the_link_and_the_records() {
+    let names = |args: &[&str]| {
+        let mut names: Vec<_> = objects(Exporter::start(args).pid()).into_values().collect();
+        names.sort();
+        names
+    };
+    let [map, link] = ["bpf-map", "bpf_link"].map(str::to_owned);
+    assert_eq!(names(&[]), [map.clone(), link.clone()]);
+    // The ring buffer of the log.
+    assert_eq!(names(&["--log.ebpf"]), [map.clone(), map, link]);
 }

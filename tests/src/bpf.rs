@@ -1,0 +1,36 @@
+//! The BPF programs of a process and their maps, as the kernel reports them. They are found by number, since
+//! the exporter holds a descriptor only of what it still needs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::{AsFd as _, AsRawFd as _},
+};
+
+use anyhow::{Context as _, Result};
+use aya::{
+    maps::MapData,
+    programs::{ProgramInfo, loaded_programs},
+};
+
+use crate::fdinfo::{self, Info};
+
+/// The programs of a process (`self` or a PID): those that it holds itself, and those of its links.
+pub fn programs(process: &str) -> Result<Vec<ProgramInfo>> {
+    let ids = fdinfo::of(process, "prog_id")?;
+    let ids: BTreeSet<_> = ids.iter().map(|info| info["prog_id"].as_str()).collect();
+    // Others may end in between.
+    let programs = loaded_programs().filter_map(Result::ok);
+    Ok(programs.filter(|program| ids.contains(program.id().to_string().as_str())).collect())
+}
+
+/// The maps of a process's programs, by number.
+pub fn maps(process: &str) -> Result<BTreeMap<u32, Info>> {
+    let mut maps = BTreeMap::new();
+    for program in programs(process)? {
+        for id in program.map_ids()?.context("this kernel does not report a program's maps")? {
+            let map = MapData::from_id(id)?;
+            maps.insert(id, fdinfo::read("self", map.fd().as_fd().as_raw_fd())?);
+        }
+    }
+    Ok(maps)
+}
