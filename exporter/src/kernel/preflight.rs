@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::{
     resource::{RLIM_INFINITY, Resource, getrlimit},
     utsname::uname,
@@ -17,19 +18,13 @@ pub struct Facts {
     pub kernel: String,
     /// Whether [`BTF_PATH`] exists.
     pub has_btf: bool,
-    /// Effective capabilities of this process, one bit each.
-    pub capabilities: u64,
+    /// Effective capabilities of this thread.
+    pub capabilities: CapsHashSet,
     /// How much memory this process can lock, in bytes.
     pub lockable_bytes: u64,
     /// The lockdown mode; `None` if the kernel has no lockdown.
     pub lockdown: Option<String>,
 }
-
-// https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/capability.h
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_SYS_RESOURCE: u32 = 24;
-const CAP_PERFMON: u32 = 38;
-const CAP_BPF: u32 = 39;
 
 /// The first kernel with `CAP_BPF` and `CAP_PERFMON`, and with ring buffers for the program's log.
 /// <https://github.com/torvalds/linux/blob/v5.8/kernel/bpf/ringbuf.c>
@@ -44,19 +39,13 @@ impl Facts {
     pub fn gather() -> Self {
         let kernel = uname()
             .map_or_else(|_| "unknown".to_owned(), |name| name.release().display().to_string());
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let capabilities = status
-            .lines()
-            .find_map(|line| line.strip_prefix("CapEff:"))
-            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-            .unwrap_or_default();
         let (lockable_bytes, _) =
             getrlimit(Resource::RLIMIT_MEMLOCK).unwrap_or((RLIM_INFINITY, RLIM_INFINITY));
         let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").ok();
         Self {
             kernel,
             has_btf: fs::exists(BTF_PATH).unwrap_or(false),
-            capabilities,
+            capabilities: caps::read(None, CapSet::Effective).unwrap_or_default(),
             lockable_bytes,
             lockdown: lockdown.as_deref().and_then(chosen).map(str::to_owned),
         }
@@ -98,8 +87,8 @@ impl Facts {
     }
 
     fn missing_capabilities(&self) -> Option<String> {
-        let is_missing = |capability| !self.has(capability) && !self.has(CAP_SYS_ADMIN);
-        let missing = match (is_missing(CAP_BPF), is_missing(CAP_PERFMON)) {
+        let is_missing = |capability| !self.has(capability) && !self.has(Capability::CAP_SYS_ADMIN);
+        let missing = match (is_missing(Capability::CAP_BPF), is_missing(Capability::CAP_PERFMON)) {
             (true, true) => "CAP_BPF and CAP_PERFMON",
             (true, false) => "CAP_BPF",
             (false, true) => "CAP_PERFMON",
@@ -112,7 +101,8 @@ impl Facts {
     }
 
     fn locked_memory(&self) -> Option<String> {
-        let is_limited = self.lockable_bytes != RLIM_INFINITY && !self.has(CAP_SYS_RESOURCE);
+        let is_limited =
+            self.lockable_bytes != RLIM_INFINITY && !self.has(Capability::CAP_SYS_RESOURCE);
         (is_limited && self.is_before(FIRST_KERNEL_WITHOUT_MEMLOCK)).then(|| {
             format!(
                 "locked memory: limited to {} bytes; before Linux 5.11, BPF maps and programs count \
@@ -136,8 +126,8 @@ impl Facts {
         version(&self.kernel).is_some_and(|version| version < first)
     }
 
-    fn has(&self, capability: u32) -> bool {
-        self.capabilities >> capability & 1 == 1
+    fn has(&self, capability: Capability) -> bool {
+        self.capabilities.contains(&capability)
     }
 }
 
@@ -161,7 +151,7 @@ mod tests {
         Facts {
             kernel: "6.1.0-56-cloud-amd64".to_owned(),
             has_btf: true,
-            capabilities: 0,
+            capabilities: CapsHashSet::new(),
             lockable_bytes: RLIM_INFINITY,
             lockdown: None,
         }
@@ -180,29 +170,30 @@ mod tests {
     #[test]
     fn names_missing_capabilities() {
         check(&facts(), true, &["CAP_BPF and CAP_PERFMON missing"]);
-        let bpf = Facts { capabilities: 1 << CAP_BPF, ..facts() };
+        let bpf = Facts { capabilities: [Capability::CAP_BPF].into(), ..facts() };
         check(&bpf, true, &["capabilities: CAP_PERFMON missing"]);
     }
 
     #[test]
     fn suggests_seccomp_if_all_capabilities_are_present() {
-        let admin = Facts { capabilities: 1 << CAP_SYS_ADMIN, ..facts() };
+        let admin = Facts { capabilities: [Capability::CAP_SYS_ADMIN].into(), ..facts() };
         check(&admin, true, &["seccomp"]);
     }
 
     #[test]
     fn names_the_locked_memory_limit_if_it_applies() {
-        let limited = |kernel: &str, capabilities: u64| Facts {
+        let limited = |kernel: &str, capabilities: &[Capability]| Facts {
             kernel: kernel.to_owned(),
-            capabilities,
+            capabilities: capabilities.iter().copied().collect(),
             lockable_bytes: 65_536,
             ..facts()
         };
-        let enough = 1 << CAP_BPF | 1 << CAP_PERFMON;
-        check(&limited("5.10.0-32-amd64", enough), true, &["limited to 65536 bytes"]);
-        check(&limited("5.10.0-32-amd64", enough | 1 << CAP_SYS_RESOURCE), true, &["seccomp"]);
-        check(&limited("5.11.0", enough), true, &["seccomp"]);
-        check(&limited("5.10.0-32-amd64", 1 << CAP_BPF), true, &["CAP_PERFMON missing"]);
+        let enough = [Capability::CAP_BPF, Capability::CAP_PERFMON];
+        let unlimited = [enough[0], enough[1], Capability::CAP_SYS_RESOURCE];
+        check(&limited("5.10.0-32-amd64", &enough), true, &["limited to 65536 bytes"]);
+        check(&limited("5.10.0-32-amd64", &unlimited), true, &["seccomp"]);
+        check(&limited("5.11.0", &enough), true, &["seccomp"]);
+        check(&limited("5.10.0-32-amd64", &enough[..1]), true, &["CAP_PERFMON missing"]);
     }
 
     #[test]
