@@ -10,6 +10,7 @@ use sched_exporter::{
         modes,
     },
     os::{
+        heap,
         log::{self, LogWriter},
         nss,
     },
@@ -20,6 +21,7 @@ use tokio::runtime::Builder;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    heap::share();
     nss::use_built_in_resolvers();
     let log = LogWriter::new(io::stderr());
     log.print_panics();

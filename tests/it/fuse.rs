@@ -1,13 +1,23 @@
-//! Labels from files on a filesystem that hangs. Needs FUSE, which provides it.
+//! Labels and a configuration from files on a filesystem that hangs. Needs FUSE, which provides it.
 
 use std::{
     fs::{self, File, OpenOptions},
-    os::fd::AsRawFd as _,
+    io::{BufRead as _, BufReader},
+    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
     time::{Duration, Instant},
 };
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use sched_exporter_tests::process::{Exporter, binary, ending_with_us, output};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use sched_exporter_tests::process::{CONFIG, Exporter, PATIENCE, binary, ending_with_us, output};
 use tempfile::TempDir;
 
 /// A mounted filesystem that answers no request; callers hang until it is dropped.
@@ -86,4 +96,79 @@ fn hanging_files_do_not_delay_the_check() {
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{printed}");
     assert!(printed.contains("file    an earlier read of the files is still running"), "{printed}");
+}
+
+/// The exporter as the first process of a PID namespace, as in a container: the kernel ignores signals to it
+/// that it does not handle. Killed when dropped.
+struct First(Child);
+
+impl First {
+    fn spawn(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let spawn = move || {
+            unshare(CloneFlags::CLONE_NEWPID).unwrap();
+            command.spawn().unwrap()
+        };
+        // Only the next child of this thread is in the namespace.
+        Self(thread::spawn(spawn).join().unwrap())
+    }
+
+    /// Waits until it says what it waits for, and then ends it.
+    #[track_caller]
+    fn check(mut self, expected: &str) {
+        let lines = BufReader::new(self.0.stderr.take().unwrap()).lines();
+        let (sender, said) = mpsc::channel();
+        thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        assert_eq!(said.recv_timeout(PATIENCE).as_deref(), Ok(expected));
+        kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM).unwrap();
+        // The line for the signal, and the end of standard error as the process ends.
+        let last = said.recv_timeout(PATIENCE).unwrap();
+        assert!(last.contains("signal=SIGTERM"), "{last}");
+        assert_eq!(said.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for First {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+    }
+}
+
+fn exporter(config: &Path) -> Command {
+    let mut command = Command::new(binary());
+    let flag = format!("--config.file={}", config.display());
+    command.args([&flag, "--web.listen-address=127.0.0.1:0"]);
+    command
+}
+
+#[test]
+fn a_start_that_hangs_on_its_configuration_says_so_and_can_be_ended() {
+    let hanging = Hanging::new();
+    let config = hanging.directory.path().join("exporter.yaml");
+    First::spawn(exporter(&config)).check(&format!(
+        "sched_exporter: still reading `{}`: the filesystem does not respond",
+        config.display()
+    ));
+}
+
+#[test]
+fn a_start_that_hangs_on_the_kernels_types_says_so_and_can_be_ended() {
+    let hanging = Hanging::new();
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("exporter.yaml");
+    fs::write(&config, CONFIG).unwrap();
+    let mut command = exporter(&config);
+    let path = hanging.directory.path().to_owned();
+    let cover = move || {
+        let none = None::<&str>;
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none)?;
+        Ok(mount(Some(&path), "/sys/kernel/btf", none, MsFlags::MS_BIND, none)?)
+    };
+    // SAFETY: system calls and nothing else.
+    unsafe { command.pre_exec(cover) };
+    First::spawn(command).check(
+        "sched_exporter: still reading `/sys/kernel/btf/vmlinux`: the filesystem does not respond",
+    );
 }

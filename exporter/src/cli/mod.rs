@@ -4,3 +4,4 @@ pub mod args;
 pub mod check;
 pub mod healthcheck;
 pub mod modes;
+mod start;

@@ -1,7 +1,7 @@
 //! Drops the capabilities of this process. Loading and attaching the kernel program needs capabilities;
 //! reading its map needs none since Linux 5.19.
 
-use std::{fs, io};
+use std::{fs, io, thread, time::Duration};
 
 use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
 use nix::sys::prctl::set_no_new_privs;
@@ -17,6 +17,10 @@ const READING: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_SYS_ADMIN
 
 /// The directory with one entry per thread of this process.
 const THREADS: &str = "/proc/self/task";
+
+/// How often, each a millisecond later, to look again for threads that have been joined: the kernel lists
+/// a thread for a moment after its end is known.
+const THREAD_CHECKS: u32 = 1_000;
 
 /// The error when capabilities cannot be dropped.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +50,7 @@ pub enum DropError<E> {
 pub fn drop<E>(
     mut read: impl FnMut() -> Result<(), E>,
 ) -> Result<Option<Capability>, DropError<E>> {
-    match fs::read_dir(THREADS).map_err(DropError::CountThreads)?.count() {
-        1 => {}
-        threads => return Err(DropError::Threads(threads)),
-    }
+    alone()?;
     set_no_new_privs().map_err(DropError::NoNewPrivs)?;
     caps::clear(None, CapSet::Ambient)?;
     caps::clear(None, CapSet::Inheritable)?;
@@ -69,6 +70,20 @@ pub fn drop<E>(
     caps::set(None, CapSet::Effective, &kept)?;
     read().map_err(DropError::Read)?;
     Ok(needed)
+}
+
+/// Waits until this is the only thread.
+fn alone<E>() -> Result<(), DropError<E>> {
+    let count = || fs::read_dir(THREADS).map(Iterator::count).map_err(DropError::CountThreads);
+    let mut threads = count()?;
+    for _ in 0..THREAD_CHECKS {
+        if threads == 1 {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(1));
+        threads = count()?;
+    }
+    Err(DropError::Threads(threads))
 }
 
 /// The capabilities for loading the kernel program, and whether the calling thread has each of them.

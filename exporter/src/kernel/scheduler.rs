@@ -89,7 +89,7 @@ impl Scheduler {
         let link = program.attach().map_err(LoadError::Attach)?;
         let link = program.take_link(link).map_err(LoadError::Attach)?;
         drop(ebpf);
-        let scheduler = Self {
+        Ok(Self {
             _link: link,
             records,
             log,
@@ -98,9 +98,7 @@ impl Scheduler {
             attached_at,
             torn_reads: AtomicU64::new(0),
             features: layout.features,
-        };
-        trim_heap();
-        Ok(scheduler)
+        })
     }
 
     /// Reads the time of every CPU at one instant.
@@ -267,13 +265,4 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut BtfTracePoint, LoadError> {
 pub fn monotonic_ns() -> Result<u64, nix::Error> {
     let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?);
     Ok(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
-}
-
-/// Gives the heap memory that parsing BTF leaves unused, about 20 MB, back to the kernel.
-fn trim_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: glibc's malloc_trim takes glibc's locks itself.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }

@@ -1,9 +1,11 @@
 //! Thin layers over the operating system that know nothing about the exporter. May name no other room.
 
 pub mod files;
+pub mod heap;
 pub(crate) mod http_client;
 pub mod log;
 pub mod nss;
+pub mod patience;
 pub mod signals;
 pub mod systemd;
 pub mod watch;

@@ -43,8 +43,8 @@ impl ReloadSignals {
 }
 
 impl ShutdownSignals {
-    /// Waits for the first signal and returns its name.
-    pub async fn first(mut self) -> &'static str {
+    /// Waits for the next signal and returns its name.
+    pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

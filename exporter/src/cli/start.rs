@@ -1,0 +1,107 @@
+//! The part of the start that runs with privileges. It can hang, since it reads files, so it runs on a thread
+//! of its own, which has ended before privileges are dropped: capabilities are per thread. Meanwhile, the
+//! reactor handles signals.
+
+use std::{env, fs, path::Path};
+
+use anyhow::{Context as _, anyhow};
+use sched_exporter_ebpf::HOOK;
+
+use super::args::Args;
+use crate::{
+    config::{self, Config, ConfigFile},
+    kernel::{
+        btf::Btf,
+        capabilities,
+        layout::Layout,
+        preflight::{BTF_PATH, Facts},
+        scheduler::{LoadError, Scheduler},
+    },
+    metrics::telemetry::Telemetry,
+    os::{
+        heap, log,
+        patience::{self, Step},
+    },
+    reload::{self, Reloader},
+    sources::SourceOrigins,
+};
+
+/// Runs a part of the start on a thread of its own, and reports a step that takes long.
+pub(super) async fn on_thread<T: Send + 'static>(
+    args: &Args,
+    start: impl FnOnce(&Args, &Step) -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    let args = args.clone();
+    let result = patience::run("start", move |step| start(&args, step)).await;
+    result.context("cannot start the thread that starts the exporter")?
+}
+
+/// The state that every mode starts from.
+pub(super) struct Setup {
+    pub(super) telemetry: Telemetry,
+    pub(super) file: ConfigFile,
+    pub(super) config: Config,
+}
+
+impl Setup {
+    /// Reads the configuration.
+    pub(super) fn new(args: &Args, step: &Step) -> anyhow::Result<Self> {
+        step.reading(Path::new("/proc"));
+        let telemetry = Telemetry::new()?;
+        step.reading(&args.config_file);
+        let file = config::read(&args.config_file)?;
+        let config = file.parse()?;
+        Ok(Self { telemetry, file, config })
+    }
+
+    /// Builds the first generation. This may start threads that read files.
+    pub(super) fn reloader(self) -> Result<Reloader, reload::LoadError> {
+        let origins = SourceOrigins::new(env::vars_os());
+        Reloader::new(&self.file, self.config, origins, self.telemetry)
+    }
+}
+
+/// Attaches the kernel program, or explains what this host lacks.
+pub(super) fn attach(args: &Args, step: &Step) -> anyhow::Result<Scheduler> {
+    let scheduler = read_layout(args, step).and_then(|layout| {
+        step.doing("loading the kernel program");
+        Ok(Scheduler::attach(layout, args.log_ebpf)?)
+    });
+    // Parsing BTF leaves about 20 MB unused.
+    heap::trim();
+    let scheduler = scheduler.map_err(|error| {
+        let permission = error.downcast_ref().is_some_and(LoadError::is_permission);
+        anyhow!("{}{}", log::chain(error.as_ref()), Facts::gather().advice(permission))
+    })?;
+    for feature in scheduler.features() {
+        if let Some(reason) = &feature.off {
+            tracing::warn!(feature = feature.name, reason, "feature is off");
+        }
+    }
+    tracing::info!(hook = HOOK, "attached");
+    Ok(scheduler)
+}
+
+fn read_layout(args: &Args, step: &Step) -> anyhow::Result<Layout> {
+    step.reading(Path::new(BTF_PATH));
+    let bytes = fs::read(BTF_PATH).with_context(|| format!("cannot read `{BTF_PATH}`"))?;
+    Ok(Layout::from_btf(&Btf::parse(&bytes)?, args.disabled_features())?)
+}
+
+/// Drops privileges, unless the command line keeps them. This thread must be the only one.
+pub(super) fn drop_privileges(
+    args: &Args,
+    scheduler: &Scheduler,
+    telemetry: &Telemetry,
+) -> anyhow::Result<()> {
+    if !args.privileges_keep
+        && let Some(capability) = capabilities::drop(|| scheduler.snapshot().map(drop))?
+    {
+        tracing::warn!(
+            %capability,
+            "capability kept: before Linux 5.19, reading a BPF map may need it"
+        );
+    }
+    telemetry.capabilities(capabilities::kept()?);
+    Ok(())
+}
