@@ -19,7 +19,7 @@ use crate::{
     },
     metrics::telemetry::Telemetry,
     os::{
-        heap, log,
+        heap, isolation, log,
         patience::{self, Step},
     },
     reload::{self, Reloader},
@@ -61,8 +61,10 @@ impl Setup {
     }
 }
 
-/// Attaches the kernel program, or explains what this host lacks.
+/// Attaches the kernel program, or explains what this host lacks. Nothing that this opens can be taken by
+/// other processes of this user.
 pub(super) fn attach(args: &Args, step: &Step) -> anyhow::Result<Scheduler> {
+    isolation::isolate().context("cannot forbid tracing of this process")?;
     let scheduler = read_layout(args, step).and_then(|layout| {
         step.doing("loading the kernel program");
         Ok(Scheduler::attach(layout, args.log_ebpf)?)

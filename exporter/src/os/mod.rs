@@ -3,6 +3,7 @@
 pub mod files;
 pub mod heap;
 pub(crate) mod http_client;
+pub mod isolation;
 pub mod log;
 pub mod nss;
 pub mod patience;

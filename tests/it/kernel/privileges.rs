@@ -3,12 +3,14 @@
 use std::{
     collections::BTreeMap,
     fmt::Debug,
-    fs,
+    fs, io,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     path::Path,
     str::FromStr,
+    thread,
 };
 
+use caps::{CapSet, Capability};
 use nix::{errno::Errno, unistd::Pid};
 use sched_exporter::{cpu::list, kernel::preflight::Facts};
 use sched_exporter_tests::process::{CONFIG, Exporter};
@@ -172,4 +174,26 @@ fn it_keeps_only_the_link_and_the_records() {
     assert_eq!(names(&[]), [map.clone(), link.clone()]);
     // The ring buffer of the log.
     assert_eq!(names(&["--log.ebpf"]), [map.clone(), map, link]);
+}
+
+#[test]
+fn processes_of_the_same_user_cannot_take_its_descriptors() {
+    let exporter = Exporter::start(&[]);
+    let pid = exporter.pid();
+    let fds: Vec<_> = objects(pid).into_keys().collect();
+    let memory = format!("/proc/{pid}/mem");
+    thread::scope(|scope| {
+        let attempts = scope.spawn(|| {
+            // Without it, this thread has the rights of any process of its user.
+            caps::drop(None, CapSet::Effective, Capability::CAP_SYS_PTRACE).unwrap();
+            for fd in &fds {
+                assert_eq!(take(pid, *fd).err(), Some(Errno::EPERM), "descriptor {fd}");
+            }
+            // The right to pass the file's mode does not help.
+            let opened = fs::File::options().write(true).open(&memory);
+            assert_eq!(opened.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        });
+        attempts.join().unwrap();
+    });
+    assert!(!fds.is_empty());
 }

@@ -242,6 +242,27 @@ fn two_capabilities_are_enough() {
     assert!(text(&output.stdout).contains("sched_runqueue_latency_seconds_count"));
 }
 
+/// Its entries in `/proc` belong to root, because it forbids tracing.
+#[test]
+fn a_user_other_than_root_gets_the_metrics_of_the_process() {
+    let (_directory, config) = config_for_nobody();
+    let capabilities = [Capability::CAP_BPF, Capability::CAP_PERFMON];
+    let output = output(&mut as_nobody(&capabilities, &[&config, "--once"]));
+    let exposition = Exposition::parse(&text(&output.stdout));
+    let families = [
+        "process_open_fds",
+        "process_max_fds",
+        "process_virtual_memory_bytes",
+        "process_resident_memory_bytes",
+        "process_start_time_seconds",
+        "process_threads",
+    ];
+    for family in families {
+        assert!(exposition.value(family, &[]) > 0.0, "{family}");
+    }
+    assert_eq!(exposition.select("process_cpu_seconds_total", &[]).count(), 1);
+}
+
 #[test]
 fn missing_capabilities_are_reported() {
     let (_directory, config) = config_for_nobody();
