@@ -36,7 +36,7 @@ pub async fn serve(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
     };
     let runtime = Handle::current();
     let started = start::on_thread(args, move |args, step| {
-        let setup = Setup::new(args, step)?;
+        let setup = Setup::for_reloads(args, step)?;
         step.doing("binding the addresses to listen on");
         let listeners = {
             let _runtime = runtime.enter();

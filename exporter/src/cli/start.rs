@@ -2,14 +2,14 @@
 //! of its own, which has ended before privileges are dropped: capabilities are per thread. Meanwhile, the
 //! reactor handles signals.
 
-use std::{env, fs, path::Path};
+use std::{env, fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use anyhow::{Context as _, anyhow};
 use sched_exporter_ebpf::HOOK;
 
 use super::args::Args;
 use crate::{
-    config::{self, Config, ConfigFile},
+    config::{self, Config, ConfigError, ConfigFile},
     kernel::{
         btf::Btf,
         capabilities,
@@ -19,6 +19,7 @@ use crate::{
     },
     metrics::telemetry::Telemetry,
     os::{
+        files::FileError,
         heap, isolation, log,
         patience::{self, Step},
     },
@@ -44,12 +45,37 @@ pub(super) struct Setup {
 }
 
 impl Setup {
-    /// Reads the configuration.
+    /// Reads the configuration with every right that this process has.
     pub(super) fn new(args: &Args, step: &Step) -> anyhow::Result<Self> {
+        Self::read(args, step, |path| Ok(config::read(path)?))
+    }
+
+    /// Reads the configuration with only the rights that reloads will have.
+    pub(super) fn for_reloads(args: &Args, step: &Step) -> anyhow::Result<Self> {
+        Self::read(args, step, |path| {
+            if args.privileges_keep {
+                return Ok(config::read(path)?);
+            }
+            let file = capabilities::without(|| config::read(path))?;
+            file.map_err(|error| {
+                if is_denied(&error) && fs::File::open(path).is_ok() {
+                    anyhow!("{}: {}", log::chain(&error), unreadable_by_reloads(path))
+                } else {
+                    error.into()
+                }
+            })
+        })
+    }
+
+    fn read(
+        args: &Args,
+        step: &Step,
+        read: impl FnOnce(&Path) -> anyhow::Result<ConfigFile>,
+    ) -> anyhow::Result<Self> {
         step.reading(Path::new("/proc"));
         let telemetry = Telemetry::new()?;
         step.reading(&args.config_file);
-        let file = config::read(&args.config_file)?;
+        let file = read(&args.config_file)?;
         let config = file.parse()?;
         Ok(Self { telemetry, file, config })
     }
@@ -59,6 +85,33 @@ impl Setup {
         let origins = SourceOrigins::new(env::vars_os());
         Reloader::new(&self.file, self.config, origins, self.telemetry)
     }
+}
+
+fn is_denied(error: &ConfigError) -> bool {
+    let ConfigError::File(FileError::Unreadable { source, .. }) = error else { return false };
+    source.kind() == std::io::ErrorKind::PermissionDenied
+}
+
+/// Says why a file can be read now, but not by reloads, and what to do.
+fn unreadable_by_reloads(path: &Path) -> String {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    // Below a directory that is closed, nothing has metadata.
+    let closed = capabilities::without(|| {
+        let parts: Vec<_> = path.ancestors().collect();
+        parts.into_iter().rev().take_while(|part| fs::metadata(part).is_ok()).last()
+    });
+    let closed = closed.ok().flatten().unwrap_or(&path);
+    let access = fs::metadata(closed).map_or_else(
+        |error| error.to_string(),
+        |found| {
+            format!("mode {:04o}, owner {}:{}", found.mode() & 0o7777, found.uid(), found.gid())
+        },
+    );
+    format!(
+        "`{}` ({access}) is closed to this user without capabilities, which the exporter drops, so it \
+         could never reload the file; chown or chmod it, or start with --privileges.keep",
+        closed.display()
+    )
 }
 
 /// Attaches the kernel program, or explains what this host lacks. Nothing that this opens can be taken by

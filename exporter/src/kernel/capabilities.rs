@@ -1,5 +1,6 @@
-//! Drops the capabilities of this process. Loading and attaching the kernel program needs capabilities;
-//! reading its map needs none since Linux 5.19.
+//! The capabilities of this process: set aside to read files, and dropped once the kernel program is
+//! attached. Loading and attaching the kernel program needs capabilities; reading its map needs none since
+//! Linux 5.19.
 
 use std::{fs, io, thread, time::Duration};
 
@@ -40,6 +41,15 @@ pub enum DropError<E> {
     /// `read` failed with and without the capability that it may need.
     #[error("cannot read the map after dropping capabilities")]
     Read(#[source] E),
+}
+
+/// Calls `f` without effective capabilities, so that it reads only what it could read after [`drop`].
+pub fn without<T>(f: impl FnOnce() -> T) -> Result<T, CapsError> {
+    let effective = caps::read(None, CapSet::Effective)?;
+    caps::clear(None, CapSet::Effective)?;
+    let result = f();
+    caps::set(None, CapSet::Effective, &effective)?;
+    Ok(result)
 }
 
 /// Drops every capability for good, and every way to regain one. If `read` fails without a capability,

@@ -4,7 +4,10 @@ use std::{
     fs,
     io::{self, Read as _, Write as _},
     net::TcpListener,
-    os::unix::process::CommandExt as _,
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
     path::Path,
     process::{Command, Output},
     thread,
@@ -227,7 +230,6 @@ fn as_nobody(capabilities: &[Capability], args: &[&str]) -> Command {
 
 /// A configuration in a world-readable directory.
 fn config_for_nobody() -> (tempfile::TempDir, String) {
-    use std::os::unix::fs::PermissionsExt as _;
     let (directory, config) = config_file(CONFIG);
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     (directory, config)
@@ -261,6 +263,30 @@ fn a_user_other_than_root_gets_the_metrics_of_the_process() {
         assert!(exposition.value(family, &[]) > 0.0, "{family}");
     }
     assert_eq!(exposition.select("process_cpu_seconds_total", &[]).count(), 1);
+}
+
+#[test]
+fn a_configuration_that_reloads_could_not_read_ends_the_start() {
+    let nobody = 65_534;
+    let (directory, config) = config_file(CONFIG);
+    let file = directory.path().join("exporter.yaml");
+    chown(directory.path(), Some(nobody), Some(nobody)).unwrap();
+    chown(&file, Some(nobody), Some(nobody)).unwrap();
+    let address = "--web.listen-address=127.0.0.1:0";
+    let advice = "chown or chmod it, or start with --privileges.keep";
+    for (open, closed) in [(directory.path(), &*file), (&file, directory.path())] {
+        fs::set_permissions(open, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(closed, fs::Permissions::from_mode(0o600)).unwrap();
+        let access = format!("`{}` (mode 0600, owner 65534:65534)", closed.display());
+        check_refusal(&run(&[&config, address]), &["Permission denied", &access, advice]);
+        // Neither reads it again.
+        for mode in ["--once", "--config.check"] {
+            let output = run(&[&config, mode]);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+        }
+    }
+    let kept = Exporter::start_at(directory, file, &["--privileges.keep"]);
+    kept.scrape();
 }
 
 #[test]
