@@ -1,6 +1,7 @@
 //! The container image, run with two capabilities and a read-only root filesystem.
 
 use std::{
+    ffi::CString,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -71,11 +72,40 @@ fn podman_stop_ends_it() {
 
 #[test]
 fn missing_capabilities_are_reported() {
-    let refused = run(&[], &["--once"]);
-    assert_eq!(refused.status.code(), Some(1));
-    let said = text(&refused.stderr);
-    assert!(said.contains("CAP_BPF and CAP_PERFMON missing"), "{said}");
-    assert!(said.contains("--cap-add"), "{said}");
+    for user in ["0:0", "65534:65534"] {
+        let refused = run(&[&format!("--user={user}")], &["--once"]);
+        assert_eq!(refused.status.code(), Some(1));
+        let said = text(&refused.stderr);
+        assert!(said.contains("CAP_BPF and CAP_PERFMON missing"), "{said}");
+        assert!(said.contains("--cap-add"), "{said}");
+        assert!(!said.contains("no_new_privs is set"), "{said}");
+    }
+    let refused = run(&["--user=65534", "--security-opt=no-new-privileges"], &["--once"]);
+    assert!(text(&refused.stderr).contains("no_new_privs is set"), "{refused:?}");
+}
+
+#[test]
+fn a_user_other_than_root_can_run_it_with_two_capabilities() {
+    let once = run(&[&["--user=65534:65534"], &CAPABILITIES[..]].concat(), &["--once"]);
+    assert!(once.status.success(), "{}", text(&once.stderr));
+    assert!(text(&once.stdout).contains("\nsched_cpu_seconds_total{host="));
+}
+
+/// Docker gives a user other than root no capabilities but those of the file; podman makes them ambient, too.
+#[test]
+fn the_binary_permits_both_capabilities_and_makes_none_effective() {
+    let image = image();
+    let root = podman_ok(["image", "mount", &image]);
+    let path = CString::new(format!("{root}/bin/sched_exporter")).unwrap();
+    let mut found = [0_u8; 64];
+    let (value, size) = (found.as_mut_ptr().cast(), found.len());
+    // SAFETY: the strings end with zero, and the buffer has the size given.
+    let length =
+        unsafe { libc::getxattr(path.as_ptr(), c"security.capability".as_ptr(), value, size) };
+    podman_ok(["image", "unmount", &image]);
+    // Revision 2 without the effective bit; bits 38 and 39 permitted.
+    let expected = [0x0200_0000_u32, 0, 0, 0xc0, 0].map(u32::to_le_bytes).concat();
+    assert_eq!(found[..usize::try_from(length).unwrap()], expected);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! `cargo xtask image`: builds a container image of the static binary. It pulls nothing.
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -63,7 +64,7 @@ fn may_raise_limits() -> bool {
 }
 
 fn build(arch: Arch) -> Result<String> {
-    dist::binary(arch)?;
+    layer(arch)?;
     let name = format!("localhost/sched_exporter:{VERSION}");
     let builder = ["podman", "buildah"].into_iter().find(|program| on_path(program).is_some());
     let mut build = command(builder.context("neither `podman` nor `buildah` is on PATH")?);
@@ -81,4 +82,39 @@ fn build(arch: Arch) -> Result<String> {
     build.envs(containers_conf().map(|path| (CONTAINERS_CONF, path)));
     run(build.args(["--tag", &name]).arg(root()))?;
     Ok(name)
+}
+
+/// The attribute that holds the capabilities of a file, as an extended header of tar.
+const CAPABILITIES: &str = "SCHILY.xattr.security.capability";
+
+/// `cap_bpf,cap_perfmon=p`. With `=ep`, the kernel would refuse to execute the file if it could not grant both,
+/// and the exporter could not say what it lacks.
+/// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/capability.h>, `vfs_cap_data`.
+fn permitted() -> Vec<u8> {
+    const VFS_CAP_REVISION_2: u32 = 0x0200_0000;
+    const CAP_PERFMON: u32 = 38;
+    const CAP_BPF: u32 = 39;
+    let high = 1 << (CAP_PERFMON - 32) | 1 << (CAP_BPF - 32);
+    // Permitted and inheritable, of the lower and then of the higher capabilities.
+    let fields = [VFS_CAP_REVISION_2, 0, 0, high, 0];
+    fields.into_iter().flat_map(u32::to_le_bytes).collect()
+}
+
+/// Writes the image's layer that holds the binary. In an archive, it can have capabilities on any machine and
+/// filesystem.
+fn layer(arch: Arch) -> Result<()> {
+    let binary = dist::binary(arch)?;
+    let directory = root().join("target/image");
+    fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+    let path = directory.join(format!("{}.tar", arch.debian()));
+    let layer = File::create(&path).with_context(|| path.display().to_string())?;
+    let mut layer = tar::Builder::new(layer);
+    layer.append_pax_extensions([(CAPABILITIES, permitted().as_slice())])?;
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o755);
+    header.set_mtime(epoch()?.parse()?);
+    let binary = File::open(&binary).with_context(|| binary.display().to_string())?;
+    header.set_size(binary.metadata()?.len());
+    layer.append_data(&mut header, "bin/sched_exporter", binary)?;
+    layer.finish().with_context(|| path.display().to_string())
 }

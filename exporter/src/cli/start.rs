@@ -118,6 +118,7 @@ fn unreadable_by_reloads(path: &Path) -> String {
 /// other processes of this user.
 pub(super) fn attach(args: &Args, step: &Step) -> anyhow::Result<Scheduler> {
     isolation::isolate().context("cannot forbid tracing of this process")?;
+    capabilities::raise().context("cannot raise capabilities")?;
     let scheduler = read_layout(args, step).and_then(|layout| {
         step.doing("loading the kernel program");
         Ok(Scheduler::attach(layout, args.log_ebpf)?)

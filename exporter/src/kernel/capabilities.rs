@@ -1,5 +1,5 @@
-//! The capabilities of this process: set aside to read files, and dropped once the kernel program is
-//! attached. Loading and attaching the kernel program needs capabilities; reading its map needs none since
+//! The capabilities of this process: raised to load the kernel program, set aside to read files, and then
+//! dropped. Loading and attaching the kernel program needs capabilities; reading its map needs none since
 //! Linux 5.19.
 
 use std::{fs, io, thread, time::Duration};
@@ -41,6 +41,18 @@ pub enum DropError<E> {
     /// `read` failed with and without the capability that it may need.
     #[error("cannot read the map after dropping capabilities")]
     Read(#[source] E),
+}
+
+/// Makes the capabilities for loading the kernel program effective, if this thread is permitted to. They are
+/// permitted but not effective if they come from the executable file, as in the container image.
+pub fn raise() -> Result<(), CapsError> {
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    for capability in LOADING {
+        if permitted.contains(&capability) {
+            caps::raise(None, CapSet::Effective, capability)?;
+        }
+    }
+    Ok(())
 }
 
 /// Calls `f` without effective capabilities, so that it reads only what it could read after [`drop`].

@@ -4,6 +4,7 @@ use std::fs;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::{
+    prctl::get_no_new_privs,
     resource::{RLIM_INFINITY, Resource, getrlimit},
     utsname::uname,
 };
@@ -20,6 +21,8 @@ pub struct Facts {
     pub has_btf: bool,
     /// Effective capabilities of this thread.
     pub capabilities: CapsHashSet,
+    /// Whether `no_new_privs` is set, so that the capabilities of a file had no effect.
+    pub no_new_privs: bool,
     /// How much memory this process can lock, in bytes.
     pub lockable_bytes: u64,
     /// The lockdown mode; `None` if the kernel has no lockdown.
@@ -46,6 +49,7 @@ impl Facts {
             kernel,
             has_btf: fs::exists(BTF_PATH).unwrap_or(false),
             capabilities: caps::read(None, CapSet::Effective).unwrap_or_default(),
+            no_new_privs: get_no_new_privs().unwrap_or(false),
             lockable_bytes,
             lockdown: lockdown.as_deref().and_then(chosen).map(str::to_owned),
         }
@@ -94,9 +98,15 @@ impl Facts {
             (false, true) => "CAP_PERFMON",
             (false, false) => return None,
         };
+        let file = if self.no_new_privs {
+            "; no_new_privs is set, so those of the file have no effect (Kubernetes: \
+             allowPrivilegeEscalation, podman: no-new-privileges)"
+        } else {
+            ""
+        };
         Some(format!(
             "capabilities: {missing} missing; run as root, or grant them (systemd: \
-             AmbientCapabilities=, container: --cap-add)"
+             AmbientCapabilities=, container: --cap-add){file}"
         ))
     }
 
@@ -152,6 +162,7 @@ mod tests {
             kernel: "6.1.0-56-cloud-amd64".to_owned(),
             has_btf: true,
             capabilities: CapsHashSet::new(),
+            no_new_privs: false,
             lockable_bytes: RLIM_INFINITY,
             lockdown: None,
         }
@@ -172,6 +183,8 @@ mod tests {
         check(&facts(), true, &["CAP_BPF and CAP_PERFMON missing"]);
         let bpf = Facts { capabilities: [Capability::CAP_BPF].into(), ..facts() };
         check(&bpf, true, &["capabilities: CAP_PERFMON missing"]);
+        assert!(!bpf.advice(true).contains("no_new_privs"));
+        check(&Facts { no_new_privs: true, ..bpf }, true, &["no_new_privs is set"]);
     }
 
     #[test]
