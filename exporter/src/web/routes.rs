@@ -1,9 +1,10 @@
 //! Maps paths and methods to the functions that answer them, and counts requests.
 
 use hyper::{
-    Method, Request, StatusCode,
+    Method, Request, StatusCode, Version,
     body::Incoming,
-    header::{ALLOW, HeaderValue},
+    header::{ALLOW, HOST, HeaderMap, HeaderValue},
+    http::uri::Authority,
 };
 
 use super::{
@@ -63,6 +64,9 @@ impl App {
         let telemetry_path = self.server.telemetry_path.as_str();
         let route = Route::of(request.uri().path(), telemetry_path);
         let response = match route {
+            _ if !has_valid_host(request.version(), request.headers()) => {
+                text(StatusCode::BAD_REQUEST, "The request needs one Host header.\n")
+            }
             Route::Other => text(StatusCode::NOT_FOUND, "Not found.\n"),
             _ if !route.allows(request.method()) => method_not_allowed(route),
             Route::Metrics => self.metrics(request.headers()),
@@ -76,8 +80,52 @@ impl App {
     }
 }
 
+/// Whether a request names its host as required: HTTP/1.1 once, earlier versions at most once.
+/// <https://www.rfc-editor.org/rfc/rfc9112.html#section-3.2>
+fn has_valid_host(version: Version, headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => version < Version::HTTP_11,
+        (Some(host), None) => {
+            let is_valid = |host: &str| {
+                host.is_empty() || (!host.contains('@') && host.parse::<Authority>().is_ok())
+            };
+            host.to_str().is_ok_and(is_valid)
+        }
+        (Some(_), Some(_)) => false,
+    }
+}
+
 fn method_not_allowed(route: Route) -> Response {
     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed.\n");
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(route.allow()));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_need_one_valid_host() {
+        let check = |version, hosts: &[&str], expected: bool| {
+            let hosts = hosts.iter().map(|host| (HOST, host.parse().unwrap()));
+            let headers = hosts.collect::<Vec<_>>();
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(name, value);
+            }
+            assert_eq!(has_valid_host(version, &map), expected, "{version:?} {map:?}");
+        };
+        for host in ["localhost", "a.example:10435", "[::1]:10435", "10.0.0.1", ""] {
+            check(Version::HTTP_11, &[host], true);
+        }
+        for host in ["a b", "user@host", "a/b", "[::1"] {
+            check(Version::HTTP_11, &[host], false);
+        }
+        check(Version::HTTP_11, &[], false);
+        check(Version::HTTP_11, &["a", "a"], false);
+        check(Version::HTTP_10, &[], true);
+        check(Version::HTTP_10, &["a", "b"], false);
+    }
 }

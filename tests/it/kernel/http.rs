@@ -301,3 +301,19 @@ fn invalid_requests_get_an_error_or_are_closed() {
     }
     exporter.scrape();
 }
+
+#[test]
+fn requests_name_one_host() {
+    let exporter = Exporter::start(&[]);
+    for (head, status) in [
+        ("HTTP/1.1", 400),
+        ("HTTP/1.1\r\nHost: a\r\nHost: a", 400),
+        ("HTTP/1.1\r\nHost: a b", 400),
+        ("HTTP/1.1\r\nHost:", 200),
+        ("HTTP/1.0", 200),
+    ] {
+        let mut client = exporter.connect();
+        write!(client.stream(), "GET /-/ready {head}\r\n\r\n").unwrap();
+        assert_eq!(client.answer(false).unwrap().status, status, "{head}");
+    }
+}
