@@ -75,6 +75,7 @@ const CRATES: [(&str, &[&str]); 14] = [
         "cli",
         &[
             "anyhow",
+            "bytes",
             "clap",
             "http_body_util",
             "humantime",

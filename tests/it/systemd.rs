@@ -8,6 +8,7 @@ use tempfile::TempDir;
 const UNIT: &str = include_str!("../../deploy/systemd/sched_exporter.service");
 const DROP_IN: &str =
     include_str!("../../deploy/systemd/sched_exporter.service.d/notify-reload.conf");
+const SOCKET: &str = include_str!("../../deploy/systemd/sched_exporter.socket");
 const PROGRAM: &str = "/usr/bin/sched_exporter";
 
 /// Highest exposure that `systemd-analyze security` may report, in tenths; 100 is full exposure.
@@ -34,6 +35,14 @@ fn analyze(args: &[&str]) -> (bool, String) {
 fn systemd_accepts_the_unit() {
     let (_directory, unit) = unit();
     assert_eq!(analyze(&["verify", "--man=no", &unit]), (true, String::new()));
+}
+
+#[test]
+fn systemd_accepts_the_socket() {
+    let (_directory, unit) = unit();
+    let socket = Path::new(&unit).with_extension("socket");
+    fs::write(&socket, SOCKET).unwrap();
+    assert_eq!(analyze(&["verify", "--man=no", socket.to_str().unwrap()]), (true, String::new()));
 }
 
 #[test]

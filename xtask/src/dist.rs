@@ -130,6 +130,7 @@ fn archive(directory: &Path, arch: Arch, epoch: &str) -> Result<()> {
         (page.as_path(), MANUAL),
         (unit, "sched_exporter.service"),
         (drop_in, "notify-reload.conf"),
+        (Path::new("deploy/systemd/sched_exporter.socket"), "sched_exporter.socket"),
         (Path::new("deploy/exporter.yaml"), "exporter.yaml"),
         (Path::new("LICENSE-APACHE"), "LICENSE-APACHE"),
         (Path::new("LICENSE-MIT"), "LICENSE-MIT"),

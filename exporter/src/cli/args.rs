@@ -62,9 +62,13 @@ pub struct Args {
     )]
     pub config_auto_reload_interval: Duration,
 
-    /// Address to listen on: `:PORT`, `HOST:PORT` or `[IPV6]:PORT`. Repeatable.
+    /// Address to listen on: `:PORT`, `HOST:PORT`, `[IPV6]:PORT` or `unix:/PATH`. Repeatable.
     #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = LISTEN_ADDRESS)]
     pub web_listen_address: Vec<ListenAddress>,
+
+    /// Listen on the sockets that systemd passes, instead of binding addresses.
+    #[arg(long = "web.systemd-socket", conflicts_with = "web_listen_address")]
+    pub web_systemd_socket: bool,
 
     /// Path that serves the metrics.
     #[arg(
@@ -288,6 +292,14 @@ mod tests {
         let parsed = Args::try_parse_from(["sched_exporter", "--web.listen-adress=:1"]);
         let text = advise(parsed.unwrap_err()).to_string();
         assert!(text.contains("similar argument exists: '--web.listen-address'"), "{text}");
+    }
+
+    #[test]
+    fn sockets_come_from_systemd_or_from_addresses() {
+        let parse = |args: &[&str]| Args::try_parse_from([&["sched_exporter"], args].concat());
+        assert!(parse(&["--web.systemd-socket"]).unwrap().web_systemd_socket);
+        let both = parse(&["--web.systemd-socket", "--web.listen-address=:1"]).unwrap_err();
+        assert!(both.to_string().contains("cannot be used with"), "{both}");
     }
 
     #[test]

@@ -3,17 +3,19 @@
 
 use std::{
     error::Error,
+    fmt::Display,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
+use bytes::Bytes;
 use http_body_util::Empty;
-use hyper::{Request, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use tokio::time::timeout;
 
 use crate::{
-    os::http_client::{HttpError, Server},
-    web::address::ListenAddress,
+    os::http_client::{self, HttpError, Server},
+    web::address::{ListenAddress, Target},
 };
 
 /// Time limit for the response; it usually takes less than a millisecond.
@@ -29,10 +31,10 @@ pub enum Unhealthy {
     Unreachable(Box<dyn Error + Send + Sync>),
     /// There was no response in time.
     #[error("{0}: no response within {TIMEOUT:?}")]
-    Silent(SocketAddr),
+    Silent(String),
     /// The response was not 200.
     #[error("{0}{PATH} responded with {1}")]
-    Status(SocketAddr, StatusCode),
+    Status(String, StatusCode),
     /// The host name resolved to no address.
     #[error("`{0}` has no address")]
     NoAddress(String),
@@ -40,24 +42,36 @@ pub enum Unhealthy {
 
 /// Requests `/-/healthy` from the exporter that listens on `address`.
 pub async fn healthcheck(address: &ListenAddress) -> Result<(), Unhealthy> {
-    let mut unhealthy = Unhealthy::NoAddress(address.to_string());
-    for candidate in address.candidates().iter().copied().map(reachable) {
-        match timeout(TIMEOUT, ask(candidate)).await {
-            Ok(Ok(StatusCode::OK)) => return Ok(()),
-            Ok(Ok(status)) => return Err(Unhealthy::Status(candidate, status)),
-            Ok(Err(error)) => unhealthy = Unhealthy::Unreachable(error.into()),
-            Err(_) => unhealthy = Unhealthy::Silent(candidate),
+    let mut request = Request::new(Empty::new());
+    *request.uri_mut() = hyper::Uri::from_static(PATH);
+    let candidates = match address.target() {
+        Target::Tcp(candidates) => candidates,
+        Target::Unix(path) => {
+            return check(address, http_client::send_to_socket(path, request)).await;
         }
+    };
+    let mut unhealthy = Unhealthy::NoAddress(address.to_string());
+    for candidate in candidates.iter().copied().map(reachable) {
+        let host = candidate.ip().to_string();
+        let server = Server { host: &host, port: candidate.port() };
+        unhealthy = match check(&candidate, server.send(request.clone(), None)).await {
+            Err(error @ (Unhealthy::Unreachable(_) | Unhealthy::Silent(_))) => error,
+            checked => return checked,
+        };
     }
     Err(unhealthy)
 }
 
-async fn ask(address: SocketAddr) -> Result<StatusCode, HttpError> {
-    let host = address.ip().to_string();
-    let server = Server { host: &host, port: address.port() };
-    let mut request = Request::new(Empty::new());
-    *request.uri_mut() = hyper::Uri::from_static(PATH);
-    Ok(server.send(request, None).await?.status())
+async fn check(
+    address: &impl Display,
+    response: impl Future<Output = Result<Response<Bytes>, HttpError>>,
+) -> Result<(), Unhealthy> {
+    match timeout(TIMEOUT, response).await {
+        Ok(Ok(response)) if response.status() == StatusCode::OK => Ok(()),
+        Ok(Ok(response)) => Err(Unhealthy::Status(address.to_string(), response.status())),
+        Ok(Err(error)) => Err(Unhealthy::Unreachable(error.into())),
+        Err(_) => Err(Unhealthy::Silent(address.to_string())),
+    }
 }
 
 /// Maps wildcard addresses to loopback.

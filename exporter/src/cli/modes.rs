@@ -20,7 +20,7 @@ use crate::{
         systemd::Notifier,
     },
     reload::{self, Reloader},
-    web::{Server, address},
+    web::{Server, listener},
 };
 
 /// Serves until a signal ends the process.
@@ -40,7 +40,11 @@ pub async fn serve(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
         step.doing("binding the addresses to listen on");
         let listeners = {
             let _runtime = runtime.enter();
-            address::bind(&args.web_listen_address)?
+            if args.web_systemd_socket {
+                listener::passed()?
+            } else {
+                listener::bind(&args.web_listen_address)?
+            }
         };
         Ok((listeners, start::attach(args, step)?, setup))
     });
@@ -55,7 +59,7 @@ pub async fn serve(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
     let Running { scheduler, reloader, exporter, telemetry } =
         run(args, scheduler, setup, log, log_counts)?;
     for listener in &listeners {
-        tracing::info!(address = %listener.local_addr()?, path = args.web_telemetry_path, "listening");
+        tracing::info!(address = listener.address(), path = args.web_telemetry_path, "listening");
     }
     let server = Server {
         exporter,

@@ -1,15 +1,20 @@
 //! An HTTP client: one request per connection, and a response of bounded size. No proxies, redirects or
 //! cookies. Timeouts are up to the caller.
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, Response, body::Body, client::conn::http1, header::HOST};
+use hyper::{
+    Request, Response,
+    body::Body,
+    client::conn::http1,
+    header::{HOST, HeaderValue},
+};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     task::JoinSet,
 };
 use tokio_rustls::{
@@ -84,34 +89,47 @@ impl Server<'_> {
         }
         let stream = TcpStream::connect((self.host, self.port)).await;
         let stream = stream.map_err(|source| HttpError::Connect { server: server(), source })?;
-        let Some(tls) = tls else { return self.exchange(stream, request).await };
+        let Some(tls) = tls else { return exchange(server(), stream, request).await };
         let name = ServerName::try_from(self.host.to_owned())
             .map_err(|source| HttpError::ServerName { server: server(), source })?;
         let stream = TlsConnector::from(tls).connect(name, stream).await;
         let stream = stream.map_err(|source| HttpError::Tls { server: server(), source })?;
-        self.exchange(stream, request).await
+        exchange(server(), stream, request).await
     }
+}
 
-    async fn exchange(
-        self,
-        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        request: Request<Empty<Bytes>>,
-    ) -> Result<Response<Bytes>, HttpError> {
-        let protocol = |source| HttpError::Protocol { server: self.to_string(), source };
-        let mut client = http1::Builder::new();
-        client.max_buf_size(MAX_HEAD_BYTES);
-        let (mut sender, connection) =
-            client.handshake(TokioIo::new(stream)).await.map_err(protocol)?;
-        // Ends the connection with this exchange, even if the caller drops it halfway.
-        let mut driver = JoinSet::new();
-        driver.spawn(connection);
-        let (head, body) = sender.send_request(request).await.map_err(protocol)?.into_parts();
-        let server = || self.to_string();
-        let body =
-            collect(body).await.map_err(|source| HttpError::Body { server: server(), source })?;
-        let body = body.ok_or_else(|| HttpError::TooLarge { server: server() })?;
-        Ok(Response::from_parts(head, body))
+/// Sends a request without a body over a Unix socket.
+pub(crate) async fn send_to_socket(
+    path: &Path,
+    mut request: Request<Empty<Bytes>>,
+) -> Result<Response<Bytes>, HttpError> {
+    let server = format!("unix:{}", path.display());
+    request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
+    match UnixStream::connect(path).await {
+        Ok(stream) => exchange(server, stream, request).await,
+        Err(source) => Err(HttpError::Connect { server, source }),
     }
+}
+
+async fn exchange(
+    server: String,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<Empty<Bytes>>,
+) -> Result<Response<Bytes>, HttpError> {
+    let protocol = |source| HttpError::Protocol { server: server.clone(), source };
+    let mut client = http1::Builder::new();
+    client.max_buf_size(MAX_HEAD_BYTES);
+    let (mut sender, connection) =
+        client.handshake(TokioIo::new(stream)).await.map_err(protocol)?;
+    // Ends the connection with this exchange, even if the caller drops it halfway.
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    let (head, body) = sender.send_request(request).await.map_err(protocol)?.into_parts();
+    let body = match collect(body).await {
+        Ok(body) => body.ok_or(HttpError::TooLarge { server })?,
+        Err(source) => return Err(HttpError::Body { server, source }),
+    };
+    Ok(Response::from_parts(head, body))
 }
 
 /// Reads a whole body; `None` if it is larger than [`MAX_BODY_BYTES`]. Copies each chunk: to keep one of a

@@ -9,4 +9,5 @@ pub mod nss;
 pub mod patience;
 pub mod signals;
 pub mod systemd;
+pub(crate) mod unix_socket;
 pub mod watch;

@@ -1,4 +1,4 @@
-//! Notifies systemd via `sd_notify`; a no-op when not run by systemd.
+//! Notifies systemd via `sd_notify`, a no-op when not run by systemd, and takes the sockets it passes.
 //! <https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html>
 
 use std::{
@@ -7,6 +7,7 @@ use std::{
     io::{self, ErrorKind},
     mem,
     os::{
+        fd::{FromRawFd as _, OwnedFd},
         linux::net::SocketAddrExt as _,
         unix::{
             ffi::OsStrExt as _,
@@ -165,6 +166,15 @@ fn send(socket: &OsStr, message: &str) -> io::Result<()> {
 
 fn failed(error: &io::Error) {
     tracing::warn!(%error, "cannot notify the service manager");
+}
+
+/// Takes the file descriptors that systemd passes to this process; none if it passes none. Call it once.
+/// <https://www.freedesktop.org/software/systemd/man/latest/sd_listen_fds.html>
+pub(crate) fn sockets() -> io::Result<Vec<OwnedFd>> {
+    let passed = sd_notify::listen_fds()?;
+    // SAFETY: the descriptors are open, which the crate has checked. They are this process's since its
+    // start, and nothing else in it knows them.
+    Ok(passed.map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect())
 }
 
 #[cfg(test)]

@@ -1,31 +1,34 @@
-//! Parses the addresses to listen on, and binds sockets to them.
+//! Parses the addresses to listen on.
 
 use std::{
-    fmt, io,
+    fmt,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _},
+    os::unix,
+    path::{Path, PathBuf},
     str::FromStr,
 };
-
-use nix::{
-    errno::Errno,
-    sys::socket::{setsockopt, sockopt},
-};
-use tokio::net::{TcpListener, TcpSocket};
-
-/// Maximum number of connections that the kernel queues to be accepted.
-const BACKLOG: u32 = 1_024;
 
 /// An address to listen on, with its host name resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
     text: String,
-    candidates: Vec<SocketAddr>,
+    target: Target,
+}
+
+/// What an address names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The socket addresses that the host and port resolve to. The exporter binds the first that this
+    /// machine has.
+    Tcp(Vec<SocketAddr>),
+    /// The absolute path of a Unix socket.
+    Unix(PathBuf),
 }
 
 impl ListenAddress {
-    /// The socket addresses that it resolves to. [`bind`] uses the first that this machine has.
-    pub fn candidates(&self) -> &[SocketAddr] {
-        &self.candidates
+    /// What it names.
+    pub const fn target(&self) -> &Target {
+        &self.target
     }
 }
 
@@ -38,68 +41,34 @@ impl fmt::Display for ListenAddress {
 impl FromStr for ListenAddress {
     type Err = String;
 
-    /// Parses `HOST:PORT` and resolves the host, or parses `:PORT` for all IPv6 and IPv4 addresses.
+    /// Parses `HOST:PORT` and resolves the host, `:PORT` for all IPv6 and IPv4 addresses, or `unix:/PATH`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let candidates = match text.strip_prefix(':') {
-            Some(port) => {
+        let target = match (text.strip_prefix("unix:"), text.strip_prefix(':')) {
+            (Some(path), _) => Target::Unix(socket_path(path)?),
+            (None, Some(port)) => {
                 let port = port.parse().map_err(|error| format!("port `{port}`: {error}"))?;
-                vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()]
+                Target::Tcp(vec![
+                    (Ipv6Addr::UNSPECIFIED, port).into(),
+                    (Ipv4Addr::UNSPECIFIED, port).into(),
+                ])
             }
-            None => text
-                .to_socket_addrs()
-                .map_err(|error| format!("{error}; give HOST:PORT or :PORT"))?
-                .collect(),
+            (None, None) => {
+                let resolved = text.to_socket_addrs();
+                let wrong = |error| format!("{error}; give HOST:PORT, :PORT or unix:/PATH");
+                Target::Tcp(resolved.map_err(wrong)?.collect())
+            }
         };
-        Ok(Self { text: text.to_owned(), candidates })
+        Ok(Self { text: text.to_owned(), target })
     }
 }
 
-/// The error when an address cannot be bound.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on `{address}`")]
-pub struct BindError {
-    address: String,
-    source: io::Error,
-}
-
-/// Binds every address, each to the first of its candidates that this machine has. Any other error is
-/// returned: otherwise a port in use would be served on only some addresses.
-///
-/// Call it inside a tokio runtime.
-pub fn bind(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, BindError> {
-    let named = |address: &ListenAddress| {
-        bind_one(address).map_err(|source| BindError { address: address.to_string(), source })
-    };
-    addresses.iter().map(named).collect()
-}
-
-fn bind_one(address: &ListenAddress) -> io::Result<TcpListener> {
-    let mut bound = Err(io::ErrorKind::AddrNotAvailable.into());
-    for candidate in address.candidates() {
-        bound = listen(*candidate);
-        if !bound.as_ref().is_err_and(is_absent) {
-            break;
-        }
+/// Accepts an absolute path that fits into the address of a socket.
+fn socket_path(path: &str) -> Result<PathBuf, String> {
+    if !Path::new(path).is_absolute() {
+        return Err(format!("path `{path}` is not absolute; give unix:/PATH"));
     }
-    bound
-}
-
-/// Listens on a socket address. The IPv6 wildcard address includes IPv4, whatever the value of
-/// `net.ipv6.bindv6only`.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    if address.ip() == Ipv6Addr::UNSPECIFIED {
-        setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
-    }
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// Whether the machine lacks the address, or its family.
-fn is_absent(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    matches!(errno, Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
+    unix::net::SocketAddr::from_pathname(path).map_err(|error| error.to_string())?;
+    Ok(path.into())
 }
 
 #[cfg(test)]
@@ -109,13 +78,26 @@ mod tests {
     #[test]
     fn port_without_host_means_all_addresses() {
         let address: ListenAddress = ":10435".parse().unwrap();
-        let candidates: Vec<_> = address.candidates().iter().map(ToString::to_string).collect();
+        let Target::Tcp(candidates) = address.target() else { panic!("{address:?}") };
+        let candidates: Vec<_> = candidates.iter().map(ToString::to_string).collect();
         assert_eq!(candidates, ["[::]:10435", "0.0.0.0:10435"]);
     }
 
     #[test]
+    fn unix_sockets_have_absolute_paths() {
+        let address: ListenAddress = "unix:/run/exporter.sock".parse().unwrap();
+        assert_eq!(address.target(), &Target::Unix("/run/exporter.sock".into()));
+        assert_eq!(address.to_string(), "unix:/run/exporter.sock");
+    }
+
+    #[test]
     fn rejects_invalid_addresses_with_a_reason() {
-        assert!(":http".parse::<ListenAddress>().unwrap_err().contains("port `http`"));
-        assert!("10435".parse::<ListenAddress>().unwrap_err().contains("HOST:PORT"));
+        let wrong = |text: &str| text.parse::<ListenAddress>().unwrap_err();
+        assert!(wrong(":http").contains("port `http`"));
+        assert!(wrong("10435").contains("HOST:PORT"));
+        assert!(wrong("unix:exporter.sock").contains("`exporter.sock` is not absolute"));
+        assert!(wrong("unix:").contains("not absolute"));
+        let long = format!("unix:/{}", "x".repeat(200));
+        assert!(wrong(&long).contains("path must be shorter than SUN_LEN"), "{}", wrong(&long));
     }
 }

@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     future,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,14 +15,13 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::sleep,
-};
+use tokio::{sync::Semaphore, time::sleep};
 use tokio_io_timeout::TimeoutStream;
 
-use super::App;
+use super::{
+    App,
+    listener::{Listener, Peer, Socket},
+};
 use crate::os::log;
 
 /// Maximum size of a request's head; a larger one gets 431. Every connection may hold this much while
@@ -61,17 +59,17 @@ impl Connections {
     ///
     /// The permit is acquired after accepting: an idle listener must not hold one. Each listener may
     /// therefore hold one accepted connection that waits for a permit.
-    pub(super) async fn accept(self: Arc<Self>, listener: TcpListener) {
+    pub(super) async fn accept(self: Arc<Self>, listener: Listener) {
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => {
+                Ok((socket, peer)) => {
                     // The semaphore is never closed.
                     let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
                         return;
                     };
                     let (app, watcher) = (Arc::clone(&self.app), self.open.watcher());
                     tokio::spawn(async move {
-                        serve(stream, peer, app, watcher).await;
+                        serve(socket, peer, app, watcher).await;
                         drop(permit);
                     });
                 }
@@ -90,11 +88,8 @@ impl Connections {
 }
 
 /// Serves one connection until it ends.
-async fn serve(stream: TcpStream, peer: SocketAddr, app: Arc<App>, watcher: Watcher) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
-    }
-    let mut stream = TimeoutStream::new(stream);
+async fn serve(socket: Box<dyn Socket>, peer: Peer, app: Arc<App>, watcher: Watcher) {
+    let mut stream = TimeoutStream::new(socket);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let has_request = Arc::new(AtomicBool::new(false));
     let service = {

@@ -11,13 +11,14 @@
 //!
 //! Other paths get 404, other methods 405.
 //!
-//! A request passes through `connection` (accept, limits, timeouts) and `routes` (path and method) to
-//! the module that answers it: `metrics`, `lifecycle` or `pages`.
+//! A request passes through `listener`, `connection` (limits, timeouts) and `routes` (path and method)
+//! to the module that answers it: `metrics`, `lifecycle` or `pages`.
 
 pub mod address;
 mod compress;
 mod connection;
 mod lifecycle;
+pub mod listener;
 mod metrics;
 pub mod negotiate;
 mod pages;
@@ -32,9 +33,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
+use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 
-use self::connection::Connections;
+use self::{connection::Connections, listener::Listener};
 use crate::{
     metrics::{scrape::Exporter, telemetry::Telemetry},
     reload::ReloadHandle,
@@ -72,7 +73,7 @@ struct App {
 impl Server {
     /// Serves on `listeners` until `shutdown` completes. Then accepts no more connections, and waits
     /// up to 10 seconds for responses in progress.
-    pub async fn run(self, listeners: Vec<TcpListener>, shutdown: impl Future<Output = ()>) {
+    pub async fn run(self, listeners: Vec<Listener>, shutdown: impl Future<Output = ()>) {
         let max_connections = self.max_connections;
         let scrapes = (self.max_requests > 0).then(|| Arc::new(Semaphore::new(self.max_requests)));
         let app = Arc::new(App { server: self, scrapes, shutting_down: AtomicBool::new(false) });

@@ -7,4 +7,5 @@ mod log;
 mod notify;
 mod privileges;
 mod reload;
+mod sockets;
 mod start;
