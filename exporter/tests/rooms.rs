@@ -68,7 +68,6 @@ const CRATES: [(&str, &[&str]); 14] = [
             "nix",
             "prometheus",
             "tokio",
-            "tokio_io_timeout",
         ],
     ),
     (

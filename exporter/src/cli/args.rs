@@ -87,7 +87,8 @@ pub struct Args {
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = 40)]
     pub web_max_requests: u16,
 
-    /// Maximum number of concurrent connections; further ones wait.
+    /// Maximum number of concurrent connections; at the limit, a new one displaces the one that has been
+    /// idle longest.
     #[arg(
         long = "web.max-connections",
         value_name = "N",

@@ -313,6 +313,24 @@ catalog! {
         feature: None,
         source: Source::Registry,
     };
+    CONNECTIONS_OPEN: Family {
+        name: "sched_exporter_connections_open",
+        kind: Kind::Gauge,
+        help: "Open connections of clients, including this one.",
+        labels: &[],
+        feature: None,
+        source: Source::Registry,
+    };
+    CONNECTIONS_CLOSED: Family {
+        name: "sched_exporter_connections_closed",
+        kind: Kind::Counter,
+        help: "Connections that the exporter closed or lost early, by reason: evicted (to make room for \
+               another), refused (all others are busy), timeout (the client took too long to send a \
+               request or to read its answer), error (a malformed request, or a failed read or write).",
+        labels: &["reason"],
+        feature: None,
+        source: Source::Registry,
+    };
     LABEL_SOURCE_UP: Family {
         name: "sched_exporter_label_source_up",
         kind: Kind::Gauge,

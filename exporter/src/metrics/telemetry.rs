@@ -1,5 +1,5 @@
-//! The daemon's own metrics that change while it runs, kept by the `prometheus` crate: requests,
-//! scrapes, reloads, and the process.
+//! The daemon's own metrics that change while it runs, kept by the `prometheus` crate: connections,
+//! requests, scrapes, reloads, and the process.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,11 +20,41 @@ use crate::{
 /// Bounds of the scrape duration, in seconds.
 const SCRAPE_BOUNDS: [f64; 8] = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.02, 0.1];
 
+/// Why a connection ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EarlyEnd {
+    /// It was closed to make room for another.
+    Evicted,
+    /// There was no room for it.
+    Refused,
+    /// The client took too long.
+    Timeout,
+    /// A request was malformed, or reading or writing failed.
+    Error,
+}
+
+impl EarlyEnd {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [Self::Evicted, Self::Refused, Self::Timeout, Self::Error];
+
+    /// The value of the label `reason`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Evicted => "evicted",
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::Error => "error",
+        }
+    }
+}
+
 /// The metrics, and the registry they are gathered from.
 #[derive(Clone, Debug)]
 pub struct Telemetry {
     registry: Registry,
     requests: IntCounterVec,
+    connections_open: IntGauge,
+    connections_closed: IntCounterVec,
     scrapes_in_flight: IntGauge,
     scrape_seconds: Histogram,
     reloads: IntCounterVec,
@@ -47,6 +77,8 @@ impl Telemetry {
             .buckets(SCRAPE_BOUNDS.to_vec());
         let telemetry = Self {
             requests: counters(&registry, catalog::HTTP_REQUESTS)?,
+            connections_open: gauge(&registry, catalog::CONNECTIONS_OPEN)?,
+            connections_closed: counters(&registry, catalog::CONNECTIONS_CLOSED)?,
             scrapes_in_flight: gauge(&registry, catalog::SCRAPES_IN_FLIGHT)?,
             scrape_seconds: register(&registry, Histogram::with_opts(scrape_seconds)?)?,
             reloads: counters(&registry, catalog::RELOADS)?,
@@ -62,6 +94,9 @@ impl Telemetry {
         for outcome in ReloadOutcome::ALL {
             telemetry.reloads.with_label_values(&[outcome.name()]);
         }
+        for end in EarlyEnd::ALL {
+            telemetry.connections_closed.with_label_values(&[end.name()]);
+        }
         for kind in ViolationKind::ALL {
             telemetry.labels_rejected.with_label_values(&[kind.name()]);
         }
@@ -71,6 +106,16 @@ impl Telemetry {
     /// Counts an answered request.
     pub fn request(&self, path: &str, code: u16) {
         self.requests.with_label_values(&[path, itoa::Buffer::new().format(code)]).inc();
+    }
+
+    /// Sets the number of open connections.
+    pub fn connections(&self, open: usize) {
+        self.connections_open.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a connection that ended early.
+    pub fn connection_ended(&self, end: EarlyEnd) {
+        self.connections_closed.with_label_values(&[end.name()]).inc();
     }
 
     /// The gauge of scrapes that are being sent; the caller keeps it up to date.

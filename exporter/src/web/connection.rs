@@ -1,26 +1,34 @@
-//! Accepts connections and serves each, within limits of number, size and time.
+//! Accepts connections and serves each. [`super::admission`] decides which stay open, and for how long.
 
 use std::{
-    convert::Infallible,
-    future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    convert::Infallible, future::poll_fn, io, pin::pin, sync::Arc, task::Poll, time::Duration,
 };
 
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::{
+    Request,
+    body::Incoming,
+    header::{CONNECTION, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::{
-    rt::{TokioIo, TokioTimer},
+    rt::TokioIo,
     server::graceful::{GracefulShutdown, Watcher},
 };
-use tokio::{sync::Semaphore, time::sleep};
-use tokio_io_timeout::TimeoutStream;
+use nix::errno::Errno;
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep, sleep_until},
+};
 
 use super::{
     App,
+    admission::{Event, NEWCOMERS, Verdict},
     listener::{Listener, Peer, Socket},
+    places::Place,
+    response::Response,
+    routes,
+    stream::{Answer, Watched},
 };
 use crate::os::log;
 
@@ -28,57 +36,58 @@ use crate::os::log;
 /// its client sends the head, and the total must fit into a container's memory.
 const MAX_HEAD_BYTES: usize = 1 << 14;
 
-/// Time for a client to send its first request.
-const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a connection may be idle between requests. It exceeds the usual scrape intervals, so that
-/// scrapes can reuse a connection.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(150);
-
-/// Disconnect a client that reads nothing for this long.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Pause after a failed accept, e.g. when file descriptors run out.
+/// Pause after a failed accept that closing a connection did not help.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Admits connections and keeps track of the open ones.
+/// Accepts connections and keeps track of the open ones.
 pub(super) struct Connections {
     app: Arc<App>,
-    /// A permit for each concurrent connection.
-    permits: Arc<Semaphore>,
     open: GracefulShutdown,
 }
 
 impl Connections {
-    pub(super) fn new(app: Arc<App>, max_connections: usize) -> Self {
-        let permits = Arc::new(Semaphore::new(max_connections));
-        Self { app, permits, open: GracefulShutdown::new() }
+    pub(super) fn new(app: Arc<App>) -> Self {
+        Self { app, open: GracefulShutdown::new() }
     }
 
-    /// Accepts connections, and serves each once it has a permit.
-    ///
-    /// The permit is acquired after accepting: an idle listener must not hold one. Each listener may
-    /// therefore hold one accepted connection that waits for a permit.
+    /// Accepts connections, and serves those that are admitted.
     pub(super) async fn accept(self: Arc<Self>, listener: Listener) {
+        let mut accepted = 0_usize;
+        let mut has_made_room = false;
         loop {
             match listener.accept().await {
                 Ok((socket, peer)) => {
-                    // The semaphore is never closed.
-                    let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
-                        return;
-                    };
-                    let (app, watcher) = (Arc::clone(&self.app), self.open.watcher());
-                    tokio::spawn(async move {
-                        serve(socket, peer, app, watcher).await;
-                        drop(permit);
-                    });
+                    has_made_room = false;
+                    self.admit(socket, peer).await;
+                    accepted = accepted.wrapping_add(1);
+                    // Reads the requests of newcomers before more of them could displace these.
+                    if accepted.is_multiple_of(NEWCOMERS) {
+                        yield_now().await;
+                    }
                 }
+                // The client has given up in the meantime.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    tracing::warn!(%error, "accept failed");
-                    sleep(ACCEPT_PAUSE).await;
+                    tracing::warn!(address = listener.address(), %error, "accept failed");
+                    has_made_room = !has_made_room
+                        && is_out_of_descriptors(&error)
+                        && self.app.places.evict_any();
+                    if has_made_room {
+                        // Ends the task of the connection.
+                        yield_now().await;
+                    } else {
+                        sleep(ACCEPT_PAUSE).await;
+                    }
                 }
             }
         }
+    }
+
+    async fn admit(&self, socket: Box<dyn Socket>, peer: Peer) {
+        let Some(place) = self.app.places.admit(peer).await.map(Arc::new) else { return };
+        let app = Arc::clone(&self.app);
+        let task = tokio::spawn(serve(socket, Arc::clone(&place), app, self.open.watcher()));
+        place.served_by(task.abort_handle());
     }
 
     /// Closes idle connections at once, and the others after the response in progress.
@@ -87,35 +96,55 @@ impl Connections {
     }
 }
 
-/// Serves one connection until it ends.
-async fn serve(socket: Box<dyn Socket>, peer: Peer, app: Arc<App>, watcher: Watcher) {
-    let mut stream = TimeoutStream::new(socket);
-    stream.set_write_timeout(Some(WRITE_TIMEOUT));
-    let has_request = Arc::new(AtomicBool::new(false));
+/// Serves one connection until it ends, or until its client has taken too long.
+async fn serve(socket: Box<dyn Socket>, place: Arc<Place>, app: Arc<App>, watcher: Watcher) {
     let service = {
-        let has_request = Arc::clone(&has_request);
-        service_fn(move |request| {
-            has_request.store(true, Ordering::Relaxed);
-            let app = Arc::clone(&app);
-            async move { Ok::<_, Infallible>(app.respond(request).await) }
+        let place = Arc::clone(&place);
+        service_fn(move |request: Request<Incoming>| {
+            let (app, place) = (Arc::clone(&app), Arc::clone(&place));
+            let verdict = place.ask(routes::is_reload(request.uri().path()));
+            async move {
+                let response = answer(&app, request, verdict).await;
+                place.record(Event::Answered);
+                Ok::<_, Infallible>(response.map(|body| Answer::new(body, place)))
+            }
         })
     };
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_TIMEOUT)
+        .header_read_timeout(None)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(Box::pin(stream)), service);
-    let connection = watcher.watch(connection);
-    let no_request = async {
-        sleep(FIRST_REQUEST_TIMEOUT).await;
-        if has_request.load(Ordering::Relaxed) {
-            future::pending::<()>().await;
+        .serve_connection(TokioIo::new(Watched::new(socket, Arc::clone(&place))), service);
+    let mut connection = pin!(watcher.watch(connection));
+    let mut timer = pin!(sleep_until(Instant::now()));
+    let ended = poll_fn(|cx| {
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(ended));
         }
-    };
-    tokio::select! {
-        ended = connection => if let Err(error) = ended {
-            tracing::debug!(%peer, error = log::chain(&error), "connection ended early");
-        },
-        () = no_request => tracing::debug!(%peer, "no request in time"),
+        // Whatever moves the deadline happens while the connection is polled.
+        let Some(deadline) = place.deadline() else { return Poll::Pending };
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
+        }
+        timer.as_mut().poll(cx).map(|()| None)
+    });
+    match ended.await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => place.failed(&log::chain(&error)),
+        None => place.timed_out(),
     }
+}
+
+/// Answers a request when it is its turn.
+async fn answer(app: &App, request: Request<Incoming>, verdict: Verdict) -> Response {
+    app.turns.take(verdict.is_again).await;
+    let mut response = app.respond(request).await;
+    if verdict.is_last {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
 }

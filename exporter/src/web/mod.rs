@@ -11,10 +11,12 @@
 //!
 //! Other paths get 404, other methods 405.
 //!
-//! A request passes through `listener`, `connection` (limits, timeouts) and `routes` (path and method)
-//! to the module that answers it: `metrics`, `lifecycle` or `pages`.
+//! A request passes through `connection` and `routes` (path and method) to the module that answers it:
+//! `metrics`, `lifecycle` or `pages`. `listener` accepts connections; `admission` decides which stay open,
+//! by what `stream` reports to `places`; and `turns` lets their requests take turns.
 
 pub mod address;
+mod admission;
 mod compress;
 mod connection;
 mod lifecycle;
@@ -22,8 +24,11 @@ pub mod listener;
 mod metrics;
 pub mod negotiate;
 mod pages;
+mod places;
 mod response;
 mod routes;
+mod stream;
+mod turns;
 
 use std::{
     sync::{
@@ -35,7 +40,7 @@ use std::{
 
 use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 
-use self::{connection::Connections, listener::Listener};
+use self::{connection::Connections, listener::Listener, places::Places, turns::Turns};
 use crate::{
     metrics::{scrape::Exporter, telemetry::Telemetry},
     reload::ReloadHandle,
@@ -48,7 +53,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Server {
     /// Renders expositions.
     pub exporter: Exporter,
-    /// Counts requests and scrapes in flight.
+    /// Counts connections, requests and scrapes in flight.
     pub telemetry: Telemetry,
     /// Requests reloads.
     pub reload: ReloadHandle,
@@ -58,7 +63,7 @@ pub struct Server {
     pub lifecycle: bool,
     /// Maximum number of concurrent scrapes; 0 means no limit.
     pub max_requests: usize,
-    /// Maximum number of concurrent connections; further ones wait.
+    /// Maximum number of concurrent connections; at the limit, a new one displaces another.
     pub max_connections: usize,
 }
 
@@ -67,6 +72,8 @@ struct App {
     server: Server,
     /// A permit for each concurrent scrape; `None` means no limit.
     scrapes: Option<Arc<Semaphore>>,
+    places: Arc<Places>,
+    turns: Turns,
     shutting_down: AtomicBool,
 }
 
@@ -74,10 +81,16 @@ impl Server {
     /// Serves on `listeners` until `shutdown` completes. Then accepts no more connections, and waits
     /// up to 10 seconds for responses in progress.
     pub async fn run(self, listeners: Vec<Listener>, shutdown: impl Future<Output = ()>) {
-        let max_connections = self.max_connections;
+        let places = Places::new(self.max_connections, self.telemetry.clone());
         let scrapes = (self.max_requests > 0).then(|| Arc::new(Semaphore::new(self.max_requests)));
-        let app = Arc::new(App { server: self, scrapes, shutting_down: AtomicBool::new(false) });
-        let connections = Arc::new(Connections::new(Arc::clone(&app), max_connections));
+        let app = Arc::new(App {
+            server: self,
+            scrapes,
+            places,
+            turns: Turns::default(),
+            shutting_down: AtomicBool::new(false),
+        });
+        let connections = Arc::new(Connections::new(Arc::clone(&app)));
         let mut accepting = JoinSet::new();
         for listener in listeners {
             accepting.spawn(Arc::clone(&connections).accept(listener));

@@ -80,6 +80,11 @@ impl App {
     }
 }
 
+/// Whether a path asks for a reload, which takes long.
+pub(super) fn is_reload(path: &str) -> bool {
+    path == Route::Reload.name("")
+}
+
 /// Whether a request names its host as required: HTTP/1.1 once, earlier versions at most once.
 /// <https://www.rfc-editor.org/rfc/rfc9112.html#section-3.2>
 fn has_valid_host(version: Version, headers: &HeaderMap) -> bool {

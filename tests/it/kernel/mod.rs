@@ -1,6 +1,7 @@
 //! Tests that need root and the kernel's BTF.
 
 mod accounting;
+mod connections;
 mod http;
 mod labels;
 mod log;
