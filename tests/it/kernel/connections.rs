@@ -150,12 +150,22 @@ fn clients_that_read_no_answer_keep_nobody_out() {
     }
 }
 
+/// Sets a flag when dropped, also by a failed assertion.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_flood_of_pipelined_requests_lets_others_go_first() {
     let exporter = Exporter::start(&[]);
     let is_over = AtomicBool::new(false);
     let mut flood: Vec<_> = (0..100).map(|_| exporter.connect()).collect();
     thread::scope(|scope| {
+        let _end = SetOnDrop(&is_over);
         for clients in flood.chunks_mut(50) {
             scope.spawn(|| {
                 let mut buffer = vec![0; 1 << 16];
@@ -184,7 +194,6 @@ fn a_flood_of_pipelined_requests_lets_others_go_first() {
                 answered(&Exposition::parse(&client.get("/metrics").text())) - before
             })
             .collect();
-        is_over.store(true, Ordering::Relaxed);
         // Each scrape waits for a few requests of the flood, not for one of each connection.
         assert!(between.iter().all(|requests| *requests < 50.0), "{between:?}");
     });
