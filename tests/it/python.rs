@@ -15,7 +15,7 @@ use proptest::{
     test_runner::TestRunner,
 };
 use sched_exporter::exposition::{Encoder, Family, Format, Kind, Labels, Value};
-use sched_exporter_tests::process::Exporter;
+use sched_exporter_tests::{client::OPEN_METRICS, process::Exporter};
 
 /// Passes cases to the parser, one line of JSON each.
 #[track_caller]
@@ -138,8 +138,12 @@ fn the_exporter_serves_strict_openmetrics() {
         let exporter = Exporter::start_with(config, flags);
         let mut client = exporter.connect();
         client.get("/nothing");
-        judge(&format!("{{\"text\":{}}}\n", json(&client.get("/metrics").text())));
+        let mut judge_scrape = |path: &str| {
+            let text = client.request("GET", path, &[OPEN_METRICS]).text();
+            judge(&format!("{{\"text\":{}}}\n", json(&text)));
+        };
+        judge_scrape("/metrics");
         // Again, now that the exporter's own metrics have values.
-        judge(&format!("{{\"text\":{}}}\n", json(&client.get("/metrics").text())));
+        judge_scrape("/metrics");
     }
 }

@@ -8,6 +8,9 @@ use std::{
 
 use crate::process::PATIENCE;
 
+/// The header of a scrape in OpenMetrics.
+pub const OPEN_METRICS: (&str, &str) = ("Accept", "application/openmetrics-text;version=1.0.0");
+
 /// One connection.
 #[derive(Debug)]
 pub struct Client(BufReader<TcpStream>);

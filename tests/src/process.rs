@@ -22,7 +22,10 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::{client::Client, exposition::Exposition};
+use crate::{
+    client::{Client, OPEN_METRICS},
+    exposition::Exposition,
+};
 
 /// The default configuration of tests.
 pub const CONFIG: &str = "labels:\n  host: test-host\n  zone: test-zone\n";
@@ -211,9 +214,9 @@ impl Exporter {
         Client::connect(self.address)
     }
 
-    /// Scrapes once, over a new connection.
+    /// Scrapes once in OpenMetrics, over a new connection.
     pub fn scrape(&self) -> Exposition {
-        Exposition::parse(&self.connect().get("/metrics").text())
+        Exposition::parse(&self.connect().request("GET", "/metrics", &[OPEN_METRICS]).text())
     }
 
     /// Scrapes until `done`; panics with the log if that takes too long.

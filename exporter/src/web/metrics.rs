@@ -42,7 +42,7 @@ impl App {
         let body = if is_gzip { gzip(&body) } else { body.into_bytes() };
         let in_flight = self.server.telemetry.scrapes_in_flight().clone();
         let body = Bytes::from_owner(ScrapeBody::new(body, permit, in_flight));
-        let mut response = content(exposition.content_type(), body);
+        let mut response = content(exposition.content_type, body);
         let headers = response.headers_mut();
         headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
         if is_gzip {

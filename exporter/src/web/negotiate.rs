@@ -13,15 +13,11 @@ use crate::exposition::Format;
 pub struct Exposition {
     /// Format of the body.
     pub format: Format,
-    content_type: &'static str,
+    /// Value of the header `Content-Type`.
+    pub content_type: &'static str,
 }
 
 impl Exposition {
-    /// Value of the header `Content-Type`.
-    pub fn content_type(self) -> &'static str {
-        self.content_type
-    }
-
     // Every scheme except `dots` leaves our names unchanged, so the requested one is confirmed. `dots`
     // and unknown schemes get the default.
     fn open_metrics(escaping: Option<&[u8]>) -> Self {
@@ -56,13 +52,11 @@ impl Exposition {
 /// Chooses the exposition from the values of a request's `Accept` headers: the acceptable one with the
 /// greatest weight; at a tie OpenMetrics, then text 1.0.0, then text 0.0.4.
 ///
-/// A missing or empty header accepts anything and gets OpenMetrics.
+/// Only a client that names OpenMetrics, or accepts nothing else, gets it: many that accept anything,
+/// e.g. curl before `promtool check metrics`, cannot read it.
 pub fn exposition<'a>(accept: impl Iterator<Item = &'a [u8]>) -> Exposition {
-    let mut has_element = false;
     let mut best: [Option<Offer>; 3] = [None; 3];
-    for element in elements(accept) {
-        has_element = true;
-        let Some(element) = Element::parse(element) else { continue };
+    for element in elements(accept).filter_map(Element::parse) {
         // A browser displays plain text, but would save OpenMetrics to a file.
         if element.name == b"text/html" && element.weight > 0 {
             return Exposition::text();
@@ -81,13 +75,10 @@ pub fn exposition<'a>(accept: impl Iterator<Item = &'a [u8]>) -> Exposition {
             }
         }
     }
-    if !has_element {
-        return Exposition::open_metrics(None);
-    }
     // `min_by_key` returns the first of equal elements.
     let acceptable = best.into_iter().flatten().filter(|offer| offer.weight > 0);
     acceptable
-        .min_by_key(|offer| Reverse(offer.weight))
+        .min_by_key(|offer| (offer.is_unnamed_open_metrics(), Reverse(offer.weight)))
         .map_or_else(Exposition::text, |offer| offer.exposition)
 }
 
@@ -136,6 +127,11 @@ struct Offer {
 impl Offer {
     fn overrules(self, other: Self) -> bool {
         (self.precision, self.weight) > (other.precision, other.weight)
+    }
+
+    /// Whether only a wildcard accepts OpenMetrics.
+    fn is_unnamed_open_metrics(self) -> bool {
+        self.exposition.format == Format::OpenMetrics && self.precision < Precision::Subtype
     }
 }
 

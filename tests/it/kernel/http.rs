@@ -25,8 +25,11 @@ fn the_format_is_negotiated() {
     let exporter = Exporter::start(&[]);
     let mut client = exporter.connect();
     for (accept, content_type) in [
-        ("*/*", OPEN_METRICS),
+        // Sent by curl.
+        ("*/*", TEXT),
+        ("text/plain, */*", TEXT),
         ("text/plain", TEXT),
+        ("application/openmetrics-text", OPEN_METRICS),
         ("application/json", TEXT),
         // Sent by Prometheus 2.42.
         (
@@ -48,14 +51,15 @@ fn the_format_is_negotiated() {
         assert_eq!(answer.header("vary"), "Accept, Accept-Encoding");
         assert_eq!(answer.text().ends_with("# EOF\n"), content_type != TEXT, "{accept}");
     }
-    assert_eq!(client.get("/metrics").header("content-type"), OPEN_METRICS);
+    assert_eq!(client.get("/metrics").header("content-type"), TEXT);
 }
 
 #[test]
 fn gzip_is_used_on_request() {
     let exporter = Exporter::start(&[]);
     let mut client = exporter.connect();
-    let answer = client.request("GET", "/metrics", &[("Accept-Encoding", "gzip")]);
+    let accept = ("Accept", "application/openmetrics-text");
+    let answer = client.request("GET", "/metrics", &[accept, ("Accept-Encoding", "gzip")]);
     assert_eq!(answer.header("content-encoding"), "gzip");
     let mut text = String::new();
     GzDecoder::new(answer.body.as_slice()).read_to_string(&mut text).unwrap();
@@ -138,7 +142,9 @@ pub(super) fn poll(what: &str, mut is_so: impl FnMut() -> bool) {
 /// Requests more than socket buffers hold and reads nothing, so that the responses get stuck.
 fn request_without_reading(exporter: &Exporter) -> Client {
     let mut client = exporter.connect();
-    let requests = b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n".repeat(8);
+    let accept = "Accept: application/openmetrics-text";
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: test\r\n{accept}\r\n\r\n");
+    let requests = request.into_bytes().repeat(8);
     client.stream().write_all(&requests).unwrap();
     client
 }

@@ -11,6 +11,7 @@ use std::{
 
 use nix::sys::utsname::uname;
 use sched_exporter_tests::{
+    client::OPEN_METRICS,
     exposition::{Exposition, nanoseconds},
     process::{Exporter, run},
     workload::{Ending, online},
@@ -72,7 +73,7 @@ fn pools_are_reported_separately_with_exact_sums() {
 #[test]
 fn target_info_comes_first_and_series_lack_its_labels() {
     let exporter = Exporter::start_with(&split("labels_on: target_info"), &[]);
-    let text = exporter.connect().get("/metrics").text();
+    let text = exporter.connect().request("GET", "/metrics", &[OPEN_METRICS]).text();
     assert!(text.starts_with("# TYPE target info\n# HELP target "), "{text}");
     let exposition = Exposition::parse(&text);
     assert_eq!(exposition.sum("target_info", &["zone=\"eu-1\""]), 1);

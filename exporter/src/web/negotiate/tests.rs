@@ -21,7 +21,7 @@ const PROTOBUF: &str = "application/vnd.google.protobuf;proto=io.prometheus.clie
 fn check_all(accept: &[&[u8]], expected: &str) {
     let exposition = exposition(accept.iter().copied());
     let shown: Vec<_> = accept.iter().map(|value| value.escape_ascii().to_string()).collect();
-    assert_eq!(exposition.content_type(), expected, "{shown:?}");
+    assert_eq!(exposition.content_type, expected, "{shown:?}");
     let is_open_metrics = expected.starts_with("application/openmetrics-text");
     assert_eq!(exposition.format == Format::OpenMetrics, is_open_metrics, "{shown:?}");
 }
@@ -64,10 +64,28 @@ fn prometheus_gets_its_most_preferred_available_format() {
 }
 
 #[test]
-fn missing_or_empty_header_gets_openmetrics() {
-    check_all(&[], OPEN_METRICS);
-    check("", OPEN_METRICS);
-    check(" ,\t, ", OPEN_METRICS);
+fn missing_or_empty_header_gets_text() {
+    check_all(&[], TEXT);
+    check("", TEXT);
+    check(" ,\t, ", TEXT);
+}
+
+#[test]
+fn openmetrics_must_be_named() {
+    check("*/*", TEXT);
+    check("text/plain, */*", TEXT);
+    check("text/plain;q=0.5, */*", TEXT);
+    check("application/*, text/*;q=0.1", TEXT);
+    check("application/json, text/plain, */*", TEXT);
+    check("application/openmetrics-text, */*", OPEN_METRICS);
+    check("*/*;q=0.1, application/openmetrics-text;version=1.0.0;q=0.2", OPEN_METRICS);
+}
+
+#[test]
+fn openmetrics_is_for_whoever_accepts_nothing_else() {
+    check("application/*", OPEN_METRICS);
+    check("text/plain;q=0, */*;q=0.1", OPEN_METRICS);
+    check("text/*;q=0, */*", OPEN_METRICS);
 }
 
 #[test]
@@ -154,13 +172,11 @@ fn richer_format_wins_ties() {
 
 #[test]
 fn wildcards_match_what_they_cover() {
-    check("*/*", OPEN_METRICS);
-    check("*/*;q=0.001", OPEN_METRICS);
-    check("application/*", OPEN_METRICS);
+    check("*/*;q=0.001", TEXT);
     check("text/*", TEXT);
     check("image/*", TEXT);
-    check("text/*, application/*", OPEN_METRICS);
-    check("text/*, application/*;q=0.9", TEXT);
+    check("text/*, application/*", TEXT);
+    check("text/*;q=0.1, application/openmetrics-text;q=0.01", TEXT);
 }
 
 #[test]
@@ -173,7 +189,10 @@ fn more_precise_range_decides_even_with_less_weight() {
          text/plain;q=0.5",
         TEXT,
     );
-    check("text/plain;q=0.9, text/plain;version=0.0.4;q=0.1, */*;q=0.5", OPEN_METRICS);
+    check(
+        "text/plain;q=0.9, text/plain;version=0.0.4;q=0.1, application/openmetrics-text;q=0.5",
+        OPEN_METRICS,
+    );
 }
 
 #[test]
@@ -181,7 +200,6 @@ fn zero_weight_excludes() {
     check("application/openmetrics-text;q=0, */*", TEXT);
     check("application/*;q=0.000, */*", TEXT);
     check("text/plain;version=1.0.0;q=0, text/plain;q=0.1", TEXT);
-    check("text/plain;q=0, */*;q=0.1", OPEN_METRICS);
     check("*/*;q=0, application/openmetrics-text;q=0.1", OPEN_METRICS);
 }
 
@@ -200,8 +218,9 @@ fn browsers_get_text_that_they_display() {
     check("text/html, */*", TEXT);
     check("*/*, Text/HTML;charset=utf-8;q=0.1", TEXT);
     check("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", TEXT);
-    check("text/html;q=0, */*", OPEN_METRICS);
-    check("text/htmlx, */*", OPEN_METRICS);
+    check("text/html, application/openmetrics-text", TEXT);
+    check("text/html;q=0, application/openmetrics-text", OPEN_METRICS);
+    check("text/htmlx, application/openmetrics-text", OPEN_METRICS);
 }
 
 #[test]
