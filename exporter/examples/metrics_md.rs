@@ -2,16 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "printing is all it does")]
 
-use std::collections::BTreeSet;
-
-use prometheus::proto::{LabelPair, Metric};
-use sched_exporter::{
-    exposition::{Family, Kind},
-    metrics::{
-        catalog::ALL,
-        telemetry::{self, Telemetry},
-    },
-};
+use sched_exporter::{exposition::Kind, metrics::catalog::ALL};
 
 const INTRO: &str = "\
 # Metrics
@@ -24,31 +15,17 @@ histogram has `_bucket`, `_count` and `_sum`.
 | name | type | labels | meaning |
 |---|---|---|---|";
 
-fn main() -> prometheus::Result<()> {
+fn main() {
     println!("{INTRO}");
     for family in ALL {
-        print(&family.metadata(), family.labels.iter().copied());
+        let kind = match family.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+            Kind::Info => "info",
+        };
+        let labels: Vec<_> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+        let (name, labels) = (family.sample_name(), labels.join(", "));
+        println!("| `{name}` | {kind} | {labels} | {} |", family.help);
     }
-    // The process's own families are defined by the `prometheus` crate.
-    let names: BTreeSet<_> = ALL.iter().map(|family| family.name).collect();
-    for family in Telemetry::new()?.gather() {
-        let Some(kind) = telemetry::kind_of(&family) else { continue };
-        let metadata = telemetry::family_of(&family, kind);
-        if !names.contains(metadata.name) {
-            let labels = family.get_metric().first().map(Metric::get_label).unwrap_or_default();
-            print(&metadata, labels.iter().map(LabelPair::name));
-        }
-    }
-    Ok(())
-}
-
-fn print<'a>(family: &Family<'_>, labels: impl Iterator<Item = &'a str>) {
-    let kind = match family.kind {
-        Kind::Counter => "counter",
-        Kind::Gauge => "gauge",
-        Kind::Histogram => "histogram",
-        Kind::Info => "info",
-    };
-    let labels: Vec<_> = labels.map(|label| format!("`{label}`")).collect();
-    println!("| `{}` | {kind} | {} | {} |", family.sample_name(), labels.join(", "), family.help);
 }

@@ -55,7 +55,7 @@ const CRATES: [(&str, &[&str]); 14] = [
     ),
     ("labels", &[]),
     ("generation", &["arc_swap"]),
-    ("metrics", &["itoa", "prometheus", "sched_exporter_ebpf"]),
+    ("metrics", &["itoa", "procfs", "prometheus", "sched_exporter_ebpf"]),
     ("reload", &["arc_swap", "tokio"]),
     (
         "web",

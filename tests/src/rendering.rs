@@ -12,7 +12,9 @@ use sched_exporter::{
     labels::LabelSets,
     metrics::{
         catalog::{SERIES, State},
+        process::ProcessReader,
         render::{capacity, render},
+        selection::Selection,
         telemetry::Telemetry,
     },
 };
@@ -36,6 +38,7 @@ pub struct Rendering {
     snapshot: Snapshot,
     generation: Generation,
     telemetry: Telemetry,
+    process: ProcessReader,
 }
 
 impl Rendering {
@@ -53,7 +56,7 @@ impl Rendering {
         assert_eq!(unfit, []);
         let telemetry = Telemetry::new().unwrap();
         telemetry.request("/metrics", 200);
-        Self { snapshot: snapshot(cpus), generation, telemetry }
+        Self { snapshot: snapshot(cpus), generation, telemetry, process: ProcessReader::default() }
     }
 
     /// Label sets of all series.
@@ -66,16 +69,19 @@ impl Rendering {
     pub fn render(&self) -> String {
         let features = [CONTEXT_SWITCHES, RUNQUEUE_LATENCY].map(|name| Feature { name, off: None });
         let log_messages = [("error", 0), ("warn", 0)];
+        let (process, _) = self.process.read();
         let state = State {
             generation: &self.generation,
             features: &features,
             torn_reads: 0,
             log_messages,
             log_messages_dropped: 0,
+            process: &process,
         };
-        let capacity = capacity(self.snapshot.cpus.len(), &self.generation);
+        let all = &Selection::ALL;
+        let capacity = capacity(self.snapshot.cpus.len(), &self.generation, all);
         let encoder = Encoder::new(Format::OpenMetrics, capacity, None);
-        render(encoder, &self.snapshot, state, &self.telemetry.gather())
+        render(encoder, all, &self.snapshot, state, &self.telemetry.gather(all))
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     exposition::Format,
     kernel::{program_log::LOG_TARGET, scheduler::Scheduler},
-    metrics::{scrape::Exporter, telemetry::Telemetry},
+    metrics::{scrape::Exporter, selection::Selection, telemetry::Telemetry},
     os::{
         log::{self, LogCounts, LogWriter},
         signals,
@@ -92,7 +92,7 @@ pub async fn once(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
     .await?;
     let Running { mut reloader, exporter, .. } = run(args, scheduler, setup, log, log_counts)?;
     reloader.wait_for_sources().await?;
-    print(&exporter.scrape(Format::OpenMetrics)?)
+    print(&exporter.scrape(Format::OpenMetrics, &Selection::ALL)?)
 }
 
 /// Prints the labels that the configuration gives this machine. Signals keep their default behavior.

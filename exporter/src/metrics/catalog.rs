@@ -1,6 +1,5 @@
-//! The catalog: one row for each metric family that the exporter defines. HELP texts,
-//! docs/metrics.md, what a scrape writes, the limits on series and the registration of the daemon's own
-//! metrics all follow from it.
+//! The catalog: one row for each metric family. HELP texts, docs/metrics.md, what a scrape writes and
+//! can select, the limits on series and the registration of the daemon's own metrics all follow from it.
 
 use sched_exporter_ebpf::{HOOK, Totals};
 
@@ -9,6 +8,7 @@ use crate::{
     exposition::{self, Kind, Value},
     generation::Generation,
     labels::SeriesCounts,
+    metrics::process::ProcessStats,
 };
 
 /// A metric family.
@@ -53,6 +53,8 @@ pub enum Source {
     },
     /// The state of the exporter itself.
     State(fn(State<'_>, &mut WriteSample<'_>)),
+    /// The metrics of the process. The family is left out if its value cannot be read.
+    Process(fn(&ProcessStats) -> Option<Value>),
     /// The `prometheus` crate, through [`super::telemetry`].
     Registry,
 }
@@ -73,6 +75,8 @@ pub struct State<'a> {
     pub log_messages: [(&'static str, u64); 2],
     /// Lines of the log that were dropped.
     pub log_messages_dropped: u64,
+    /// The metrics of the process.
+    pub process: &'a ProcessStats,
 }
 
 impl Family {
@@ -364,6 +368,73 @@ catalog! {
         labels: &[],
         feature: None,
         source: Source::Registry,
+    };
+    PROCESS_METRICS_ERRORS: Family {
+        name: "sched_exporter_process_metrics_errors",
+        kind: Kind::Counter,
+        help: "Scrapes that left out families named process_*, because the exporter could not read \
+               them, e.g. for want of file descriptors; the log says why.",
+        labels: &[],
+        feature: None,
+        source: Source::Registry,
+    };
+    // Names and texts are those of Prometheus's client libraries.
+    // https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics
+    PROCESS_CPU_SECONDS: Family {
+        name: "process_cpu_seconds",
+        kind: Kind::Counter,
+        help: "Total user and system CPU time spent in seconds.",
+        labels: &[],
+        feature: None,
+        source: Source::Process(|process| Some(Value::Float(process.cpu_seconds?))),
+    };
+    PROCESS_MAX_FDS: Family {
+        name: "process_max_fds",
+        kind: Kind::Gauge,
+        help: "Maximum number of open file descriptors.",
+        labels: &[],
+        feature: None,
+        source: Source::Process(|process| Some(Value::Integer(process.max_fds?))),
+    };
+    PROCESS_OPEN_FDS: Family {
+        name: "process_open_fds",
+        kind: Kind::Gauge,
+        help: "Number of open file descriptors.",
+        labels: &[],
+        feature: None,
+        source: Source::Process(|process| Some(Value::Integer(process.open_fds?))),
+    };
+    PROCESS_RESIDENT_MEMORY: Family {
+        name: "process_resident_memory_bytes",
+        kind: Kind::Gauge,
+        help: "Resident memory size in bytes.",
+        labels: &[],
+        feature: None,
+        source: Source::Process(|process| Some(Value::Integer(process.resident_bytes?))),
+    };
+    PROCESS_START_TIME: Family {
+        name: "process_start_time_seconds",
+        kind: Kind::Gauge,
+        help: "Start time of the process since unix epoch in seconds.",
+        labels: &[],
+        feature: None,
+        source: Source::Process(|process| Some(Value::Integer(process.start_time?))),
+    };
+    PROCESS_THREADS: Family {
+        name: "process_threads",
+        kind: Kind::Gauge,
+        help: "Number of OS threads in the process.",
+        labels: &[],
+        feature: None,
+        source: Source::Process(|process| Some(Value::Integer(process.threads?))),
+    };
+    PROCESS_VIRTUAL_MEMORY: Family {
+        name: "process_virtual_memory_bytes",
+        kind: Kind::Gauge,
+        help: "Virtual memory size in bytes.",
+        labels: &[],
+        feature: None,
+        source: Source::Process(|process| Some(Value::Integer(process.virtual_bytes?))),
     };
 }
 

@@ -4,6 +4,8 @@
 //! and `os`.
 
 pub mod catalog;
+pub mod process;
 pub mod render;
 pub mod scrape;
+pub mod selection;
 pub mod telemetry;

@@ -9,22 +9,26 @@ use crate::{
     exposition::{Encoder, Labels, Value},
     generation::Generation,
     metrics::{
-        catalog::{ALL, SERIES, Source, State},
+        catalog::{ALL, Family, SERIES, Source, State},
+        selection::Selection,
         telemetry,
     },
 };
 
-/// Writes the whole exposition: the catalog's families, then those in `gathered`, which
+/// Writes the exposition of the families in `selection`: the catalog's, then those in `gathered`, which
 /// [`telemetry::Telemetry`] keeps.
 pub fn render<'a>(
     mut encoder: Encoder<'a>,
+    selection: &Selection,
     snapshot: &Snapshot,
     state: State<'_>,
     gathered: &'a [MetricFamily],
 ) -> String {
     let generation = state.generation;
     let groups = generation.labels.groups.as_slice();
-    for family in ALL.iter().filter(|family| family.is_on(state.features)) {
+    let is_shown =
+        |family: &&&Family| family.is_on(state.features) && selection.contains(family.name);
+    for family in ALL.iter().filter(is_shown) {
         let encoder = &mut encoder;
         match family.source {
             // It comes first, if the configuration asks for it.
@@ -63,6 +67,12 @@ pub fn render<'a>(
                     let labels: Labels = pairs.iter().copied().collect();
                     encoder.sample(&labels, "", Value::Integer(number));
                 });
+            }
+            Source::Process(value) => {
+                if let Some(value) = value(state.process) {
+                    encoder.family(family.metadata());
+                    encoder.sample(&Labels::default(), "", value);
+                }
             }
             Source::Registry => {}
         }
@@ -118,8 +128,9 @@ fn write_cpus(
     }
 }
 
-/// Returns an upper estimate of the size, in bytes, of an exposition for `cpus` CPUs.
-pub fn capacity(cpus: usize, generation: &Generation) -> usize {
+/// Returns an upper estimate of the size, in bytes, of an exposition of the families in `selection`
+/// for `cpus` CPUs.
+pub fn capacity(cpus: usize, generation: &Generation, selection: &Selection) -> usize {
     const LINE: usize = 96;
     const FIXED: usize = 16 * 1024;
     let bytes = |groups: &[Group<Labels>], series: usize| {
@@ -129,12 +140,15 @@ pub fn capacity(cpus: usize, generation: &Generation) -> usize {
         groups.len().min(cpus) * series * label_bytes.unwrap_or_default()
     };
     let labels = &generation.labels;
-    let per_cpu = ALL.iter().filter(|family| matches!(family.source, Source::Cpu { .. })).count();
-    FIXED
-        + per_cpu * cpus * LINE
-        + bytes(labels.groups.as_slice(), SERIES.totals)
-        + bytes(labels.latency.as_slice(), SERIES.latency(generation.bounds.len()))
-        + labels.target_info.as_ref().map_or(0, Labels::len)
+    let selected = ALL.iter().filter(|family| selection.contains(family.name));
+    let of_families = selected.map(|family| match family.source {
+        Source::Target => labels.target_info.as_ref().map_or(0, Labels::len),
+        Source::Totals { pairs, .. } => bytes(labels.groups.as_slice(), pairs.len()),
+        Source::Waits => bytes(labels.latency.as_slice(), SERIES.latency(generation.bounds.len())),
+        Source::Cpu { .. } => cpus * LINE,
+        Source::State(_) | Source::Process(_) | Source::Registry => 0,
+    });
+    FIXED + of_families.sum::<usize>()
 }
 
 #[cfg(test)]
@@ -146,6 +160,7 @@ mod tests {
         cpu::topology::Topology,
         exposition::Format,
         expr::values::Values,
+        metrics::process::ProcessStats,
     };
 
     /// A CPU whose numbers all differ, so that a misplaced number is detected.
@@ -164,6 +179,11 @@ mod tests {
 
     /// The samples of an online and an offline CPU, except `_build_info`.
     fn shown(config: &str) -> String {
+        selected(config, &Selection::ALL)
+    }
+
+    /// As [`shown`], but of some families.
+    fn selected(config: &str, selection: &Selection) -> String {
         let buckets = "runqueue_latency: {buckets: {min: 1us, max: 8us, factor: 2}}";
         let config = Config::parse(&format!("{config}\n{buckets}\n")).unwrap();
         let (generation, _) =
@@ -172,15 +192,17 @@ mod tests {
         let features = [(CONTEXT_SWITCHES, None), (RUNQUEUE_LATENCY, None), ("other", Some("why"))];
         let features = features.map(|(name, off)| Feature { name, off: off.map(Into::into) });
         let log_messages = [("error", 3), ("warn", 4)];
+        let process = ProcessStats { threads: Some(6), ..ProcessStats::default() };
         let state = State {
             generation: &generation,
             features: &features,
             torn_reads: 5,
             log_messages,
             log_messages_dropped: 6,
+            process: &process,
         };
         let encoder = Encoder::new(Format::OpenMetrics, 0, None);
-        let text = render(encoder, &snapshot, state, &[]);
+        let text = render(encoder, selection, &snapshot, state, &[]);
         let is_shown = |line: &&str| !line.starts_with('#') && !line.contains("_build_");
         text.split_inclusive('\n').filter(is_shown).collect()
     }
@@ -242,11 +264,21 @@ sched_exporter_torn_reads_total 5
 sched_exporter_log_messages_total{level="error"} 3
 sched_exporter_log_messages_total{level="warn"} 4
 sched_exporter_log_messages_dropped_total 6
+process_threads 6
 "#;
 
     #[test]
     fn each_number_of_a_cpu_is_in_its_place() {
         assert_eq!(shown(""), format!("{OF_CPU}{OF_NONE}"));
+    }
+
+    #[test]
+    fn only_selected_families_are_shown() {
+        let selection =
+            Selection::of_names(&["sched_context_switches", "process_threads"]).unwrap();
+        let is_switches = |line: &&str| line.starts_with("sched_context_switches_total");
+        let switches: String = OF_CPU.split_inclusive('\n').filter(is_switches).collect();
+        assert_eq!(selected("", &selection), format!("{switches}process_threads 6\n"));
     }
 
     #[test]

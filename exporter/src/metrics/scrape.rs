@@ -10,11 +10,13 @@ use crate::{
     generation::Current,
     kernel::scheduler::{ReadError, Scheduler, monotonic_ns},
     metrics::{
-        catalog::State,
+        catalog::{Source, State},
+        process::{ProcessReader, ProcessStats},
         render::{capacity, render},
+        selection::Selection,
         telemetry::Telemetry,
     },
-    os::log::LogCounts,
+    os::log::{self, LogCounts},
 };
 
 /// Renders expositions. Holds everything that a scrape reads.
@@ -23,6 +25,7 @@ pub struct Exporter {
     current: Current,
     telemetry: Telemetry,
     log_counts: LogCounts,
+    process: ProcessReader,
     /// When the counters started, in seconds since the epoch; `None` to leave `_created` out.
     created: Option<f64>,
 }
@@ -37,26 +40,44 @@ impl Exporter {
         created: bool,
     ) -> Self {
         let created = created.then(|| wall_clock_of(scheduler.attached_at()));
-        Self { scheduler, current, telemetry, log_counts, created }
+        let process = ProcessReader::default();
+        Self { scheduler, current, telemetry, log_counts, process, created }
     }
 
-    /// Reads the kernel's map once and renders it under one generation of the configuration.
-    pub fn scrape(&self, format: Format) -> Result<String, ReadError> {
+    /// Reads the kernel's map once and renders the families in `selection` under one generation of the
+    /// configuration.
+    pub fn scrape(&self, format: Format, selection: &Selection) -> Result<String, ReadError> {
         let started = Instant::now();
         let generation = self.current.load_full();
         let snapshot = self.scheduler.snapshot()?;
+        let process = self.process(selection);
         let state = State {
             generation: &generation,
             features: self.scheduler.features(),
             torn_reads: self.scheduler.torn_reads(),
             log_messages: self.log_counts.by_level(),
             log_messages_dropped: self.log_counts.dropped(),
+            process: &process,
         };
-        let capacity = capacity(snapshot.cpus.len(), &generation);
+        let capacity = capacity(snapshot.cpus.len(), &generation, selection);
         let encoder = Encoder::new(format, capacity, self.created);
-        let text = render(encoder, &snapshot, state, &self.telemetry.gather());
+        let gathered = self.telemetry.gather(selection);
+        let text = render(encoder, selection, &snapshot, state, &gathered);
         self.telemetry.scrape(started.elapsed());
         Ok(text)
+    }
+
+    /// Reads the metrics of the process if they are selected. Counts and logs a failure.
+    fn process(&self, selection: &Selection) -> ProcessStats {
+        if !selection.any(|source| matches!(source, Source::Process(_))) {
+            return ProcessStats::default();
+        }
+        let (stats, error) = self.process.read();
+        if let Some(error) = error {
+            self.telemetry.process_error();
+            tracing::warn!(error = log::chain(&error), "cannot read the metrics of the process");
+        }
+        stats
     }
 }
 

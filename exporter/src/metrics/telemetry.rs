@@ -1,12 +1,12 @@
 //! The daemon's own metrics that change while it runs, kept by the `prometheus` crate: connections,
-//! requests, scrapes, reloads, and the process.
+//! requests, scrapes and reloads.
 
 use std::time::{Duration, SystemTime};
 
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
     core::{Atomic, Collector, GenericGauge},
-    process_collector::ProcessCollector,
     proto::{MetricFamily, MetricType},
 };
 
@@ -14,7 +14,10 @@ use crate::{
     exposition::{self, Encoder, Kind, Labels, Value, canonical},
     generation::ReloadOutcome,
     labels::ViolationKind,
-    metrics::catalog::{self, Family},
+    metrics::{
+        catalog::{self, Family, Source},
+        selection::Selection,
+    },
 };
 
 /// Bounds of the scrape duration, in seconds.
@@ -63,15 +66,15 @@ pub struct Telemetry {
     label_source_up: IntGaugeVec,
     labels_rejected: IntCounterVec,
     capability_kept: IntGaugeVec,
+    process_errors: IntCounter,
 }
 
 impl Telemetry {
-    /// Registers the families of the catalog that come from the registry, and those of the process.
+    /// Registers the families of the catalog that come from the registry.
     ///
     /// Fails if two of them have the same name.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        registry.register(Box::new(ProcessCollector::for_self()))?;
         let scrape_seconds = catalog::SCRAPE_DURATION;
         let scrape_seconds = HistogramOpts::new(scrape_seconds.name, scrape_seconds.help)
             .buckets(SCRAPE_BOUNDS.to_vec());
@@ -87,6 +90,7 @@ impl Telemetry {
             label_source_up: gauges(&registry, catalog::LABEL_SOURCE_UP)?,
             labels_rejected: counters(&registry, catalog::LABELS_REJECTED)?,
             capability_kept: gauges(&registry, catalog::CAPABILITY_KEPT)?,
+            process_errors: counter(&registry, catalog::PROCESS_METRICS_ERRORS)?,
             registry,
         };
         // Counters whose labels are known in advance start at zero, so that `rate()` sees their first
@@ -165,9 +169,21 @@ impl Telemetry {
         }
     }
 
-    /// Gathers all metrics, sorted by name.
-    pub fn gather(&self) -> Vec<MetricFamily> {
-        self.registry.gather()
+    /// Counts a scrape that could not read all metrics of the process.
+    pub fn process_error(&self) {
+        self.process_errors.inc();
+    }
+
+    /// Gathers the metrics in `selection`, sorted by name.
+    pub fn gather(&self, selection: &Selection) -> Vec<MetricFamily> {
+        if !selection.any(|source| matches!(source, Source::Registry)) {
+            return Vec::new();
+        }
+        let mut families = self.registry.gather();
+        families.retain(|family| {
+            kind_of(family).is_some_and(|kind| selection.contains(family_of(family, kind).name))
+        });
+        families
     }
 }
 
@@ -177,6 +193,10 @@ fn register<C: Collector + Clone + 'static>(
 ) -> prometheus::Result<C> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
+}
+
+fn counter(registry: &Registry, family: Family) -> prometheus::Result<IntCounter> {
+    register(registry, IntCounter::new(family.sample_name(), family.help)?)
 }
 
 fn counters(registry: &Registry, family: Family) -> prometheus::Result<IntCounterVec> {
@@ -227,7 +247,7 @@ pub fn write<'a>(encoder: &mut Encoder<'a>, families: &'a [MetricFamily]) {
 }
 
 /// The kind of a gathered family; `None` for kinds that this exporter does not use.
-pub fn kind_of(family: &MetricFamily) -> Option<Kind> {
+fn kind_of(family: &MetricFamily) -> Option<Kind> {
     match family.get_field_type() {
         MetricType::COUNTER => Some(Kind::Counter),
         MetricType::GAUGE => Some(Kind::Gauge),
@@ -237,7 +257,7 @@ pub fn kind_of(family: &MetricFamily) -> Option<Kind> {
 }
 
 /// Name, kind and HELP of a gathered family.
-pub fn family_of(family: &MetricFamily, kind: Kind) -> exposition::Family<'_> {
+fn family_of(family: &MetricFamily, kind: Kind) -> exposition::Family<'_> {
     let name = family.name();
     let name =
         if kind == Kind::Counter { name.strip_suffix("_total").unwrap_or(name) } else { name };

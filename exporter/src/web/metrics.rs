@@ -16,7 +16,7 @@ use super::{
     negotiate::{self, Exposition},
     response::{Response, content, text},
 };
-use crate::os::log;
+use crate::{metrics::selection::Selection, os::log};
 
 impl App {
     /// Renders an exposition, or responds with 503 at the limit of concurrent scrapes.
@@ -30,7 +30,7 @@ impl App {
         };
         let values = |name: HeaderName| headers.get_all(name).iter().map(HeaderValue::as_bytes);
         let exposition: Exposition = negotiate::exposition(values(ACCEPT));
-        let body = match self.server.exporter.scrape(exposition.format) {
+        let body = match self.server.exporter.scrape(exposition.format, &Selection::ALL) {
             Ok(body) => body,
             Err(error) => {
                 tracing::error!(error = log::chain(&error), "scrape failed");

@@ -8,5 +8,6 @@ mod log;
 mod notify;
 mod privileges;
 mod reload;
+mod scrapes;
 mod sockets;
 mod start;

@@ -12,7 +12,9 @@ use sched_exporter::{
     labels::{expand, group},
     metrics::{
         catalog::{SERIES, State},
+        process::ProcessStats,
         render::render as render_exposition,
+        selection::Selection,
     },
 };
 
@@ -201,14 +203,16 @@ fn snapshot() -> Snapshot {
 fn render(generation: &Generation) -> String {
     let features = [CONTEXT_SWITCHES, RUNQUEUE_LATENCY].map(|name| Feature { name, off: None });
     let log_messages = [("error", 0), ("warn", 0)];
+    let process = ProcessStats::default();
     let state = State {
         generation,
         features: &features,
         torn_reads: 0,
         log_messages,
         log_messages_dropped: 0,
+        process: &process,
     };
     let encoder = Encoder::new(Format::OpenMetrics, 0, None);
-    let text = render_exposition(encoder, &snapshot(), state, &[]);
+    let text = render_exposition(encoder, &Selection::ALL, &snapshot(), state, &[]);
     text.split_inclusive('\n').filter(|line| !line.starts_with("sched_exporter_")).collect()
 }
