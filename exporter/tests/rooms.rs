@@ -62,6 +62,7 @@ const CRATES: [(&str, &[&str]); 14] = [
         &[
             "bytes",
             "flate2",
+            "form_urlencoded",
             "http_body_util",
             "hyper",
             "hyper_util",

@@ -145,5 +145,6 @@ fn the_exporter_serves_strict_openmetrics() {
         judge_scrape("/metrics");
         // Again, now that the exporter's own metrics have values.
         judge_scrape("/metrics");
+        judge_scrape("/metrics?name[]=sched_cpu_seconds&name[]=process_open_fds");
     }
 }

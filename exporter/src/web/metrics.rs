@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::{
-    StatusCode,
-    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, VARY},
+    Request, StatusCode,
+    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderName, HeaderValue, VARY},
 };
 use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
@@ -14,13 +14,19 @@ use super::{
     App,
     compress::{MIN_BYTES, gzip},
     negotiate::{self, Exposition},
+    query,
     response::{Response, content, text},
 };
-use crate::{metrics::selection::Selection, os::log};
+use crate::os::log;
 
 impl App {
-    /// Renders an exposition, or responds with 503 at the limit of concurrent scrapes.
-    pub(super) fn metrics(&self, headers: &HeaderMap) -> Response {
+    /// Renders an exposition, or responds with 400 to an unknown filter, and with 503 at the limit of concurrent scrapes.
+    pub(super) fn metrics<B>(&self, request: &Request<B>) -> Response {
+        let headers = request.headers();
+        let selection = match query::selection(request.uri().query()) {
+            Ok(selection) => selection,
+            Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        };
         let Ok(permit) = self.scrape_permit() else {
             let reason = format!(
                 "Limit of concurrent requests reached ({}), try again later.\n",
@@ -30,7 +36,7 @@ impl App {
         };
         let values = |name: HeaderName| headers.get_all(name).iter().map(HeaderValue::as_bytes);
         let exposition: Exposition = negotiate::exposition(values(ACCEPT));
-        let body = match self.server.exporter.scrape(exposition.format, &Selection::ALL) {
+        let body = match self.server.exporter.scrape(exposition.format, &selection) {
             Ok(body) => body,
             Err(error) => {
                 tracing::error!(error = log::chain(&error), "scrape failed");

@@ -3,7 +3,7 @@
 //!
 //! | path | methods | response |
 //! |---|---|---|
-//! | the telemetry path | GET, HEAD | the exposition; 503 beyond `max_requests` |
+//! | the telemetry path | GET, HEAD | the exposition, or the families that the query names; 400 for unknown names; 503 beyond `max_requests` |
 //! | `/-/healthy` | GET, HEAD | 200 |
 //! | `/-/ready` | GET, HEAD | 200; 503 during shutdown |
 //! | `/-/reload` | POST, PUT | 200, or 500 with the reason; 403 unless enabled |
@@ -25,6 +25,7 @@ mod metrics;
 pub mod negotiate;
 mod pages;
 mod places;
+mod query;
 mod response;
 mod routes;
 mod stream;

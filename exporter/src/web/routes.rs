@@ -69,7 +69,7 @@ impl App {
             }
             Route::Other => text(StatusCode::NOT_FOUND, "Not found.\n"),
             _ if !route.allows(request.method()) => method_not_allowed(route),
-            Route::Metrics => self.metrics(request.headers()),
+            Route::Metrics => self.metrics(&request),
             Route::Healthy => lifecycle::healthy(),
             Route::Ready => self.ready(),
             Route::Reload => self.reload().await,

@@ -4,6 +4,7 @@ use super::{
     App,
     response::{Response, content},
 };
+use crate::metrics::selection::COLLECTORS;
 
 const HTML: &str = "text/html; charset=utf-8";
 
@@ -14,6 +15,7 @@ impl App {
             include_str!("landing.html"),
             version = env!("CARGO_PKG_VERSION"),
             path = self.server.telemetry_path,
+            collectors = COLLECTORS.join(", "),
         );
         content(HTML, page)
     }
