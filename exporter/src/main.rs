@@ -49,10 +49,10 @@ fn run(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
     let runtime =
         Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     let result = runtime.block_on(async {
-        match args.mode() {
+        match args.mode()? {
             Mode::Serve => modes::serve(args, log).await,
-            Mode::Check => modes::check(args, log).await,
-            Mode::Once => modes::once(args, log).await,
+            Mode::Check(format) => modes::check(args, format, log).await,
+            Mode::Once(format) => modes::once(args, format, log).await,
             Mode::Healthcheck(address) => Ok(healthcheck(address).await?),
         }
     });

@@ -3,12 +3,13 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{
-    ArgAction, Parser, Subcommand,
-    error::{ContextKind, ContextValue, ErrorKind},
+    ArgAction, CommandFactory as _, Parser, Subcommand, ValueEnum,
+    error::{ContextKind, ContextValue, Error, ErrorKind},
 };
 
 use crate::{
     cli::check::CheckFormat,
+    exposition::Format,
     kernel::layout::DisabledFeatures,
     os::log::{LogFormat, LogLevel},
     web::address::ListenAddress,
@@ -42,15 +43,10 @@ pub struct Args {
     #[arg(long = "config.check")]
     pub config_check: bool,
 
-    /// Output format of `--config.check`.
-    #[arg(
-        long = "format",
-        value_name = "FORMAT",
-        value_enum,
-        default_value_t = CheckFormat::Table,
-        requires = "config_check"
-    )]
-    pub format: CheckFormat,
+    /// Output format: `table` (the default) or `json` of `--config.check`; `text` (the default), which
+    /// is Prometheus text 0.0.4, or `openmetrics` of `--once`.
+    #[arg(long = "format", value_name = "FORMAT", value_enum, hide_possible_values = true)]
+    pub format: Option<OutputFormat>,
 
     /// How often to poll the file and the local label sources for changes that raised no event; 0s
     /// disables polling.
@@ -127,9 +123,23 @@ pub struct Args {
     #[arg(long = "log.ebpf")]
     pub log_ebpf: bool,
 
-    /// Print one OpenMetrics exposition to standard output and exit.
+    /// Print one exposition to standard output and exit. It leaves out the metrics of the process.
     #[arg(long)]
     pub once: bool,
+}
+
+/// A value of `--format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// The report of `--config.check`, for people.
+    Table,
+    /// The report of `--config.check`, for programs.
+    Json,
+    /// The exposition of `--once`, in Prometheus text 0.0.4.
+    Text,
+    /// The exposition of `--once`, in OpenMetrics 1.0.
+    #[value(name = "openmetrics")]
+    OpenMetrics,
 }
 
 /// What to do instead of serving.
@@ -159,9 +169,9 @@ pub enum Mode<'a> {
     /// Serve metrics until a signal ends the process.
     Serve,
     /// Print the labels that the configuration gives this machine.
-    Check,
+    Check(CheckFormat),
     /// Print one exposition.
-    Once,
+    Once(Format),
     /// Check the health of the exporter that listens on this address.
     Healthcheck(&'a ListenAddress),
 }
@@ -188,7 +198,7 @@ const COLLECTORS: &str = "every measurement is on; \
                           one off";
 
 /// Adds advice to the error about a flag of another exporter, in place of a flag that looks alike.
-fn advise(mut error: clap::Error) -> clap::Error {
+fn advise(mut error: Error) -> Error {
     if error.kind() == ErrorKind::UnknownArgument
         && let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg)
         && let Some((_, advice)) = FLAGS_OF_OTHERS.iter().find(|(other, _)| flag.starts_with(other))
@@ -203,20 +213,39 @@ fn advise(mut error: clap::Error) -> clap::Error {
 impl Args {
     /// Parses the command line of this process. The error may also be the answer to `--help` or
     /// `--version`.
-    pub fn of_process() -> Result<Self, clap::Error> {
-        Self::try_parse().map_err(advise)
+    pub fn of_process() -> Result<Self, Error> {
+        let args = Self::try_parse().map_err(advise)?;
+        args.mode()?;
+        Ok(args)
     }
 
-    /// The selected mode. `--config.check` takes precedence over `--once`.
-    pub const fn mode(&self) -> Mode<'_> {
-        match &self.command {
-            Some(Command::Healthcheck { web_listen_address }) => {
-                Mode::Healthcheck(web_listen_address)
-            }
-            None if self.config_check => Mode::Check,
-            None if self.once => Mode::Once,
-            None => Mode::Serve,
+    /// The selected mode. `--config.check` takes precedence over `--once`. Fails if the mode does not
+    /// have the selected format.
+    pub fn mode(&self) -> Result<Mode<'_>, Error> {
+        if let Some(Command::Healthcheck { web_listen_address }) = &self.command {
+            return Ok(Mode::Healthcheck(web_listen_address));
         }
+        let reason = if self.config_check {
+            match self.format {
+                None | Some(OutputFormat::Table) => return Ok(Mode::Check(CheckFormat::Table)),
+                Some(OutputFormat::Json) => return Ok(Mode::Check(CheckFormat::Json)),
+                Some(_) => "--config.check prints `table` or `json`",
+            }
+        } else if self.once {
+            match self.format {
+                None | Some(OutputFormat::Text) => return Ok(Mode::Once(Format::Text)),
+                Some(OutputFormat::OpenMetrics) => return Ok(Mode::Once(Format::OpenMetrics)),
+                Some(_) => "--once prints `text` or `openmetrics`",
+            }
+        } else if self.format.is_none() {
+            return Ok(Mode::Serve);
+        } else {
+            "add --config.check or --once; a server follows the `Accept` header of each request"
+        };
+        let given = self.format.and_then(|format| format.to_possible_value());
+        let given = given.as_ref().map_or_else(String::new, |value| value.get_name().to_owned());
+        let message = format!("`--format={given}` does not apply: {reason}\n");
+        Err(Error::raw(ErrorKind::ArgumentConflict, message).with_cmd(&Self::command()))
     }
 
     /// The optional measurements that the flags disable.
@@ -242,9 +271,8 @@ fn telemetry_path(path: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
+    use crate::metrics::selection::COLLECTORS;
 
     #[test]
     fn flags_are_consistent() {
@@ -255,13 +283,46 @@ mod tests {
     fn mode_follows_the_flags() {
         let check = |args: &[&str], expected: Mode<'_>| {
             let args = Args::try_parse_from([&["sched_exporter"], args].concat()).unwrap();
-            assert_eq!(args.mode(), expected);
+            assert_eq!(args.mode().unwrap(), expected);
         };
         check(&[], Mode::Serve);
-        check(&["--once"], Mode::Once);
-        check(&["--once", "--config.check"], Mode::Check);
+        check(&["--once"], Mode::Once(Format::Text));
+        check(&["--once", "--format=text"], Mode::Once(Format::Text));
+        check(&["--once", "--format=openmetrics"], Mode::Once(Format::OpenMetrics));
+        check(&["--config.check"], Mode::Check(CheckFormat::Table));
+        check(&["--config.check", "--format=table"], Mode::Check(CheckFormat::Table));
+        check(&["--config.check", "--format=json"], Mode::Check(CheckFormat::Json));
+        check(&["--once", "--config.check"], Mode::Check(CheckFormat::Table));
         let address = ":1".parse().unwrap();
         check(&["healthcheck", "--web.listen-address=:1"], Mode::Healthcheck(&address));
+    }
+
+    #[test]
+    fn rejects_a_format_that_the_mode_does_not_have() {
+        for (args, expected) in [
+            (&["--config.check", "--format=text"][..], "--config.check prints `table` or `json`"),
+            (&["--config.check", "--format=openmetrics"], "`--format=openmetrics` does not apply"),
+            (&["--once", "--format=json"], "--once prints `text` or `openmetrics`"),
+            (&["--once", "--format=table"], "`--format=table` does not apply"),
+            (&["--format=text"], "add --config.check or --once"),
+        ] {
+            let args = Args::try_parse_from([&["sched_exporter"], args].concat()).unwrap();
+            let error = args.mode().unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+        let error = Args::try_parse_from(["sched_exporter", "--once", "--format=xml"]).unwrap_err();
+        assert!(error.to_string().contains("table, json, text, openmetrics"), "{error}");
+    }
+
+    #[test]
+    fn scrapes_can_ask_for_each_collector_that_a_flag_turns_off() {
+        let command = Args::command();
+        let flags = command.get_arguments().filter_map(|argument| {
+            argument.get_long()?.strip_prefix("no-collector.").map(str::to_owned)
+        });
+        let flags: Vec<_> = ["cpu".to_owned()].into_iter().chain(flags).collect();
+        assert_eq!(flags, COLLECTORS);
     }
 
     #[test]

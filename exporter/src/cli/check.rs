@@ -3,7 +3,6 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
-use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use crate::{
@@ -16,10 +15,9 @@ use crate::{
 };
 
 /// Output format of the report.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckFormat {
     /// For people.
-    #[default]
     Table,
     /// For programs.
     Json,

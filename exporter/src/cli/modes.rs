@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 
 use super::{
     args::Args,
-    check,
+    check::{self, CheckFormat},
     start::{self, Setup},
 };
 use crate::{
@@ -83,7 +83,7 @@ pub async fn serve(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
 }
 
 /// Prints one exposition. Signals keep their default behavior.
-pub async fn once(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
+pub async fn once(args: &Args, format: Format, log: &LogWriter) -> anyhow::Result<()> {
     let log_counts = init_log(args, log)?;
     let (scheduler, setup) = start::on_thread(args, |args, step| {
         let setup = Setup::new(args, step)?;
@@ -92,17 +92,17 @@ pub async fn once(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
     .await?;
     let Running { mut reloader, exporter, .. } = run(args, scheduler, setup, log, log_counts)?;
     reloader.wait_for_sources().await?;
-    print(&exporter.scrape(Format::OpenMetrics, &Selection::ALL)?)
+    print(&exporter.scrape(format, &Selection::without_process())?)
 }
 
 /// Prints the labels that the configuration gives this machine. Signals keep their default behavior.
-pub async fn check(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
+pub async fn check(args: &Args, format: CheckFormat, log: &LogWriter) -> anyhow::Result<()> {
     init_log(args, log)?;
     let setup = start::on_thread(args, Setup::new).await?;
     start_log(log)?;
     let mut reloader = setup.reloader()?;
     reloader.wait_for_sources().await?;
-    print(&check::report(&args.config_file, reloader.inputs(), args.format))
+    print(&check::report(&args.config_file, reloader.inputs(), format))
 }
 
 /// Accounting, ready to be scraped.

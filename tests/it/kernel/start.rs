@@ -71,15 +71,37 @@ fn check_refusal(output: &Output, expected: &[&str]) {
 #[test]
 fn once_prints_one_exposition() {
     let (_directory, config) = config_file(CONFIG);
-    let output = run(&[&config, "--once"]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    let stdout = text(&output.stdout);
-    assert!(stdout.ends_with("# EOF\n"), "{stdout}");
-    let exposition = Exposition::parse(&stdout);
-    assert!(exposition.sum_ns("sched_cpu_seconds_total", &["host=\"test-host\""]) > 0);
-    assert!(!stdout.contains("_created"));
-    let output = run(&[&config, "--once", "--web.created-samples"]);
-    assert!(text(&output.stdout).contains("sched_cpu_seconds_created{"));
+    let once = |flags: &[&str]| {
+        let output = run(&[&[config.as_str(), "--once"], flags].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    for flags in [&[][..], &["--format=text"], &["--format=openmetrics"]] {
+        let stdout = once(flags);
+        let is_open_metrics = flags == ["--format=openmetrics"];
+        assert_eq!(stdout.ends_with("# EOF\n"), is_open_metrics, "{stdout}");
+        assert_eq!(stdout.contains("# UNIT"), is_open_metrics, "{stdout}");
+        let exposition = Exposition::parse(&stdout);
+        assert!(exposition.sum_ns("sched_cpu_seconds_total", &["host=\"test-host\""]) > 0);
+        assert!(!stdout.contains("_created") && !stdout.contains("\nprocess_"), "{stdout}");
+    }
+    let stdout = once(&["--format=openmetrics", "--web.created-samples"]);
+    assert!(stdout.contains("sched_cpu_seconds_created{"));
+}
+
+#[test]
+fn a_format_that_the_mode_lacks_is_rejected() {
+    let (_directory, config) = config_file(CONFIG);
+    for (flags, expected) in [
+        (&["--once", "--format=json"][..], "--once prints `text` or `openmetrics`"),
+        (&["--config.check", "--format=text"], "--config.check prints `table` or `json`"),
+        (&["--format=text"], "add --config.check or --once"),
+    ] {
+        let output = run(&[&[config.as_str()], flags].concat());
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(expected) && output.stdout.is_empty(), "{stderr}");
+    }
 }
 
 #[test]
