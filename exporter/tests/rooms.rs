@@ -68,6 +68,7 @@ const CRATES: [(&str, &[&str]); 14] = [
             "hyper_util",
             "nix",
             "prometheus",
+            "socket2",
             "tokio",
         ],
     ),

@@ -279,6 +279,15 @@ impl Admission {
         self.evict(None, now, |_, _| true)
     }
 
+    /// Evicts the connection whose client has not read its answer for longest, and at least for `least`.
+    pub(super) fn evict_stuck(&mut self, least: Duration, now: Instant) -> Option<Id> {
+        self.evict(
+            None,
+            now,
+            |_, it| matches!(it.standing(now), Some(Standing::Stuck(since)) if now - since >= least),
+        )
+    }
+
     /// Forgets a connection, if it has not been evicted.
     pub(super) fn remove(&mut self, id: Id) {
         let Some(connection) = self.connections.remove(&id) else { return };

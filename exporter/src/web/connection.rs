@@ -25,6 +25,7 @@ use super::{
     App,
     admission::{Event, NEWCOMERS, Verdict},
     listener::{Listener, Peer, Socket},
+    memory::CONNECTION_BYTES,
     places::Place,
     response::Response,
     routes,
@@ -98,6 +99,7 @@ impl Connections {
 
 /// Serves one connection until it ends, or until its client has taken too long.
 async fn serve(socket: Box<dyn Socket>, place: Arc<Place>, app: Arc<App>, watcher: Watcher) {
+    let _held = app.memory.hold(CONNECTION_BYTES);
     let service = {
         let place = Arc::clone(&place);
         service_fn(move |request: Request<Incoming>| {
@@ -134,10 +136,9 @@ async fn serve(socket: Box<dyn Socket>, place: Arc<Place>, app: Arc<App>, watche
     }
 }
 
-/// Answers a request when it is its turn.
+/// Answers a request.
 async fn answer(app: &App, request: Request<Incoming>, verdict: Verdict) -> Response {
-    app.turns.take(verdict.is_again).await;
-    let mut response = app.respond(request).await;
+    let mut response = app.respond(request, verdict.is_again).await;
     if verdict.is_last {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

@@ -21,7 +21,10 @@ use tokio::{
     net::{TcpListener, TcpSocket, UnixListener},
 };
 
-use super::address::{ListenAddress, Target};
+use super::{
+    address::{ListenAddress, Target},
+    socket::{Resetting, limit_buffers, limit_unix_buffer},
+};
 use crate::os::{
     systemd,
     unix_socket::{self, SocketFile},
@@ -109,16 +112,20 @@ impl Listener {
                 if let Err(error) = socket.set_nodelay(true) {
                     tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
                 }
-                Ok((Box::new(socket), peer))
+                Ok((Box::new(Resetting::new(socket)), peer))
             }
             Listening::Unix { listener, .. } => {
                 let (socket, _) = listener.accept().await?;
+                if let Err(error) = limit_unix_buffer(&socket) {
+                    tracing::debug!(%error, "cannot limit the buffer of a Unix socket");
+                }
                 Ok((Box::new(socket), Peer::Unix))
             }
         }
     }
 
     fn tcp(listener: TcpListener) -> io::Result<Self> {
+        limit_buffers(&listener)?;
         let address = listener.local_addr()?.to_string();
         Ok(Self { socket: Listening::Tcp(listener), address })
     }

@@ -1,54 +1,74 @@
 //! Answers scrapes, in the format and encoding that the client prefers.
 
-use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
 use hyper::{
     Request, StatusCode,
-    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderName, HeaderValue, VARY},
+    header::{
+        ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderName, HeaderValue, RETRY_AFTER, VARY,
+    },
 };
-use prometheus::IntGauge;
-use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 
 use super::{
     App,
     compress::{MIN_BYTES, gzip},
     negotiate::{self, Exposition},
     query,
-    response::{Response, content, text},
+    renderings::{Missing, PATIENCE, RETRY, Wanted},
+    response::{Answer, Response, exposition, text},
 };
 use crate::os::log;
 
+/// A connection can be closed for another scrape if its client has read nothing for this long. It is long
+/// enough for the reactor to come round to every client.
+const STUCK: Duration = Duration::from_millis(25);
+
 impl App {
-    /// Renders an exposition, or responds with 400 to an unknown filter, and with 503 at the limit of concurrent scrapes.
-    pub(super) fn metrics<B>(&self, request: &Request<B>) -> Response {
+    /// Answers a scrape after its `turn`, or with the rendering of another; or responds with 400 to an
+    /// unknown filter, and with 503 at the limit of concurrent scrapes or of memory, if no connection can be
+    /// closed. `is_again` says that its connection has just been answered.
+    pub(super) async fn metrics<B>(
+        &self,
+        request: &Request<B>,
+        is_again: bool,
+        turn: impl Future<Output = ()>,
+    ) -> Response {
         let headers = request.headers();
         let selection = match query::selection(request.uri().query()) {
             Ok(selection) => selection,
-            Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
-        };
-        let Ok(permit) = self.scrape_permit() else {
-            let reason = format!(
-                "Limit of concurrent requests reached ({}), try again later.\n",
-                self.server.max_requests
-            );
-            return text(StatusCode::SERVICE_UNAVAILABLE, reason);
+            Err(error) => {
+                turn.await;
+                return text(StatusCode::BAD_REQUEST, format!("{error}\n"));
+            }
         };
         let values = |name: HeaderName| headers.get_all(name).iter().map(HeaderValue::as_bytes);
-        let exposition: Exposition = negotiate::exposition(values(ACCEPT));
-        let body = match self.server.exporter.scrape(exposition.format, &selection) {
-            Ok(body) => body,
-            Err(error) => {
-                tracing::error!(error = log::chain(&error), "scrape failed");
+        let Exposition { format, content_type } = negotiate::exposition(values(ACCEPT));
+        let gzip = negotiate::gzip(values(ACCEPT_ENCODING));
+        let wanted = Wanted { format, gzip, selection, is_again };
+        let give_up = || self.places.evict_stuck(STUCK);
+        let rendering =
+            self.renderings.get(wanted, turn, give_up, |wanted| self.render(wanted)).await;
+        let rendering = match rendering {
+            Ok(rendering) => rendering,
+            Err(Missing::NoRoom) => {
+                return busy("Too much is being sent to other clients, try again later.\n".into());
+            }
+            Err(Missing::Unreadable) => {
                 let reason = "Cannot read the kernel's records; see the log.\n";
                 return text(StatusCode::INTERNAL_SERVER_ERROR, reason);
             }
         };
-        let is_gzip = body.len() >= MIN_BYTES && negotiate::gzip(values(ACCEPT_ENCODING));
-        let body = if is_gzip { gzip(&body) } else { body.into_bytes() };
+        // Not before the turn, so that scrapes that wait for theirs hold no permits.
+        let Some(permit) = self.limit.permit(PATIENCE, RETRY, give_up).await else {
+            let max = self.server.max_requests;
+            return busy(format!(
+                "Limit of concurrent requests reached ({max}), try again later.\n"
+            ));
+        };
+        let is_gzip = rendering.is_gzip();
         let in_flight = self.server.telemetry.scrapes_in_flight().clone();
-        let body = Bytes::from_owner(ScrapeBody::new(body, permit, in_flight));
-        let mut response = content(exposition.content_type, body);
+        let answer = Answer::new(rendering, permit, in_flight);
+        let mut response = exposition(content_type, answer);
         let headers = response.headers_mut();
         headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
         if is_gzip {
@@ -57,36 +77,20 @@ impl App {
         response
     }
 
-    /// A permit to scrape; `None` if scrapes are not limited.
-    fn scrape_permit(&self) -> Result<Option<OwnedSemaphorePermit>, TryAcquireError> {
-        let Some(scrapes) = &self.scrapes else { return Ok(None) };
-        Arc::clone(scrapes).try_acquire_owned().map(Some)
+    /// Renders an exposition; also returns whether it is compressed.
+    fn render(&self, wanted: &Wanted) -> Result<(Vec<u8>, bool), Missing> {
+        let scraped = self.server.exporter.scrape(wanted.format, &wanted.selection);
+        let text = scraped.map_err(|error| {
+            tracing::error!(error = log::chain(&error), "scrape failed");
+            Missing::Unreadable
+        })?;
+        let is_gzip = wanted.gzip && text.len() >= MIN_BYTES;
+        Ok((if is_gzip { gzip(&text) } else { text.into_bytes() }, is_gzip))
     }
 }
 
-/// A response body that holds its permit, and counts as in flight, until it is fully written to the
-/// socket. The kernel accepts it only as fast as the client reads.
-struct ScrapeBody {
-    bytes: Vec<u8>,
-    in_flight: IntGauge,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl ScrapeBody {
-    fn new(bytes: Vec<u8>, permit: Option<OwnedSemaphorePermit>, in_flight: IntGauge) -> Self {
-        in_flight.inc();
-        Self { bytes, in_flight, _permit: permit }
-    }
-}
-
-impl AsRef<[u8]> for ScrapeBody {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for ScrapeBody {
-    fn drop(&mut self) {
-        self.in_flight.dec();
-    }
+fn busy(reason: String) -> Response {
+    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, reason);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }

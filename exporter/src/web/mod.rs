@@ -3,7 +3,7 @@
 //!
 //! | path | methods | response |
 //! |---|---|---|
-//! | the telemetry path | GET, HEAD | the exposition, or the families that the query names; 400 for unknown names; 503 beyond `max_requests` |
+//! | the telemetry path | GET, HEAD | the exposition, or the families that the query names; 400 for unknown names; 503 if too much is in flight |
 //! | `/-/healthy` | GET, HEAD | 200 |
 //! | `/-/ready` | GET, HEAD | 200; 503 during shutdown |
 //! | `/-/reload` | POST, PUT | 200, or 500 with the reason; 403 unless enabled |
@@ -13,21 +13,26 @@
 //!
 //! A request passes through `connection` and `routes` (path and method) to the module that answers it:
 //! `metrics`, `lifecycle` or `pages`. `listener` accepts connections; `admission` decides which stay open,
-//! by what `stream` reports to `places`; and `turns` lets their requests take turns.
+//! by what `stream` reports to `places`; and `turns` lets their requests take turns. `metrics` takes what it
+//! sends from `renderings`, which shares them and bounds their memory.
 
 pub mod address;
 mod admission;
 mod compress;
 mod connection;
 mod lifecycle;
+mod limit;
 pub mod listener;
+mod memory;
 mod metrics;
 pub mod negotiate;
 mod pages;
 mod places;
 mod query;
+mod renderings;
 mod response;
 mod routes;
+mod socket;
 mod stream;
 mod turns;
 
@@ -39,11 +44,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
+use tokio::{task::JoinSet, time::timeout};
 
-use self::{connection::Connections, listener::Listener, places::Places, turns::Turns};
+use self::{
+    connection::Connections, limit::Limit, listener::Listener, memory::Memory, places::Places,
+    renderings::Renderings, turns::Turns,
+};
 use crate::{
     metrics::{scrape::Exporter, telemetry::Telemetry},
+    os::heap,
     reload::ReloadHandle,
 };
 
@@ -71,10 +80,11 @@ pub struct Server {
 /// A running server, shared by its connections.
 struct App {
     server: Server,
-    /// A permit for each concurrent scrape; `None` means no limit.
-    scrapes: Option<Arc<Semaphore>>,
     places: Arc<Places>,
     turns: Turns,
+    limit: Limit,
+    renderings: Renderings,
+    memory: Arc<Memory>,
     shutting_down: AtomicBool,
 }
 
@@ -83,12 +93,14 @@ impl Server {
     /// up to 10 seconds for responses in progress.
     pub async fn run(self, listeners: Vec<Listener>, shutdown: impl Future<Output = ()>) {
         let places = Places::new(self.max_connections, self.telemetry.clone());
-        let scrapes = (self.max_requests > 0).then(|| Arc::new(Semaphore::new(self.max_requests)));
+        let memory = Arc::new(Memory::default());
         let app = Arc::new(App {
+            limit: Limit::new(self.max_requests),
             server: self,
-            scrapes,
             places,
             turns: Turns::default(),
+            renderings: Renderings::new(Arc::clone(&memory)),
+            memory: Arc::clone(&memory),
             shutting_down: AtomicBool::new(false),
         });
         let connections = Arc::new(Connections::new(Arc::clone(&app)));
@@ -96,6 +108,7 @@ impl Server {
         for listener in listeners {
             accepting.spawn(Arc::clone(&connections).accept(listener));
         }
+        accepting.spawn(async move { memory.trim_after_bursts(heap::trim).await });
         shutdown.await;
         app.shutting_down.store(true, Ordering::Relaxed);
         accepting.shutdown().await;

@@ -87,6 +87,14 @@ impl Places {
         self.close(&mut open, evict)
     }
 
+    /// Closes the connection whose client has not read its answer for longest, and at least for `least`.
+    /// Returns whether there was one.
+    pub(super) fn evict_stuck(&self, least: Duration) -> bool {
+        let mut open = self.lock();
+        let evict = open.admission.evict_stuck(least, Instant::now());
+        self.close(&mut open, evict)
+    }
+
     /// Closes a connection that was evicted. Its task ends before the reactor polls its sockets again.
     fn close(&self, open: &mut Open, evicted: Option<Id>) -> bool {
         let Some(id) = evicted else { return false };

@@ -1,5 +1,7 @@
 //! Maps paths and methods to the functions that answer them, and counts requests.
 
+use std::pin::pin;
+
 use hyper::{
     Method, Request, StatusCode, Version,
     body::Incoming,
@@ -59,17 +61,24 @@ impl Route {
 }
 
 impl App {
-    /// Answers a request, and counts it.
-    pub(super) async fn respond(&self, request: Request<Incoming>) -> Response {
+    /// Answers a request when it is its turn, and counts it. `is_again` says that its connection has just
+    /// been answered.
+    pub(super) async fn respond(&self, request: Request<Incoming>, is_again: bool) -> Response {
         let telemetry_path = self.server.telemetry_path.as_str();
         let route = Route::of(request.uri().path(), telemetry_path);
+        let has_host = has_valid_host(request.version(), request.headers());
+        let is_scrape =
+            matches!(route, Route::Metrics) && has_host && route.allows(request.method());
+        let mut turn = pin!(self.turns.take(is_again));
+        // A scrape need not wait for its turn if it can share the rendering of another.
+        if !is_scrape {
+            turn.as_mut().await;
+        }
         let response = match route {
-            _ if !has_valid_host(request.version(), request.headers()) => {
-                text(StatusCode::BAD_REQUEST, "The request needs one Host header.\n")
-            }
+            _ if !has_host => text(StatusCode::BAD_REQUEST, "The request needs one Host header.\n"),
             Route::Other => text(StatusCode::NOT_FOUND, "Not found.\n"),
             _ if !route.allows(request.method()) => method_not_allowed(route),
-            Route::Metrics => self.metrics(&request),
+            Route::Metrics => self.metrics(&request, is_again, turn).await,
             Route::Healthy => lifecycle::healthy(),
             Route::Ready => self.ready(),
             Route::Reload => self.reload().await,

@@ -1,9 +1,19 @@
 //! What scrapes ask for, and what they cost the exporter in memory.
 
-use std::{io, mem, ptr};
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{self, Write as _},
+    mem, ptr, thread,
+    time::{Duration, Instant},
+};
 
 use nix::unistd::Pid;
-use sched_exporter_tests::{client::OPEN_METRICS, exposition::Exposition, process::Exporter};
+use sched_exporter_tests::{
+    client::{Client, OPEN_METRICS},
+    exposition::Exposition,
+    process::{Exporter, PATIENCE},
+};
 
 /// The sample names of an answer, without duplicates, as written.
 fn names(text: &str) -> Vec<&str> {
@@ -111,4 +121,113 @@ fn process_metrics_that_cannot_be_read_are_counted_and_logged() {
     assert!(exporter.log().contains("Too many open files"), "{}", exporter.log());
     limit_files(exporter.pid(), old);
     assert_eq!(scrape("/metrics"), (7, 1));
+}
+
+/// A configuration whose exposition has more than 2.5 MB on two CPUs.
+fn large_config() -> String {
+    let mut config =
+        String::from("runqueue_latency: {buckets: {min: 1us, max: 1h, factor: 2}}\nlabels:\n");
+    for label in 0..32 {
+        let _ = writeln!(config, "  label_{label}: \"{}\"", "x".repeat(1_000));
+    }
+    config
+}
+
+/// A line of `/proc/PID/status`, in MiB.
+fn memory(pid: Pid, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let kib: u64 = line.unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+    kib / 1_024
+}
+
+/// Bytes that the kernel holds for the clients of this port: sent or to be sent, and not acknowledged.
+fn unsent(port: u16) -> u64 {
+    let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
+    let of_port = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let is_of_port = fields[1].ends_with(&format!(":{port:04X}"));
+        let queued = fields[4].split(':').next().unwrap();
+        is_of_port.then(|| u64::from_str_radix(queued, 16).unwrap())
+    };
+    sockets.lines().skip(1).filter_map(of_port).sum()
+}
+
+#[test]
+fn clients_that_do_not_read_cost_a_bounded_amount_of_memory() {
+    const CLIENTS: usize = 200;
+    let exporter = Exporter::start_with(&large_config(), &[]);
+    let scrape = |headers: &[(&str, &str)]| {
+        let started = Instant::now();
+        let answer = exporter.connect().request("GET", "/metrics", headers);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        answer.body.len()
+    };
+    let len = scrape(&[OPEN_METRICS]);
+    assert!(len > 2_500_000, "{len}");
+    let before = memory(exporter.pid(), "VmRSS");
+    // From here on, `VmHWM` is the peak since now.
+    fs::write(format!("/proc/{}/clear_refs", exporter.pid()), "5").unwrap();
+
+    let stuck: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let mut client = (client, exporter.connect());
+            // Different formats share no rendering.
+            let accept = ["*/*", "application/openmetrics-text"][client.0 % 2];
+            let request =
+                format!("GET /metrics HTTP/1.1\r\nHost: test\r\nAccept: {accept}\r\n\r\n");
+            let _ = client.1.stream().write_all(&request.into_bytes().repeat(8));
+            client.1
+        })
+        .collect::<Vec<Client>>();
+    for _ in 0..20 {
+        scrape(&[OPEN_METRICS, ("Accept-Encoding", "gzip")]);
+        scrape(&[OPEN_METRICS]);
+        let unsent = unsent(exporter.address.port());
+        assert!(unsent < 16 << 20, "{unsent} bytes in the kernel");
+    }
+    let peak = memory(exporter.pid(), "VmHWM");
+    assert!(peak < 48, "{peak} MiB");
+
+    drop(stuck);
+    let deadline = Instant::now() + PATIENCE;
+    while memory(exporter.pid(), "VmRSS") > before + 2 {
+        let now = memory(exporter.pid(), "VmRSS");
+        assert!(Instant::now() < deadline, "{now} MiB after, {before} MiB before");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn scrapes_of_one_moment_share_a_rendering_and_later_ones_are_newer() {
+    let exporter = Exporter::start_with(&large_config(), &[]);
+    let renderings = |text: &str| {
+        Exposition::parse(text).sum("sched_exporter_scrape_duration_seconds_count", &[])
+    };
+    let name = "/metrics?name[]=sched_exporter_scrape_duration_seconds";
+    let first = renderings(&exporter.connect().get(name).text());
+    let second = renderings(&exporter.connect().get(name).text());
+    assert_eq!(second, first + 1);
+
+    // Many at once, which arrive while the exporter renders the first.
+    let mut clients: Vec<_> = (0..30).map(|_| exporter.connect()).collect();
+    for client in &mut clients {
+        client.stream().write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer(false).unwrap().status, 200);
+    }
+    let shared = renderings(&exporter.connect().get(name).text()) - second;
+    assert!(shared <= 15, "{shared} renderings for 30 scrapes");
+
+    // Each scrape that begins after another has ended is newer.
+    let mut client = exporter.connect();
+    let mut last = 0;
+    for _ in 0..50 {
+        let total = Exposition::parse(&client.get("/metrics?name[]=sched_cpu_seconds").text())
+            .sum_ns("sched_cpu_seconds_total", &[]);
+        assert!(total > last, "{total} after {last}");
+        last = total;
+    }
 }
