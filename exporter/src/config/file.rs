@@ -50,9 +50,21 @@ impl ConfigFile {
         let path = || self.path.clone();
         let text = str::from_utf8(&self.bytes)
             .map_err(|error| ConfigError::NotUtf8 { path: path(), offset: error.valid_up_to() })?;
+        if is_empty(text) {
+            return Err(ConfigError::Empty { path: path() });
+        }
         Config::parse(text)
             .map_err(|diagnostics| ConfigError::Invalid { path: path(), diagnostics })
     }
+}
+
+/// Whether a text has nothing but blanks, comments and YAML's document markers.
+fn is_empty(text: &str) -> bool {
+    let mut lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
+    lines.all(|line| {
+        let rest = line.strip_prefix("---").or(line.strip_prefix("...")).unwrap_or(line);
+        rest.is_empty() || rest.trim_start().starts_with('#')
+    })
 }
 
 /// The error when a file yields no configuration.
@@ -69,6 +81,12 @@ pub enum ConfigError {
         /// The number of valid bytes before the first invalid one.
         offset: usize,
     },
+    /// The file has no keys. That is more often an accident, such as a full disk, than a wish.
+    #[error("`{}` is empty; write `{{}}` for a configuration without labels", path.display())]
+    Empty {
+        /// The path of the file.
+        path: PathBuf,
+    },
     /// The file is invalid. The message has a line for each diagnostic.
     #[error("{}", lines(path, diagnostics))]
     Invalid {
@@ -84,7 +102,7 @@ impl ConfigError {
     pub fn one_line(&self) -> String {
         match self {
             Self::Invalid { path, diagnostics } => diagnostics.located(path).join("; "),
-            Self::File(_) | Self::NotUtf8 { .. } => log::chain(self),
+            Self::File(_) | Self::NotUtf8 { .. } | Self::Empty { .. } => log::chain(self),
         }
     }
 }

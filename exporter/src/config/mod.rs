@@ -37,7 +37,7 @@ pub struct Config {
 
 impl Config {
     /// Parses and validates the text of a file. Missing keys have their defaults, so an empty text
-    /// is the default configuration.
+    /// is the default configuration; [`ConfigFile::parse`] rejects it.
     pub fn parse(text: &str) -> Result<Self, Diagnostics> {
         let (mut report, root) = yaml::read(text);
         let config = config(&mut report, &Entry::whole_file(&root));

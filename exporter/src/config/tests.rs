@@ -946,16 +946,19 @@ fn reports_the_path_of_a_missing_file() {
 fn rejects_a_file_larger_than_1_mib() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("exporter.yaml");
-    fs::write(&path, "#".repeat(1 << 20)).unwrap();
+    fs::write(&path, format!("{}\n{{}}\n", "#".repeat((1 << 20) - 4))).unwrap();
     assert_eq!(read(&path).unwrap().parse().unwrap(), Config::default());
     File::create(&path).unwrap().set_len(1 << 40).unwrap();
     check_read(&path, &format!("`{}` is larger than 1048576 bytes", path.display()));
 }
 
+fn file(bytes: &[u8]) -> ConfigFile {
+    ConfigFile { path: "f.yaml".into(), bytes: bytes.into(), sha256: String::new() }
+}
+
 #[track_caller]
 fn check_source(bytes: &[u8], expected: &str, expected_line: &str) {
-    let file = ConfigFile { path: "f.yaml".into(), bytes: bytes.into(), sha256: String::new() };
-    let error = file.parse().expect_err("the file has an error");
+    let error = file(bytes).parse().expect_err("the file has an error");
     assert_eq!(error.to_string(), expected);
     assert_eq!(error.one_line(), expected_line);
 }
@@ -964,6 +967,17 @@ fn check_source(bytes: &[u8], expected: &str, expected_line: &str) {
 fn reports_the_first_byte_that_is_not_utf8() {
     let expected = "`f.yaml` is not UTF-8 at byte 3";
     check_source(b"a: \xff", expected, expected);
+}
+
+#[test]
+fn rejects_a_file_without_keys_unless_it_says_so() {
+    let expected = "`f.yaml` is empty; write `{}` for a configuration without labels";
+    for bytes in ["", "\n \n", "# a: b\n", "\u{feff}# a\r\n\t\n", "---\n", "--- # a\n...\n#b"] {
+        check_source(bytes.as_bytes(), expected, expected);
+    }
+    for bytes in ["{}", "---\n{}\n", "# a\nlabels:\n", "--- {}"] {
+        assert_eq!(file(bytes.as_bytes()).parse().unwrap(), Config::default(), "{bytes}");
+    }
 }
 
 #[test]

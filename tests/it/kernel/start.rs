@@ -145,6 +145,16 @@ fn the_check_accepts_a_valid_configuration_and_reports_every_error() {
 }
 
 #[test]
+fn an_empty_configuration_is_rejected_unless_it_says_so() {
+    for (yaml, is_accepted) in [("", false), ("# labels:\n\n#  host: a\n", false), ("{}\n", true)] {
+        let (_directory, config) = config_file(yaml);
+        let output = run(&[&config, "--once"]);
+        assert_eq!(output.status.success(), is_accepted, "{yaml}");
+        assert_eq!(text(&output.stderr).contains("is empty; write `{}`"), !is_accepted, "{yaml}");
+    }
+}
+
+#[test]
 fn an_invalid_configuration_ends_the_start_before_attaching() {
     let (_directory, config) = config_file("label: {}\n");
     let output = run(&[&config, "--web.listen-address=127.0.0.1:0"]);
