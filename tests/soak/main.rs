@@ -1,6 +1,6 @@
 //! Checks the exporter's invariants under all loads at once, for `cargo xtask soak`: a storm of
 //! switches, fork bombs, a configuration that changes ten times a second, misbehaving clients, and
-//! a hundred scrapes a second, each of which is checked completely.
+//! a hundred scrapes a second, each of which is checked completely. Then attacks its connections.
 //!
 //! Leaves nothing behind: the exporter ends with this process for whatever reason. SIGINT and
 //! SIGTERM end the soak early.
@@ -34,6 +34,7 @@ use signal_hook::{
     flag,
 };
 
+mod attacks;
 mod clients;
 mod files;
 mod forks;
@@ -50,7 +51,7 @@ use scrapes::Scrapes;
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask soak", about = "Checks the exporter's invariants under load")]
 struct Args {
-    /// Duration in minutes, which may be a fraction
+    /// Duration of the loads in minutes, which may be a fraction; the attacks take a minute more
     #[arg(long, default_value = "1", value_parser = minutes)]
     minutes: Duration,
 }
@@ -77,6 +78,8 @@ const MOMENT: Duration = Duration::from_millis(200);
 #[derive(Clone, Default)]
 pub(crate) struct Shared {
     over: Arc<AtomicBool>,
+    /// Whether a signal ends the soak early.
+    interrupted: Arc<AtomicBool>,
     /// Number of the latest valid configuration written.
     config: Arc<AtomicU64>,
     /// Number of the latest valid configuration that no signal announces.
@@ -84,8 +87,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Whether the loads must end.
     pub(crate) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
+        self.over.load(Ordering::Relaxed) || self.is_interrupted()
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
     }
 
     fn end(&self) {
@@ -115,19 +123,18 @@ fn main() -> Result<ExitCode> {
     let args = Args::parse();
     let shared = Shared::default();
     for signal in [SIGINT, SIGTERM] {
-        flag::register(signal, Arc::clone(&shared.over))?;
+        flag::register(signal, Arc::clone(&shared.interrupted))?;
     }
     let started = Instant::now();
     let invariants = soak(args.minutes, &shared)?;
-    let was_cut_short = started.elapsed() < args.minutes;
     for invariant in &invariants {
         println!("{invariant}");
     }
-    if was_cut_short {
-        println!("ended after {:.0?} of {:.0?}", started.elapsed(), args.minutes);
+    if shared.is_interrupted() {
+        println!("interrupted after {:.0?}", started.elapsed());
     }
     let all_hold = invariants.iter().all(Invariant::holds);
-    Ok(if all_hold && !was_cut_short { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if all_hold && !shared.is_interrupted() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Runs all loads and checks, and returns the invariants.
@@ -165,7 +172,10 @@ fn soak(total: Duration, shared: &Shared) -> Result<Vec<Invariant>> {
 
     let mut last = Invariant::new("the last valid file is served in the end");
     let mut after = before;
+    let mut beside_attacks = Vec::new();
     if is_alive {
+        scrapes.disconnect();
+        beside_attacks.extend(attacks::run(exporter.address, exporter.pid(), shared)?);
         let number = shared.next_config();
         files::put(exporter.config(), &files::good(number))?;
         exporter.signal(Signal::SIGHUP);
@@ -189,6 +199,7 @@ fn soak(total: Duration, shared: &Shared) -> Result<Vec<Invariant>> {
     let mut invariants = vec![loads.into_invariant(&scrapes)];
     invariants.extend(scrapes.into_invariants());
     invariants.extend([last, cut_off]);
+    invariants.extend(beside_attacks);
     invariants.extend(watch.course.judge(before, after));
     invariants.extend([watch.logs.into_invariant(), end]);
     Ok(invariants)
