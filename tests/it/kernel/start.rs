@@ -356,7 +356,7 @@ fn a_limit_of_threads_is_reported() {
     // SAFETY: a system call and nothing else.
     unsafe { command.pre_exec(limit) };
     let expected =
-        ["cannot start the thread that writes the log: Resource temporarily unavailable"];
+        ["cannot start the thread that starts the exporter: Resource temporarily unavailable"];
     check_refusal(&output(&mut command), &expected);
 }
 
