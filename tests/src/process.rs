@@ -116,10 +116,22 @@ impl Exporter {
         Self::spawn(directory, config, &[], args)
     }
 
+    /// Starts it with an existing configuration file, after `prepare` has changed how it is started.
+    pub fn start_prepared(
+        directory: TempDir,
+        config: PathBuf,
+        args: &[&str],
+        prepare: impl FnOnce(&mut Command),
+    ) -> Self {
+        let mut exporter = Self::launch(directory, config, args, prepare);
+        exporter.address = exporter.wait_for_address();
+        exporter
+    }
+
     /// Starts it with [`CONFIG`] without waiting; [`Exporter::address`] is not known.
     pub fn begin(args: &[&str]) -> Self {
         let (directory, config) = in_place(CONFIG);
-        Self::launch(directory, config, &[], args)
+        Self::launch(directory, config, args, |_| ())
     }
 
     fn spawn(
@@ -128,27 +140,27 @@ impl Exporter {
         environment: &[(&str, &str)],
         args: &[&str],
     ) -> Self {
-        let mut exporter = Self::launch(directory, config, environment, args);
-        exporter.address = exporter.wait_for_address();
-        exporter
+        Self::start_prepared(directory, config, args, |command| {
+            command.envs(environment.iter().copied());
+        })
     }
 
     fn launch(
         directory: TempDir,
         config: PathBuf,
-        environment: &[(&str, &str)],
         args: &[&str],
+        prepare: impl FnOnce(&mut Command),
     ) -> Self {
-        let mut child = ending_with_us(&binary())
+        let mut command = ending_with_us(&binary());
+        command
             .arg(format!("--config.file={}", config.display()))
             .args(["--web.listen-address=127.0.0.1:0", "--log.level=debug"])
             .args(args)
-            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::piped());
+        prepare(&mut command);
+        let mut child = command.spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let sink = Arc::clone(&log);

@@ -11,6 +11,7 @@ use super::{Config, Diagnostics};
 use crate::os::{
     files::{self, FileError},
     log,
+    watch::{Contents, FileWatch, Stamp},
 };
 
 /// Maximum size of the file.
@@ -21,20 +22,36 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 pub struct ConfigFile {
     pub(super) path: PathBuf,
     pub(super) bytes: Vec<u8>,
+    pub(super) stamp: Stamp,
     pub(super) sha256: String,
 }
 
 /// Reads a configuration file: a regular file of at most 1 MiB.
 pub fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
-    let bytes = files::read(path, MAX_FILE_BYTES)?;
-    let mut sha256 = String::new();
-    for byte in Sha256::digest(&bytes) {
-        write!(sha256, "{byte:02x}").expect("writing to a string cannot fail");
-    }
-    Ok(ConfigFile { path: path.into(), bytes, sha256 })
+    let (bytes, _, stamp) = files::read_between_stamps(path, MAX_FILE_BYTES)?;
+    Ok(ConfigFile::new(path, bytes, stamp))
+}
+
+/// Reads a configuration file again, for someone who requested it or because it may have changed.
+/// Returns `None` while a writer is at work on it.
+pub fn read_if_complete(
+    path: &Path,
+    watch: &FileWatch,
+    is_requested: bool,
+) -> Result<Option<ConfigFile>, ConfigError> {
+    let Contents { bytes, stamp, is_complete } = watch.read(path, MAX_FILE_BYTES, is_requested)?;
+    Ok(is_complete.then(|| ConfigFile::new(path, bytes, stamp)))
 }
 
 impl ConfigFile {
+    fn new(path: &Path, bytes: Vec<u8>, stamp: Stamp) -> Self {
+        let mut sha256 = String::new();
+        for byte in Sha256::digest(&bytes) {
+            write!(sha256, "{byte:02x}").expect("writing to a string cannot fail");
+        }
+        Self { path: path.into(), bytes, stamp, sha256 }
+    }
+
     /// The path that the file was read from.
     pub fn path(&self) -> &Path {
         &self.path
@@ -43,6 +60,11 @@ impl ConfigFile {
     /// The SHA-256 of the contents, in lowercase hexadecimal.
     pub fn sha256(&self) -> &str {
         &self.sha256
+    }
+
+    /// What the file was like when it was read.
+    pub const fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     /// Parses and validates the contents.

@@ -1,7 +1,7 @@
 //! Parses the configuration file into a validated [`Config`], or reports every error in it at once.
 //!
-//! May name `expr` and `cpu`, and in `file.rs` also `os`: only [`read`] does I/O. It does not watch the
-//! file or decide when to read it again; `reload` does.
+//! May name `expr` and `cpu`, and in `file.rs` also `os`: only [`read`] and [`read_if_complete`] do I/O. It
+//! does not decide when to read the file again; `reload` does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ mod relabel;
 mod yaml;
 
 pub use diagnostics::{Diagnostic, Diagnostics};
-pub use file::{ConfigError, ConfigFile, read};
+pub use file::{ConfigError, ConfigFile, read, read_if_complete};
 pub use labels::{CPU, CpuLabels, CpuMatch, LabelsOn, Limits, RESERVED};
 pub use latency::RunqueueLatency;
 use yaml::{Entry, Report};

@@ -11,7 +11,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::*;
-use crate::expr::relabel as relabelling;
+use crate::{expr::relabel as relabelling, os::watch::Stamp};
 
 /// Checks that the text has exactly the errors `expected`, a line for each.
 #[track_caller]
@@ -953,7 +953,8 @@ fn rejects_a_file_larger_than_1_mib() {
 }
 
 fn file(bytes: &[u8]) -> ConfigFile {
-    ConfigFile { path: "f.yaml".into(), bytes: bytes.into(), sha256: String::new() }
+    let (path, stamp) = ("f.yaml".into(), Stamp::default());
+    ConfigFile { path, bytes: bytes.into(), stamp, sha256: String::new() }
 }
 
 #[track_caller]

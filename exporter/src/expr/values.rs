@@ -158,8 +158,8 @@ impl Uses {
 /// The result of reading one source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// The available values by key. If a remote source fails, these are the values of its last good
-    /// answer.
+    /// The available values by key. If a remote source fails, or files hang, these are the values of the
+    /// last success.
     pub values: BTreeMap<String, String>,
     /// Why a value is unavailable.
     pub error: Option<String>,
@@ -174,6 +174,14 @@ impl Reading {
     /// A reading without values.
     pub fn failed(error: impl Into<String>) -> Self {
         Self { values: BTreeMap::new(), error: Some(error.into()) }
+    }
+
+    /// Returns the values with these keys, without an error.
+    #[must_use]
+    pub fn restricted_to(&self, keys: &BTreeSet<String>) -> Self {
+        let mut values = self.values.clone();
+        values.retain(|key, _| keys.contains(key));
+        Self::of(values)
     }
 
     /// Adds the reason why one more value is unavailable.
@@ -193,6 +201,11 @@ impl Values {
     /// Returns a value, if it is available.
     pub fn get(&self, source: Source, key: &str) -> Option<&str> {
         self.0.get(&source)?.values.get(key).map(String::as_str)
+    }
+
+    /// Returns the reading of a source.
+    pub fn reading(&self, source: Source) -> Option<&Reading> {
+        self.0.get(&source)
     }
 
     /// Returns the error of a source, if it has one.

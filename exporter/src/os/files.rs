@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::progress::Stamp;
+
 /// The error when a file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -37,6 +39,14 @@ pub enum FileError {
 /// Reads a regular file of at most `max_bytes`. Follows symbolic links, rejects anything but a regular
 /// file, and never blocks on a FIFO.
 pub fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, FileError> {
+    read_between_stamps(path, max_bytes).map(|(bytes, ..)| bytes)
+}
+
+/// Reads like [`read`]. Also returns what the file was like before and after it was read.
+pub fn read_between_stamps(
+    path: &Path,
+    max_bytes: u64,
+) -> Result<(Vec<u8>, Stamp, Stamp), FileError> {
     let unreadable = |source| FileError::Unreadable { path: path.into(), source };
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = file.map_err(|error| match error.raw_os_error() {
@@ -44,13 +54,15 @@ pub fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, FileError> {
         Some(libc::ENXIO) => FileError::NotAFile { path: path.into() },
         _ => unreadable(error),
     })?;
-    if !file.metadata().map_err(unreadable)?.is_file() {
+    let before = file.metadata().map_err(unreadable)?;
+    if !before.is_file() {
         return Err(FileError::NotAFile { path: path.into() });
     }
     let mut bytes = Vec::new();
-    file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    (&file).take(max_bytes + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > max_bytes {
         return Err(FileError::TooLarge { path: path.into(), max_bytes });
     }
-    Ok(bytes)
+    let after = file.metadata().map_err(unreadable)?;
+    Ok((bytes, Stamp::of(&before), Stamp::of(&after)))
 }

@@ -7,6 +7,7 @@ pub mod isolation;
 pub mod log;
 pub mod nss;
 pub mod patience;
+mod progress;
 pub mod signals;
 pub mod systemd;
 pub(crate) mod unix_socket;

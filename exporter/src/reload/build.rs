@@ -12,10 +12,11 @@ use crate::{
         list::CpuListError,
         topology::{SYSFS, Topology, TopologyError},
     },
+    expr::values::Values,
     generation::{Generation, Inputs, ReloadOutcome},
     labels::Violation,
     metrics::catalog::SERIES,
-    os::log,
+    os::{log, watch::FileWatch},
     sources::Reader,
 };
 
@@ -76,6 +77,7 @@ pub(super) struct BuildJob {
     pub(super) inputs: Arc<Inputs>,
     pub(super) current: Arc<Generation>,
     pub(super) reader: Reader,
+    pub(super) watch: FileWatch,
 }
 
 /// The result of a build.
@@ -85,6 +87,8 @@ pub(super) struct BuildOutcome {
     pub(super) seen: Result<String, String>,
     /// What to report about the file; `None` if nothing is new.
     pub(super) file: Option<Result<ReloadOutcome, String>>,
+    /// Whether a writer is at work on the file, so that it was not loaded.
+    pub(super) is_unfinished: bool,
     /// What to serve from now on; `None` if nothing changed.
     pub(super) next: Option<Candidate>,
 }
@@ -99,31 +103,40 @@ pub(super) struct Candidate {
 }
 
 impl BuildJob {
-    /// The outcome if this job does not finish.
-    pub(super) fn failed(&self, reason: String) -> BuildOutcome {
-        let seen = Err(reason.clone());
-        let file = self.is_news(&seen).then_some(Err(reason));
-        BuildOutcome { seen, file, next: None }
+    /// Returns what gives the outcome if this job does not finish, for a reason.
+    pub(super) fn failure(&self) -> impl FnOnce(String) -> BuildOutcome + use<> {
+        let (seen, is_explicit) = (self.seen.clone(), self.is_explicit);
+        move |reason| {
+            let is_news = is_explicit || seen.as_ref().err() != Some(&reason);
+            let file = is_news.then(|| Err(reason.clone()));
+            BuildOutcome { seen: Err(reason), file, is_unfinished: false, next: None }
+        }
     }
 
-    /// Reads the file, and builds a candidate if it changed. Otherwise, or if the file is rejected,
-    /// updates the values of the current configuration.
+    /// Reads the file, and builds a candidate if it changed. Otherwise, or if the file is rejected or
+    /// unfinished, updates the values of the current configuration.
     pub(super) fn run(self) -> BuildOutcome {
-        let source = config::read(&self.path);
+        let source = config::read_if_complete(&self.path, &self.watch, self.is_explicit);
+        let Some(source) = source.transpose() else {
+            let (seen, next) = (self.seen.clone(), self.refresh());
+            return BuildOutcome { seen, file: None, is_unfinished: true, next };
+        };
+        let is_unfinished = false;
         let seen = match &source {
             Ok(source) => Ok(source.sha256().to_owned()),
             Err(error) => Err(log::chain(error)),
         };
         if !self.is_news(&seen) {
-            return BuildOutcome { seen, file: None, next: self.refresh() };
+            return BuildOutcome { seen, file: None, is_unfinished, next: self.refresh() };
         }
         match source.map_err(LoadError::from).and_then(|source| self.load(&source)) {
             Ok(Some(next)) => {
-                BuildOutcome { seen, file: Some(Ok(ReloadOutcome::Applied)), next: Some(next) }
+                let file = Some(Ok(ReloadOutcome::Applied));
+                BuildOutcome { seen, file, is_unfinished, next: Some(next) }
             }
             Ok(None) => {
                 let file = Some(Ok(ReloadOutcome::Unchanged));
-                BuildOutcome { seen, file, next: self.refresh() }
+                BuildOutcome { seen, file, is_unfinished, next: self.refresh() }
             }
             Err(error) => {
                 let reason = error.one_line();
@@ -133,7 +146,7 @@ impl BuildJob {
                     _ => seen,
                 };
                 let file = self.is_news(&seen).then_some(Err(reason));
-                BuildOutcome { seen, file, next: self.refresh() }
+                BuildOutcome { seen, file, is_unfinished, next: self.refresh() }
             }
         }
     }
@@ -149,7 +162,7 @@ impl BuildJob {
             return Ok(None);
         }
         let config = source.parse()?;
-        let values = self.reader.read(config.uses());
+        let values = self.read(&config);
         let topology = self.locate(&config);
         let sha256 = source.sha256().to_owned();
         let inputs = Inputs { config: Arc::new(config), sha256, values, topology };
@@ -160,7 +173,7 @@ impl BuildJob {
     /// Builds a candidate from the current configuration, if values or topology changed.
     fn refresh(&self) -> Option<Candidate> {
         let Inputs { config, sha256, .. } = &*self.inputs;
-        let values = self.reader.read(config.uses());
+        let values = self.read(config);
         let topology = self.locate(config);
         if values == self.inputs.values && topology == self.inputs.topology {
             return None;
@@ -169,6 +182,11 @@ impl BuildJob {
         let is_same = generation.labels.is_like(&self.current.labels);
         let inputs = Inputs { values, topology, ..Inputs::clone(&self.inputs) };
         Some(Candidate { inputs, generation: (!is_same).then_some(generation), violations })
+    }
+
+    /// Reads the values that a configuration uses.
+    fn read(&self, config: &Config) -> Values {
+        self.reader.read(config.uses(), &self.inputs.values, self.is_explicit)
     }
 
     /// Reads the topology, or keeps the last known one.

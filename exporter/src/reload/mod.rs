@@ -7,7 +7,8 @@
 //!  requests            reloader, on the reactor               blocking thread
 //!     │                          │                                 │
 //!     ├─ batch ─────────────────>│ notify systemd, if explicit     │
-//!     │                          ├─ BuildJob ─────────────────────>│ read file, sources, topology
+//!     │                          ├─ BuildJob ─────────────────────>│ read file, sources, topology,
+//!     │                          │                                 │ unless they are being written
 //!     │                          │                                 │ expand labels, group CPUs
 //!     │                          │<───────────────── BuildOutcome ─┤ BUILD_TIMEOUT at most
 //!     │                          │                                 │
@@ -15,14 +16,15 @@
 //!     │                          │ continue every series           │
 //!     │                          │ swap the generation             │
 //!     │                          │ log, metrics, systemd           │
-//!     │<──────────────── outcome ┤                                 │
-//!     │                          ├─ Watched ──────────────────────>│ watch the directories in use
-//!     │                          │<──────────── Watched, renewed? ─┤ FILE_TIMEOUT at most
+//!     │<──────────────── outcome ┤ or wait for the writer          │
+//!     │                          ├─ files in use ─────────────────>│ watch their directories
+//!     │                          │<───────────────────── renewed? ─┤ FILE_TIMEOUT at most
 //!     │<─ check again, if renewed┤                                 │
 //! ```
 //!
 //! Requests come from signals, `/-/reload`, watches, polling and remote sources. Explicit ones are served
-//! at once; changes are debounced. A thread that exceeds its time limit keeps its slot until it ends.
+//! at once; changes are debounced. All wait while a writer is at work on the file. A thread that exceeds
+//! its time limit keeps its slot until it ends.
 //!
 //! Scrapes run on the reactor, so none can come between the snapshot and the swap: each is rendered
 //! under one generation, and no series decreases.

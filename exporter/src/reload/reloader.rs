@@ -3,30 +3,34 @@
 use std::{mem, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::{sync::mpsc, task::spawn_blocking, time::Instant};
 
 use super::{
     blocking::{BlockingSlot, JobStatus},
     build::{BuildJob, BuildOutcome, Candidate, LoadError, generation, locate},
     report::{self, Reporter},
     requests::{
-        Cause, Outcome, QUEUE, ReloadHandle, Request, forward_signals, forward_ticks, next_batch,
-        on_change,
+        Cause, Outcome, Pending, QUEUE, ReloadHandle, Request, UNFINISHED_TIMEOUT, forward_signals,
+        forward_ticks, next_batch, on_change,
     },
 };
 use crate::{
     config::{Config, ConfigFile},
     cpu::{list, topology::Topology},
+    expr::values::Values,
     generation::{Current, Inputs, ReloadOutcome},
     kernel::scheduler::{ReadError, Scheduler},
     metrics::telemetry::Telemetry,
-    os::{log, signals::ReloadSignals, systemd::Notifier, watch::Watch},
-    sources::{FILE_TIMEOUT, Reader, Schedule, SourceOrigins, Sources, Watches},
+    os::{log, signals::ReloadSignals, systemd::Notifier, watch::FileWatch},
+    sources::{FILE_TIMEOUT, Reader, Schedule, SourceOrigins, Sources},
 };
 
 /// Time limit for building a generation. It takes a few hundred milliseconds at most, unless a
 /// filesystem hangs.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pause before a reload is tried again that failed, but not because of the file.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// Owns the current generation and replaces it.
 #[derive(Debug)]
@@ -39,30 +43,16 @@ pub struct Reloader {
     seen: Result<String, String>,
     sources: Sources,
     reader: Reader,
-    /// `None` while a renewal is running, which owns them.
-    watched: Option<Watched>,
-    renewing: BlockingSlot<(bool, Watched)>,
+    watch: FileWatch,
+    renewing: BlockingSlot<bool>,
+    /// Why the last renewal failed.
+    not_renewed: Option<String>,
     building: BlockingSlot<BuildOutcome>,
+    /// When to try again, if the last reload failed for want of time or resources.
+    retry: Option<Instant>,
     requests: mpsc::Sender<Request>,
     queue: mpsc::Receiver<Request>,
     report: Reporter,
-}
-
-/// Watches that detect changes of files.
-#[derive(Debug)]
-struct Watched {
-    sources: Watches,
-    /// The configuration file, once [`Reloader::start`] has been called.
-    file: Option<Watch>,
-}
-
-impl Watched {
-    /// Updates the directories that are watched. Returns whether they changed: if so, a change may have
-    /// gone unnoticed. It may block.
-    fn renew(&mut self, config: &Config) -> bool {
-        let file = self.file.as_mut().is_some_and(Watch::renew);
-        self.sources.renew(config.uses()) || file
-    }
 }
 
 impl Reloader {
@@ -76,9 +66,12 @@ impl Reloader {
     ) -> Result<Self, LoadError> {
         let (requests, queue) = mpsc::channel(QUEUE);
         let sources = Sources::new(origins, Schedule::default(), on_change(requests.clone()));
-        let reader = sources.reader();
+        let watch = FileWatch::new(on_change(requests.clone()));
+        // What was there at the start is taken as it was. Later writes are noticed.
+        watch.completed(source.path(), source.stamp());
+        let reader = sources.reader(watch.clone());
         let topology = locate(&config, &Topology::of(list::possible()?))?;
-        let values = reader.read(config.uses());
+        let values = reader.read(config.uses(), &Values::default(), true);
         let sha256 = source.sha256().to_owned();
         let inputs = Inputs { config: Arc::new(config), sha256, values, topology };
         let generation = generation(&inputs, source.path())?;
@@ -89,11 +82,13 @@ impl Reloader {
             current: Arc::new(ArcSwap::from_pointee(generation)),
             seen: Ok(inputs.sha256.clone()),
             inputs: Arc::new(inputs),
-            watched: Some(Watched { sources: sources.watches(), file: None }),
+            watch,
             sources,
             reader,
             renewing: BlockingSlot::Idle,
+            not_renewed: None,
             building: BlockingSlot::Idle,
+            retry: None,
             requests,
             queue,
             report,
@@ -106,7 +101,7 @@ impl Reloader {
         let uses = self.inputs.config.uses();
         self.sources.follow(uses);
         self.reader.first_answers(uses).await;
-        let values = self.reader.read(uses);
+        let values = self.reader.read(uses, &self.inputs.values, true);
         let inputs = Inputs { values, ..Inputs::clone(&self.inputs) };
         self.current.store(Arc::new(generation(&inputs, &self.path)?));
         self.inputs = Arc::new(inputs);
@@ -124,7 +119,8 @@ impl Reloader {
     }
 
     /// Starts reloading: on signals, on changes of the file or of the sources of its labels, every `poll`
-    /// (unless zero), and on request, and tells the service manager. Call it inside a tokio runtime; it runs as long as the runtime.
+    /// (unless zero), and on request, and tells the service manager. Call it inside a tokio runtime; it runs
+    /// as long as the runtime.
     pub fn start(
         mut self,
         signals: ReloadSignals,
@@ -138,9 +134,6 @@ impl Reloader {
         if !poll.is_zero() {
             tokio::spawn(forward_ticks(poll, requests.clone()));
         }
-        if let Some(watched) = &mut self.watched {
-            watched.file = Some(Watch::new(&self.path, on_change(requests.clone())));
-        }
         tokio::spawn(self.run(scheduler));
         ReloadHandle(requests)
     }
@@ -151,14 +144,15 @@ impl Reloader {
         // The file may have changed after it was read and before it was watched.
         self.check_again();
         let mut is_behind = true;
-        while let Some(batch) = next_batch(&mut self.queue).await {
-            let explicit = batch.iter().find(|request| request.cause.is_explicit());
-            let cause = explicit.unwrap_or(&batch[0]).cause;
-            self.report.begin(cause);
-            let outcome = self.reload(cause, &scheduler).await;
-            self.report.end(cause, &outcome);
-            for reply in batch.into_iter().filter_map(|request| request.reply) {
-                let _ = reply.send(outcome.clone());
+        let mut pending = Pending::default();
+        let mut due = None;
+        while let Some(batch) = next_batch(&mut self.queue, due).await {
+            if pending.extend(batch) {
+                self.report.begin(pending.cause());
+            }
+            if let Some(outcome) = self.reload(&pending, &scheduler).await {
+                self.report.end(pending.cause(), &outcome);
+                pending.answer(&outcome);
             }
             if self.renew_watches().await {
                 is_behind = true;
@@ -166,6 +160,8 @@ impl Reloader {
             } else if mem::take(&mut is_behind) {
                 self.report.watching();
             }
+            let unfinished = self.watch.take_due().map(Instant::from_std);
+            due = [unfinished, self.retry, pending.deadline()].into_iter().flatten().min();
         }
     }
 
@@ -174,25 +170,35 @@ impl Reloader {
         on_change(self.requests.clone())();
     }
 
-    /// Builds the next generation, if anything changed, and serves it.
-    async fn reload(&mut self, cause: Cause, scheduler: &Scheduler) -> Outcome {
-        let BuildOutcome { seen, mut file, next } = self.build(cause).await;
+    /// Builds the next generation, if anything changed, and serves it. Returns `None` while a writer is
+    /// at work on the file and the requests can wait for it.
+    async fn reload(&mut self, pending: &Pending, scheduler: &Scheduler) -> Option<Outcome> {
+        let cause = pending.cause();
+        let BuildOutcome { seen, mut file, is_unfinished, next } = self.build(cause).await;
         self.seen = seen;
         if let Some(next) = next {
             let is_new_file = matches!(file, Some(Ok(ReloadOutcome::Applied)));
             if let Err(error) = self.serve(next, cause, is_new_file, scheduler) {
                 let error = log::chain(&error);
                 report::labels_kept(&error);
-                // Retry, even if the file does not change again.
+                // Try again, even if the file does not change.
                 self.seen = Err(error.clone());
-                self.check_again();
+                self.retry = Some(Instant::now() + RETRY);
                 if is_new_file {
                     file = Some(Err(error));
                 }
             }
         }
-        let Some(file) = file else { return Ok(ReloadOutcome::Unchanged) };
-        self.report.file(cause, &self.current.load(), file)
+        if is_unfinished {
+            if pending.deadline().is_none_or(|deadline| Instant::now() < deadline) {
+                return None;
+            }
+            let path = self.path.display();
+            file =
+                Some(Err(format!("`{path}` is still being written after {UNFINISHED_TIMEOUT:?}")));
+        }
+        let Some(file) = file else { return Some(Ok(ReloadOutcome::Unchanged)) };
+        Some(self.report.file(cause, &self.current.load(), file))
     }
 
     /// Reads the file and the sources and builds the next generation, on another thread: a filesystem
@@ -205,15 +211,18 @@ impl Reloader {
             inputs: Arc::clone(&self.inputs),
             current: self.current.load_full(),
             reader: self.reader.clone(),
+            watch: self.watch.clone(),
         };
-        let path = self.path.display();
-        let timed_out = job.failed(format!("`{path}`: loading timed out after {BUILD_TIMEOUT:?}"));
-        let panicked = job.failed(format!("`{path}`: loading panicked"));
-        match self.building.run(BUILD_TIMEOUT, move || job.run()).await {
-            JobStatus::Done(outcome) => outcome,
-            JobStatus::Running => timed_out,
-            JobStatus::Panicked => panicked,
-        }
+        let failed = job.failure();
+        let status = self.building.run(BUILD_TIMEOUT, move || job.run()).await;
+        self.retry = None;
+        let reason = match status {
+            JobStatus::Done(outcome) => return outcome,
+            JobStatus::Running => format!("loading timed out after {BUILD_TIMEOUT:?}"),
+            JobStatus::Panicked => "loading panicked".into(),
+        };
+        self.retry = Some(Instant::now() + RETRY);
+        failed(format!("`{}`: {reason}", self.path.display()))
     }
 
     /// Replaces the current generation and its inputs.
@@ -252,30 +261,30 @@ impl Reloader {
     /// watches changed. If a filesystem hangs, only polling and requests detect changes until it
     /// responds.
     async fn renew_watches(&mut self) -> bool {
-        self.sources.follow(self.inputs.config.uses());
+        let uses = self.inputs.config.uses();
+        self.sources.follow(uses);
         match self.renewing.earlier().await {
-            None => {}
-            Some(JobStatus::Running | JobStatus::Panicked) => return false,
-            Some(JobStatus::Done((_, watched))) => {
-                self.watched = Some(watched);
-                // The configuration may have changed since that renewal began.
-                return true;
-            }
+            None | Some(JobStatus::Panicked) => {}
+            Some(JobStatus::Running) => return false,
+            // The configuration may have changed since that renewal began.
+            Some(JobStatus::Done(_)) => return true,
         }
-        // The watches are lost if a renewal panicked.
-        let Some(mut watched) = self.watched.take() else { return false };
-        let config = Arc::clone(&self.inputs.config);
-        let renew = move || (watched.renew(&config), watched);
-        match self.renewing.run(FILE_TIMEOUT, renew).await {
-            JobStatus::Done((is_renewed, watched)) => {
-                self.watched = Some(watched);
-                is_renewed
+        // The configuration first: it must be watched even if the file of a label hangs.
+        let mut files = vec![self.path.clone()];
+        files.extend(self.sources.files(uses));
+        let watch = self.watch.clone();
+        let reason = match self.renewing.run(FILE_TIMEOUT, move || watch.renew(&files)).await {
+            JobStatus::Done(is_renewed) => {
+                self.not_renewed = None;
+                return is_renewed;
             }
-            JobStatus::Running => {
-                report::not_watching();
-                false
-            }
-            JobStatus::Panicked => false,
+            JobStatus::Running => "a watched directory does not respond".into(),
+            JobStatus::Panicked => "renewing the watches panicked".into(),
+        };
+        if self.not_renewed.as_ref() != Some(&reason) {
+            report::not_watching(&reason);
         }
+        self.not_renewed = Some(reason);
+        false
     }
 }

@@ -44,9 +44,8 @@ pub(super) fn labels_kept(error: &str) {
     tracing::warn!(error, "cannot take a snapshot; keeping the current labels");
 }
 
-/// Reports that watches could not be renewed in time.
-pub(super) fn not_watching() {
-    let reason = "a watched directory does not respond";
+/// Reports that watches could not be renewed.
+pub(super) fn not_watching(reason: &str) {
     tracing::warn!(reason, "cannot watch for changes; relying on polling and reload requests");
 }
 

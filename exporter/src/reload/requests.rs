@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval_at, timeout},
+    time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at},
 };
 
 use crate::{generation::ReloadOutcome, os::signals::ReloadSignals};
@@ -15,6 +15,9 @@ const DEBOUNCE: Duration = Duration::from_millis(250);
 
 /// Read the file after this long even if events keep arriving.
 const MAX_DEBOUNCE: Duration = Duration::from_secs(2);
+
+/// Time limit for a file that a writer does not finish, if someone waits for the reload.
+pub(super) const UNFINISHED_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Maximum number of requests that wait for the reload in progress.
 pub(super) const QUEUE: usize = 16;
@@ -76,10 +79,62 @@ impl ReloadHandle {
     }
 }
 
-/// Returns the requests that the next reload answers. Explicit requests are served at once; file changes are
-/// debounced. `None` when all senders are gone.
-pub(super) async fn next_batch(queue: &mut mpsc::Receiver<Request>) -> Option<Vec<Request>> {
-    let mut batch = vec![queue.recv().await?];
+/// The requests that the next reload answers. Those that someone made wait until the file is complete.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    /// Why to reload, and since when: the first explicit cause, or else the first.
+    cause: Option<(Cause, Instant)>,
+    replies: Vec<oneshot::Sender<Outcome>>,
+}
+
+impl Pending {
+    /// Adds requests. Returns whether the first explicit one is among them.
+    pub(super) fn extend(&mut self, batch: Vec<Request>) -> bool {
+        let mut begins = false;
+        for Request { cause, reply } in batch {
+            if self.cause.is_none() || cause.is_explicit() && !self.cause().is_explicit() {
+                self.cause = Some((cause, Instant::now()));
+                begins |= cause.is_explicit();
+            }
+            self.replies.extend(reply);
+        }
+        begins
+    }
+
+    /// Why to reload.
+    pub(super) fn cause(&self) -> Cause {
+        self.cause.map_or(Cause::Change, |(cause, _)| cause)
+    }
+
+    /// When someone who waits for a complete file has waited long enough; `None` if nobody does.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let (cause, since) = self.cause?;
+        cause.is_explicit().then(|| since + UNFINISHED_TIMEOUT)
+    }
+
+    /// Answers all requests.
+    pub(super) fn answer(&mut self, outcome: &Outcome) {
+        for reply in self.replies.drain(..) {
+            let _ = reply.send(outcome.clone());
+        }
+        self.cause = None;
+    }
+}
+
+/// Returns the next requests. Explicit ones are served at once; file changes are debounced. Returns none
+/// at `due`, and `None` when all senders are gone.
+pub(super) async fn next_batch(
+    queue: &mut mpsc::Receiver<Request>,
+    due: Option<Instant>,
+) -> Option<Vec<Request>> {
+    let first = match due {
+        None => queue.recv().await,
+        Some(due) => match timeout_at(due, queue.recv()).await {
+            Ok(first) => first,
+            Err(_) => return Some(Vec::new()),
+        },
+    };
+    let mut batch = vec![first?];
     let latest = Instant::now() + MAX_DEBOUNCE;
     while !batch[0].cause.is_explicit() && Instant::now() < latest {
         match timeout(DEBOUNCE, queue.recv()).await {
@@ -145,7 +200,7 @@ mod tests {
             // Keep the sender alive.
             sleep(Duration::from_mins(1)).await;
         });
-        let batch = next_batch(&mut queue).await.unwrap();
+        let batch = next_batch(&mut queue, None).await.unwrap();
         let took = started.elapsed().as_millis();
         (took, batch.into_iter().map(|request| request.cause).collect())
     }
@@ -176,8 +231,40 @@ mod tests {
         for cause in [Cause::Http, Cause::Signal("SIGHUP"), Cause::Poll, Cause::Http] {
             requests.try_send(Request { cause, reply: None }).unwrap();
         }
-        assert_eq!(next_batch(&mut queue).await.unwrap().len(), 4);
+        assert_eq!(next_batch(&mut queue, None).await.unwrap().len(), 4);
         drop(requests);
-        assert!(next_batch(&mut queue).await.is_none());
+        assert!(next_batch(&mut queue, None).await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_that_is_due_has_no_requests() {
+        let (requests, mut queue) = mpsc::channel(QUEUE);
+        let due = Instant::now() + Duration::from_secs(3);
+        assert_eq!(next_batch(&mut queue, Some(due)).await.unwrap().len(), 0);
+        assert_eq!(Instant::now(), due);
+        requests.try_send(Request { cause: Cause::Http, reply: None }).unwrap();
+        let due = due + Duration::from_secs(3);
+        assert_eq!(next_batch(&mut queue, Some(due)).await.unwrap().len(), 1);
+        assert!(Instant::now() < due);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_explicit_cause_counts() {
+        let of = |cause| vec![Request { cause, reply: None }];
+        let mut pending = Pending::default();
+        assert!(!pending.extend(of(Cause::Poll)));
+        assert!(!pending.extend(of(Cause::Change)));
+        assert_eq!((pending.cause(), pending.deadline()), (Cause::Poll, None));
+        sleep(Duration::from_secs(5)).await;
+        let deadline = Instant::now() + UNFINISHED_TIMEOUT;
+        assert!(pending.extend(of(Cause::Http)));
+        sleep(Duration::from_secs(5)).await;
+        assert!(!pending.extend(of(Cause::Signal("SIGHUP"))));
+        assert_eq!((pending.cause(), pending.deadline()), (Cause::Http, Some(deadline)));
+        let (reply, mut outcome) = oneshot::channel();
+        pending.extend(vec![Request { cause: Cause::Http, reply: Some(reply) }]);
+        pending.answer(&Ok(ReloadOutcome::Applied));
+        assert_eq!(outcome.try_recv(), Ok(Ok(ReloadOutcome::Applied)));
+        assert_eq!((pending.cause(), pending.deadline()), (Cause::Change, None));
     }
 }

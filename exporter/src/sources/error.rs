@@ -77,6 +77,19 @@ pub(super) enum SourceError {
 }
 
 impl SourceError {
+    /// Whether the system lacked something, so that it says nothing about the file.
+    pub(super) fn is_shortage(&self) -> bool {
+        let Self::File(FileError::Unreadable { source, .. }) = self else { return false };
+        let errno = source.raw_os_error().map(Errno::from_raw);
+        source.kind() == io::ErrorKind::OutOfMemory
+            || errno.is_some_and(|errno| {
+                matches!(
+                    errno,
+                    Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EIO | Errno::ESTALE
+                )
+            })
+    }
+
     /// The error and its causes in one line.
     pub(super) fn chain(&self) -> String {
         log::chain(self)

@@ -6,7 +6,13 @@ use std::{
 };
 
 use super::{SourceError, SourceOrigins};
-use crate::{expr::values::Reading, os::files};
+use crate::{
+    expr::values::Reading,
+    os::{
+        files,
+        watch::{Contents, FileWatch},
+    },
+};
 
 /// Maximum size of a file.
 const MAX_FILE_BYTES: u64 = 1 << 16;
@@ -15,13 +21,31 @@ const MAX_FILE_BYTES: u64 = 1 << 16;
 /// makes them longer. <https://github.com/kubernetes/kubernetes/blob/v1.34.0/staging/src/k8s.io/apimachinery/pkg/api/validation/objectmeta.go>
 const MAX_POD_BYTES: u64 = 1 << 20;
 
-/// Reads a small text file.
-pub(super) fn read(path: &Path) -> Result<String, SourceError> {
-    text(path, MAX_FILE_BYTES)
+/// How to read files that can change while they are read.
+pub(super) struct Rereading {
+    pub(super) watch: FileWatch,
+    /// The last reading of the source. Its values stay while their file is being written.
+    pub(super) known: Reading,
+    /// Whether someone requested a reload.
+    pub(super) is_requested: bool,
 }
 
-fn text(path: &Path, max_bytes: u64) -> Result<String, SourceError> {
-    String::from_utf8(files::read(path, max_bytes)?).map_err(|error| {
+impl Rereading {
+    /// Reads a text file. Also returns whether it is complete.
+    fn text(&self, path: &Path, max_bytes: u64) -> Result<(String, bool), SourceError> {
+        let Contents { bytes, is_complete, .. } =
+            self.watch.read(path, max_bytes, self.is_requested)?;
+        Ok((text(path, bytes)?, is_complete))
+    }
+}
+
+/// Reads a small text file.
+pub(super) fn read(path: &Path) -> Result<String, SourceError> {
+    text(path, files::read(path, MAX_FILE_BYTES)?)
+}
+
+fn text(path: &Path, bytes: Vec<u8>) -> Result<String, SourceError> {
+    String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
         SourceError::FileNotUtf8 { path: path.into(), offset }
     })
@@ -33,16 +57,21 @@ fn value(text: &str) -> &str {
     text.trim_start_matches('\u{feff}').trim_end_matches([' ', '\t', '\r', '\n', '\0'])
 }
 
-/// Reads the files that `file("/path")` names.
-pub(super) fn read_all(paths: &BTreeSet<String>) -> Reading {
+/// Reads the files that `file("/path")` names. The last value stays while a file is being written, or
+/// cannot be read for want of resources.
+pub(super) fn read_all(paths: &BTreeSet<String>, rereading: &Rereading) -> Reading {
     let mut reading = Reading::default();
     for path in paths {
-        match read(Path::new(path)) {
-            Ok(text) => {
-                reading.values.insert(path.clone(), value(&text).into());
+        let known = rereading.known.values.get(path);
+        let value = match rereading.text(Path::new(path), MAX_FILE_BYTES) {
+            Ok((_, false)) if known.is_some() => known.cloned(),
+            Ok((text, _)) => Some(value(&text).to_owned()),
+            Err(error) => {
+                reading.add_error(&error.chain());
+                known.filter(|_| error.is_shortage()).cloned()
             }
-            Err(error) => reading.add_error(&error.chain()),
-        }
+        };
+        reading.values.extend(value.map(|value| (path.clone(), value)));
     }
     reading
 }
@@ -52,16 +81,19 @@ pub(super) fn paths(_: &SourceOrigins, keys: &BTreeSet<String>) -> BTreeSet<Path
     keys.iter().map(PathBuf::from).collect()
 }
 
-/// Reads the labels or annotations `keys` of the pod.
-pub(super) fn pod(path: &Path, keys: &BTreeSet<String>) -> Reading {
-    let pairs = text(path, MAX_POD_BYTES).and_then(|text| {
+/// Reads the labels or annotations `keys` of the pod. The last values stay while the file is being
+/// written, or cannot be read for want of resources.
+pub(super) fn pod(path: &Path, keys: &BTreeSet<String>, rereading: &Rereading) -> Reading {
+    let known = rereading.known.restricted_to(keys);
+    let read = rereading.text(path, MAX_POD_BYTES).and_then(|(text, is_complete)| {
+        if !is_complete && !known.values.is_empty() {
+            return Ok(known.values.clone());
+        }
         downward(&text).map_err(|line| SourceError::PodInfo { path: path.into(), line })
     });
-    match pairs {
-        Ok(mut values) => {
-            values.retain(|key, _| keys.contains(key));
-            Reading::of(values)
-        }
+    match read {
+        Ok(values) => Reading::of(values).restricted_to(keys),
+        Err(error) if error.is_shortage() => Reading { error: Some(error.chain()), ..known },
         Err(error) => Reading::failed(error.chain()),
     }
 }
@@ -125,9 +157,16 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::os::files::FileError;
+
+    /// Reads for the first time, if `known` is empty.
+    fn rereading(known: &[(&str, &str)]) -> Rereading {
+        let known = known.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        Rereading { watch: FileWatch::new(|| ()), known: Reading::of(known), is_requested: false }
+    }
 
     fn reading(path: &Path) -> Reading {
-        read_all(&[path.to_str().unwrap().to_owned()].into())
+        read_all(&[path.to_str().unwrap().to_owned()].into(), &rereading(&[]))
     }
 
     #[track_caller]
@@ -185,9 +224,41 @@ mod tests {
         let (there, gone) = (top.path().join("there"), top.path().join("gone"));
         fs::write(&there, "x").unwrap();
         let paths = [&there, &gone].map(|path| path.to_str().unwrap().to_owned());
-        let reading = read_all(&paths.into());
+        let reading = read_all(&paths.into(), &rereading(&[]));
         assert_eq!(reading.values.into_values().collect::<Vec<_>>(), ["x"]);
         assert!(reading.error.unwrap().contains("gone"));
+    }
+
+    /// Without events, a file that was written just now is not complete.
+    #[test]
+    fn the_last_values_stay_while_a_file_is_being_written() {
+        let top = TempDir::new().unwrap();
+        let (old, new) = (top.path().join("old"), top.path().join("new"));
+        for file in [&old, &new] {
+            fs::write(file, "").unwrap();
+        }
+        let [old, new] = [&old, &new].map(|path| path.to_str().unwrap());
+        let known = rereading(&[(old, "eu-1a"), ("other", "x")]);
+        let keys = [old, new].map(str::to_owned).into();
+        let expected = [(old.to_owned(), "eu-1a".to_owned()), (new.to_owned(), String::new())];
+        assert_eq!(read_all(&keys, &known), Reading::of(expected.into()));
+        assert!(known.watch.take_due().is_some());
+        fs::remove_file(old).unwrap();
+        assert_eq!(read_all(&keys, &known).values.get(old), None);
+
+        let known = rereading(&[("app", "web"), ("other", "x")]);
+        let expected = Reading::of([("app".to_owned(), "web".to_owned())].into());
+        assert_eq!(pod(Path::new(new), &["app".to_owned()].into(), &known), expected);
+    }
+
+    #[test]
+    fn only_a_shortage_says_nothing_about_the_file() {
+        let unreadable = |errno| {
+            let (path, source) = ("zone".into(), std::io::Error::from_raw_os_error(errno));
+            SourceError::from(FileError::Unreadable { path, source }).is_shortage()
+        };
+        assert!([24, 23, 12, 5, 116].into_iter().all(unreadable));
+        assert!(![2, 13, 20].into_iter().any(unreadable));
     }
 
     #[test]
@@ -228,13 +299,13 @@ mod tests {
         let top = TempDir::new().unwrap();
         let path = top.path().join("labels");
         let keys: BTreeSet<_> = ["app".to_owned(), "gone".to_owned()].into();
-        let error = pod(&path, &keys).error.unwrap();
+        let error = pod(&path, &keys, &rereading(&[])).error.unwrap();
         assert!(error.ends_with("labels`: No such file or directory (os error 2)"), "{error}");
         fs::write(&path, "app=\"web\"\nother=\"x\"\n").unwrap();
         let expected = [("app".to_owned(), "web".to_owned())].into();
-        assert_eq!(pod(&path, &keys), Reading::of(expected));
+        assert_eq!(pod(&path, &keys, &rereading(&[])), Reading::of(expected));
         fs::write(&path, "app=\"web\"\nother").unwrap();
-        let error = pod(&path, &keys).error.unwrap();
+        let error = pod(&path, &keys, &rereading(&[])).error.unwrap();
         assert!(error.ends_with("line 2 is not key=\"value\""), "{error}");
     }
 }

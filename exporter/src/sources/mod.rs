@@ -43,11 +43,12 @@ pub use origins::SourceOrigins;
 pub use remote::Schedule;
 
 use error::SourceError;
+use files::Rereading;
 use remote::{Answers, Poll, Service};
 
 use crate::{
     expr::values::{Reading, Source, Uses, Values},
-    os::watch::Watch,
+    os::watch::FileWatch,
 };
 
 type Keys = BTreeSet<String>;
@@ -58,7 +59,7 @@ enum Access {
     Local(fn(&SourceOrigins, &Keys) -> Reading),
     /// On a separate thread, since the filesystem may hang; the files are watched.
     Files {
-        read: fn(&SourceOrigins, &Keys) -> Reading,
+        read: fn(&SourceOrigins, &Keys, &Rereading) -> Reading,
         paths: fn(&SourceOrigins, &Keys) -> BTreeSet<PathBuf>,
     },
     /// By polling in the background.
@@ -77,14 +78,17 @@ fn access(source: Source) -> Access {
         Source::MachineId => Access::Local(|origins, _| single(host::machine_id(origins))),
         Source::Os => Access::Local(host::os_release),
         Source::File => {
-            Access::Files { read: |_, paths| files::read_all(paths), paths: files::paths }
+            let read = |_: &_, paths: &_, rereading: &_| files::read_all(paths, rereading);
+            Access::Files { read, paths: files::paths }
         }
         Source::PodAnnotations => Access::Files {
-            read: |origins, keys| files::pod(&origins.pod_annotations(), keys),
+            read: |origins, keys, rereading| {
+                files::pod(&origins.pod_annotations(), keys, rereading)
+            },
             paths: |origins, _| [origins.pod_annotations()].into(),
         },
         Source::PodLabels => Access::Files {
-            read: |origins, keys| files::pod(&origins.pod_labels(), keys),
+            read: |origins, keys, rereading| files::pod(&origins.pod_labels(), keys, rereading),
             paths: |origins, _| [origins.pod_labels()].into(),
         },
         Source::Aws => Access::Remote(Service::Aws),
@@ -117,13 +121,6 @@ struct RunningPoll {
     task: JoinHandle<()>,
 }
 
-/// Watches the files of the sources in use.
-pub struct Watches {
-    origins: Arc<SourceOrigins>,
-    on_change: Arc<dyn Fn() + Send + Sync>,
-    by_path: BTreeMap<PathBuf, Watch>,
-}
-
 /// Timeout for reading the files of one source. A filesystem that hangs must not delay start-up or
 /// reloads any longer.
 pub const FILE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -133,6 +130,7 @@ pub const FILE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Reader {
     origins: Arc<SourceOrigins>,
     answers: watch::Receiver<Answers>,
+    watch: FileWatch,
     /// Sources whose files a thread is still reading.
     busy: Arc<Mutex<BTreeSet<Source>>>,
 }
@@ -189,49 +187,25 @@ impl Sources {
         }
     }
 
-    /// Returns a watcher of files, which watches nothing yet.
-    pub fn watches(&self) -> Watches {
-        Watches {
-            origins: Arc::clone(&self.origins),
-            on_change: Arc::clone(&self.on_change),
-            by_path: BTreeMap::new(),
+    /// Returns the files in `uses`.
+    pub fn files(&self, uses: &Uses) -> BTreeSet<PathBuf> {
+        let mut files = BTreeSet::new();
+        for (source, keys) in uses.iter() {
+            if let Access::Files { paths, .. } = access(source) {
+                files.extend(paths(&self.origins, keys));
+            }
         }
+        files
     }
 
-    /// Returns a reader of the current values.
-    pub fn reader(&self) -> Reader {
+    /// Returns a reader of the current values. It reads files through `watch`.
+    pub fn reader(&self, watch: FileWatch) -> Reader {
         Reader {
             origins: Arc::clone(&self.origins),
             answers: self.answers.subscribe(),
+            watch,
             busy: Arc::default(),
         }
-    }
-}
-
-impl Watches {
-    /// Watches exactly the files in `uses`. Returns whether any watch is new or gone: if so, a change
-    /// may have been missed, and the caller should read again. Blocks as long as a filesystem hangs.
-    pub fn renew(&mut self, uses: &Uses) -> bool {
-        let mut paths = BTreeSet::new();
-        for (source, keys) in uses.iter() {
-            if let Access::Files { paths: of_source, .. } = access(source) {
-                paths.extend(of_source(&self.origins, keys));
-            }
-        }
-        let count = self.by_path.len();
-        self.by_path.retain(|path, _| paths.contains(path));
-        let mut renewed = self.by_path.len() != count;
-        for path in paths {
-            if let Some(watch) = self.by_path.get_mut(&path) {
-                renewed |= watch.renew();
-            } else {
-                let on_change = Arc::clone(&self.on_change);
-                let watch = Watch::new(&path, move || on_change());
-                self.by_path.insert(path, watch);
-                renewed = true;
-            }
-        }
-        renewed
     }
 }
 
@@ -249,12 +223,6 @@ impl fmt::Debug for Sources {
     }
 }
 
-impl fmt::Debug for Watches {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watches").field("by_path", &self.by_path).finish_non_exhaustive()
-    }
-}
-
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reader").finish_non_exhaustive()
@@ -264,8 +232,15 @@ impl fmt::Debug for Reader {
 impl Reader {
     /// Reads the values in `uses`: local ones now, remote ones from their last good answers. Blocks
     /// on files, for at most [`FILE_TIMEOUT`] per source.
-    pub fn read(&self, uses: &Uses) -> Values {
-        uses.iter().map(|(source, keys)| (source, self.reading(source, keys))).collect()
+    ///
+    /// The values in `known` stay while their files hang or are being written. If `is_requested`, someone
+    /// vouches for files that their writers have closed.
+    pub fn read(&self, uses: &Uses, known: &Values, is_requested: bool) -> Values {
+        let reading = |(source, keys)| {
+            let known = known.reading(source).map(|known| known.restricted_to(keys));
+            (source, self.reading(source, keys, known.unwrap_or_default(), is_requested))
+        };
+        uses.iter().map(reading).collect()
     }
 
     /// Waits until every remote source in `uses` has answered or failed once. Call [`Sources::follow`]
@@ -278,12 +253,17 @@ impl Reader {
         let _ = self.answers.clone().wait_for(all_answered).await;
     }
 
-    fn reading(&self, source: Source, keys: &Keys) -> Reading {
+    fn reading(&self, source: Source, keys: &Keys, known: Reading, is_requested: bool) -> Reading {
         match access(source) {
             Access::Local(read) => read(&self.origins, keys),
             Access::Files { read, .. } => {
                 let (origins, keys) = (Arc::clone(&self.origins), keys.clone());
-                self.read_on_thread(FILE_TIMEOUT, source, move || read(&origins, &keys))
+                let rereading =
+                    Rereading { watch: self.watch.clone(), known: known.clone(), is_requested };
+                let read = move || read(&origins, &keys, &rereading);
+                // The error says nothing about the files, so their last values stay.
+                self.read_on_thread(FILE_TIMEOUT, source, read)
+                    .unwrap_or_else(|error| Reading { error: Some(error.chain()), ..known })
             }
             Access::Remote(_) => {
                 let answer = self.answers.borrow().get(&source).cloned();
@@ -299,9 +279,9 @@ impl Reader {
         limit: Duration,
         source: Source,
         read: impl FnOnce() -> Reading + Send + 'static,
-    ) -> Reading {
+    ) -> Result<Reading, SourceError> {
         if !lock(&self.busy).insert(source) {
-            return Reading::failed(SourceError::FilesBusy.chain());
+            return Err(SourceError::FilesBusy);
         }
         let (sender, receiver) = mpsc::channel();
         let busy = Arc::clone(&self.busy);
@@ -311,15 +291,11 @@ impl Reader {
             // Fails if the receiver has timed out.
             let _ = sender.send(reading);
         };
-        match thread::Builder::new().name("files".into()).spawn(work) {
-            Ok(_) => receiver
-                .recv_timeout(limit)
-                .unwrap_or_else(|_| Reading::failed(SourceError::FilesTimeout(limit).chain())),
-            Err(error) => {
-                lock(&self.busy).remove(&source);
-                Reading::failed(SourceError::Thread(error).chain())
-            }
+        if let Err(error) = thread::Builder::new().name("files".into()).spawn(work) {
+            lock(&self.busy).remove(&source);
+            return Err(SourceError::Thread(error));
         }
+        receiver.recv_timeout(limit).map_err(|_timeout| SourceError::FilesTimeout(limit))
     }
 }
 

@@ -460,6 +460,16 @@ fn sources(origins: &SourceOrigins, schedule: Schedule) -> (Sources, Arc<AtomicU
     (Sources::new(origins.clone(), schedule, on_change), changes)
 }
 
+/// A reader without watches.
+fn reader(sources: &Sources) -> Reader {
+    sources.reader(FileWatch::new(|| ()))
+}
+
+/// The current values, read as for the first time.
+fn read(reader: &Reader, uses: &Uses) -> Values {
+    reader.read(uses, &Values::default(), true)
+}
+
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 #[tokio::test]
@@ -467,15 +477,15 @@ async fn the_last_good_answer_is_kept() {
     let cluster = Cluster::new().await;
     let (mut sources, changes) = sources(&cluster.origins, FAST);
     let uses = uses(&[(Source::NodeLabels, ZONE), (Source::Arch, "")]);
-    let reader = sources.reader();
+    let reader = reader(&sources);
     // Reading does not wait for answers.
     sources.follow(&uses);
-    let values = reader.read(&uses);
+    let values = read(&reader, &uses);
     assert_eq!(values.get(Source::NodeLabels, ZONE), None);
     assert_eq!(values.up().collect::<Vec<_>>(), [("arch", true), ("node.labels", false)]);
 
     timeout(TIMEOUT, reader.first_answers(&uses)).await.unwrap();
-    let good = reader.read(&uses);
+    let good = read(&reader, &uses);
     assert_eq!(good.get(Source::NodeLabels, ZONE), Some("a"));
     assert!(good.up().all(|(_, up)| up));
     let reported = changes.load(Ordering::Relaxed);
@@ -492,14 +502,14 @@ async fn the_last_good_answer_is_kept() {
         Behavior::Body(vec![b' '; (1 << 20) + 1]),
     ] {
         cluster.behave(behavior.clone());
-        until("the error shows", || reader.read(&uses).up().any(|(_, up)| !up)).await;
-        assert_eq!(reader.read(&uses).get(Source::NodeLabels, ZONE), Some("a"), "{behavior:?}");
+        until("the error shows", || read(&reader, &uses).up().any(|(_, up)| !up)).await;
+        assert_eq!(read(&reader, &uses).get(Source::NodeLabels, ZONE), Some("a"), "{behavior:?}");
         cluster.behave(Behavior::Zone("a"));
-        until("it recovers", || reader.read(&uses) == good).await;
+        until("it recovers", || read(&reader, &uses) == good).await;
     }
     let reported = changes.load(Ordering::Relaxed);
     cluster.behave(Behavior::Zone("b"));
-    until("the new zone", || reader.read(&uses).get(Source::NodeLabels, ZONE) == Some("b")).await;
+    until("the new zone", || read(&reader, &uses).get(Source::NodeLabels, ZONE) == Some("b")).await;
     assert_eq!(changes.load(Ordering::Relaxed), reported + 1);
 }
 
@@ -512,15 +522,15 @@ async fn a_server_that_hangs_delays_nothing() {
     let uses = uses(&[(Source::NodeLabels, ZONE)]);
     let begin = Instant::now();
     sources.follow(&uses);
-    let values = sources.reader().read(&uses);
+    let values = read(&reader(&sources), &uses);
     assert!(begin.elapsed() < Duration::from_millis(100));
     assert_eq!(values.readings().next().unwrap().1.error.as_deref(), Some("no answer yet"));
-    let reader = sources.reader();
+    let reader = reader(&sources);
     timeout(TIMEOUT, reader.first_answers(&uses)).await.unwrap();
-    let error = reader.read(&uses).readings().next().unwrap().1.error.clone();
+    let error = read(&reader, &uses).readings().next().unwrap().1.error.clone();
     assert_eq!(error.as_deref(), Some("no answer within 100ms"));
     cluster.behave(Behavior::Zone("a"));
-    until("the zone", || reader.read(&uses).get(Source::NodeLabels, ZONE) == Some("a")).await;
+    until("the zone", || read(&reader, &uses).get(Source::NodeLabels, ZONE) == Some("a")).await;
 
     // A server that accepts connections but never answers, not even the TLS handshake.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -552,8 +562,8 @@ async fn failures_are_retried_with_backoff_until_the_first_answer() {
     let (mut sources, _) = sources(&origins, schedule);
     let uses = uses(&[(Source::Azure, "zone")]);
     sources.follow(&uses);
-    let reader = sources.reader();
-    until("the zone", || reader.read(&uses).get(Source::Azure, "zone") == Some("1")).await;
+    let reader = reader(&sources);
+    until("the zone", || read(&reader, &uses).get(Source::Azure, "zone") == Some("1")).await;
     let times = times.lock().unwrap().clone();
     assert_eq!(times.len(), 6);
     for (pair, least) in times.windows(2).zip([9, 18, 36, 72, 72]) {
@@ -574,15 +584,15 @@ async fn only_sources_in_use_are_polled() {
 
     let zone = uses(&[(Source::NodeLabels, ZONE)]);
     sources.follow(&zone);
-    let reader = sources.reader();
-    until("the zone", || reader.read(&zone).get(Source::NodeLabels, ZONE) == Some("a")).await;
+    let reader = reader(&sources);
+    until("the zone", || read(&reader, &zone).get(Source::NodeLabels, ZONE) == Some("a")).await;
     // When a key is added, the known values stay until its value is known, too.
     cluster.behave(Behavior::Status(500));
     let both = uses(&[(Source::NodeLabels, ZONE), (Source::NodeLabels, "other")]);
     sources.follow(&both);
-    assert_eq!(reader.read(&both).get(Source::NodeLabels, ZONE), Some("a"));
+    assert_eq!(read(&reader, &both).get(Source::NodeLabels, ZONE), Some("a"));
     cluster.behave(Behavior::Zone("a"));
-    until("both", || reader.read(&both).get(Source::NodeLabels, "other") == Some("x")).await;
+    until("both", || read(&reader, &both).get(Source::NodeLabels, "other") == Some("x")).await;
 
     sources.follow(&none);
     sleep(Duration::from_millis(20)).await;
@@ -590,7 +600,7 @@ async fn only_sources_in_use_are_polled() {
     sleep(Duration::from_millis(80)).await;
     assert_eq!(requests(), before);
     // The known values are dropped.
-    assert_eq!(reader.read(&zone).get(Source::NodeLabels, ZONE), None);
+    assert_eq!(read(&reader, &zone).get(Source::NodeLabels, ZONE), None);
     sources.follow(&zone);
     until("asked again", || requests() > before).await;
     drop(sources);
@@ -600,43 +610,21 @@ async fn only_sources_in_use_are_polled() {
     assert_eq!(requests(), before);
 }
 
-#[tokio::test]
-async fn files_are_watched() {
-    let top = TempDir::new().unwrap();
-    let file = top.path().join("zone");
+#[test]
+fn files_to_watch_are_those_in_use() {
     let mut origins = SourceOrigins::new([]);
-    origins.pod_info = top.path().join("podinfo");
-    fs::create_dir(&origins.pod_info).unwrap();
-    fs::write(origins.pod_info.join("labels"), "app=\"web\"\n").unwrap();
-    fs::write(&file, "a\n").unwrap();
-    let path = file.to_str().unwrap();
-    let (sources, changes) = sources(&origins, FAST);
-    let mut watches = sources.watches();
-    let uses = uses(&[(Source::File, path), (Source::PodLabels, "app")]);
-    assert!(watches.renew(&uses));
-    assert!(!watches.renew(&uses));
-    let reader = sources.reader();
-    assert_eq!(reader.read(&uses).get(Source::File, path), Some("a"));
-    assert_eq!(reader.read(&uses).get(Source::PodLabels, "app"), Some("web"));
-
-    fs::write(&file, "b\n").unwrap();
-    until("the file's change", || changes.load(Ordering::Relaxed) > 0).await;
-    assert_eq!(reader.read(&uses).get(Source::File, path), Some("b"));
-    // As kubelet does: a rename over the old file.
-    sleep(Duration::from_millis(50)).await;
-    let before = changes.load(Ordering::Relaxed);
-    let new = origins.pod_info.join("labels.new");
-    fs::write(&new, "app=\"db\"\n").unwrap();
-    fs::rename(&new, origins.pod_info.join("labels")).unwrap();
-    until("the pod's change", || changes.load(Ordering::Relaxed) > before).await;
-    assert_eq!(reader.read(&uses).get(Source::PodLabels, "app"), Some("db"));
-
-    assert!(watches.renew(&Uses::default()));
-    sleep(Duration::from_millis(50)).await;
-    let before = changes.load(Ordering::Relaxed);
-    fs::write(&file, "c\n").unwrap();
-    sleep(Duration::from_millis(100)).await;
-    assert_eq!(changes.load(Ordering::Relaxed), before);
+    origins.pod_info = "/podinfo".into();
+    let (sources, _) = sources(&origins, FAST);
+    let uses = uses(&[
+        (Source::Arch, ""),
+        (Source::File, "/zone"),
+        (Source::File, "/rack"),
+        (Source::PodLabels, "app"),
+        (Source::PodLabels, "tier"),
+    ]);
+    let expected = ["/zone", "/rack", "/podinfo/labels"].map(PathBuf::from);
+    assert_eq!(sources.files(&uses), expected.into());
+    assert_eq!(sources.files(&Uses::default()), BTreeSet::new());
 }
 
 #[test]
@@ -683,22 +671,31 @@ fn environment_overrides_metadata_addresses() {
 #[test]
 fn a_read_that_hangs_does_not_block_other_reads() {
     let sources = Sources::new(SourceOrigins::new([]), Schedule::default(), || {});
-    let reader = sources.reader();
+    let reader = reader(&sources);
     let (release, hang) = mpsc::channel::<()>();
     let good = || Reading::of(pairs(&[("a", "b")]));
     let limit = Duration::from_millis(50);
-    let reading = reader.read_on_thread(limit, Source::File, move || {
+    let late = reader.read_on_thread(limit, Source::File, move || {
         let _ = hang.recv();
         Reading::default()
     });
-    assert_eq!(reading.error.unwrap(), "the files were not read within 50ms");
+    assert_eq!(late.unwrap_err().chain(), "the files were not read within 50ms");
     let again = reader.clone().read_on_thread(limit, Source::File, good);
-    assert_eq!(again.error.unwrap(), "an earlier read of the files is still running");
-    assert_eq!(reader.read_on_thread(limit, Source::PodLabels, good), good());
+    assert_eq!(again.unwrap_err().chain(), "an earlier read of the files is still running");
+    assert_eq!(reader.read_on_thread(limit, Source::PodLabels, good).unwrap(), good());
+
+    // The last values of the files stay.
+    let known = Reading::of(pairs(&[("/zone", "eu-1a"), ("/gone", "x")]));
+    let known = [(Source::File, known)].into_iter().collect();
+    let values = reader.read(&uses(&[(Source::File, "/zone")]), &known, true);
+    assert_eq!(values.get(Source::File, "/zone"), Some("eu-1a"));
+    assert_eq!(values.get(Source::File, "/gone"), None);
+    assert!(values.error(Source::File).is_some());
+
     drop(release);
     let back = (0..100).any(|_| {
         thread::sleep(Duration::from_millis(10));
-        reader.read_on_thread(limit, Source::File, good) == good()
+        reader.read_on_thread(limit, Source::File, good).is_ok_and(|reading| reading == good())
     });
     assert!(back);
 }

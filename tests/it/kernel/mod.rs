@@ -9,5 +9,7 @@ mod notify;
 mod privileges;
 mod reload;
 mod scrapes;
+mod shortage;
 mod sockets;
 mod start;
+mod writers;

@@ -234,12 +234,20 @@ fn a_port_without_an_address_is_served_on_ipv4_and_ipv6() {
 
 /// The binary run as user nobody with these capabilities, unable to gain others.
 fn as_nobody(capabilities: &[Capability], args: &[&str]) -> Command {
-    let nobody = 65_534;
+    let mut command = ending_with_us(&binary());
+    become_nobody(&mut command, capabilities);
+    command.args(args);
+    command
+}
+
+/// The number of user nobody.
+pub(super) const NOBODY: u32 = 65_534;
+
+/// Makes a command run as user nobody with these capabilities, unable to gain others.
+pub(super) fn become_nobody(command: &mut Command, capabilities: &[Capability]) {
     let kept: CapsHashSet = capabilities.iter().copied().collect();
     let others: Vec<_> = caps::all().difference(&kept).copied().collect();
     let failed = |error: CapsError| io::Error::other(error.to_string());
-    let mut command = ending_with_us(&binary());
-    command.args(args);
     let give_up = move || {
         for capability in &others {
             // The kernel and the crate may each know capabilities that the other lacks.
@@ -247,8 +255,8 @@ fn as_nobody(capabilities: &[Capability], args: &[&str]) -> Command {
         }
         set_keepcaps(true)?;
         setgroups(&[])?;
-        setresgid(nobody.into(), nobody.into(), nobody.into())?;
-        setresuid(nobody.into(), nobody.into(), nobody.into())?;
+        setresgid(NOBODY.into(), NOBODY.into(), NOBODY.into())?;
+        setresuid(NOBODY.into(), NOBODY.into(), NOBODY.into())?;
         for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Ambient] {
             caps::set(None, set, &kept).map_err(failed)?;
         }
@@ -257,7 +265,6 @@ fn as_nobody(capabilities: &[Capability], args: &[&str]) -> Command {
     };
     // SAFETY: only system calls, except after an error, which ends the test.
     unsafe { command.pre_exec(give_up) };
-    command
 }
 
 /// A configuration in a world-readable directory.
