@@ -48,15 +48,13 @@ fn main() -> ExitCode {
 fn run(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
     let runtime =
         Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
-    let result = runtime.block_on(async {
+    // Threads that read from a filesystem that hangs end with the process.
+    runtime.block_on(async {
         match args.mode()? {
             Mode::Serve => modes::serve(args, log).await,
             Mode::Check(format) => modes::check(args, format, log).await,
             Mode::Once(format) => modes::once(args, format, log).await,
             Mode::Healthcheck(address) => Ok(healthcheck(address).await?),
         }
-    });
-    // Do not wait for threads that read from a filesystem that hangs.
-    runtime.shutdown_background();
-    result
+    })
 }

@@ -95,7 +95,10 @@ fn hanging_files_do_not_delay_the_check() {
     let output = output(check.args(["--config.check", &flag]));
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{printed}");
-    assert!(printed.contains("file    an earlier read of the files is still running"), "{printed}");
+    assert!(
+        printed.contains("file    an earlier attempt to read it is still running"),
+        "{printed}"
+    );
 }
 
 /// The exporter as the first process of a PID namespace, as in a container: the kernel ignores signals to it

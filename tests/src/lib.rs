@@ -20,6 +20,7 @@ pub mod fdinfo;
 pub mod kernel;
 pub mod machine;
 pub mod network;
+pub mod pids;
 pub mod process;
 pub mod properties;
 pub mod quiet;

@@ -53,7 +53,7 @@ pub async fn healthcheck(address: &ListenAddress) -> Result<(), Unhealthy> {
     let mut unhealthy = Unhealthy::NoAddress(address.to_string());
     for candidate in candidates.iter().copied().map(reachable) {
         let host = candidate.ip().to_string();
-        let server = Server { host: &host, port: candidate.port() };
+        let server = Server { host: &host, port: candidate.port(), addresses: &[candidate] };
         unhealthy = match check(&candidate, server.send(request.clone(), None)).await {
             Err(error @ (Unhealthy::Unreachable(_) | Unhealthy::Silent(_))) => error,
             checked => return checked,

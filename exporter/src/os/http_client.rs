@@ -1,7 +1,7 @@
 //! An HTTP client: one request per connection, and a response of bounded size. No proxies, redirects or
 //! cookies. Timeouts are up to the caller.
 
-use std::{fmt, io, path::Path, sync::Arc};
+use std::{fmt, io, net::SocketAddr, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
@@ -60,18 +60,21 @@ pub(crate) enum TrustError {
     Tls(#[from] rustls::Error),
 }
 
-/// The host and port that requests go to.
+/// The server that requests go to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Server<'s> {
+    /// Its name or address, for the `Host` header and for TLS.
     pub(crate) host: &'s str,
     pub(crate) port: u16,
+    /// Where to connect; the first that answers. Looking up a name is up to the caller, since it blocks.
+    pub(crate) addresses: &'s [SocketAddr],
 }
 
 impl fmt::Display for Server<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self { host, port } => write!(f, "{host}:{port}"),
+            Self { host, port, .. } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self { host, port, .. } => write!(f, "{host}:{port}"),
         }
     }
 }
@@ -87,7 +90,7 @@ impl Server<'_> {
         if let Ok(host) = server().parse() {
             request.headers_mut().insert(HOST, host);
         }
-        let stream = TcpStream::connect((self.host, self.port)).await;
+        let stream = TcpStream::connect(self.addresses).await;
         let stream = stream.map_err(|source| HttpError::Connect { server: server(), source })?;
         let Some(tls) = tls else { return exchange(server(), stream, request).await };
         let name = ServerName::try_from(self.host.to_owned())

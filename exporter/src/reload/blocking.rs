@@ -1,31 +1,35 @@
 //! Runs jobs that may block forever, because a filesystem can hang.
 
-use std::{mem, time::Duration};
+use std::{io, mem, thread, time::Duration};
 
-use tokio::{
-    task::{JoinHandle, spawn_blocking},
-    time::timeout,
-};
+use tokio::{sync::oneshot, time::timeout};
 
 /// Runs one job at a time on a thread of its own. A job that exceeds its time limit keeps the slot
-/// until it ends.
-#[derive(Debug, Default)]
-pub(super) enum BlockingSlot<T> {
-    #[default]
-    Idle,
-    Running(JoinHandle<T>),
+/// until it ends, so that threads never pile up.
+#[derive(Debug)]
+pub(super) struct BlockingSlot<T> {
+    /// The name of the thread.
+    name: &'static str,
+    /// Receives the result of the job that exceeded its limit.
+    running: Option<oneshot::Receiver<T>>,
 }
 
 /// The state of a job after waiting for it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum JobStatus<T> {
     Done(T),
     /// The time limit passed; the job keeps the slot.
     Running,
     Panicked,
+    /// The system allows no further thread.
+    NotStarted(io::Error),
 }
 
 impl<T: Send + 'static> BlockingSlot<T> {
+    pub(super) const fn new(name: &'static str) -> Self {
+        Self { name, running: None }
+    }
+
     /// Starts a job and waits for it, at most for `limit`. If an earlier job is still running, the new
     /// one is not started; if the earlier one has ended, its result is dropped.
     pub(super) async fn run(
@@ -36,23 +40,29 @@ impl<T: Send + 'static> BlockingSlot<T> {
         if let Some(JobStatus::Running) = self.earlier().await {
             return JobStatus::Running;
         }
-        self.wait(spawn_blocking(job), limit).await
+        let (sender, receiver) = oneshot::channel();
+        let work = move || {
+            // Fails if the slot is gone.
+            let _ = sender.send(job());
+        };
+        match thread::Builder::new().name(self.name.into()).spawn(work) {
+            Ok(_) => self.wait(receiver, limit).await,
+            Err(error) => JobStatus::NotStarted(error),
+        }
     }
 
     /// Returns the state of an earlier job that exceeded its limit; `None` if the slot is idle.
     pub(super) async fn earlier(&mut self) -> Option<JobStatus<T>> {
-        match mem::take(self) {
-            Self::Idle => None,
-            Self::Running(thread) => Some(self.wait(thread, Duration::ZERO).await),
-        }
+        let running = mem::take(&mut self.running)?;
+        Some(self.wait(running, Duration::ZERO).await)
     }
 
-    async fn wait(&mut self, mut thread: JoinHandle<T>, limit: Duration) -> JobStatus<T> {
-        match timeout(limit, &mut thread).await {
+    async fn wait(&mut self, mut result: oneshot::Receiver<T>, limit: Duration) -> JobStatus<T> {
+        match timeout(limit, &mut result).await {
             Ok(Ok(result)) => JobStatus::Done(result),
             Ok(Err(_)) => JobStatus::Panicked,
             Err(_) => {
-                *self = Self::Running(thread);
+                self.running = Some(result);
                 JobStatus::Running
             }
         }
@@ -70,22 +80,25 @@ mod tests {
 
     #[tokio::test]
     async fn returns_the_result_of_a_job_that_ends_in_time() {
-        let mut slot = BlockingSlot::Idle;
-        assert_eq!(slot.run(LONG, || 1).await, JobStatus::Done(1));
-        assert_eq!(slot.earlier().await, None);
+        let mut slot = BlockingSlot::new("test");
+        assert!(matches!(slot.run(LONG, || 1).await, JobStatus::Done(1)));
+        assert!(slot.earlier().await.is_none());
+        let name = || thread::current().name().map(str::to_owned);
+        let status = BlockingSlot::new("test").run(LONG, name).await;
+        assert!(matches!(status, JobStatus::Done(Some(name)) if name == "test"));
     }
 
     #[tokio::test]
     async fn keeps_a_job_that_exceeds_its_limit_until_it_ends() {
         let (release, released) = mpsc::channel();
-        let mut slot = BlockingSlot::Idle;
+        let mut slot = BlockingSlot::new("test");
         let job = move || {
             let _ = released.recv();
             1
         };
-        assert_eq!(slot.run(SHORT, job).await, JobStatus::Running);
-        assert_eq!(slot.run(LONG, || 2).await, JobStatus::Running);
-        assert_eq!(slot.earlier().await, Some(JobStatus::Running));
+        assert!(matches!(slot.run(SHORT, job).await, JobStatus::Running));
+        assert!(matches!(slot.run(LONG, || 2).await, JobStatus::Running));
+        assert!(matches!(slot.earlier().await, Some(JobStatus::Running)));
         release.send(()).unwrap();
         let status = loop {
             match slot.earlier().await {
@@ -93,14 +106,15 @@ mod tests {
                 status => break status,
             }
         };
-        assert_eq!(status, Some(JobStatus::Done(1)));
-        assert_eq!(slot.run(LONG, || 3).await, JobStatus::Done(3));
+        assert!(matches!(status, Some(JobStatus::Done(1))));
+        assert!(matches!(slot.run(LONG, || 3).await, JobStatus::Done(3)));
     }
 
     #[tokio::test]
     async fn reports_a_panic_and_is_idle_again() {
-        let mut slot = BlockingSlot::Idle;
-        assert_eq!(slot.run(LONG, || panic!("expected")).await, JobStatus::<()>::Panicked);
-        assert_eq!(slot.earlier().await, None);
+        let mut slot = BlockingSlot::new("test");
+        let status: JobStatus<()> = slot.run(LONG, || panic!("expected")).await;
+        assert!(matches!(status, JobStatus::Panicked));
+        assert!(slot.earlier().await.is_none());
     }
 }

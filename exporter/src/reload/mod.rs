@@ -4,7 +4,7 @@
 //! An invalid or missing file changes only the log and the reload metrics.
 //!
 //! ```text
-//!  requests            reloader, on the reactor               blocking thread
+//!  requests            reloader, on the reactor             a thread for each job
 //!     │                          │                                 │
 //!     ├─ batch ─────────────────>│ notify systemd, if explicit     │
 //!     │                          ├─ BuildJob ─────────────────────>│ read file, sources, topology,
@@ -24,7 +24,8 @@
 //!
 //! Requests come from signals, `/-/reload`, watches, polling and remote sources. Explicit ones are served
 //! at once; changes are debounced. All wait while a writer is at work on the file. A thread that exceeds
-//! its time limit keeps its slot until it ends.
+//! its time limit keeps its slot until it ends. A thread that cannot be started is a failed reload, which
+//! is tried again.
 //!
 //! Scrapes run on the reactor, so none can come between the snapshot and the swap: each is rendered
 //! under one generation, and no series decreases.

@@ -1,9 +1,9 @@
 //! The reloader: owns the current generation, and replaces it as a whole.
 
-use std::{mem, path::PathBuf, sync::Arc, time::Duration};
+use std::{mem, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::{sync::mpsc, task::spawn_blocking, time::Instant};
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     blocking::{BlockingSlot, JobStatus},
@@ -85,9 +85,9 @@ impl Reloader {
             watch,
             sources,
             reader,
-            renewing: BlockingSlot::Idle,
+            renewing: BlockingSlot::new("watch"),
             not_renewed: None,
-            building: BlockingSlot::Idle,
+            building: BlockingSlot::new("reload"),
             retry: None,
             requests,
             queue,
@@ -220,6 +220,7 @@ impl Reloader {
             JobStatus::Done(outcome) => return outcome,
             JobStatus::Running => format!("loading timed out after {BUILD_TIMEOUT:?}"),
             JobStatus::Panicked => "loading panicked".into(),
+            JobStatus::NotStarted(error) => format!("cannot start a thread to load it: {error}"),
         };
         self.retry = Some(Instant::now() + RETRY);
         failed(format!("`{}`: {reason}", self.path.display()))
@@ -243,17 +244,14 @@ impl Reloader {
                 report::labels_changed(cause, generation.number);
             }
             self.current.store(Arc::new(generation));
-            // Dropping the labels of many CPUs is slow; do it off the reactor.
-            spawn_blocking(move || drop(current));
+            drop_elsewhere(current);
         }
         if is_new_file {
             report::warnings(&self.path, &inputs.config);
         }
         self.report.violations(&violations);
         self.report.sources(&self.inputs.values, &inputs.values);
-        let old = mem::replace(&mut self.inputs, Arc::new(inputs));
-        // Dropping a large configuration is slow, too.
-        spawn_blocking(move || drop(old));
+        drop_elsewhere(mem::replace(&mut self.inputs, Arc::new(inputs)));
         Ok(())
     }
 
@@ -264,7 +262,7 @@ impl Reloader {
         let uses = self.inputs.config.uses();
         self.sources.follow(uses);
         match self.renewing.earlier().await {
-            None | Some(JobStatus::Panicked) => {}
+            None | Some(JobStatus::Panicked | JobStatus::NotStarted(_)) => {}
             Some(JobStatus::Running) => return false,
             // The configuration may have changed since that renewal began.
             Some(JobStatus::Done(_)) => return true,
@@ -280,6 +278,7 @@ impl Reloader {
             }
             JobStatus::Running => "a watched directory does not respond".into(),
             JobStatus::Panicked => "renewing the watches panicked".into(),
+            JobStatus::NotStarted(error) => format!("cannot start a thread: {error}"),
         };
         if self.not_renewed.as_ref() != Some(&reason) {
             report::not_watching(&reason);
@@ -287,4 +286,10 @@ impl Reloader {
         self.not_renewed = Some(reason);
         false
     }
+}
+
+/// Drops what may take long, such as the labels of many CPUs, off the reactor if possible.
+fn drop_elsewhere<T: Send + Sync + 'static>(old: Arc<T>) {
+    // If no thread can be started, this drops it here.
+    let _ = thread::Builder::new().name("drop".into()).spawn(move || drop(old));
 }

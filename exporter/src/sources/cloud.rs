@@ -13,7 +13,6 @@ use serde_json::Value;
 use super::{
     SourceError,
     answer::{Answer, body},
-    origins::Endpoint,
 };
 use crate::os::http_client::Server;
 
@@ -22,8 +21,7 @@ const AWS_TOKEN_SECONDS: &str = "60";
 
 /// Reads values from the Instance Metadata Service of EC2, version 2:
 /// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html>.
-pub(super) async fn aws(endpoint: &Endpoint, keys: &BTreeSet<String>) -> Answer {
-    let server = server(endpoint);
+pub(super) async fn aws(server: Server<'_>, keys: &BTreeSet<String>) -> Answer {
     let lifetime = ("x-aws-ec2-metadata-token-ttl-seconds", AWS_TOKEN_SECONDS);
     let token = send(server, Method::PUT, "/latest/api/token", lifetime).await?;
     let token = text(server, &body(server, token)?)?;
@@ -48,8 +46,7 @@ pub(super) async fn aws(endpoint: &Endpoint, keys: &BTreeSet<String>) -> Answer 
 
 /// Reads values from the metadata server of Google Compute Engine:
 /// <https://cloud.google.com/compute/docs/metadata/querying-metadata>.
-pub(super) async fn gcp(endpoint: &Endpoint, keys: &BTreeSet<String>) -> Answer {
-    let server = server(endpoint);
+pub(super) async fn gcp(server: Server<'_>, keys: &BTreeSet<String>) -> Answer {
     let flavor = ("metadata-flavor", "Google");
     let mut values = BTreeMap::new();
     for key in keys {
@@ -78,8 +75,7 @@ pub(super) async fn gcp(endpoint: &Endpoint, keys: &BTreeSet<String>) -> Answer 
 
 /// Reads values from the Instance Metadata Service of Azure:
 /// <https://learn.microsoft.com/en-us/azure/virtual-machines/instance-metadata-service>.
-pub(super) async fn azure(endpoint: &Endpoint, keys: &BTreeSet<String>) -> Answer {
-    let server = server(endpoint);
+pub(super) async fn azure(server: Server<'_>, keys: &BTreeSet<String>) -> Answer {
     let path = "/metadata/instance/compute?api-version=2021-02-01&format=json";
     let answer = send(server, Method::GET, path, ("metadata", "true")).await?;
     let compute: Value = serde_json::from_slice(&body(server, answer)?)
@@ -99,10 +95,6 @@ pub(super) async fn azure(endpoint: &Endpoint, keys: &BTreeSet<String>) -> Answe
         insert(&mut values, key, compute[field].as_str().unwrap_or_default());
     }
     Ok(values)
-}
-
-fn server((host, port): &Endpoint) -> Server<'_> {
-    Server { host, port: *port }
 }
 
 async fn send(

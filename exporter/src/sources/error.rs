@@ -4,7 +4,7 @@ use std::{io, num::ParseIntError, path::PathBuf, str::Utf8Error, time::Duration}
 
 use hyper::{StatusCode, header::InvalidHeaderValue};
 use nix::errno::Errno;
-use tokio::task::JoinError;
+use tokio::sync::oneshot::error::RecvError;
 
 use crate::os::{
     files::FileError,
@@ -36,12 +36,14 @@ pub(super) enum SourceError {
     PodInfo { path: PathBuf, line: usize },
     #[error("the files were not read within {0:?}")]
     FilesTimeout(Duration),
-    #[error("an earlier read of the files is still running")]
-    FilesBusy,
-    #[error("cannot start a thread to read files")]
+    #[error("an earlier attempt to read it is still running")]
+    Busy,
+    #[error("cannot start a thread")]
     Thread(#[source] io::Error),
-    #[error("reading the service account failed")]
-    Join(#[from] JoinError),
+    #[error("the thread that read it panicked")]
+    Panicked(#[from] RecvError),
+    #[error("looking up {host}")]
+    Lookup { host: String, source: io::Error },
     #[error("NODE_NAME `{0}` is not a valid node name")]
     NodeName(String),
     #[error("KUBERNETES_SERVICE_PORT `{port}` is not a port")]

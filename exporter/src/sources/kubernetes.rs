@@ -8,14 +8,18 @@ use hyper::{
     header::{ACCEPT, AUTHORIZATION, HeaderValue},
 };
 use serde_json::Value;
-use tokio::task::spawn_blocking;
 
 use super::{
     SourceError, SourceOrigins,
     answer::{Answer, body},
     files,
+    remote::addresses,
+    threads::Threads,
 };
-use crate::os::http_client::{self, Server};
+use crate::{
+    expr::values::Source,
+    os::http_client::{self, Server},
+};
 
 /// Requests only an object's metadata, which is much smaller than a node with its list of images:
 /// <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-representations>.
@@ -24,7 +28,11 @@ const METADATA_ONLY: &str =
 
 /// Reads the labels `keys` of the node. Rereads the certificate and the token each time, since both can
 /// change.
-pub(super) async fn node_labels(origins: &Arc<SourceOrigins>, keys: &BTreeSet<String>) -> Answer {
+pub(super) async fn node_labels(
+    origins: &Arc<SourceOrigins>,
+    keys: &BTreeSet<String>,
+    threads: &Threads,
+) -> Answer {
     let node = origins.variable("NODE_NAME")?;
     // A node name is a DNS name; this one becomes part of a path.
     if node.is_empty() || !node.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b)) {
@@ -32,16 +40,19 @@ pub(super) async fn node_labels(origins: &Arc<SourceOrigins>, keys: &BTreeSet<St
     }
     let host = origins.variable("KUBERNETES_SERVICE_HOST")?;
     let port = origins.variable("KUBERNETES_SERVICE_PORT")?;
-    let port = port.parse().map_err(|source| SourceError::Port { port: port.into(), source })?;
-    let server = Server { host, port };
-
+    let port: u16 =
+        port.parse().map_err(|source| SourceError::Port { port: port.into(), source })?;
     let certificate = origins.service_account.join("ca.crt");
     let token = origins.service_account.join("token");
     let read = {
-        let certificate = certificate.clone();
-        move || Ok::<_, SourceError>((files::read(&certificate)?, files::read(&token)?))
+        let (certificate, host) = (certificate.clone(), host.to_owned());
+        move || {
+            let credentials = (files::read(&certificate)?, files::read(&token)?);
+            Ok::<_, SourceError>((credentials, addresses(&host, port)?))
+        }
     };
-    let (authority, token) = spawn_blocking(read).await??;
+    let ((authority, token), addresses) = threads.run(Source::NodeLabels, read).await??;
+    let server = Server { host, port, addresses: &addresses };
     let tls = http_client::trust(authority.as_bytes())
         .map_err(|source| SourceError::Trust { path: certificate, source })?;
     let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.trim_end()))

@@ -15,6 +15,7 @@
 //! | `kubernetes.rs` | the node's labels, from the Kubernetes API |
 //! | `cloud.rs` | the metadata services of EC2, Google Cloud and Azure |
 //! | `origins.rs` | the directories, addresses and environment that all of these read |
+//! | `threads.rs` | threads for reads that may hang |
 //! | `error.rs` | the reasons why a source, or one of its values, is unavailable |
 //!
 //! To add a source, add its row to the table in `expr/values.rs` and its arm to `access`.
@@ -23,8 +24,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
-    thread,
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
@@ -38,6 +38,7 @@ mod host;
 mod kubernetes;
 mod origins;
 mod remote;
+mod threads;
 
 pub use origins::SourceOrigins;
 pub use remote::Schedule;
@@ -45,6 +46,7 @@ pub use remote::Schedule;
 use error::SourceError;
 use files::Rereading;
 use remote::{Answers, Poll, Service};
+use threads::Threads;
 
 use crate::{
     expr::values::{Reading, Source, Uses, Values},
@@ -111,6 +113,7 @@ pub struct Sources {
     origins: Arc<SourceOrigins>,
     schedule: Schedule,
     on_change: Arc<dyn Fn() + Send + Sync>,
+    threads: Threads,
     answers: watch::Sender<Answers>,
     polls: BTreeMap<Source, RunningPoll>,
 }
@@ -131,8 +134,7 @@ pub struct Reader {
     origins: Arc<SourceOrigins>,
     answers: watch::Receiver<Answers>,
     watch: FileWatch,
-    /// Sources whose files a thread is still reading.
-    busy: Arc<Mutex<BTreeSet<Source>>>,
+    threads: Threads,
 }
 
 impl Sources {
@@ -147,6 +149,7 @@ impl Sources {
             origins: Arc::new(origins),
             schedule,
             on_change: Arc::new(on_change),
+            threads: Threads::default(),
             answers: watch::Sender::default(),
             polls: BTreeMap::new(),
         }
@@ -179,6 +182,7 @@ impl Sources {
                     keys: keys.clone(),
                     origins: Arc::clone(&self.origins),
                     schedule: self.schedule,
+                    threads: self.threads.clone(),
                     answers: self.answers.clone(),
                     on_change: Arc::clone(&self.on_change),
                 };
@@ -204,7 +208,7 @@ impl Sources {
             origins: Arc::clone(&self.origins),
             answers: self.answers.subscribe(),
             watch,
-            busy: Arc::default(),
+            threads: self.threads.clone(),
         }
     }
 }
@@ -280,21 +284,11 @@ impl Reader {
         source: Source,
         read: impl FnOnce() -> Reading + Send + 'static,
     ) -> Result<Reading, SourceError> {
-        if !lock(&self.busy).insert(source) {
-            return Err(SourceError::FilesBusy);
-        }
         let (sender, receiver) = mpsc::channel();
-        let busy = Arc::clone(&self.busy);
-        let work = move || {
-            let reading = read();
-            lock(&busy).remove(&source);
+        self.threads.start(source, read, move |reading| {
             // Fails if the receiver has timed out.
             let _ = sender.send(reading);
-        };
-        if let Err(error) = thread::Builder::new().name("files".into()).spawn(work) {
-            lock(&self.busy).remove(&source);
-            return Err(SourceError::Thread(error));
-        }
+        })?;
         receiver.recv_timeout(limit).map_err(|_timeout| SourceError::FilesTimeout(limit))
     }
 }
@@ -313,11 +307,6 @@ pub fn log_change(source: Source, before: Option<&str>, reading: &Reading) {
         }
         _ => {}
     }
-}
-
-/// Locks a mutex. The guarded set stays valid even if a holder panicked.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher as _, Hasher as _, RandomState},
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
     sync::Arc,
     time::Duration,
 };
@@ -12,8 +13,14 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{SourceError, SourceOrigins, answer::Answer, cloud, kubernetes, log_change};
-use crate::expr::values::{Reading, Source};
+use super::{
+    SourceError, SourceOrigins, answer::Answer, cloud, kubernetes, log_change, origins::Endpoint,
+    threads::Threads,
+};
+use crate::{
+    expr::values::{Reading, Source},
+    os::http_client::Server,
+};
 
 /// When to poll remote sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,14 +68,25 @@ impl Service {
             Self::Kubernetes => schedule.node,
         }
     }
+}
 
-    async fn ask(self, origins: &Arc<SourceOrigins>, keys: &BTreeSet<String>) -> Answer {
-        match self {
-            Self::Aws => cloud::aws(&origins.aws, keys).await,
-            Self::Azure => cloud::azure(&origins.azure, keys).await,
-            Self::Gcp => cloud::gcp(&origins.gcp, keys).await,
-            Self::Kubernetes => kubernetes::node_labels(origins, keys).await,
-        }
+/// Returns the addresses of a host: itself, or those of its name. A name blocks as long as its resolver
+/// does.
+pub(super) fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, SourceError> {
+    let lookup = |source| SourceError::Lookup { host: host.to_owned(), source };
+    Ok((host, port).to_socket_addrs().map_err(lookup)?.collect())
+}
+
+/// A server and its addresses.
+struct Located<'h> {
+    host: &'h str,
+    port: u16,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Located<'_> {
+    fn server(&self) -> Server<'_> {
+        Server { host: self.host, port: self.port, addresses: &self.addresses }
     }
 }
 
@@ -79,6 +97,7 @@ pub(super) struct Poll {
     pub(super) keys: BTreeSet<String>,
     pub(super) origins: Arc<SourceOrigins>,
     pub(super) schedule: Schedule,
+    pub(super) threads: Threads,
     pub(super) answers: watch::Sender<Answers>,
     pub(super) on_change: Arc<dyn Fn() + Send + Sync>,
 }
@@ -91,7 +110,7 @@ impl Poll {
         let mut retry = self.schedule.first_retry;
         let mut answered = false;
         loop {
-            let answer = match timeout(limit, self.service.ask(&self.origins, &self.keys)).await {
+            let answer = match timeout(limit, self.ask()).await {
                 Ok(answer) => answer,
                 Err(_) => Err(SourceError::AnswerTimeout(limit)),
             };
@@ -101,6 +120,28 @@ impl Poll {
             retry = (retry * 2).min(self.schedule.max_retry);
             sleep(jittered(pause, random())).await;
         }
+    }
+
+    async fn ask(&self) -> Answer {
+        let Self { origins, keys, threads, .. } = self;
+        match self.service {
+            Service::Aws => cloud::aws(self.locate(&origins.aws).await?.server(), keys).await,
+            Service::Azure => cloud::azure(self.locate(&origins.azure).await?.server(), keys).await,
+            Service::Gcp => cloud::gcp(self.locate(&origins.gcp).await?.server(), keys).await,
+            Service::Kubernetes => kubernetes::node_labels(origins, keys, threads).await,
+        }
+    }
+
+    /// Finds a server. Only a name needs a thread, since its resolver may hang.
+    async fn locate<'h>(&self, (host, port): &'h Endpoint) -> Result<Located<'h>, SourceError> {
+        let port = *port;
+        let addresses = if let Ok(address) = host.parse::<IpAddr>() {
+            vec![(address, port).into()]
+        } else {
+            let name = host.clone();
+            self.threads.run(self.source, move || addresses(&name, port)).await??
+        };
+        Ok(Located { host, port, addresses })
     }
 
     /// Replaces the last answer with a good one. An error keeps the last good values.

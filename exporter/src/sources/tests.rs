@@ -6,6 +6,7 @@ use std::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
     time::Instant,
 };
 
@@ -35,7 +36,10 @@ use super::{
     remote::{jittered, random},
     *,
 };
-use crate::expr::values::{Keys as SourceKeys, Place};
+use crate::{
+    expr::values::{Keys as SourceKeys, Place},
+    os::http_client::Server,
+};
 
 /// Maximum time to wait for anything in these tests.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -121,6 +125,12 @@ fn local(port: u16) -> (String, u16) {
     ("127.0.0.1".into(), port)
 }
 
+/// The server on a loopback port.
+fn server(port: u16) -> Server<'static> {
+    let addresses = Box::leak(Box::new([([127, 0, 0, 1], port).into()]));
+    Server { host: "127.0.0.1", port, addresses }
+}
+
 #[track_caller]
 fn assert_error(answer: &Answer, expected: &str) {
     let reason = answer.as_ref().unwrap_err().chain();
@@ -169,7 +179,7 @@ async fn ec2_keys_in_use_are_requested_in_a_session() {
     .await;
     for _ in 0..2 {
         asked.lock().unwrap().clear();
-        let values = cloud::aws(&local(port), &keys(&["region", "availability_zone_id"])).await;
+        let values = cloud::aws(server(port), &keys(&["region", "availability_zone_id"])).await;
         assert_eq!(values.unwrap(), pairs(&[("region", "eu-west-1")]));
         let expected = [
             "PUT /latest/api/token",
@@ -178,7 +188,7 @@ async fn ec2_keys_in_use_are_requested_in_a_session() {
         ];
         assert_eq!(*asked.lock().unwrap(), expected);
     }
-    let values = cloud::aws(&local(port), &all_keys(Source::Aws)).await;
+    let values = cloud::aws(server(port), &all_keys(Source::Aws)).await;
     let expected = [
         ("availability_zone", "eu-west-1b"),
         ("instance_id", "i-0123456789abcdef0"),
@@ -188,7 +198,7 @@ async fn ec2_keys_in_use_are_requested_in_a_session() {
     assert_eq!(values.unwrap(), pairs(&expected));
     // Another program on that address.
     let port = serve(None, |_| Some(answer(403, ""))).await;
-    assert_error(&cloud::aws(&local(port), &keys(&["region"])).await, "answers 403 Forbidden");
+    assert_error(&cloud::aws(server(port), &keys(&["region"])).await, "answers 403 Forbidden");
 }
 
 #[tokio::test]
@@ -216,9 +226,9 @@ async fn google_cloud_answers_need_the_metadata_flavor() {
         ("zone", "europe-west1-b"),
     ];
     let all = all_keys(Source::Gcp);
-    assert_eq!(cloud::gcp(&local(port), &all).await.unwrap(), pairs(&expected));
+    assert_eq!(cloud::gcp(server(port), &all).await.unwrap(), pairs(&expected));
     let port = serve(None, |_| Some(answer(200, "projects/123/zones/europe-west1-b"))).await;
-    assert_error(&cloud::gcp(&local(port), &keys(&["zone"])).await, "lacks Metadata-Flavor");
+    assert_error(&cloud::gcp(server(port), &keys(&["zone"])).await, "lacks Metadata-Flavor");
 }
 
 #[tokio::test]
@@ -235,11 +245,11 @@ async fn azure_values_come_from_json_and_empty_ones_are_left_out() {
     .await;
     let expected = [("location", "westeurope"), ("vm_id", "02aa"), ("vm_size", "D4")];
     let all = all_keys(Source::Azure);
-    assert_eq!(cloud::azure(&local(port), &all).await.unwrap(), pairs(&expected));
+    assert_eq!(cloud::azure(server(port), &all).await.unwrap(), pairs(&expected));
     for (body, problem) in [("<html>", "not JSON"), ("[1]", "not a JSON object"), ("", "not JSON")]
     {
         let port = serve(None, move |_| Some(answer(200, body))).await;
-        assert_error(&cloud::azure(&local(port), &all).await, problem);
+        assert_error(&cloud::azure(server(port), &all).await, problem);
     }
 }
 
@@ -248,7 +258,7 @@ async fn answers_are_bounded_and_redirects_are_not_followed() {
     let azure = async |answer: HttpAnswer| {
         let answer = Mutex::new(Some(answer));
         let port = serve(None, move |_| answer.lock().unwrap().take()).await;
-        cloud::azure(&local(port), &keys(&["zone"])).await
+        cloud::azure(server(port), &keys(&["zone"])).await
     };
     assert_error(&azure(answer(200, vec![b' '; (1 << 20) + 1])).await, "larger than 1048576 bytes");
     let mut spaces = vec![b' '; 1 << 20];
@@ -264,7 +274,7 @@ async fn answers_are_bounded_and_redirects_are_not_followed() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
-    assert_error(&cloud::azure(&local(port), &keys(&["zone"])).await, "connecting to 127.0.0.1:");
+    assert_error(&cloud::azure(server(port), &keys(&["zone"])).await, "connecting to 127.0.0.1:");
 }
 
 /// A certificate authority and a server with a certificate signed by it.
@@ -376,8 +386,8 @@ impl Cluster {
     }
 
     async fn ask(&self) -> Answer {
-        kubernetes::node_labels(&self.origins, &keys(&["topology.kubernetes.io/zone", "none"]))
-            .await
+        let keys = keys(&["topology.kubernetes.io/zone", "none"]);
+        kubernetes::node_labels(&self.origins, &keys, &Threads::default()).await
     }
 
     /// The origins with one environment variable changed.
@@ -422,7 +432,8 @@ async fn invalid_kubernetes_answers_are_rejected() {
         cluster.behave(behavior);
         assert_error(&cluster.ask().await, problem);
     }
-    let ask = async |origins| kubernetes::node_labels(&origins, &keys(&["a"])).await;
+    let ask =
+        async |origins| kubernetes::node_labels(&origins, &keys(&["a"]), &Threads::default()).await;
     for (name, value, problem) in [
         ("NODE_NAME", "node-2", "answers 404"),
         ("NODE_NAME", "../secrets", "is not a valid node name"),
@@ -537,7 +548,8 @@ async fn a_server_that_hangs_delays_nothing() {
     let port = listener.local_addr().unwrap().port().to_string();
     let origins = cluster.with("KUBERNETES_SERVICE_PORT", &port);
     let keys = keys(&["a"]);
-    let ask = kubernetes::node_labels(&origins, &keys);
+    let threads = Threads::default();
+    let ask = kubernetes::node_labels(&origins, &keys, &threads);
     assert!(timeout(Duration::from_millis(100), ask).await.is_err());
 }
 
@@ -681,7 +693,7 @@ fn a_read_that_hangs_does_not_block_other_reads() {
     });
     assert_eq!(late.unwrap_err().chain(), "the files were not read within 50ms");
     let again = reader.clone().read_on_thread(limit, Source::File, good);
-    assert_eq!(again.unwrap_err().chain(), "an earlier read of the files is still running");
+    assert_eq!(again.unwrap_err().chain(), "an earlier attempt to read it is still running");
     assert_eq!(reader.read_on_thread(limit, Source::PodLabels, good).unwrap(), good());
 
     // The last values of the files stay.
@@ -698,4 +710,16 @@ fn a_read_that_hangs_does_not_block_other_reads() {
         reader.read_on_thread(limit, Source::File, good).is_ok_and(|reading| reading == good())
     });
     assert!(back);
+}
+
+#[tokio::test]
+async fn names_are_looked_up_on_a_thread() {
+    let port = serve(None, |_| Some(answer(200, r#"{"zone": "1"}"#))).await;
+    let mut origins = SourceOrigins::new([]);
+    origins.azure = ("localhost".into(), port);
+    let (mut sources, _) = sources(&origins, FAST);
+    let uses = uses(&[(Source::Azure, "zone")]);
+    sources.follow(&uses);
+    let reader = reader(&sources);
+    until("the zone", || read(&reader, &uses).get(Source::Azure, "zone") == Some("1")).await;
 }
