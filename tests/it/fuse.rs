@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{BufRead as _, BufReader},
     os::{fd::AsRawFd as _, unix::process::CommandExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
@@ -17,12 +17,17 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use sched_exporter_tests::process::{CONFIG, Exporter, PATIENCE, binary, ending_with_us, output};
+use sched_exporter_tests::{
+    exposition::Exposition,
+    process::{CONFIG, Exporter, PATIENCE, binary, ending_with_us, output},
+};
 use tempfile::TempDir;
 
 /// A mounted filesystem that answers no request; callers hang until it is dropped.
 struct Hanging {
-    directory: TempDir,
+    place: PathBuf,
+    /// Removed after the filesystem is unmounted.
+    _directory: Option<TempDir>,
     /// Receives the kernel's requests, which nobody reads.
     _unread: File,
 }
@@ -30,24 +35,33 @@ struct Hanging {
 impl Hanging {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
+        Self::mounted(directory.path().to_owned(), Some(directory))
+    }
+
+    /// Mounts it over a directory, whose files are hidden until it is dropped.
+    fn over(place: &Path) -> Self {
+        Self::mounted(place.to_owned(), None)
+    }
+
+    fn mounted(place: PathBuf, directory: Option<TempDir>) -> Self {
         let unread = OpenOptions::new().read(true).write(true).open("/dev/fuse").unwrap();
         // <https://docs.kernel.org/filesystems/fuse.html#mount-options>
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", unread.as_raw_fd());
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("fuse"), directory.path(), Some("fuse"), flags, Some(options.as_str())).unwrap();
-        Self { directory, _unread: unread }
+        mount(Some("fuse"), &place, Some("fuse"), flags, Some(options.as_str())).unwrap();
+        Self { place, _directory: directory, _unread: unread }
     }
 
     /// A configuration that reads a file on it.
     fn configuration(&self) -> String {
-        let file = self.directory.path().join("zone");
+        let file = self.place.join("zone");
         format!("labels: {{zone: \"{{{{ file('{}') | default('none') }}}}\"}}\n", file.display())
     }
 }
 
 impl Drop for Hanging {
     fn drop(&mut self) {
-        umount2(self.directory.path(), MntFlags::MNT_DETACH).unwrap();
+        umount2(&self.place, MntFlags::MNT_DETACH).unwrap();
     }
 }
 
@@ -82,6 +96,30 @@ fn hanging_files_delay_neither_start_nor_reloads() {
     shows("b");
     fs::write(&zone, "c").unwrap();
     shows("c");
+}
+
+#[test]
+fn the_last_value_of_a_file_stays_while_it_hangs() {
+    let exporter = Exporter::start(&["--config.auto-reload-interval=500ms"]);
+    let directory = exporter.directory().join("labels");
+    fs::create_dir(&directory).unwrap();
+    let zone = directory.join("zone");
+    fs::write(&zone, "a").unwrap();
+    let label =
+        format!("labels: {{zone: \"{{{{ file('{}') | default('none') }}}}\"}}\n", zone.display());
+    fs::write(exporter.config(), label).unwrap();
+    let is_in = |it: &Exposition, zone: &str| {
+        it.select(SECONDS, &[&format!("zone=\"{zone}\"")]).next().is_some()
+    };
+    exporter.wait_until("in a", |it| is_in(it, "a"));
+    let hanging = Hanging::over(&directory);
+    let is_up =
+        |it: &Exposition| it.sum("sched_exporter_label_source_up", &["source=\"file\""]) == 1;
+    let down = exporter.wait_until("down", |it| !is_up(it));
+    assert!(is_in(&down, "a"), "{}", exporter.log());
+    drop(hanging);
+    fs::write(&zone, "b").unwrap();
+    exporter.wait_until("up again", |it| is_up(it) && is_in(it, "b"));
 }
 
 #[test]
@@ -148,7 +186,7 @@ fn exporter(config: &Path) -> Command {
 #[test]
 fn a_start_that_hangs_on_its_configuration_says_so_and_can_be_ended() {
     let hanging = Hanging::new();
-    let config = hanging.directory.path().join("exporter.yaml");
+    let config = hanging.place.join("exporter.yaml");
     First::spawn(exporter(&config)).check(&format!(
         "sched_exporter: still reading `{}`: the filesystem does not respond",
         config.display()
@@ -162,7 +200,7 @@ fn a_start_that_hangs_on_the_kernels_types_says_so_and_can_be_ended() {
     let config = directory.path().join("exporter.yaml");
     fs::write(&config, CONFIG).unwrap();
     let mut command = exporter(&config);
-    let path = hanging.directory.path().to_owned();
+    let path = hanging.place.clone();
     let cover = move || {
         let none = None::<&str>;
         unshare(CloneFlags::CLONE_NEWNS)?;
