@@ -286,10 +286,12 @@ fn two_capabilities_are_enough() {
 /// Its entries in `/proc` belong to root, because it forbids tracing.
 #[test]
 fn a_user_other_than_root_gets_the_metrics_of_the_process() {
-    let (_directory, config) = config_for_nobody();
-    let capabilities = [Capability::CAP_BPF, Capability::CAP_PERFMON];
-    let output = output(&mut as_nobody(&capabilities, &[&config, "--once"]));
-    let exposition = Exposition::parse(&text(&output.stdout));
+    let (directory, _) = config_for_nobody();
+    let config = directory.path().join("exporter.yaml");
+    let exporter = Exporter::start_prepared(directory, config, &[], |command| {
+        become_nobody(command, &[Capability::CAP_BPF, Capability::CAP_PERFMON]);
+    });
+    let exposition = exporter.scrape();
     let families = [
         "process_open_fds",
         "process_max_fds",

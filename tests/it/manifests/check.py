@@ -334,7 +334,8 @@ def exporter(*args, environment=None):
 
 @functools.cache
 def help_of_the_exporter():
-    return exporter("--help")
+    """The help text without line breaks, which can fall inside of a default value."""
+    return " ".join(exporter("--help").split())
 
 
 def fits_together(rendering):
