@@ -63,7 +63,7 @@ impl Places {
         let admitted = admitted.await.ok();
         if admitted.is_none() {
             self.telemetry.connection_ended(EarlyEnd::Refused);
-            tracing::warn!(%peer, limit = self.limit, "connection refused: all others are busy");
+            tracing::warn!(limit = self.limit, %peer, "connection refused: all others are busy");
         }
         admitted
     }
@@ -100,7 +100,7 @@ impl Places {
         let Some(id) = evicted else { return false };
         if let Some((peer, task)) = open.tasks.remove(&id) {
             task.abort();
-            tracing::warn!(%peer, limit = self.limit, "connection evicted to make room for another");
+            tracing::warn!(limit = self.limit, %peer, "connection evicted to make room for another");
         }
         self.telemetry.connection_ended(EarlyEnd::Evicted);
         self.telemetry.connections(open.admission.open());
@@ -155,13 +155,13 @@ impl Place {
             return;
         }
         self.places.telemetry.connection_ended(EarlyEnd::Timeout);
-        tracing::info!(%peer, "connection closed: the client took too long");
+        tracing::info!(reason = "the client took too long", %peer, "connection closed");
     }
 
     /// Counts and logs that the connection failed.
     pub(super) fn failed(&self, error: &str) {
         self.places.telemetry.connection_ended(EarlyEnd::Error);
-        tracing::info!(peer = %self.peer, error, "connection failed");
+        tracing::info!(error, peer = %self.peer, "connection failed");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The log: readers of standard error that stop reading, and messages that repeat.
 
 use std::{
+    fs,
     io::{PipeReader, Read as _, Write as _, pipe},
     net::SocketAddr,
     process::{Child, ExitStatus, Stdio},
@@ -94,22 +95,26 @@ fn dropped() -> u64 {
 fn a_reader_that_stops_reading_stops_nothing_but_the_log() {
     network::alone(|| {
         let directory = tempfile::tempdir().unwrap();
-        let config = directory.path().join("exporter.yaml");
-        std::fs::write(&config, CONFIG).unwrap();
-        let config = format!("--config.file={}", config.display());
+        let file = directory.path().join("exporter.yaml");
+        fs::write(&file, CONFIG).unwrap();
+        let config = format!("--config.file={}", file.display());
         let address = format!("--web.listen-address={ADDRESS}");
-        let args = [config.as_str(), address.as_str(), "--log.level=debug"];
+        let args = [config.as_str(), address.as_str(), "--web.enable-lifecycle"];
 
         let mut exporter = Blocked::start(&args);
         assert_eq!(dropped(), 0);
         let deadline = Instant::now() + PATIENCE;
+        let mut rejected = 0;
         while dropped() == 0 {
             assert!(Instant::now() < deadline, "the queue is never full");
-            for _ in 0..100 {
-                // Each is worth a line.
-                let mut client = connect();
-                client.stream().write_all(b"nonsense\r\n\r\n").unwrap();
-                client.answer(false);
+            for _ in 0..20 {
+                // Each has another reason to be rejected, of several kilobytes.
+                rejected += 1;
+                let keys = (0..20).map(|key| format!("key_{rejected}_{key}: 1\n"));
+                let next = directory.path().join("next.yaml");
+                fs::write(&next, keys.collect::<String>()).unwrap();
+                fs::rename(&next, &file).unwrap();
+                assert_eq!(connect().request("POST", "/-/reload", &[]).status, 500);
             }
         }
 
@@ -133,6 +138,7 @@ fn a_reader_that_stops_reading_stops_nothing_but_the_log() {
         let log = log();
         assert!(log.contains("listening") && log.contains("shutting down"), "{log}");
 
+        fs::write(&file, CONFIG).unwrap();
         let mut exporter = Blocked::start(&args);
         dropped();
         exporter.terminate();
@@ -162,7 +168,7 @@ fn messages_that_repeat_are_limited_and_counted() {
         assert_eq!(client.request("POST", "/-/reload", &[]).status, 200);
     }
     // Another kind of message is not affected.
-    std::fs::write(exporter.config(), "labels: {host: b}\n").unwrap();
+    fs::write(exporter.config(), "labels: {host: b}\n").unwrap();
     assert_eq!(client.request("POST", "/-/reload", &[]).text(), "applied\n");
     exporter.signal(Signal::SIGTERM);
     assert!(exporter.wait().success());
