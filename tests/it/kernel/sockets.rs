@@ -1,6 +1,7 @@
 //! Unix sockets, and sockets that systemd passes.
 
 use std::{
+    ffi::CString,
     fs,
     io::{self, Read, Write},
     net::{TcpListener, TcpStream},
@@ -13,7 +14,7 @@ use std::{
         },
     },
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{self, Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -75,11 +76,16 @@ fn activated(sockets: Vec<OwnedFd>) -> (tempfile::TempDir, Command) {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("exporter.yaml");
     fs::write(&config, CONFIG).unwrap();
-    let script = format!("LISTEN_PID=$$ LISTEN_FDS={} exec \"$@\"", sockets.len());
-    let mut command = ending_with_us(Path::new("/bin/sh"));
-    command.args(["-c", &script, "sh"]).arg(binary());
+    let count = CString::new(sockets.len().to_string()).unwrap();
+    let mut command = ending_with_us(&binary());
     command.arg(format!("--config.file={}", config.display())).arg("--web.systemd-socket");
     let pass = move || {
+        // The command itself must not change the environment, or exec would not use this one.
+        let process = CString::new(process::id().to_string())?;
+        for (name, value) in [(c"LISTEN_PID", &process), (c"LISTEN_FDS", &count)] {
+            // SAFETY: the new process has one thread.
+            unsafe { libc::setenv(name.as_ptr(), value.as_ptr(), 1) };
+        }
         for (socket, number) in sockets.iter().zip(3..) {
             // SAFETY: a system call; dup2 clears the flag that would close the descriptor.
             if unsafe { libc::dup2(socket.as_raw_fd(), number) } < 0 {
@@ -88,7 +94,7 @@ fn activated(sockets: Vec<OwnedFd>) -> (tempfile::TempDir, Command) {
         }
         Ok(())
     };
-    // SAFETY: system calls and nothing else.
+    // SAFETY: system calls, and allocations, which glibc allows after fork.
     unsafe { command.pre_exec(pass) };
     (directory, command)
 }
