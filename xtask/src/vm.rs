@@ -150,9 +150,19 @@ const SKIPPED: [&str; 16] = [
     "half_open",
 ];
 
-/// Tests of files and sockets rather than the scheduler. A quick run skips them.
-const NOT_QUICK: &[&str] =
-    &["kernel::http::", "kernel::labels::", "kernel::notify::", "kernel::reload::"];
+/// Tests of files, sockets and limits rather than the scheduler. A quick run skips them.
+const NOT_QUICK: &[&str] = &[
+    "kernel::connections::",
+    "kernel::http::",
+    "kernel::labels::",
+    "kernel::log::",
+    "kernel::notify::",
+    "kernel::reload::",
+    "kernel::scrapes::",
+    "kernel::shortage::",
+    "kernel::sockets::",
+    "kernel::writers::",
+];
 
 fn run(
     guest: &'static Guest,
