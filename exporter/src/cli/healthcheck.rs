@@ -4,6 +4,7 @@
 use std::{
     error::Error,
     fmt::Display,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
@@ -35,9 +36,9 @@ pub enum Unhealthy {
     /// The response was not 200.
     #[error("{0}{PATH} responded with {1}")]
     Status(String, StatusCode),
-    /// The host name resolved to no address.
-    #[error("`{0}` has no address")]
-    NoAddress(String),
+    /// The host name could not be resolved.
+    #[error("`{0}`: {1}")]
+    Unresolved(String, io::Error),
 }
 
 /// Requests `/-/healthy` from the exporter that listens on `address`.
@@ -45,21 +46,25 @@ pub async fn healthcheck(address: &ListenAddress) -> Result<(), Unhealthy> {
     let mut request = Request::new(Empty::new());
     *request.uri_mut() = hyper::Uri::from_static(PATH);
     let candidates = match address.target() {
-        Target::Tcp(candidates) => candidates,
+        Target::Tcp(tcp) => {
+            tcp.resolve().map_err(|error| Unhealthy::Unresolved(address.to_string(), error))?
+        }
         Target::Unix(path) => {
             return check(address, http_client::send_to_socket(path, request)).await;
         }
     };
-    let mut unhealthy = Unhealthy::NoAddress(address.to_string());
-    for candidate in candidates.iter().copied().map(reachable) {
+    let mut unhealthy = None;
+    for candidate in candidates.into_iter().map(reachable) {
         let host = candidate.ip().to_string();
         let server = Server { host: &host, port: candidate.port(), addresses: &[candidate] };
-        unhealthy = match check(&candidate, server.send(request.clone(), None)).await {
-            Err(error @ (Unhealthy::Unreachable(_) | Unhealthy::Silent(_))) => error,
+        match check(&candidate, server.send(request.clone(), None)).await {
+            Err(error @ (Unhealthy::Unreachable(_) | Unhealthy::Silent(_))) => {
+                unhealthy = Some(error);
+            }
             checked => return checked,
-        };
+        }
     }
-    Err(unhealthy)
+    unhealthy.map_or(Ok(()), Err)
 }
 
 async fn check(

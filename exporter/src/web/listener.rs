@@ -139,13 +139,16 @@ impl Listener {
 }
 
 /// Binds every address, each to the first of its candidates that this machine has. Any other error is
-/// returned: otherwise a port in use would be served on only some addresses.
+/// returned: otherwise a port in use would be served on only some addresses. Blocks as long as the resolver
+/// does.
 ///
 /// Call it inside a tokio runtime.
 pub fn bind(addresses: &[ListenAddress]) -> Result<Vec<Listener>, ListenError> {
     let named = |address: &ListenAddress| {
         let bound = match address.target() {
-            Target::Tcp(candidates) => bind_first(candidates).and_then(Listener::tcp),
+            Target::Tcp(tcp) => {
+                tcp.resolve().and_then(|them| bind_first(&them)).and_then(Listener::tcp)
+            }
             Target::Unix(path) => unix_socket::bind(path, BACKLOG)
                 .and_then(|(listener, file)| Listener::unix(listener, Some(file))),
         };
