@@ -252,10 +252,11 @@ impl FileWatch {
 }
 
 impl State {
-    /// Forgets all other directories and files, and logs failures that are new.
+    /// Forgets all other directories and files, and logs failures that are new. Directories that are known no
+    /// more were deleted in the meantime.
     fn keep_only(
         &mut self,
-        directories: Directories,
+        mut directories: Directories,
         failures: BTreeSet<String>,
         files: &[PathBuf],
     ) {
@@ -267,6 +268,7 @@ impl State {
         }
         self.failures = failures;
         self.files.retain(|path, _| files.contains(path));
+        directories.retain(|path, _| self.directories.contains_key(path));
         self.directories = directories;
     }
 
@@ -548,6 +550,19 @@ mod tests {
         assert!(!contents.is_complete);
         files.watch.completed(&files.path("a"), contents.stamp);
         assert!(files.is_complete("a"));
+    }
+
+    #[test]
+    fn a_directory_deleted_during_a_renewal_is_watched_by_the_next_one() {
+        use notify::event::RemoveKind;
+        let path = PathBuf::from("/mount");
+        let directory = Directory { identity: (1, 2), names: BTreeMap::new() };
+        let directories = Directories::from([(path.clone(), directory)]);
+        let mut state = State { directories: directories.clone(), ..State::default() };
+        let deleted = Event::new(EventKind::Remove(RemoveKind::Folder)).add_path(path);
+        assert!(state.handle(Ok(deleted), Now::read()));
+        state.keep_only(directories, BTreeSet::new(), &[]);
+        assert!(state.directories.is_empty());
     }
 
     #[test]
