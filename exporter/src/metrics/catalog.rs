@@ -372,8 +372,8 @@ catalog! {
     PROCESS_METRICS_ERRORS: Family {
         name: "sched_exporter_process_metrics_errors",
         kind: Kind::Counter,
-        help: "Scrapes that left out families named process_*, because the exporter could not read \
-               them, e.g. for want of file descriptors; the log says why.",
+        help: "Scrapes without the families named process_*, because the exporter could not read \
+               them, e.g. when file descriptors are used up; the log says why.",
         labels: &[],
         feature: None,
         source: Source::Registry,

@@ -48,7 +48,7 @@ pub struct Reloader {
     /// Why the last renewal failed.
     not_renewed: Option<String>,
     building: BlockingSlot<BuildOutcome>,
-    /// When to try again, if the last reload failed for want of time or resources.
+    /// When to try again, if the last reload ran out of time or resources.
     retry: Option<Instant>,
     requests: mpsc::Sender<Request>,
     queue: mpsc::Receiver<Request>,

@@ -58,7 +58,7 @@ fn value(text: &str) -> &str {
 }
 
 /// Reads the files that `file("/path")` names. The last value stays while a file is being written, or
-/// cannot be read for want of resources.
+/// cannot be read while resources are short.
 pub(super) fn read_all(paths: &BTreeSet<String>, rereading: &Rereading) -> Reading {
     let mut reading = Reading::default();
     for path in paths {
@@ -82,7 +82,7 @@ pub(super) fn paths(_: &SourceOrigins, keys: &BTreeSet<String>) -> BTreeSet<Path
 }
 
 /// Reads the labels or annotations `keys` of the pod. The last values stay while the file is being
-/// written, or cannot be read for want of resources.
+/// written, or cannot be read while resources are short.
 pub(super) fn pod(path: &Path, keys: &BTreeSet<String>, rereading: &Rereading) -> Reading {
     let known = rereading.known.restricted_to(keys);
     let read = rereading.text(path, MAX_POD_BYTES).and_then(|(text, is_complete)| {

@@ -5,7 +5,7 @@
 //!
 //! * At most `limit` connections that have sent a request are open. [`NEWCOMERS`] places beyond the limit
 //!   are for clients whose first request is not complete.
-//! * Whoever needs a place gets it from another connection. That is the one that has been idle longest;
+//! * A client that needs a place gets it from another connection: the one that has been idle longest;
 //!   if none is idle, the one whose client has not read its answer for longest; if there is none either,
 //!   one that asks again within [`AGAIN`] of its last answer, or that waits for a reload.
 //! * Other requests, answers that their clients read, and connections accepted within the last

@@ -119,7 +119,7 @@ impl Renderings {
             }
             has_room = ready => if !has_room { return Err(Missing::NoRoom) },
         }
-        // Whoever comes from now on is too late for the snapshot.
+        // Scrapes that arrive from now on are too late for the snapshot.
         self.lock().retain(|(_, other)| !std::ptr::eq(other.as_ptr(), Arc::as_ptr(&pending)));
         let outcome = render(&wanted).map(|(bytes, is_gzip)| Arc::new(self.keep(bytes, is_gzip)));
         pending.send_replace(Some(outcome.clone()));

@@ -115,7 +115,7 @@ fn process_metrics_that_cannot_be_read_are_counted_and_logged() {
     // Descriptors that are open stay open.
     let old = limit_files(exporter.pid(), 0);
     assert_eq!(scrape("/metrics"), (0, 1));
-    // Whoever does not ask for them misses nothing.
+    // Without them, nothing is left out.
     assert_eq!(scrape("/metrics?name[]=sched_exporter_process_metrics_errors"), (0, 1));
     exporter.wait_for_log("cannot read the metrics of the process");
     assert!(exporter.log().contains("Too many open files"), "{}", exporter.log());

@@ -1,5 +1,5 @@
 //! Logs to standard error, as logfmt or JSON: each kind of message at a limited rate, and without waiting
-//! for whoever reads it.
+//! for a reader.
 
 mod filter;
 mod limit;

@@ -82,7 +82,7 @@ fn openmetrics_must_be_named() {
 }
 
 #[test]
-fn openmetrics_is_for_whoever_accepts_nothing_else() {
+fn openmetrics_is_for_clients_that_accept_nothing_else() {
     check("application/*", OPEN_METRICS);
     check("text/plain;q=0, */*;q=0.1", OPEN_METRICS);
     check("text/*;q=0, */*", OPEN_METRICS);
