@@ -155,3 +155,29 @@ fn a_hung_exporter_is_restarted() {
     debian.wait("restarted", |it| it.property("NRestarts") == "1");
     debian.wait("serving", |it| it.try_run("sched_exporter healthcheck").0);
 }
+
+#[test]
+fn systemd_opens_the_socket_and_keeps_it_across_restarts() {
+    let debian = Debian::boot();
+    debian.run(
+        "dpkg --install sched-exporter_*_$(dpkg --print-architecture).deb
+        cp /usr/share/doc/sched-exporter/examples/sched_exporter.socket /etc/systemd/system
+        sed -i '/^SocketMode=/aSocketGroup=www-data' /etc/systemd/system/sched_exporter.socket
+        echo 'ARGS=\"--web.systemd-socket\"' > /etc/default/sched_exporter
+        systemctl daemon-reload
+        sh -c \"$(sed -n 's/^#   //p' /etc/systemd/system/sched_exporter.socket)\"",
+    );
+    let scrape =
+        "curl --silent --fail --unix-socket /run/sched_exporter.sock http://localhost/metrics";
+    let scraped = debian.run(scrape);
+    assert!(scraped.contains("\nsched_cpu_seconds_total{"), "{scraped}");
+    let socket = debian.run("stat --format='%U %G %a' /run/sched_exporter.sock");
+    assert_eq!(socket, "root www-data 660\n");
+    assert!(!debian.try_run("curl --silent http://127.0.0.1:10435/metrics").0);
+    // Connections wait in the socket while the exporter is down.
+    debian.run("systemctl stop sched_exporter");
+    let waiting =
+        debian.run(&format!("{scrape} > /tmp/scraped & systemctl start sched_exporter; wait"));
+    assert_eq!(waiting, "");
+    debian.run("grep --quiet sched_cpu_seconds_total /tmp/scraped");
+}
