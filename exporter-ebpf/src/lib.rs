@@ -9,7 +9,10 @@
 
 mod record;
 
-pub use record::cpu::{CpuRecord, Mode, Reason, Totals, WAIT_BUCKETS, wait_bucket};
+pub use record::{
+    cpu::{CpuRecord, Mode, Reason, Totals},
+    wait::{WAIT_SLOTS, wait_slot, wait_slot_of_index},
+};
 
 /// Name of the map: a per-CPU array of one [`CpuRecord`].
 pub const MAP: &str = "CPU";

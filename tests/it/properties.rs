@@ -46,7 +46,7 @@ const HEADER_PIECES: [&str; 22] = [
 ];
 
 /// Pieces of YAML.
-const YAML_PIECES: [&str; 64] = [
+const YAML_PIECES: [&str; 65] = [
     "labels: ",
     "runqueue_latency: ",
     "relabel_configs: ",
@@ -73,6 +73,7 @@ const YAML_PIECES: [&str; 64] = [
     "\n  - ",
     "buckets: ",
     "per_cpu: ",
+    "per_octave: 2",
     "min: ",
     "a: ",
     "1us",

@@ -277,8 +277,8 @@ impl Scrapes {
         let stray = ours.find(|sample| !is_of(sample, &config));
         self.one_generation.check(stray.is_none(), || format!("{number}, but {stray:?}"));
         let found = bounds(samples);
-        let exponents = config.runqueue_latency().bucket_exponents();
-        let mut expected: Vec<_> = exponents.iter().map(|it| exposition::le(*it)).collect();
+        let indices = config.runqueue_latency().bucket_indices();
+        let mut expected: Vec<_> = indices.iter().map(|it| exposition::le(*it)).collect();
         expected.push("+Inf".to_owned());
         self.one_generation.check(found == expected, || format!("{number}, but {found:?}"));
 

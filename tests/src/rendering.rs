@@ -103,7 +103,7 @@ pub fn snapshot(cpus: u32) -> Snapshot {
             totals.switches = array::from_fn(|_| any(10_000_000_000));
             totals.missed_switches = any(100);
             totals.wait_ns = any(MONTH_NS);
-            totals.wait_buckets = array::from_fn(|_| any(1_000_000_000));
+            totals.wait_slots = array::from_fn(|_| any(1_000_000_000));
             totals
         }),
         unattributed_ns: any(1_000_000),

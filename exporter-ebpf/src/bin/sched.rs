@@ -21,7 +21,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use aya_log_ebpf::info;
-use sched_exporter_ebpf::{CpuRecord, Mode, Reason, WAIT_BUCKETS, wait_bucket};
+use sched_exporter_ebpf::{CpuRecord, Mode, Reason, WAIT_SLOTS, wait_slot};
 
 #[map]
 static CPU: PerCpuArray<CpuRecord> = PerCpuArray::with_max_entries(1, 0);
@@ -252,13 +252,16 @@ fn measure_wait(record: &mut CpuRecord, task: Object) {
     // subtraction saturates only as a guard.
     let wait = clock.saturating_sub(last_queued);
     record.totals.wait_ns += wait;
-    let mut bucket = wait_bucket(wait);
-    const { assert!(WAIT_BUCKETS == 64) };
-    // LLVM proves the bound and would delete a mask; the verifier cannot prove it. So mask in assembly.
-    // SAFETY: the statement changes only its operand, which is then a valid index.
+    let mut slot = wait_slot(wait);
+    // LLVM proves the bound and would delete the comparison; the verifier cannot prove it. So hide from
+    // LLVM where the number comes from. The statement must not be empty: two lines of source at one
+    // instruction are an error for the verifier.
+    // SAFETY: the statement changes only its operand, and the index is in bounds.
     unsafe {
-        asm!("{0} &= 63", inout(reg) bucket, options(pure, nomem, nostack));
-        *record.totals.wait_buckets.get_unchecked_mut(bucket as usize) += 1;
+        asm!("{0} &= 255", inout(reg) slot, options(pure, nomem, nostack));
+        if slot < WAIT_SLOTS {
+            *record.totals.wait_slots.get_unchecked_mut(slot) += 1;
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The record of one CPU, which only that CPU writes.
 
+use super::wait::WAIT_SLOTS;
+
 /// The mode of a CPU: the kind of task that is current on it, by the policy that the task had when it
 /// was switched in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,10 +56,6 @@ impl Reason {
     pub const ALL: [Self; 3] = [Self::Voluntary, Self::Preempted, Self::Idle];
 }
 
-/// Number of buckets for run-queue waits. Bucket `i` counts waits of `2^(i-1) < wait <= 2^i`
-/// nanoseconds, bucket 0 those of 0 and 1; the last also counts everything longer.
-pub const WAIT_BUCKETS: usize = 64;
-
 /// Everything that a CPU counts up, since its first switch. Each field is a range of `u64`s, so that
 /// [`Totals::add`] and the like treat all of them alike: a new counter is one new field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +69,8 @@ pub struct Totals {
     pub missed_switches: u64,
     /// Sum of all run-queue waits, from runnable to running, in nanoseconds.
     pub wait_ns: u64,
-    /// Run-queue waits by length; see [`wait_bucket`].
-    pub wait_buckets: [u64; WAIT_BUCKETS],
+    /// Run-queue waits by length; see [`wait_slot`](crate::wait_slot). Their sum is the number of waits.
+    pub wait_slots: [u64; WAIT_SLOTS],
 }
 
 impl Totals {
@@ -179,12 +177,4 @@ impl CpuRecord {
     pub const fn open(word: u64) -> (u64, u64) {
         (word >> MODE_BITS, word & (Self::MAY_GO_OFFLINE - 1))
     }
-}
-
-/// The index in [`Totals::wait_buckets`] for a wait in nanoseconds. For example, waits of 1,025 to
-/// 2,048 ns belong to bucket 11.
-#[inline(always)]
-pub const fn wait_bucket(wait_ns: u64) -> u64 {
-    let bucket = 64 - wait_ns.saturating_sub(1).leading_zeros() as u64;
-    if bucket < WAIT_BUCKETS as u64 { bucket } else { WAIT_BUCKETS as u64 - 1 }
 }

@@ -29,7 +29,7 @@ pub fn report(path: &Path, inputs: &Inputs, format: CheckFormat) -> String {
     let host = expansion.host.clone().unwrap_or_default();
     let cpus = expansion.cpus.clone();
     let (sets, _) = labels::group(&inputs.config, expansion, SERIES);
-    let buckets = inputs.config.runqueue_latency().bucket_exponents().len();
+    let buckets = inputs.config.runqueue_latency().bucket_indices().len();
     let (groups, latency) = (sets.groups.as_slice().len(), sets.latency.as_slice().len());
     let series = groups * SERIES.totals + latency * SERIES.latency(buckets);
     let report = Report { path, inputs, host, cpus, sets: groups, series };
@@ -245,7 +245,7 @@ SOURCE       STATE
 hostname     ok
 node.labels  environment variable NODE_NAME is not set
 
-81 series at most, 3 sets of labels
+84 series at most, 3 sets of labels
 ";
         assert_eq!(text, expected);
     }
@@ -254,7 +254,7 @@ node.labels  environment variable NODE_NAME is not set
     fn json_has_the_same_content() {
         let config = "labels: {host: \"{{ hostname }}\"}\nwithout: [cpu]\n";
         let table = report(Path::new("f.yaml"), &inputs(config), CheckFormat::Table);
-        assert!(table.ends_with("\n27 series at most, 1 set of labels\n"), "{table}");
+        assert!(table.ends_with("\n28 series at most, 1 set of labels\n"), "{table}");
         let text = report(Path::new("f.yaml"), &inputs(config), CheckFormat::Json);
         let host = json!({ "host": { "value": "web-17", "from": "labels.host: hostname" } });
         let cpus = [0, 1, 2, 3].map(|cpu| json!({ "cpu": cpu, "labels": host }));
@@ -269,7 +269,7 @@ node.labels  environment variable NODE_NAME is not set
                 { "source": "node.labels", "up": false, "error": "environment variable NODE_NAME is not set" },
             ],
             "sets": 1,
-            "series": 27,
+            "series": 28,
         });
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
     }

@@ -1,28 +1,28 @@
 //! The section `runqueue_latency`.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use super::yaml::{Entry, Report};
 
-/// Maximum number of buckets. Each of them is a series of each CPU.
-const MAX_BUCKETS: usize = 40;
-
-/// Largest bound. It is below 2^42 ns, so that one more step of the largest factor stays below 2^62,
-/// the last bucket that has an upper end.
-const MAX_BOUND: Duration = Duration::from_hours(1);
+/// The bounds that the kernel program can tell apart, as powers of two of a second.
+const BOUNDS: RangeInclusive<i32> = -24..=6;
 
 /// Largest ratio of neighboring buckets.
 const MAX_FACTOR: u64 = 1024;
 
+/// How many bounds the kernel program has for each doubling.
+const PER_OCTAVE: i32 = 8;
+
 const DEFAULT_MIN_NS: u64 = 1_000;
-const DEFAULT_MAX_NS: u64 = 10 * 1_000_000_000;
-const DEFAULT_FACTOR: u64 = 4;
+const DEFAULT_MAX_NS: u64 = 64 * 1_000_000_000;
+/// The step of a factor of 4.
+const DEFAULT_STEP: i32 = 2 * PER_OCTAVE;
 
 /// How `sched_runqueue_latency_seconds` is exposed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunqueueLatency {
     per_cpu: bool,
-    bucket_exponents: Vec<u32>,
+    bucket_indices: Vec<i32>,
 }
 
 impl RunqueueLatency {
@@ -31,10 +31,10 @@ impl RunqueueLatency {
         self.per_cpu
     }
 
-    /// The buckets, as exponents: `e` is the bucket whose `le` is 2^e nanoseconds. There is at least
-    /// one; they ascend, and none is above 62.
-    pub fn bucket_exponents(&self) -> &[u32] {
-        &self.bucket_exponents
+    /// The buckets: `i` is the one whose `le` is `2^(i/8)` seconds, as in a native histogram of schema
+    /// 3. There is at least one; they ascend, from -192 to 48.
+    pub fn bucket_indices(&self) -> &[i32] {
+        &self.bucket_indices
     }
 }
 
@@ -42,7 +42,7 @@ impl Default for RunqueueLatency {
     fn default() -> Self {
         Self {
             per_cpu: true,
-            bucket_exponents: exponents(DEFAULT_MIN_NS, DEFAULT_MAX_NS, DEFAULT_FACTOR),
+            bucket_indices: indices(DEFAULT_MIN_NS, DEFAULT_MAX_NS, DEFAULT_STEP),
         }
     }
 }
@@ -53,26 +53,32 @@ pub(super) fn runqueue_latency(report: &mut Report<'_>, section: &Entry<'_>) -> 
     for entry in report.entries(section) {
         match entry.name {
             "per_cpu" => latency.per_cpu = report.boolean(&entry),
-            "buckets" => latency.bucket_exponents = buckets(report, &entry).unwrap_or_default(),
+            "buckets" => latency.bucket_indices = buckets(report, &entry).unwrap_or_default(),
             _ => report.unknown_key(&entry, &["per_cpu", "buckets"]),
         }
     }
     latency
 }
 
-fn buckets(report: &mut Report<'_>, section: &Entry<'_>) -> Option<Vec<u32>> {
+fn buckets(report: &mut Report<'_>, section: &Entry<'_>) -> Option<Vec<i32>> {
     let mut min = Some(DEFAULT_MIN_NS);
     let mut max = Some(DEFAULT_MAX_NS);
-    let mut factor = Some(DEFAULT_FACTOR);
+    let mut step = Some(DEFAULT_STEP);
+    let mut given = None;
     for entry in report.entries(section) {
         match entry.name {
             "min" => min = bound(report, &entry),
             "max" => max = bound(report, &entry),
-            "factor" => factor = bucket_factor(report, &entry),
-            _ => report.unknown_key(&entry, &["min", "max", "factor"]),
+            "factor" | "per_octave" if given.is_some() => {
+                report.error(&entry, |_| "factor and per_octave are both given; keep one".into());
+                step = None;
+            }
+            "factor" => (step, given) = (factor(report, &entry), Some(())),
+            "per_octave" => (step, given) = (per_octave(report, &entry), Some(())),
+            _ => report.unknown_key(&entry, &["min", "max", "factor", "per_octave"]),
         }
     }
-    let (min, max, factor) = (min?, max?, factor?);
+    let (min, max, step) = (min?, max?, step?);
     if min > max {
         report.error(section, |_| {
             let (min, max) = (Duration::from_nanos(min), Duration::from_nanos(max));
@@ -80,25 +86,18 @@ fn buckets(report: &mut Report<'_>, section: &Entry<'_>) -> Option<Vec<u32>> {
         });
         return None;
     }
-    let exponents = exponents(min, max, factor);
-    if exponents.len() > MAX_BUCKETS {
-        report.error(section, |_| {
-            let count = exponents.len();
-            format!("there are {count} buckets, {MAX_BUCKETS} at most; raise factor or lower max")
-        });
-    }
-    Some(exponents)
+    Some(indices(min, max, step))
 }
 
 /// Parses a bound, in nanoseconds.
 fn bound(report: &mut Report<'_>, entry: &Entry<'_>) -> Option<u64> {
+    /// 2^-24 s is 59.6 ns.
+    const RANGE: RangeInclusive<Duration> = Duration::from_nanos(60)..=Duration::from_secs(64);
     match entry.string().map(humantime::parse_duration) {
-        Some(Ok(bound)) if !bound.is_zero() && bound <= MAX_BOUND => {
-            return u64::try_from(bound.as_nanos()).ok();
-        }
+        Some(Ok(bound)) if RANGE.contains(&bound) => return u64::try_from(bound.as_nanos()).ok(),
         Some(Ok(_) | Err(humantime::DurationError::NumberOverflow)) => {
             report.error(entry, |value| {
-                format!("{value} is out of range; write a duration from 1ns to 3600s")
+                format!("{value} is out of range; write a duration from 60ns to 64s")
             });
         }
         Some(Err(_)) | None => report.error(entry, |value| {
@@ -108,10 +107,11 @@ fn bound(report: &mut Report<'_>, entry: &Entry<'_>) -> Option<u64> {
     None
 }
 
-fn bucket_factor(report: &mut Report<'_>, entry: &Entry<'_>) -> Option<u64> {
+/// Parses `factor`; returns the step between indices.
+fn factor(report: &mut Report<'_>, entry: &Entry<'_>) -> Option<i32> {
     let factor = report.integer(entry)?;
     if factor.is_power_of_two() && (2..=MAX_FACTOR).contains(&factor) {
-        return Some(factor);
+        return Some(factor.ilog2().cast_signed() * PER_OCTAVE);
     }
     report.error(entry, |value| {
         format!("{value} is not a power of two from 2 to {MAX_FACTOR}; write 2, 4, 8 and so on")
@@ -119,11 +119,35 @@ fn bucket_factor(report: &mut Report<'_>, entry: &Entry<'_>) -> Option<u64> {
     None
 }
 
-/// Returns the buckets from `min` by steps of `factor` up to the first that reaches `max`. All three
-/// are rounded up to powers of two, since the kernel program counts by powers of two.
+/// Parses `per_octave`; returns the step between indices.
+fn per_octave(report: &mut Report<'_>, entry: &Entry<'_>) -> Option<i32> {
+    let step = match report.integer(entry)? {
+        2 => PER_OCTAVE / 2,
+        4 => PER_OCTAVE / 4,
+        8 => 1,
+        _ => {
+            report.error(entry, |value| {
+                format!("{value} is not a number of bounds for each doubling; write 2, 4 or 8")
+            });
+            return None;
+        }
+    };
+    Some(step)
+}
+
+/// Returns the buckets from `min` by `step` up to the first that reaches `max`, but none above
+/// [`BOUNDS`]. `min` is rounded down to a power of two of a second, and `max` up.
 ///
-/// For 1 µs, 10 µs and 4 these are 2^10, 2^12 and 2^14 ns: 1.024, 4.096 and 16.384 µs.
-fn exponents(min_ns: u64, max_ns: u64, factor: u64) -> Vec<u32> {
-    let [first, last, step] = [min_ns, max_ns, factor].map(|n| n.next_power_of_two().ilog2());
-    (0..=(last - first).div_ceil(step)).map(|i| first + i * step).collect()
+/// For 1 µs, 10 µs and a step of 16 these are -160, -144 and -128: 2^-20, 2^-18 and 2^-16 s, or 0.954,
+/// 3.81 and 15.3 µs.
+fn indices(min_ns: u64, max_ns: u64, step: i32) -> Vec<i32> {
+    const NS_PER_SECOND: u64 = 1_000_000_000;
+    let (lowest, highest) = (*BOUNDS.start(), *BOUNDS.end());
+    // In units of the lowest bound: at most 2^30 of them, so that nothing overflows.
+    let [min, max] = [min_ns, max_ns].map(|ns| ns << lowest.unsigned_abs());
+    let min = (min / NS_PER_SECOND).ilog2().cast_signed() + lowest;
+    let max = max.div_ceil(NS_PER_SECOND).next_power_of_two().ilog2().cast_signed() + lowest;
+    let [first, last, limit] = [min, max, highest].map(|exponent| exponent * PER_OCTAVE);
+    let steps = (last - first + step - 1) / step;
+    (0..=steps).map(|n| (first + n * step).min(limit)).collect()
 }

@@ -276,11 +276,26 @@ fn write_float(text: &mut String, float: f64) {
     }
 }
 
-/// The `le` of `2^exponent` nanoseconds, in seconds: `1.024e-06` for 10.
+/// The `le` of `2^(index/8)` seconds: `9.5367431640625e-07` for -160, which is 2^-20 s. It is the number
+/// that Prometheus has for the end of bucket `index` of a native histogram of schema 3; whole powers of
+/// two are exact. `index` must be from -192 to 48.
 /// <https://prometheus.io/docs/specs/om/open_metrics_spec/#considerations-canonical-numbers>
-pub fn le(exponent: u32) -> String {
-    // The power of two is exact, so the quotient is the nearest `f64`.
-    canonical(2_f64.powi(exponent.cast_signed()) / 1e9)
+pub fn le(index: i32) -> String {
+    /// 2^(i/8 - 1). Some differ from the nearest `f64` in the last bit, as they do in Prometheus.
+    /// <https://github.com/prometheus/prometheus/blob/v3.5.0/model/histogram/generic.go>,
+    /// `exponentialBounds`.
+    const FRACTIONS: [f64; 8] = [
+        0.5,
+        0.545_253_866_332_628_8,
+        0.594_603_557_501_360_5,
+        0.648_419_777_325_504_8,
+        0.707_106_781_186_547_5,
+        0.771_105_412_703_970_4,
+        0.840_896_415_253_714_4,
+        0.917_004_043_204_671_1,
+    ];
+    let fraction = FRACTIONS[(index & 7).cast_unsigned() as usize];
+    canonical(fraction * 2_f64.powi((index >> 3) + 1))
 }
 
 /// Formats the bound of a histogram as OpenMetrics requires: like Go's `%g`, with `.0` after integers.
@@ -443,7 +458,25 @@ wait_seconds_created 1.5
         ] {
             assert_eq!(canonical(bound), expected);
         }
-        assert_eq!(le(10), "1.024e-06");
-        assert_eq!(le(20), "0.001048576");
+    }
+
+    #[test]
+    fn bounds_are_those_of_native_histograms() {
+        // Exact powers of two.
+        assert_eq!(le(-160), "9.5367431640625e-07");
+        assert_eq!(le(-80), "0.0009765625");
+        assert_eq!(le(-16), "0.25");
+        assert_eq!(le(0), "1.0");
+        assert_eq!(le(48), "64.0");
+        // Go's `%g` of Prometheus's `getBound(index, 3)`.
+        assert_eq!(le(-192), "5.960464477539063e-08");
+        assert_eq!(le(-79), "0.0010649489576809157");
+        assert_eq!(le(-4), "0.7071067811865475");
+        assert_eq!(le(4), "1.414213562373095");
+        for index in -192..=48 {
+            let bound: f64 = le(index).parse().unwrap();
+            assert_eq!(canonical(bound), le(index));
+            assert!((bound / (f64::from(index) / 8.0).exp2() - 1.0).abs() < 3e-16, "{bound}");
+        }
     }
 }

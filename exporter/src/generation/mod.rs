@@ -29,8 +29,8 @@ pub struct Generation {
     pub sha256: String,
     /// The labels of all series.
     pub labels: LabelSets,
-    /// The buckets of run-queue latency, ascending: the exponent and the value of `le`.
-    pub bounds: Vec<(u32, String)>,
+    /// The buckets of run-queue latency, ascending: `i`, for a bound of `2^(i/8)` seconds, and its `le`.
+    pub bounds: Vec<(i32, String)>,
 }
 
 /// The current generation, replaced by reloads.
@@ -47,8 +47,8 @@ impl Generation {
     ) -> (Self, Vec<Violation>) {
         let expansion = labels::expand(config, values, topology, false);
         let (labels, violations) = labels::group(config, expansion, series);
-        let exponents = config.runqueue_latency().bucket_exponents();
-        let bounds = exponents.iter().map(|exponent| (*exponent, exposition::le(*exponent)));
+        let indices = config.runqueue_latency().bucket_indices();
+        let bounds = indices.iter().map(|index| (*index, exposition::le(*index)));
         let generation =
             Self { number: 1, sha256: sha256.into(), labels, bounds: bounds.collect() };
         (generation, violations)

@@ -10,8 +10,8 @@ use crate::config::Limits;
 
 /// Folds groups together if they have too many series, and returns the violation.
 ///
-/// For 4 CPUs with 11 series each in `groups` and 16 in `latency`, a limit of 92 leaves 46 series for
-/// `groups`, which has 44, and 48 for `latency`: there, CPUs 0 and 1 keep theirs, and 2 and 3 share one
+/// For 4 CPUs with 11 series each in `groups` and 17 in `latency`, a limit of 95 leaves 48 series for
+/// `groups`, which has 44, and 51 for `latency`: there, CPUs 0 and 1 keep theirs, and 2 and 3 share one
 /// set.
 pub(super) fn limit_series(
     limits: &Limits,

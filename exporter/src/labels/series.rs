@@ -29,7 +29,7 @@ pub fn group(
         }
         latency = merge(latency);
     }
-    let buckets = config.runqueue_latency().bucket_exponents().len();
+    let buckets = config.runqueue_latency().bucket_indices().len();
     violations.extend(limit_series(
         config.limits(),
         series,

@@ -2,7 +2,7 @@
 //! catalog. Pure.
 
 use prometheus::proto::MetricFamily;
-use sched_exporter_ebpf::{Totals, WAIT_BUCKETS};
+use sched_exporter_ebpf::{Totals, wait_slot_of_index};
 
 use crate::{
     accounting::{Cpu, Group, Snapshot},
@@ -81,27 +81,25 @@ pub fn render<'a>(
     encoder.finish()
 }
 
-/// Writes a histogram of waits with the buckets `bounds`: exponent and `le`, ascending.
-///
-/// Kernel bucket `i` counts waits above `2^(i-1)` ns and up to `2^i` ns, so the waits up to `2^e` ns are
-/// those of the buckets 0 to `e`.
+/// Writes a histogram of waits with the buckets `bounds`: `i`, for a bound of `2^(i/8)` seconds, and its
+/// `le`, ascending. Each bound is the end of a slot, so the cumulative counts are exact.
 fn write_waits(
     encoder: &mut Encoder<'_>,
     labels: &Labels,
-    bounds: &[(u32, String)],
+    bounds: &[(i32, String)],
     totals: &Totals,
 ) {
-    let buckets = &totals.wait_buckets;
+    let mut slots = totals.wait_slots.iter();
     let mut cumulative = 0;
     let mut next = 0;
-    let up_to = bounds.iter().map(|(exponent, le)| {
-        while next < WAIT_BUCKETS && next <= *exponent as usize {
-            cumulative += buckets[next];
-            next += 1;
-        }
+    let up_to = bounds.iter().map(|(index, le)| {
+        let end = wait_slot_of_index(*index) + 1;
+        cumulative += slots.by_ref().take(end - next).sum::<u64>();
+        next = end;
         (le.as_str(), cumulative)
     });
-    encoder.histogram(labels, up_to, Value::Nanoseconds(totals.wait_ns), buckets.iter().sum());
+    let count = totals.wait_slots.iter().sum();
+    encoder.histogram(labels, up_to, Value::Nanoseconds(totals.wait_ns), count);
 }
 
 /// Writes a number for each online CPU, or if the configuration drops the label `cpu`, the sum over all
@@ -153,6 +151,8 @@ pub fn capacity(cpus: usize, generation: &Generation, selection: &Selection) -> 
 
 #[cfg(test)]
 mod tests {
+    use sched_exporter_ebpf::wait_slot;
+
     use super::*;
     use crate::{
         accounting::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
@@ -171,8 +171,9 @@ mod tests {
         totals.switches = std::array::from_fn(|reason| base + 10 + reason as u64);
         totals.missed_switches = base + 20;
         totals.wait_ns = base + 21;
-        for (bucket, waits) in [(10, 1), (11, 2), (13, 4), (14, 8)] {
-            totals.wait_buckets[bucket] = waits * u64::from(id + 1);
+        // Each wait is at a bound or a nanosecond above: 2^-20 s are 953.7 ns, 2^-17 s are 7,629.4 ns.
+        for (wait, waits) in [(953, 1), (954, 2), (3_815, 4), (7_629, 8), (7_630, 16)] {
+            totals.wait_slots[wait_slot(wait)] += waits * u64::from(id + 1);
         }
         Cpu { id, totals: Some(totals), unattributed_ns: base + 22 }
     }
@@ -184,7 +185,7 @@ mod tests {
 
     /// As [`shown`], but of some families.
     fn selected(config: &str, selection: &Selection) -> String {
-        let buckets = "runqueue_latency: {buckets: {min: 1us, max: 8us, factor: 2}}";
+        let buckets = "runqueue_latency: {buckets: {min: 1us, max: 7us, factor: 2}}";
         let config = Config::parse(&format!("{config}\n{buckets}\n")).unwrap();
         let (generation, _) =
             Generation::new(&config, "5a", &Values::default(), &Topology::of(vec![0, 1]), SERIES);
@@ -219,12 +220,12 @@ sched_cpu_seconds_total{cpu="0",mode="ext"} 0.000001007
 sched_context_switches_total{cpu="0",reason="voluntary"} 1010
 sched_context_switches_total{cpu="0",reason="preempted"} 1011
 sched_context_switches_total{cpu="0",reason="idle"} 1012
-sched_runqueue_latency_seconds_bucket{cpu="0",le="1.024e-06"} 1
-sched_runqueue_latency_seconds_bucket{cpu="0",le="2.048e-06"} 3
-sched_runqueue_latency_seconds_bucket{cpu="0",le="4.096e-06"} 3
-sched_runqueue_latency_seconds_bucket{cpu="0",le="8.192e-06"} 7
-sched_runqueue_latency_seconds_bucket{cpu="0",le="+Inf"} 15
-sched_runqueue_latency_seconds_count{cpu="0"} 15
+sched_runqueue_latency_seconds_bucket{cpu="0",le="9.5367431640625e-07"} 1
+sched_runqueue_latency_seconds_bucket{cpu="0",le="1.9073486328125e-06"} 3
+sched_runqueue_latency_seconds_bucket{cpu="0",le="3.814697265625e-06"} 3
+sched_runqueue_latency_seconds_bucket{cpu="0",le="7.62939453125e-06"} 15
+sched_runqueue_latency_seconds_bucket{cpu="0",le="+Inf"} 31
+sched_runqueue_latency_seconds_count{cpu="0"} 31
 sched_runqueue_latency_seconds_sum{cpu="0"} 0.000001021
 sched_exporter_unattributed_seconds_total{cpu="0"} 0.000001022
 sched_exporter_missed_switches_total{cpu="0"} 1020
@@ -242,12 +243,12 @@ sched_cpu_seconds_total{mode="ext"} 0.000003014
 sched_context_switches_total{reason="voluntary"} 3020
 sched_context_switches_total{reason="preempted"} 3022
 sched_context_switches_total{reason="idle"} 3024
-sched_runqueue_latency_seconds_bucket{le="1.024e-06"} 3
-sched_runqueue_latency_seconds_bucket{le="2.048e-06"} 9
-sched_runqueue_latency_seconds_bucket{le="4.096e-06"} 9
-sched_runqueue_latency_seconds_bucket{le="8.192e-06"} 21
-sched_runqueue_latency_seconds_bucket{le="+Inf"} 45
-sched_runqueue_latency_seconds_count 45
+sched_runqueue_latency_seconds_bucket{le="9.5367431640625e-07"} 3
+sched_runqueue_latency_seconds_bucket{le="1.9073486328125e-06"} 9
+sched_runqueue_latency_seconds_bucket{le="3.814697265625e-06"} 9
+sched_runqueue_latency_seconds_bucket{le="7.62939453125e-06"} 45
+sched_runqueue_latency_seconds_bucket{le="+Inf"} 93
+sched_runqueue_latency_seconds_count 93
 sched_runqueue_latency_seconds_sum 0.000003042
 sched_exporter_unattributed_seconds_total 0.000003044
 sched_exporter_missed_switches_total 3040

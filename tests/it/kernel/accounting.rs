@@ -173,13 +173,13 @@ fn counters_never_decrease_at_a_thousand_snapshots_a_second() {
             let (old, new) = (times(&last, cpu.id), times(&next, cpu.id));
             let pairs = old.mode_ns.iter().zip(&new.mode_ns);
             let pairs = pairs.chain(old.switches.iter().zip(&new.switches));
-            let mut pairs = pairs.chain(old.wait_buckets.iter().zip(&new.wait_buckets));
+            let mut pairs = pairs.chain(old.wait_slots.iter().zip(&new.wait_slots));
             assert!(pairs.all(|(old, new)| old <= new), "{old:?}\n{new:?}");
             assert!(old.wait_ns <= new.wait_ns);
         }
         last = next;
     }
-    let waits: u64 = times(&last, CPU).wait_buckets.iter().sum();
+    let waits: u64 = times(&last, CPU).wait_slots.iter().sum();
     assert!(waits > 1_000, "the load caused only {waits} waits");
     drop(storm);
 }
@@ -304,7 +304,7 @@ fn bursts_that_meet_the_tick_are_charged_once() {
 /// Waits on [`CPU`]: total nanoseconds and number.
 fn waits(snapshot: &Snapshot) -> (u64, u64) {
     let times = times(snapshot, CPU);
-    (times.wait_ns, times.wait_buckets.iter().sum())
+    (times.wait_ns, times.wait_slots.iter().sum())
 }
 
 /// Each reading of the kernel's figure is taken between two of ours. So the kernel's difference

@@ -84,9 +84,10 @@ fn check_limits(config: &Config) {
         assert!(name.len() <= limits.name_bytes, "{name:?}");
         assert!(!value.is_literal() || value.as_str().len() <= limits.value_bytes, "{value:?}");
     }
-    let exponents = config.runqueue_latency().bucket_exponents();
-    assert!((1..=40).contains(&exponents.len()), "{exponents:?}");
-    assert!(exponents.is_sorted_by(|a, b| a < b) && exponents.iter().all(|it| *it <= 62));
+    let indices = config.runqueue_latency().bucket_indices();
+    assert!(!indices.is_empty());
+    assert!(indices.is_sorted_by(|a, b| a < b), "{indices:?}");
+    assert!(indices.iter().all(|it| (-192..=48).contains(it)), "{indices:?}");
 }
 
 fn check_name(name: &str) {
@@ -131,8 +132,8 @@ fn check_rendered(config: &Config) {
     generation.continue_from(&before, &snapshot());
     assert_eq!(render(&generation), text);
 
-    let exponents = config.runqueue_latency().bucket_exponents();
-    let mut bounds: Vec<_> = exponents.iter().map(|exponent| le(*exponent)).collect();
+    let indices = config.runqueue_latency().bucket_indices();
+    let mut bounds: Vec<_> = indices.iter().map(|index| le(*index)).collect();
     bounds.push("+Inf".to_owned());
     let found: Vec<_> =
         samples.iter().filter_map(|sample| sample.label("le").map(str::to_owned)).collect();
@@ -194,7 +195,7 @@ fn snapshot() -> Snapshot {
     totals.mode_ns = [MODE_NS; _];
     totals.switches = [7; _];
     totals.wait_ns = MODE_NS;
-    totals.wait_buckets = [1; _];
+    totals.wait_slots = [1; _];
     let cpu = |id| Cpu { id, totals: Some(totals), unattributed_ns: 1 };
     Snapshot { taken_at: 1, cpus: (0..CPUS).map(cpu).collect(), offline: Vec::new() }
 }

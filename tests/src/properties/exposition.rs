@@ -35,8 +35,8 @@ struct Chosen {
 struct Point {
     labels: BTreeMap<String, String>,
     value: Value,
-    /// Cumulative counts by the exponent of the bound.
-    buckets: BTreeMap<u32, u64>,
+    /// Cumulative counts by the index of the bound.
+    buckets: BTreeMap<i32, u64>,
     count: u64,
 }
 
@@ -70,7 +70,7 @@ fn point(choices: &mut Unstructured<'_>) -> Result<Point> {
     };
     let mut buckets = BTreeMap::new();
     for _ in 0..choices.int_in_range(0..=5)? {
-        buckets.insert(choices.int_in_range(0..=62)?, choices.arbitrary()?);
+        buckets.insert(choices.int_in_range(-192..=48)?, choices.arbitrary()?);
     }
     Ok(Point { labels, value, buckets, count: choices.arbitrary()? })
 }
@@ -163,8 +163,8 @@ fn check_point<'t>(
         }
         return;
     }
-    for (exponent, count) in &point.buckets {
-        check("_bucket", Some(("le", &le(*exponent))), Value::Integer(*count));
+    for (index, count) in &point.buckets {
+        check("_bucket", Some(("le", &le(*index))), Value::Integer(*count));
     }
     check("_bucket", Some(("le", "+Inf")), Value::Integer(point.count));
     check("_count", None, Value::Integer(point.count));
