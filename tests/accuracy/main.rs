@@ -33,6 +33,7 @@ use window::Window;
 use workloads::Workload;
 
 #[derive(Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[command(bin_name = "cargo xtask accuracy", about = "Measures the accuracy of the exporter")]
 struct Args {
     /// Workloads to measure; all by default
@@ -46,6 +47,9 @@ struct Args {
     /// Also write docs/accuracy.md, unless something fails
     #[arg(long, conflicts_with_all = ["only", "quick"])]
     write: bool,
+    /// Write only the section on quantiles of docs/accuracy.md, which is computed
+    #[arg(long, conflicts_with_all = ["only", "quick", "json", "write"])]
+    quantiles: bool,
 }
 
 /// How much to measure of each workload: rounds, and windows per round.
@@ -66,6 +70,10 @@ const PATIENCE: usize = 4;
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
+    if args.quantiles {
+        page::write_quantiles()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let scheduler = attach();
     let cpu = choose_cpu(&scheduler)?;
     let effort = if args.quick { QUICK } else { FULL };

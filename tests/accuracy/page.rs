@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
-use sched_exporter_tests::machine::machine;
+use sched_exporter_tests::{machine::machine, quantiles};
 
 use crate::{
     report::{Measured, Totals},
@@ -19,7 +19,8 @@ const INTRO: &str = "\
 Measured accuracy of the exporter. `cargo xtask accuracy --write` repeats the measurement and writes
 this page: change the text in `tests/accuracy`, not here. It needs root, `perf`, some minutes, and a
 machine that does nothing else; `--quick` gives a rough result. Without `--write` it is a check: it
-fails if our figures differ from the trace by more than stated below.";
+fails if our figures differ from the trace by more than stated below. `cargo xtask accuracy --quantiles`
+writes only the last section, which is computed.";
 
 const READING: &str = "\
 Each workload runs on one CPU, the driver and perf on another. It is measured in windows of half a
@@ -59,8 +60,18 @@ CPU that it then left is only in `run_delay`; the waits of tasks that have ended
 
 /// Writes the page from all results.
 pub(crate) fn write(all: &[Measured]) -> Result<()> {
-    let page = format!("{INTRO}\n\n{}\n\n{READING}\n\n{}", machine(), results(all)?);
+    let (results, quantiles) = (results(all)?, quantiles::section());
+    let page = format!("{INTRO}\n\n{}\n\n{READING}\n\n{results}\n{quantiles}", machine());
     fs::write(Path::new(PATH), page).context("docs/accuracy.md")
+}
+
+/// Writes the section on quantiles anew, and keeps the others.
+pub(crate) fn write_quantiles() -> Result<()> {
+    let page = fs::read_to_string(PATH).context("docs/accuracy.md")?;
+    let (measured, _) = page
+        .split_once(quantiles::HEADING)
+        .with_context(|| format!("docs/accuracy.md has no `{}`", quantiles::HEADING))?;
+    fs::write(PATH, format!("{measured}{}", quantiles::section())).context("docs/accuracy.md")
 }
 
 /// The sections of all workloads, and the totals.

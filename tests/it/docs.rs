@@ -9,6 +9,7 @@ use sched_exporter::{
     expr::values::{Keys, Reading, Source},
     generation::Inputs,
 };
+use sched_exporter_tests::quantiles::{HEADING, section};
 
 mod guide;
 mod monitoring;
@@ -23,6 +24,14 @@ fn the_shipped_configuration_is_valid() {
     let config = source.parse().unwrap();
     let names: Vec<_> = config.labels().keys().collect();
     assert_eq!(names, ["host", "zone"]);
+}
+
+#[test]
+fn docs_accuracy_md_has_the_computed_section() {
+    let page = fs::read_to_string(root().join("docs/accuracy.md")).unwrap();
+    let (_, text) = page.split_once(HEADING).unwrap();
+    let found = format!("{HEADING}{text}");
+    assert_eq!(found, section(), "run cargo xtask accuracy --quantiles");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Shared by tests and benches: the exporter as a process and in a container, the commands in the
 //! docs, an HTTP client that can misbehave, a parser of expositions, workloads whose CPU time is
 //! known, the figures of perf and the kernel for them, retries of tests that need a quiet machine,
-//! and rendering for machines of any size.
+//! rendering for machines of any size, and how far quantiles from buckets are off.
 
 #![expect(
     clippy::unwrap_used,
@@ -23,6 +23,7 @@ pub mod network;
 pub mod pids;
 pub mod process;
 pub mod properties;
+pub mod quantiles;
 pub mod quiet;
 pub mod rendering;
 pub mod rules;
