@@ -10,6 +10,8 @@
 mod record;
 
 pub use record::{
+    cgroup::CgroupTotals,
+    counters::Counters,
     cpu::{CpuRecord, Mode, Reason, Totals},
     wait::{WAIT_SLOTS, wait_slot, wait_slot_of_index},
 };

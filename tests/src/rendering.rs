@@ -3,7 +3,9 @@
 use std::array;
 
 use sched_exporter::{
-    accounting::{CONTEXT_SWITCHES, Cpu, Feature, RUNQUEUE_LATENCY, Snapshot, Totals},
+    accounting::{
+        CONTEXT_SWITCHES, Counters as _, Cpu, Feature, RUNQUEUE_LATENCY, Snapshot, Totals,
+    },
     config::Config,
     cpu::topology::Topology,
     exposition::{Encoder, Format},

@@ -1,6 +1,6 @@
 //! The record of one CPU, which only that CPU writes.
 
-use super::wait::WAIT_SLOTS;
+use super::{counters::Counters, wait::WAIT_SLOTS};
 
 /// The mode of a CPU: the kind of task that is current on it, by the policy that the task had when it
 /// was switched in.
@@ -56,8 +56,7 @@ impl Reason {
     pub const ALL: [Self; 3] = [Self::Voluntary, Self::Preempted, Self::Idle];
 }
 
-/// Everything that a CPU counts up, since its first switch. Each field is a range of `u64`s, so that
-/// [`Totals::add`] and the like treat all of them alike: a new counter is one new field.
+/// Everything that a CPU counts up, since its first switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Totals {
@@ -73,42 +72,8 @@ pub struct Totals {
     pub wait_slots: [u64; WAIT_SLOTS],
 }
 
-impl Totals {
-    const LEN: usize = size_of::<Self>() / size_of::<u64>();
-
-    /// Nothing counted yet.
-    // SAFETY: `repr(C)` and made of `u64` alone, so that it has the layout of an array of them.
-    pub const ZERO: Self = unsafe { core::mem::transmute([0_u64; Self::LEN]) };
-
-    /// Adds `other`, modulo 2^64.
-    pub fn add(&mut self, other: &Self) {
-        for (total, other) in self.words_mut().iter_mut().zip(other.words()) {
-            *total = total.wrapping_add(*other);
-        }
-    }
-
-    /// Subtracts `other`, modulo 2^64.
-    pub fn subtract(&mut self, other: &Self) {
-        for (total, other) in self.words_mut().iter_mut().zip(other.words()) {
-            *total = total.wrapping_sub(*other);
-        }
-    }
-
-    /// Whether no total is below its counterpart in `other`.
-    pub fn is_at_least(&self, other: &Self) -> bool {
-        self.words().iter().zip(other.words()).all(|(total, other)| total >= other)
-    }
-
-    const fn words(&self) -> &[u64; Self::LEN] {
-        // SAFETY: as for `ZERO`.
-        unsafe { &*core::ptr::from_ref(self).cast() }
-    }
-
-    const fn words_mut(&mut self) -> &mut [u64; Self::LEN] {
-        // SAFETY: as for `ZERO`; any `u64` is a value of each field.
-        unsafe { &mut *core::ptr::from_mut(self).cast() }
-    }
-}
+// SAFETY: `repr(C)` and made of `u64` and arrays of it alone.
+unsafe impl Counters for Totals {}
 
 /// What the kernel program knows about one CPU. Times are nanoseconds of `CLOCK_MONOTONIC`.
 ///
@@ -139,7 +104,7 @@ pub struct CpuRecord {
 }
 
 const _: () = assert!(Mode::ALL.len() as u64 == CpuRecord::MAY_GO_OFFLINE);
-const _: () = assert!(size_of::<CpuRecord>() == 8 * (5 + Totals::LEN + 1));
+const _: () = assert!(size_of::<CpuRecord>() == 8 * (5 + 1) + size_of::<Totals>());
 
 /// Low bits of [`CpuRecord::open`] that hold the mode and [`CpuRecord::MAY_GO_OFFLINE`]. The other 60
 /// bits hold nanoseconds, which last for 36 years of uptime.

@@ -1,4 +1,6 @@
-//! Records: the values of the kernel program's maps, one module for each kind.
+//! Records: the values of the kernel program's maps, one module for each kind, and their counters.
 
+pub(crate) mod cgroup;
+pub(crate) mod counters;
 pub(crate) mod cpu;
 pub(crate) mod wait;

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use sched_exporter_ebpf::Totals;
+use sched_exporter_ebpf::{Counters as _, Totals};
 
 use super::Snapshot;
 

@@ -8,5 +8,5 @@ mod snapshot;
 
 pub use features::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY, is_on};
 pub use groups::{Group, Groups};
-pub use sched_exporter_ebpf::Totals;
+pub use sched_exporter_ebpf::{CgroupTotals, Counters, Totals};
 pub use snapshot::{Cpu, Snapshot, close_open_interval, is_whole};

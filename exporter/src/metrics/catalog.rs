@@ -443,6 +443,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::accounting::Counters as _;
 
     #[test]
     fn names_are_unique() {

@@ -155,7 +155,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        accounting::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
+        accounting::{CONTEXT_SWITCHES, Counters as _, Feature, RUNQUEUE_LATENCY},
         config::Config,
         cpu::topology::Topology,
         exposition::Format,
