@@ -9,7 +9,10 @@ use std::{
 
 use sched_exporter_ebpf::{Counters as _, Totals};
 
-use super::Snapshot;
+use super::{
+    Snapshot,
+    continuity::{Carried, sum},
+};
 
 /// Minimum number of retired series to remember.
 const MIN_RETIRED: usize = 64;
@@ -19,10 +22,8 @@ const MIN_RETIRED: usize = 64;
 pub struct Group<L> {
     labels: L,
     cpus: Vec<u32>,
-    /// Totals added by CPUs that have left the group. `None` means zero.
-    past: Option<Box<Totals>>,
-    /// `past` plus the offsets of the current CPUs. `None` means zero.
-    carried: Option<Box<Totals>>,
+    /// What CPUs that have left added, plus the offsets of its CPUs.
+    carried: Carried<Totals>,
 }
 
 /// All groups of a set of families.
@@ -39,7 +40,10 @@ pub struct Groups<L> {
 /// A series that is not shown at present, but can return.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Retired<L> {
-    group: Group<L>,
+    labels: L,
+    cpus: Vec<u32>,
+    /// The part of its last value that other CPUs had added.
+    past: Totals,
     /// Its last value.
     totals: Totals,
 }
@@ -68,7 +72,7 @@ impl<L> Group<L> {
     pub fn with_totals(&self, snapshot: &Snapshot, write: impl FnOnce(&Totals)) {
         if let [cpu] = self.cpus.as_slice() {
             let totals = snapshot.totals(*cpu).filter(|_| snapshot.is_online(*cpu));
-            match (totals, &self.carried) {
+            match (totals, self.carried.as_ref()) {
                 (Some(totals), Some(carried)) => write(&sum([totals, carried])),
                 // The common case, without a copy.
                 (Some(totals), None) => write(totals),
@@ -83,8 +87,7 @@ impl<L> Group<L> {
 
     /// Its totals, including those of offline CPUs.
     fn sum(&self, snapshot: &Snapshot) -> Totals {
-        let totals = self.cpus.iter().filter_map(|cpu| snapshot.totals(*cpu));
-        sum(totals.chain(self.carried.as_deref()))
+        self.carried.value(self.cpus.iter().filter_map(|cpu| snapshot.totals(*cpu)))
     }
 }
 
@@ -92,7 +95,7 @@ impl<L: Clone + Eq + Hash> Groups<L> {
     /// Makes groups whose series start with everything that their CPUs have counted. The CPUs of each
     /// group ascend, and no CPU is in two groups.
     pub fn new(groups: impl IntoIterator<Item = (L, Vec<u32>)>) -> Self {
-        let group = |(labels, cpus)| Group { labels, cpus, past: None, carried: None };
+        let group = |(labels, cpus)| Group { labels, cpus, carried: Carried::default() };
         Self { all: groups.into_iter().map(group).collect(), ..Self::default() }
     }
 
@@ -118,38 +121,37 @@ impl<L: Clone + Eq + Hash> Groups<L> {
     /// So no series decreases, and none jumps by an amount that another has shown.
     ///
     /// For example, CPUs 0 and 1 are summed in `a` and have counted 10 and 200, CPU 2 is in `b` and has
-    /// counted 3,000. If CPU 1 moves to `b`, then `a` stays at 210 and `b` at 3,000: the 200 of CPU 1
-    /// become part of `a`'s past, and its offset becomes -200. When CPU 1 reaches 205, `b` shows 3,005.
+    /// counted 3,000. If CPU 1 moves to `b`, then `a` stays at 210 and `b` at 3,000: `a` carries the 200
+    /// of CPU 1, whose offset becomes -200. When CPU 1 reaches 205, `b` shows 3,005.
     pub fn continue_from(&mut self, old: &Self, snapshot: &Snapshot) {
         let (old_by_labels, new_by_labels) = (by_labels(&old.all), by_labels(&self.all));
         let (old_by_cpu, new_by_cpu) = (by_cpu(&old.all), by_cpu(&self.all));
         let stays = |index: usize| new_by_labels.contains_key(&old.all[index].labels);
         let mut offsets = Offsets { by_cpu: old.offsets.clone(), snapshot };
-        let mut past = vec![Totals::ZERO; self.all.len()];
-
+        let mut carried = vec![Carried::default(); self.all.len()];
         for (index, group) in self.all.iter().enumerate() {
             let same = old_by_labels.get(&group.labels).copied();
             for cpu in &group.cpus {
-                let brings_its_past = match (old_by_cpu.get(cpu), same) {
-                    (Some(was), Some(same)) => *was == same,
-                    (Some(was), None) => !stays(*was),
-                    (None, same) => same.is_none(),
-                };
+                let was = old_by_cpu.get(cpu).copied();
+                if same.is_some() && was == same {
+                    continue;
+                }
+                let brings_its_past = same.is_none() && was.is_none_or(|was| !stays(was));
                 if !brings_its_past {
                     offsets.restart(*cpu);
                 }
+                carried[index].add(offsets.by_cpu.get(cpu));
             }
             let Some(same) = same else { continue };
             let same = &old.all[same];
-            add_all(&mut past[index], same.past.as_deref());
+            carried[index].add(same.carried.as_ref());
             for cpu in &same.cpus {
                 let now_in = new_by_cpu.get(cpu);
                 if now_in == Some(&index) {
                     continue;
                 }
-                // The CPU leaves: what it added stays in the series.
-                add_all(&mut past[index], snapshot.totals(*cpu));
-                add_all(&mut past[index], old.offsets.get(cpu));
+                // What the CPU added stays in the series.
+                carried[index].leave(snapshot.totals(*cpu));
                 if now_in.is_none() {
                     offsets.restart(*cpu);
                 }
@@ -157,41 +159,45 @@ impl<L: Clone + Eq + Hash> Groups<L> {
         }
 
         for retired in &old.retired {
-            let Some(&index) = new_by_labels.get(&retired.group.labels) else { continue };
-            let group = &self.all[index];
-            let mut value = Totals::ZERO;
-            add_all(&mut value, retired.group.past.as_deref());
-            for cpu in &group.cpus {
-                add_all(&mut value, snapshot.totals(*cpu));
-                add_all(&mut value, offsets.by_cpu.get(cpu));
+            let Some(&index) = new_by_labels.get(&retired.labels) else { continue };
+            let cpus = &self.all[index].cpus;
+            carried[index].add(&retired.past);
+            let value = carried[index].value(cpus.iter().filter_map(|cpu| snapshot.totals(*cpu)));
+            if retired.cpus == *cpus && value.is_at_least(&retired.totals) {
+                continue;
             }
-            if retired.group.cpus == group.cpus && value.is_at_least(&retired.totals) {
-                add_all(&mut past[index], retired.group.past.as_deref());
-            } else {
-                past[index] = retired.totals;
-                group.cpus.iter().for_each(|cpu| offsets.restart(*cpu));
+            carried[index] = Carried::default();
+            carried[index].add(&retired.totals);
+            for cpu in cpus {
+                offsets.restart(*cpu);
+                carried[index].join(snapshot.totals(*cpu));
             }
         }
 
-        let ends = |group: &Group<L>| !new_by_labels.contains_key(&group.labels);
         let mut retired = old.retired.clone();
-        retired.retain(|retired| ends(&retired.group));
-        for group in old.all.iter().filter(|group| ends(group)) {
-            let totals = group.sum(snapshot);
-            retired.push(Arc::new(Retired { group: group.clone(), totals }));
-        }
+        retired.retain(|retired| !new_by_labels.contains_key(&retired.labels));
+        let ended = old.all.iter().filter(|group| !new_by_labels.contains_key(&group.labels));
+        retired.extend(ended.map(|group| Arc::new(Retired::new(group, &old.offsets, snapshot))));
         // Enough to undo a change, and the one before it.
         let max_retired = MIN_RETIRED.max(2 * self.all.len());
         retired.drain(..retired.len().saturating_sub(max_retired));
 
-        let offsets = offsets.by_cpu;
-        for (group, past) in self.all.iter_mut().zip(past) {
-            let of_cpus = group.cpus.iter().filter_map(|cpu| offsets.get(cpu));
-            group.carried = unless_zero(&sum(of_cpus.chain([&past])));
-            group.past = unless_zero(&past);
+        for (group, carried) in self.all.iter_mut().zip(carried) {
+            group.carried = carried;
         }
-        self.offsets = offsets;
+        self.offsets = offsets.by_cpu;
         self.retired = retired;
+    }
+}
+
+impl<L: Clone> Retired<L> {
+    fn new(group: &Group<L>, offsets: &BTreeMap<u32, Totals>, snapshot: &Snapshot) -> Self {
+        let mut past = sum(group.carried.as_ref());
+        for offset in group.cpus.iter().filter_map(|cpu| offsets.get(cpu)) {
+            past.subtract(offset);
+        }
+        let totals = group.sum(snapshot);
+        Self { labels: group.labels.clone(), cpus: group.cpus.clone(), past, totals }
     }
 }
 
@@ -222,20 +228,6 @@ fn by_cpu<L>(groups: &[Group<L>]) -> HashMap<u32, usize> {
         by_cpu.extend(group.cpus.iter().map(|cpu| (*cpu, index)));
     }
     by_cpu
-}
-
-fn add_all<'t>(sum: &mut Totals, all: impl IntoIterator<Item = &'t Totals>) {
-    all.into_iter().for_each(|totals| sum.add(totals));
-}
-
-fn sum<'t>(all: impl IntoIterator<Item = &'t Totals>) -> Totals {
-    let mut sum = Totals::ZERO;
-    add_all(&mut sum, all);
-    sum
-}
-
-fn unless_zero(totals: &Totals) -> Option<Box<Totals>> {
-    (*totals != Totals::ZERO).then(|| Box::new(*totals))
 }
 
 #[cfg(test)]
@@ -349,6 +341,15 @@ mod tests {
         let other = after(&[("a", &[0]), ("b", &[1, 2])], &renamed, &later);
         assert_eq!(values(&other, &later), [210, 3_000]);
         assert_eq!(values(&other, &snapshot(&[12, 208, 3_000], &[])), [211, 3_003]);
+    }
+
+    #[test]
+    fn a_series_that_returns_includes_what_cpus_had_added_that_left() {
+        let now = snapshot(&[10, 200], &[]);
+        let left = after(&[("a", &[0])], &groups(&[("a", &[0, 1])]), &now);
+        let renamed = after(&[("c", &[0])], &left, &now);
+        let back = after(&[("a", &[0])], &renamed, &snapshot(&[13, 200], &[]));
+        assert_eq!(values(&back, &snapshot(&[14, 207], &[])), [214]);
     }
 
     #[test]

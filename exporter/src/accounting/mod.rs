@@ -2,6 +2,7 @@
 //!
 //! Pure: it names only std and the shared record.
 
+mod continuity;
 mod features;
 mod groups;
 mod snapshot;
