@@ -1,13 +1,20 @@
-//! Turns the kernel program's records into exact numbers for CPUs and groups of CPUs.
+//! Turns the kernel program's records into exact numbers for CPUs, cgroups and groups of them.
 //!
 //! Pure: it names only std and the shared record.
 
+mod cgroups;
 mod continuity;
 mod features;
 mod groups;
+mod quotas;
+mod ranking;
+mod sets;
 mod snapshot;
 
+pub use cgroups::{CgroupReading, CgroupsSnapshot};
 pub use features::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY, is_on};
 pub use groups::{Group, Groups};
+pub use quotas::{QuotaCounts, QuotaReading, Quotas};
 pub use sched_exporter_ebpf::{CgroupTotals, Counters, Totals};
+pub use sets::{Budget, CgroupSets, CgroupValues, SeriesValues, SetValues};
 pub use snapshot::{Cpu, Snapshot, close_open_interval, is_whole};

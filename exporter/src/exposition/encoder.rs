@@ -56,7 +56,7 @@ impl Family<'_> {
 }
 
 /// Label pairs as written between the braces: escaped, and joined by commas.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Labels(String);
 
 impl Labels {
