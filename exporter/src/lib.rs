@@ -16,6 +16,7 @@
 //! | [`accounting`] | turns the kernel program's records into exact numbers | yes | |
 //! | [`expr`] | defines what a label value can say: templates and relabelling rules | yes | |
 //! | [`cpu`] | reads the list of CPUs and their topology from sysfs | | |
+//! | [`cgroup`] | reads which cgroups exist, their names and their quotas from the cgroup filesystem | | |
 //! | [`os`] | wraps the operating system in thin layers that know nothing about the exporter | | |
 //! | [`kernel`] | loads, attaches and reads the kernel program | | `cpu`, `accounting` |
 //! | [`config`] | parses the strict YAML | | `expr`, `cpu`, `os` in `config/file.rs` |
@@ -28,6 +29,7 @@
 //! | [`cli`] | parses the command line and runs what it asks for | | any room |
 
 pub mod accounting;
+pub mod cgroup;
 pub mod cli;
 pub mod config;
 pub mod cpu;

@@ -14,11 +14,12 @@ use quote::ToTokens as _;
 use syn::{Attribute, File, Item, UseTree};
 
 /// Crates that a room may name besides std, `thiserror`, `tracing` and `serde`.
-const CRATES: [(&str, &[&str]); 14] = [
+const CRATES: [(&str, &[&str]); 15] = [
     ("exposition", &["itoa"]),
     ("accounting", &["sched_exporter_ebpf"]),
     ("expr", &["md5", "minijinja", "regex", "regex_automata", "strsim"]),
     ("cpu", &[]),
+    ("cgroup", &["nix"]),
     (
         "os",
         &[
