@@ -5,3 +5,4 @@
 //! hierarchy. <https://github.com/torvalds/linux/blob/v6.12/fs/kernfs/dir.c>, `__kernfs_new_node`.
 
 pub mod hierarchy;
+pub mod paths;
