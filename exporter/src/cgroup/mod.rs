@@ -5,4 +5,5 @@
 //! hierarchy. <https://github.com/torvalds/linux/blob/v6.12/fs/kernfs/dir.c>, `__kernfs_new_node`.
 
 pub mod hierarchy;
+pub mod names;
 pub mod paths;
