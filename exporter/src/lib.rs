@@ -16,7 +16,7 @@
 //! | [`accounting`] | turns the kernel program's records into exact numbers | yes | |
 //! | [`expr`] | defines what a label value can say: templates and relabelling rules | yes | |
 //! | [`cpu`] | reads the list of CPUs and their topology from sysfs | | |
-//! | [`cgroup`] | reads which cgroups exist, their names and their quotas from the cgroup filesystem | | |
+//! | [`cgroup`] | reads which cgroups exist, their names and their quotas from the cgroup filesystem | | `expr` |
 //! | [`os`] | wraps the operating system in thin layers that know nothing about the exporter | | |
 //! | [`kernel`] | loads, attaches and reads the kernel program | | `cpu`, `accounting` |
 //! | [`config`] | parses the strict YAML | | `expr`, `cpu`, `os` in `config/file.rs` |

@@ -61,6 +61,15 @@ pub struct Found {
 /// Finds the paths of `ids` below `mount`. Stops as soon as it has found all of them. Follows no symbolic
 /// links, and does not enter directories on which something else is mounted.
 pub fn find(mount: &Path, ids: &BTreeSet<u64>, limits: Limits) -> Result<Found, WalkError> {
+    walk(mount, Some(ids), limits)
+}
+
+/// Finds the paths of all cgroups below `mount`, as [`find`] does.
+pub fn all(mount: &Path, limits: Limits) -> Result<Found, WalkError> {
+    walk(mount, None, limits)
+}
+
+fn walk(mount: &Path, ids: Option<&BTreeSet<u64>>, limits: Limits) -> Result<Found, WalkError> {
     let failed = |source| WalkError { path: mount.into(), source };
     let root = Dir::open(mount, DIRECTORY, Mode::empty()).map_err(failed)?;
     let stat = fstat(&root).map_err(failed)?;
@@ -75,8 +84,9 @@ pub fn find(mount: &Path, ids: &BTreeSet<u64>, limits: Limits) -> Result<Found, 
     };
     walk.look_at(stat.st_ino, b"");
     walk.enter(root, 0);
+    let has_all = walk.has_all();
     let mut found = walk.found;
-    found.is_complete |= found.paths.len() == ids.len();
+    found.is_complete |= has_all;
     Ok(found)
 }
 
@@ -153,7 +163,8 @@ struct Child {
 
 struct Walk<'a> {
     mount: &'a Path,
-    ids: &'a BTreeSet<u64>,
+    /// The ids to find; `None` for all.
+    ids: Option<&'a BTreeSet<u64>>,
     limits: Limits,
     /// The mount's device.
     device: u64,
@@ -164,8 +175,12 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    fn has_all(&self) -> bool {
+        self.ids.is_some_and(|ids| self.found.paths.len() == ids.len())
+    }
+
     fn is_over(&self) -> bool {
-        self.found.paths.len() == self.ids.len() || self.entries > self.limits.entries
+        self.has_all() || self.entries > self.limits.entries
     }
 
     /// Walks the tree below a directory at `depth`.
@@ -223,7 +238,7 @@ impl Walk<'_> {
 
     /// Keeps the path of the entry `name` of the current directory if its id is wanted.
     fn look_at(&mut self, id: u64, name: &[u8]) {
-        if self.ids.contains(&id) {
+        if self.ids.is_none_or(|ids| ids.contains(&id)) {
             let path = [&self.path[..], b"/", name].concat();
             self.found.paths.insert(id, PathBuf::from(OsStr::from_bytes(&path)));
         }
@@ -294,6 +309,18 @@ mod tests {
 
     fn paths(found: &Found) -> BTreeSet<&str> {
         found.paths.values().map(|path| path.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn finds_all() {
+        let tree = Tree::new(&["a/b", "c"]);
+        let found = all(tree.path(), Limits::default()).unwrap();
+        assert_eq!(paths(&found), ["/", "/a", "/a/b", "/c"].into());
+        assert!(found.is_complete);
+        let found = all(tree.path(), Limits { depth: 1, ..Limits::default() }).unwrap();
+        assert_eq!(paths(&found), ["/", "/a", "/a/b", "/c"].into());
+        let found = all(tree.path(), Limits { entries: 1, ..Limits::default() }).unwrap();
+        assert!(!found.is_complete);
     }
 
     #[test]

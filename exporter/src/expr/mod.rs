@@ -2,6 +2,7 @@
 //!
 //! It is pure and names no other room.
 
+pub mod cgroup;
 pub mod lookalike;
 pub mod print;
 pub mod relabel;
