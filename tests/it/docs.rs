@@ -6,7 +6,10 @@ use sched_exporter::{
     cli::check::{CheckFormat, report},
     config::{Config, Limits},
     cpu::topology::Topology,
-    expr::values::{Keys, Reading, Source},
+    expr::{
+        cgroup::CgroupName,
+        values::{Keys, Reading, Source},
+    },
     generation::Inputs,
 };
 use sched_exporter_tests::quantiles::{HEADING, section};
@@ -105,13 +108,19 @@ fn docs_labels_md_has_every_source_and_limit() {
             assert!(LABELS.contains(&name), "docs/labels.md lacks {name}");
         }
     }
-    let Limits { labels, name_bytes, value_bytes, values_per_label, series } = Limits::default();
+    for name in CgroupName::ALL {
+        let row = format!("| `{}` | ", name.in_templates());
+        assert!(LABELS.lines().any(|line| line.starts_with(&row)), "docs/labels.md lacks {row}");
+    }
+    let Limits { labels, name_bytes, value_bytes, values_per_label, series, cgroups } =
+        Limits::default();
     for (limit, default) in [
         ("labels", labels),
         ("name_bytes", name_bytes),
         ("value_bytes", value_bytes),
         ("values_per_label", values_per_label),
         ("series", series),
+        ("cgroups", cgroups),
     ] {
         let row = LABELS.lines().rfind(|line| line.starts_with(&format!("| `{limit}`"))).unwrap();
         assert!(row.contains(&format!(" | {default} | ")), "{row}");

@@ -46,8 +46,15 @@ const HEADER_PIECES: [&str; 22] = [
 ];
 
 /// Pieces of YAML.
-const YAML_PIECES: [&str; 65] = [
+const YAML_PIECES: [&str; 72] = [
     "labels: ",
+    "cgroups: ",
+    "cgroups: 9",
+    "keep: 1m",
+    "'{{ cgroup.unit }}'",
+    "'{{ cgroup.path }}{{ a }}'",
+    "source_labels: [__meta_cgroup_path]",
+    "drop",
     "runqueue_latency: ",
     "relabel_configs: ",
     "cpu_relabel_configs: ",

@@ -1,4 +1,4 @@
-//! The sections about labels and CPUs. Each error is reported at its key or value.
+//! The sections about labels of the host and of CPUs. Each error is reported at its key or value.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use crate::{
         print::{MAX_CHARS, shorten},
         relabel::{Rule, is_label_name},
         substitution::{self, Substitution},
-        template::Template,
+        template::{Template, TemplateError},
     },
 };
 
@@ -35,6 +35,9 @@ pub enum LabelsOn {
     Both,
 }
 
+const LIMITS: [&str; 6] =
+    ["labels", "name_bytes", "value_bytes", "values_per_label", "series", "cgroups"];
+
 /// Limits of labels and series.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -48,6 +51,8 @@ pub struct Limits {
     pub values_per_label: usize,
     /// Series of the scheduler, in total.
     pub series: usize,
+    /// Sets of labels of cgroups, besides `other`.
+    pub cgroups: usize,
 }
 
 impl Default for Limits {
@@ -58,6 +63,7 @@ impl Default for Limits {
             value_bytes: 1_024,
             values_per_label: 1_000,
             series: 200_000,
+            cgroups: 250,
         }
     }
 }
@@ -94,7 +100,8 @@ pub(super) fn host(
     limits: &Limits,
     has_rules: bool,
 ) -> BTreeMap<String, Template> {
-    templates(report, section, &BTreeSet::new(), limits, |name| match name {
+    let scope = Scope { labels: BTreeSet::new(), parse: Template::parse };
+    templates(report, section, &scope, limits, |name| match name {
         CPU => Some("each CPU has this label already; choose another, or set it for CPUs"),
         _ if name.starts_with("__") && !has_rules => {
             Some("labels that start with __ are only for rules, and there are none; choose another")
@@ -111,8 +118,7 @@ pub(super) fn cpus(
     rules: &[Rule],
     limits: &Limits,
 ) -> Vec<CpuLabels> {
-    let mut names: BTreeSet<_> = host.keys().map(String::as_str).collect();
-    names.extend(rules.iter().filter_map(Rule::target));
+    let scope = Scope { labels: names(host, rules), parse: Template::parse };
     let items = report.items(section);
     if items.len() > MAX_CPU_ENTRIES {
         report.error(section, |_| {
@@ -120,13 +126,23 @@ pub(super) fn cpus(
         });
         return Vec::new();
     }
-    items.iter().filter_map(|item| cpu_labels(report, item, &names, limits)).collect()
+    items.iter().filter_map(|item| cpu_labels(report, item, &scope, limits)).collect()
+}
+
+/// The names of the host's labels: those of `labels`, and those that `rules` set by name.
+pub(super) fn names<'a>(
+    host: &'a BTreeMap<String, Template>,
+    rules: &'a [Rule],
+) -> BTreeSet<&'a str> {
+    let mut names: BTreeSet<_> = host.keys().map(String::as_str).collect();
+    names.extend(rules.iter().filter_map(Rule::target));
+    names
 }
 
 fn cpu_labels(
     report: &mut Report<'_>,
     item: &Entry<'_>,
-    names: &BTreeSet<&str>,
+    scope: &Scope<'_>,
     limits: &Limits,
 ) -> Option<CpuLabels> {
     let mut matches = None;
@@ -139,7 +155,7 @@ fn cpu_labels(
                 has_match = true;
                 matches = cpu_match(report, &entry);
             }
-            "labels" => labels = templates(report, &entry, names, limits, |_| None),
+            "labels" => labels = templates(report, &entry, scope, limits, |_| None),
             _ => report.unknown_key(&entry, &["match", "labels"]),
         }
     }
@@ -174,11 +190,19 @@ fn cpu_match(report: &mut Report<'_>, entry: &Entry<'_>) -> Option<CpuMatch> {
     None
 }
 
+/// What the templates of a section can use.
+pub(super) struct Scope<'a> {
+    /// The labels that they can name.
+    pub(super) labels: BTreeSet<&'a str>,
+    /// Parses a template.
+    pub(super) parse: fn(&str, &BTreeSet<&str>) -> Result<Template, TemplateError>,
+}
+
 /// Parses a map of label names to templates. `objection` says why a name is not allowed here.
-fn templates(
+pub(super) fn templates(
     report: &mut Report<'_>,
     section: &Entry<'_>,
-    names: &BTreeSet<&str>,
+    scope: &Scope<'_>,
     limits: &Limits,
     objection: impl Fn(&str) -> Option<&'static str>,
 ) -> BTreeMap<String, Template> {
@@ -195,7 +219,7 @@ fn templates(
             report.key_error(&entry, |_| objection.into());
         }
         // Keep the name even after an error, for the templates that use it.
-        let template = template(report, &entry, names, limits).unwrap_or_default();
+        let template = template(report, &entry, scope, limits).unwrap_or_default();
         labels.insert(entry.name.into(), template);
     }
     labels
@@ -220,7 +244,7 @@ fn name(report: &mut Report<'_>, entry: &Entry<'_>, limits: &Limits) {
 fn template(
     report: &mut Report<'_>,
     entry: &Entry<'_>,
-    names: &BTreeSet<&str>,
+    scope: &Scope<'_>,
     limits: &Limits,
 ) -> Option<Template> {
     let text = report.string(entry)?;
@@ -229,7 +253,7 @@ fn template(
         report.error(entry, |value| format!("{value} is the same as no label; remove the key"));
         return None;
     }
-    match Template::parse(text, names) {
+    match (scope.parse)(text, &scope.labels) {
         Ok(template) if template.is_literal() && text.len() > max => {
             report.error(entry, |printed| {
                 format!("{printed} has {} bytes; keep it to {max}", text.len())
@@ -302,6 +326,7 @@ pub(super) fn limits(report: &mut Report<'_>, section: &Entry<'_>) -> Limits {
         value_bytes: 1_024,
         values_per_label: 65_536,
         series: 10_000_000,
+        cgroups: 65_536,
     };
     let mut limits = Limits::default();
     for entry in report.entries(section) {
@@ -311,9 +336,9 @@ pub(super) fn limits(report: &mut Report<'_>, section: &Entry<'_>) -> Limits {
             "value_bytes" => (&mut limits.value_bytes, MAX.value_bytes),
             "values_per_label" => (&mut limits.values_per_label, MAX.values_per_label),
             "series" => (&mut limits.series, MAX.series),
+            "cgroups" => (&mut limits.cgroups, MAX.cgroups),
             _ => {
-                let known = ["labels", "name_bytes", "value_bytes", "values_per_label", "series"];
-                report.unknown_key(&entry, &known);
+                report.unknown_key(&entry, &LIMITS);
                 continue;
             }
         };

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod cgroups;
 mod diagnostics;
 mod file;
 mod labels;
@@ -12,6 +13,7 @@ mod latency;
 mod relabel;
 mod yaml;
 
+pub use cgroups::Cgroups;
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use file::{ConfigError, ConfigFile, read, read_if_complete};
 pub use labels::{CPU, CpuLabels, CpuMatch, LabelsOn, Limits, RESERVED};
@@ -27,6 +29,7 @@ pub struct Config {
     relabel_configs: Vec<Rule>,
     cpus: Vec<CpuLabels>,
     cpu_relabel_configs: Vec<Rule>,
+    cgroups: Cgroups,
     labels_on: LabelsOn,
     without: BTreeSet<String>,
     limits: Limits,
@@ -64,6 +67,11 @@ impl Config {
         &self.cpu_relabel_configs
     }
 
+    /// The labels of cgroups.
+    pub const fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
+    }
+
     /// The series that have the labels of the host.
     pub const fn labels_on(&self) -> LabelsOn {
         self.labels_on
@@ -95,11 +103,12 @@ impl Config {
     }
 }
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "labels",
     "relabel_configs",
     "cpus",
     "cpu_relabel_configs",
+    "cgroups",
     "labels_on",
     "without",
     "limits",
@@ -115,11 +124,11 @@ fn config(report: &mut Report<'_>, file: &Entry<'_>) -> Config {
             _ => report.unknown_key(entry, &KEYS),
         }
     }
-    let rules = ["relabel_configs", "cpus", "cpu_relabel_configs"];
+    let rules = ["relabel_configs", "cpus", "cpu_relabel_configs", "cgroups"];
     let has_rules = entries.iter().any(|entry| rules.contains(&entry.name));
     // In order of dependency, not in file order: labels are checked against the limits, and the
-    // templates of CPUs can name labels that the host has, or gets from its rules.
-    for key in ["limits", "labels", "relabel_configs", "cpus", "cpu_relabel_configs"] {
+    // templates of CPUs and cgroups can name labels that the host has, or gets from its rules.
+    for key in ["limits", "labels", "relabel_configs", "cpus", "cpu_relabel_configs", "cgroups"] {
         for entry in entries.iter().filter(|entry| entry.name == key) {
             let Config { limits, labels, relabel_configs, .. } = &config;
             match key {
@@ -129,7 +138,11 @@ fn config(report: &mut Report<'_>, file: &Entry<'_>) -> Config {
                 "cpus" => {
                     config.cpus = labels::cpus(report, entry, labels, relabel_configs, limits);
                 }
-                _ => config.cpu_relabel_configs = relabel::rules(report, entry),
+                "cpu_relabel_configs" => config.cpu_relabel_configs = relabel::rules(report, entry),
+                _ => {
+                    let host = labels::names(labels, relabel_configs);
+                    config.cgroups = cgroups::cgroups(report, entry, &host, limits);
+                }
             }
         }
     }
@@ -144,7 +157,8 @@ fn config(report: &mut Report<'_>, file: &Entry<'_>) -> Config {
         }
     }
     let of_cpus = config.cpus.iter().flat_map(|entry| entry.labels.values());
-    for template in config.labels.values().chain(of_cpus) {
+    let of_cgroups = config.cgroups.labels.values();
+    for template in config.labels.values().chain(of_cpus).chain(of_cgroups) {
         config.uses.extend(template.uses());
     }
     config

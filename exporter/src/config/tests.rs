@@ -5,7 +5,7 @@ use std::{
     os::unix::{fs::symlink, net::UnixListener},
     path::Path,
     process::Command,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
@@ -121,8 +121,14 @@ fn reads_every_key_about_labels() {
     assert_eq!(config.cpu_relabel_configs().len(), 1);
     assert_eq!(config.labels_on(), LabelsOn::Both);
     assert_eq!(config.without(), &["cpu".to_owned(), "pool".to_owned()].into());
-    let limits =
-        Limits { labels: 4, name_bytes: 8, value_bytes: 99, values_per_label: 4, series: 5 };
+    let limits = Limits {
+        labels: 4,
+        name_bytes: 8,
+        value_bytes: 99,
+        values_per_label: 4,
+        series: 5,
+        ..Limits::default()
+    };
     assert_eq!(config.limits(), &limits);
     let uses: Vec<_> = config.uses().iter().map(|(source, keys)| (source.name(), keys)).collect();
     assert_eq!(uses, [("env", &["RACK".to_owned()].into())]);
@@ -194,7 +200,7 @@ fn rejects_out_of_range_limits() {
          1:34: limits.value_bytes: 1025 is out of range; write a number from 1 to 1024\n\
          1:48: limits.series: -1 is not a positive integer; write digits without quotes\n\
          1:52: limits.name: unknown key; write one of labels, name_bytes, value_bytes, \
-         values_per_label, series",
+         values_per_label, series, cgroups",
     );
     check(
         "limits: {labels: 1, name_bytes: 1}\nlabels: {aa: x, b: y}\n",
@@ -207,7 +213,7 @@ fn rejects_out_of_range_limits() {
 fn a_byte_order_mark_is_skipped() {
     check(
         "\u{feff}foo: 1",
-        "1:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, labels_on, without, limits, \
+        "1:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, cgroups, labels_on, without, limits, \
              runqueue_latency",
     );
 }
@@ -278,7 +284,7 @@ fn rejects_factor_with_per_octave() {
 fn rejects_unknown_keys() {
     check(
         "foo: {a: [1]}\n",
-        "1:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, labels_on, without, limits, \
+        "1:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, cgroups, labels_on, without, limits, \
              runqueue_latency",
     );
     check(
@@ -645,7 +651,7 @@ fn reports_all_errors_in_file_order() {
          \x20 rack: x\n",
         "3:12: runqueue_latency.buckets: min 2s is above max 1s; lower min or raise max\n\
          4:12: runqueue_latency.per_cpu: \"maybe\" is not a boolean; write true or false\n\
-         5:1: colour: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, labels_on, without, limits, \
+         5:1: colour: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, cgroups, labels_on, without, limits, \
              runqueue_latency\n\
          8:3: labels.le: this name is reserved for the exporter's own series; choose another\n\
          8:7: labels.le: \"\" is the same as no label; remove the key\n\
@@ -660,7 +666,7 @@ fn shows_twenty_errors_and_counts_the_rest() {
     let text = lines(1..=25, |i| format!("a{i}: x\n"));
     let expected = lines(1..=20, |i| {
         format!(
-            "{i}:1: a{i}: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, labels_on, without, limits, \
+            "{i}:1: a{i}: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, cgroups, labels_on, without, limits, \
              runqueue_latency\n"
         )
     });
@@ -680,7 +686,7 @@ fn errors_in_an_aliased_value_have_the_position_of_the_value() {
 fn control_characters_are_escaped_in_messages() {
     check(
         "\"a\\e[31m\\n\": \"\"\nlabels: \"\\u202Ex\\\\\"\n",
-        "1:1: a\\u{1b}[31m\\n: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, labels_on, without, limits, \
+        "1:1: a\\u{1b}[31m\\n: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, cgroups, labels_on, without, limits, \
              runqueue_latency\n\
          2:9: labels: \"\\u{202e}x\\\" is not a map; write lines of `key: value`",
     );
@@ -691,7 +697,7 @@ fn reports_a_syntax_error_and_the_errors_before_it() {
     check(
         "labels: {cpu: x}\nfoo: 1\nlabels: [\n",
         "1:10: labels.cpu: each CPU has this label already; choose another, or set it for CPUs\n\
-         2:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, labels_on, without, limits, \
+         2:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, cgroups, labels_on, without, limits, \
              runqueue_latency\n\
          4:1: invalid YAML: did not find expected node content, \
          while parsing a flow node",
@@ -754,7 +760,8 @@ fn names_characters_that_look_like_others() {
         "labels:\n\u{a0}\u{a0}host: a\n",
         &format!(
             "2:1: \\u{{a0}}\\u{{a0}}host: unknown key; write one of labels, relabel_configs, cpus, \
-             cpu_relabel_configs, labels_on, without, limits, runqueue_latency; it contains {space}"
+             cpu_relabel_configs, cgroups, labels_on, without, limits, runqueue_latency; it contains \
+             {space}"
         ),
     );
     check(
@@ -1010,11 +1017,103 @@ fn rejects_a_file_without_keys_unless_it_says_so() {
 fn each_error_names_the_file() {
     let one = "f.yaml:1:13: labels.a: \"\" is the same as no label; remove the key";
     check_source(b"labels: {a: ''}", one, one);
-    let two = "f.yaml:2:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, labels_on, without, limits, \
+    let two = "f.yaml:2:1: foo: unknown key; write one of labels, relabel_configs, cpus, cpu_relabel_configs, cgroups, labels_on, without, limits, \
              runqueue_latency";
     check_source(
         b"labels: {a: ''}\nfoo: 1",
         &format!("2 errors in `f.yaml`\n{one}\n{two}"),
         &format!("{one}; {two}"),
     );
+}
+
+#[test]
+fn reads_the_section_about_cgroups() {
+    let config = parse(
+        "labels: {zone: z}\n\
+         relabel_configs: [{target_label: rack, replacement: r}]\n\
+         cgroups:\n\
+         \x20 labels: {__tmp: '{{ rack }}', app: '{{ cgroup.unit }} {{ env.APP }} {{ zone }}'}\n\
+         \x20 relabel_configs: [{source_labels: [__tmp], target_label: rack}]\n\
+         \x20 keep: 90s\n\
+         limits: {cgroups: 1000}\n",
+    );
+    let cgroups = config.cgroups();
+    assert_eq!(cgroups.labels["app"].as_str(), "{{ cgroup.unit }} {{ env.APP }} {{ zone }}");
+    assert_eq!(cgroups.relabel_configs[0].target(), Some("rack"));
+    assert_eq!(cgroups.keep, Duration::from_secs(90));
+    assert_eq!(config.limits().cgroups, 1_000);
+    let uses: Vec<_> = config.uses().iter().map(|(source, _)| source.name()).collect();
+    assert_eq!(uses, ["env"]);
+    assert_eq!(config.warnings(), &Diagnostics::default());
+    assert_eq!(parse("cgroups: {keep: 0s}").cgroups().keep, Duration::ZERO);
+    assert_eq!(parse("cgroups: {keep: 24h}").cgroups().keep, Duration::from_hours(24));
+}
+
+#[test]
+fn a_missing_or_empty_key_about_cgroups_has_its_default() {
+    for text in ["cgroups:", "cgroups: {}", "cgroups:\n  labels:\n  relabel_configs:\n"] {
+        assert_eq!(parse(text), Config::default(), "{text}");
+    }
+    let default = Cgroups::default();
+    let without_labels = parse("cgroups: {labels: {}}");
+    assert!(without_labels.cgroups().labels.is_empty());
+    assert_eq!(without_labels.cgroups().relabel_configs, default.relabel_configs);
+    let without_rules = parse("cgroups: {relabel_configs: []}");
+    assert!(without_rules.cgroups().relabel_configs.is_empty());
+    assert_eq!(without_rules.cgroups().labels, default.labels);
+}
+
+#[test]
+fn rejects_invalid_keys_about_cgroups() {
+    check(
+        "cgroups:\n\
+         \x20 label: {}\n\
+         \x20 keep: 25h\n\
+         \x20 relabel_configs: [{target_label: a-b}]\n\
+         \x20 labels:\n\
+         \x20   cpu: '{{ cgroup.path }}'\n\
+         \x20   reason: x\n\
+         \x20   a-b: x\n\
+         \x20   unit: '{{ cgroup.unti }}'\n\
+         \x20   pod: '{{ cgroup.pod_uid | uper }}'\n\
+         limits: {cgroups: 0}\n",
+        "2:3: cgroups.label: unknown key; did you mean labels?\n\
+         3:9: cgroups.keep: \"25h\" is out of range; write a duration from 0s to 24h\n\
+         4:36: cgroups.relabel_configs[0].target_label: \"a-b\" is not a label name; write letters, digits and _, no digit first\n\
+         6:5: cgroups.labels.cpu: series of cgroups are summed over CPUs; choose another\n\
+         7:5: cgroups.labels.reason: this name is reserved for the exporter's own series; choose another\n\
+         8:5: cgroups.labels.a-b: \"a-b\" is not a label name; write letters, digits and _, no digit first\n\
+         9:15: cgroups.labels.unit: unknown name cgroup.unti; did you mean cgroup.unit?\n\
+         10:31: cgroups.labels.pod: unknown filter uper; did you mean upper?\n\
+         11:19: limits.cgroups: 0 is out of range; write a number from 1 to 65536",
+    );
+    check(
+        "cgroups: {keep: 300, labels: {__a: x}, relabel_configs: []}\n",
+        "1:17: cgroups.keep: 300 is not a duration; write a number and s, m or h, like 5m\n\
+         1:31: cgroups.labels.__a: labels that start with __ are only for rules, and there are none; choose another",
+    );
+    check(
+        "labels: {a: '{{ cgroup.unit }}'}\ncpus: [{match: '0', labels: {b: '{{ cgroup.id }}'}}]\n",
+        "1:17: labels.a: cgroup.unit has a value only in cgroups.labels\n\
+         2:37: cpus[0].labels.b: cgroup.id has a value only in cgroups.labels",
+    );
+}
+
+#[test]
+fn warns_of_labels_of_cgroups_that_the_host_has() {
+    let message = "the host has this label, too; a cgroup has this value instead of the host's";
+    check_warnings(
+        "labels: {zone: z}\n\
+         relabel_configs: [{target_label: rack, replacement: r}]\n\
+         cgroups: {labels: {zone: a, rack: b, unit: c}}\n",
+        &format!("3:20: cgroups.labels.zone: {message}\n3:29: cgroups.labels.rack: {message}"),
+    );
+}
+
+#[test]
+fn the_shipped_file_has_the_default_labels_of_cgroups() {
+    let text = include_str!("../../../config/exporter.yaml");
+    assert!(text.contains("\n  labels:\n    container_id: "));
+    assert_eq!(parse(text).cgroups(), &Cgroups::default());
+    assert_eq!(parse(text).limits(), &Limits::default());
 }

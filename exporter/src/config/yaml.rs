@@ -347,6 +347,12 @@ impl Report<'_> {
         self.warnings.add(|| diagnostic_within(self.text, entry, offset, message));
     }
 
+    /// Adds a warning at a key.
+    pub(super) fn key_warning(&mut self, entry: &Entry<'_>, message: &str) {
+        let text = self.text;
+        self.warnings.add(|| diagnostic(text, 0, &entry.path, entry.key, |_| message.into()));
+    }
+
     fn add(
         &mut self,
         document: usize,

@@ -16,10 +16,13 @@ use md5::{Digest as _, Md5};
 
 use super::print::quote;
 
+mod names;
 mod pattern;
 mod template;
 
-use pattern::{Match, Pattern, Scratch};
+pub use names::names_after;
+pub use pattern::Scratch;
+use pattern::{Match, Pattern};
 use template::Template;
 
 /// Maximum number of labels of a set while rules are applied: each `labelmap` can double it.
@@ -296,12 +299,20 @@ pub struct TooLarge;
 /// [`is_label_name`] rejects, such as the digits of a longer name: the caller must check names.
 pub fn apply(
     rules: &[Rule],
+    labels: BTreeMap<String, String>,
+) -> Result<Option<BTreeMap<String, String>>, TooLarge> {
+    apply_with(rules, labels, &mut Scratch::default())
+}
+
+/// Applies rules as [`apply`] does, to one set after another with the same scratch memory.
+pub fn apply_with(
+    rules: &[Rule],
     mut labels: BTreeMap<String, String>,
+    scratch: &mut Scratch,
 ) -> Result<Option<BTreeMap<String, String>>, TooLarge> {
     labels.retain(|_, value| !value.is_empty());
-    let mut scratch = Scratch::default();
     for rule in rules {
-        if !rule.apply(&mut labels, &mut scratch)? {
+        if !rule.apply(&mut labels, scratch)? {
             return Ok(None);
         }
         if labels.len() > MAX_LABELS {

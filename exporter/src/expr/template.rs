@@ -17,9 +17,14 @@ use minijinja::{
 use regex::{Regex, RegexBuilder};
 
 use super::{
+    cgroup::{CGROUP, CgroupName},
     lookalike, suggest,
     values::{Keys, Reading, Source, Uses, Values},
 };
+
+mod cgroup;
+
+pub use cgroup::CgroupRenderer;
 
 /// Maximum size of a template.
 const MAX_TEMPLATE_BYTES: usize = 4_096;
@@ -54,6 +59,10 @@ pub struct Template {
     uses: Uses,
     /// The labels that it uses.
     labels: BTreeSet<String>,
+    /// The names of the cgroup that it uses.
+    cgroup: BTreeSet<CgroupName>,
+    /// The name, if the template is nothing but this name of the cgroup.
+    only: Option<CgroupName>,
 }
 
 /// An error in a template.
@@ -86,25 +95,35 @@ impl Template {
     /// Parses and checks a template. Besides the sources it can use `labels`, by their bare names.
     /// Fails at the first error.
     pub fn parse(text: &str, labels: &BTreeSet<&str>) -> Result<Self, TemplateError> {
+        Self::parse_in(text, labels, false)
+    }
+
+    /// Parses and checks a template that can also use the names of a cgroup. A [`CgroupRenderer`] renders
+    /// it.
+    pub fn parse_for_cgroups(text: &str, labels: &BTreeSet<&str>) -> Result<Self, TemplateError> {
+        Self::parse_in(text, labels, true)
+    }
+
+    fn parse_in(
+        text: &str,
+        labels: &BTreeSet<&str>,
+        has_cgroup: bool,
+    ) -> Result<Self, TemplateError> {
         if text.len() > MAX_TEMPLATE_BYTES {
             let length = text.len();
             return Err(error_at(0, format!("has {length} bytes, {MAX_TEMPLATE_BYTES} at most")));
         }
         reject_statements(text)?;
-        let mut template = Self {
-            text: text.into(),
-            literal: true,
-            uses: Uses::default(),
-            labels: BTreeSet::new(),
-        };
+        let mut template = Self { text: text.into(), literal: true, ..Self::default() };
         if !text.contains("{{") {
             return Ok(template);
         }
         template.literal = false;
         let tree =
             machinery::parse(text, "", syntax()).map_err(|error| syntax_error(text, &error))?;
-        let (uses, named) = (&mut template.uses, &mut template.labels);
-        Check { text, known: labels, uses, named }.statement(&tree)?;
+        let mut check = Check { text, known: labels, has_cgroup, found: &mut template };
+        check.statement(&tree)?;
+        template.only = only_name(&tree).filter(|name| template.cgroup.contains(name));
         template.reject_shadowed_sources()?;
         template.try_rendering()?;
         Ok(template)
@@ -144,32 +163,23 @@ impl Template {
         &self.labels
     }
 
+    /// The names of the cgroup that it uses.
+    pub const fn cgroup(&self) -> &BTreeSet<CgroupName> {
+        &self.cgroup
+    }
+
     /// Renders the text. Returns `None` if a value that it needs is unavailable, or the text is empty.
     pub fn render(
         &self,
         values: &Values,
         labels: &BTreeMap<String, String>,
     ) -> Result<Option<String>, RenderError> {
-        let text = if self.literal {
-            self.text.clone()
-        } else {
-            let context = self.context(values, labels);
-            match environment(values).render_named_str("", &self.text, context) {
-                Ok(text) => text,
-                Err(error) => match error.kind() {
-                    ErrorKind::UndefinedError => return Ok(None),
-                    ErrorKind::OutOfFuel => return Err(RenderError::TooManySteps),
-                    // Not every operation reports an undefined value as such.
-                    _ if self.lacks_a_value(values, labels) => return Ok(None),
-                    _ => return Err(RenderError::Operation(describe(&error))),
-                },
-            }
-        };
-        match text.len() {
-            0 => Ok(None),
-            1..=MAX_TEXT_BYTES => Ok(Some(text)),
-            length => Err(RenderError::TooLong(length)),
+        if self.literal {
+            return check_length(self.text.clone());
         }
+        let variables = Value::from(self.variables(values, labels));
+        let rendered = environment(values).render_named_str("", &self.text, variables);
+        checked(rendered, || self.lacks_a_value(values, labels))
     }
 
     /// Whether a value that it uses is unavailable.
@@ -194,12 +204,20 @@ impl Template {
                 return Err(error_at(0, message));
             }
         }
+        if !self.cgroup.is_empty() && self.labels.contains(CGROUP) {
+            let message = "the label cgroup hides the names of the cgroup here; rename the label";
+            return Err(error_at(0, message));
+        }
         Ok(())
     }
 
-    /// Builds the variables of the template: `env.RACK` is the key `RACK` of a map `env`, and
-    /// `node.labels["zone"]` the key `zone` of a map `labels` in a map `node`.
-    fn context(&self, values: &Values, labels: &BTreeMap<String, String>) -> Value {
+    /// Returns the variables of the template, except `cgroup`: `env.RACK` is the key `RACK` of a map
+    /// `env`, and `node.labels["zone"]` the key `zone` of a map `labels` in a map `node`.
+    fn variables(
+        &self,
+        values: &Values,
+        labels: &BTreeMap<String, String>,
+    ) -> BTreeMap<&str, Value> {
         let mut root: BTreeMap<&str, Value> = BTreeMap::new();
         // Maps of the sources that share the first segment of their names, like `pod`.
         let mut groups: BTreeMap<&str, BTreeMap<&str, Value>> = BTreeMap::new();
@@ -230,7 +248,7 @@ impl Template {
         for name in &self.labels {
             root.insert(name, labels.get(name).map_or(Value::UNDEFINED, Value::from));
         }
-        Value::from(root)
+        root
     }
 
     /// Renders the template once with an invented value for each name. All values are strings, so this
@@ -243,14 +261,54 @@ impl Template {
             .map(|(source, keys)| (source, Reading::of(keys.iter().map(invented).collect())))
             .collect();
         let labels = self.labels.iter().map(invented).collect();
-        let context = self.context(&values, &labels);
-        match environment(&values).render_named_str("", &self.text, context) {
+        let mut variables = self.variables(&values, &labels);
+        if !self.cgroup.is_empty() {
+            let names = self.cgroup.iter().map(|name| (name.field(), Value::from("x")));
+            variables.insert(CGROUP, Value::from(names.collect::<BTreeMap<_, _>>()));
+        }
+        match environment(&values).render_named_str("", &self.text, Value::from(variables)) {
             Err(error) if error.kind() != ErrorKind::UndefinedError => {
                 let offset = error.range().map_or(0, |range| range.start);
                 Err(error_at(offset, describe(&error)))
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Checks what the engine returned. Not every operation reports an undefined value as such, so
+/// `lacks_a_value` says whether there is one.
+fn checked(
+    rendered: Result<String, Error>,
+    lacks_a_value: impl FnOnce() -> bool,
+) -> Result<Option<String>, RenderError> {
+    match rendered {
+        Ok(text) => check_length(text),
+        Err(error) => match error.kind() {
+            ErrorKind::UndefinedError => Ok(None),
+            ErrorKind::OutOfFuel => Err(RenderError::TooManySteps),
+            _ if lacks_a_value() => Ok(None),
+            _ => Err(RenderError::Operation(describe(&error))),
+        },
+    }
+}
+
+/// Rejects a text that is too long. An empty text is `None`.
+fn check_length(text: String) -> Result<Option<String>, RenderError> {
+    match text.len() {
+        0 => Ok(None),
+        1..=MAX_TEXT_BYTES => Ok(Some(text)),
+        length => Err(RenderError::TooLong(length)),
+    }
+}
+
+/// Returns the name of the cgroup that is all of a template, as in `{{ cgroup.unit }}`.
+fn only_name(tree: &ast::Stmt<'_>) -> Option<CgroupName> {
+    let ast::Stmt::Template(template) = tree else { return None };
+    let [ast::Stmt::EmitExpr(emit)] = template.children.as_slice() else { return None };
+    match path(&emit.expr)?.0.as_slice() {
+        [CGROUP, field] => CgroupName::from_field(field),
+        _ => None,
     }
 }
 
@@ -326,9 +384,10 @@ struct Check<'t> {
     text: &'t str,
     /// The labels that the template can use.
     known: &'t BTreeSet<&'t str>,
-    uses: &'t mut Uses,
-    /// The labels that it uses.
-    named: &'t mut BTreeSet<String>,
+    /// Whether it can use the names of a cgroup.
+    has_cgroup: bool,
+    /// Receives the names that are used.
+    found: &'t mut Template,
 }
 
 impl Check<'_> {
@@ -432,7 +491,7 @@ impl Check<'_> {
         match call.args.as_slice() {
             [ast::CallArg::Pos(ast::Expr::Const(path))] => match path.value.as_str() {
                 Some(path) if path.starts_with('/') => {
-                    self.uses.insert(Source::File, path);
+                    self.found.uses.insert(Source::File, path);
                     Ok(())
                 }
                 _ => Err(error_at(offset, "file needs an absolute path, as file(\"/path\")")),
@@ -446,8 +505,11 @@ impl Check<'_> {
         if let [name] = path
             && self.known.contains(name)
         {
-            self.named.insert((*name).into());
+            self.found.labels.insert((*name).into());
             return Ok(());
+        }
+        if let [CGROUP, rest @ ..] = path {
+            return self.cgroup_name(path, rest, offset);
         }
         let Some((source, rest)) = split_source(path) else {
             return Err(error_at(offset, self.unknown_name(path)));
@@ -481,8 +543,35 @@ impl Check<'_> {
                 return Err(error_at(offset, "file needs a path, as file(\"/path\")"));
             }
         };
-        self.uses.insert(source, key);
+        self.found.uses.insert(source, key);
         Ok(())
+    }
+
+    /// Checks what follows `cgroup.`, and records its use.
+    fn cgroup_name(
+        &mut self,
+        path: &[&str],
+        rest: &[&str],
+        offset: usize,
+    ) -> Result<(), TemplateError> {
+        if !self.has_cgroup {
+            let message = format!("{} has a value only in cgroups.labels", path.join("."));
+            return Err(error_at(offset, message));
+        }
+        let message = match rest {
+            [] => format!("cgroup needs a name, as {}", CgroupName::Unit.in_templates()),
+            [field, more @ ..] => match (CgroupName::from_field(field), more) {
+                (Some(name), []) => {
+                    self.found.cgroup.insert(name);
+                    return Ok(());
+                }
+                (Some(name), [field, ..]) => {
+                    format!("{} is a string and has no field {field}", name.in_templates())
+                }
+                (None, _) => self.unknown_name(path),
+            },
+        };
+        Err(error_at(offset, message))
     }
 
     /// Writes the message for an unknown name: it suggests the nearest known name, or lists all.
@@ -502,6 +591,8 @@ impl Check<'_> {
             }
         }
         candidates.extend(self.known.iter().map(|name| (written.as_str(), (*name).to_owned())));
+        let of_cgroup = self.names_of_cgroup();
+        candidates.extend(of_cgroup.iter().map(|name| (written.as_str(), name.clone())));
         let is_variable = written.chars().all(|c| c == '_' || c.is_ascii_uppercase());
         let advice = suggest::nearest(candidates).unwrap_or_else(|| {
             if is_variable {
@@ -509,13 +600,22 @@ impl Check<'_> {
             }
             let source = Source::ALL.into_iter().find(|source| source.name() == path[0]);
             let mut names = source.map(fields).unwrap_or_default();
-            if names.is_empty() {
+            if path[0] == CGROUP {
+                names.extend(of_cgroup);
+            } else if names.is_empty() {
                 names.extend(Source::ALL.map(|source| source.name().to_owned()));
                 names.extend(self.known.iter().map(|name| (*name).to_owned()));
+                names.extend(of_cgroup);
             }
             format!("write one of {}", names.join(", "))
         });
         format!("unknown name {written}; {advice}")
+    }
+
+    /// The names of a cgroup that the template can use.
+    fn names_of_cgroup(&self) -> Vec<String> {
+        let names = CgroupName::ALL.into_iter().filter(|_| self.has_cgroup);
+        names.map(CgroupName::in_templates).collect()
     }
 
     /// Returns the offset of `part` in the template, or that of `span` if `part` is not a slice of it.
@@ -581,7 +681,7 @@ fn syntax() -> SyntaxConfig {
 }
 
 /// Builds the environment: filters, tests, and the function `file` with the files of `values`.
-fn environment(values: &Values) -> Environment<'static> {
+fn environment<'s>(values: &Values) -> Environment<'s> {
     let mut environment = Environment::empty();
     environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
     environment.set_syntax(syntax());

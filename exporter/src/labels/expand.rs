@@ -5,27 +5,26 @@ use std::{
     slice,
 };
 
-use super::{Expansion, Labels, OTHER, Set, Violation, ViolationKind};
+use super::{
+    CgroupLabeller, Expansion, Labels, OTHER, Set, ViolationKind, Violations,
+    fit::{Owner, fit, limit_labels},
+};
 use crate::{
-    config::{CPU, Config, CpuMatch, LabelsOn, RESERVED},
+    config::{CPU, Config, CpuMatch, LabelsOn},
     cpu::topology::{CpuLocation, Topology},
     expr::{
-        relabel::{self, Rule, TooLarge, is_label_name},
+        relabel::{self, Rule, TooLarge},
         template::Template,
         values::Values,
     },
 };
 
-/// Maximum number of violations reported.
-const MAX_VIOLATIONS: usize = 20;
-
-/// Computes the labels of the host and of each CPU. With `trace` it also records the origin of each
-/// label, which takes longer.
+/// Computes the labels of the host and of each CPU, and prepares those of cgroups. With `trace` it also
+/// records the origin of each label, which takes longer.
 pub fn expand(config: &Config, values: &Values, topology: &Topology, trace: bool) -> Expansion {
-    let mut expander =
-        Expander { config, values, trace, violations: Vec::new(), reported: BTreeSet::new() };
+    let mut expander = Expander { config, values, trace, violations: Violations::default() };
     let Some(unlimited_host) = expander.host() else {
-        return Expansion { host: None, cpus: Vec::new(), violations: expander.violations };
+        return Expansion { violations: expander.violations.take(), ..Expansion::default() };
     };
     let mut host = unlimited_host.clone();
     expander.fit("the host", None, &mut host);
@@ -39,7 +38,11 @@ pub fn expand(config: &Config, values: &Values, topology: &Topology, trace: bool
             origins.retain(|name, _| set.contains_key(name));
         }
     }
-    Expansion { host: Some(host), cpus, violations: expander.violations }
+    let violations = expander.violations.take();
+    // With the violations so far, so that those of the host's labels are not reported again.
+    let seen = expander.violations;
+    let cgroups = CgroupLabeller::new(config, values, unlimited_host.set, &host.set, seen);
+    Expansion { host: Some(host), cpus, cgroups: Some(cgroups), violations }
 }
 
 /// The state of an expansion.
@@ -47,19 +50,10 @@ struct Expander<'a> {
     config: &'a Config,
     values: &'a Values,
     trace: bool,
-    violations: Vec<Violation>,
-    /// The violations so far, by kind, key and label. Each label is reported once.
-    reported: BTreeSet<(ViolationKind, String, String)>,
+    violations: Violations,
 }
 
 impl Expander<'_> {
-    fn reject(&mut self, kind: ViolationKind, key: &str, label: &str, message: impl Into<String>) {
-        let is_new = self.reported.insert((kind, key.into(), label.into()));
-        if is_new && self.violations.len() < MAX_VIOLATIONS {
-            self.violations.push(Violation { kind, key: key.into(), message: message.into() });
-        }
-    }
-
     /// Computes the labels of the host, including those that start with `__`. Returns `None` if a rule
     /// drops them.
     fn host(&mut self) -> Option<Labels> {
@@ -124,7 +118,10 @@ impl Expander<'_> {
             match template.render(self.values, known) {
                 Ok(Some(text)) => self.set(labels, name, text, key),
                 Ok(None) => {}
-                Err(error) => self.reject(ViolationKind::Template, &key(), name, error.to_string()),
+                Err(error) => {
+                    self.violations
+                        .add(ViolationKind::Template, &key(), name, || error.to_string());
+                }
             }
         }
     }
@@ -138,56 +135,23 @@ impl Expander<'_> {
             apply(rules, labels.set.clone())
         };
         relabelled.unwrap_or_else(|error| {
-            self.reject(ViolationKind::Labels, list, "", error.to_string());
+            self.violations.add(ViolationKind::Labels, list, "", || error.to_string());
             Some(labels)
         })
     }
 
-    /// Makes a set valid: removes labels whose names are invalid or too long, replaces values that are
-    /// too long, and removes labels over the limit. `host` is `None` for the host's own labels.
+    /// Makes a set valid, within the limits. `host` is `None` for the host's own labels.
     fn fit(&mut self, whose: &str, host: Option<&Set>, labels: &mut Labels) {
-        relabel::remove_internal(&mut labels.set);
+        let rules = |name: &str| match host {
+            Some(host) if !host.contains_key(name) => "cpu_relabel_configs",
+            _ => "relabel_configs",
+        };
+        let reserved: &[_] = if host.is_none() { &[CPU] } else { &[] };
+        let owner = Owner { name: whose, reserved, rules: &rules };
         let limits = self.config.limits();
-        let mut removed = Vec::new();
-        for (name, value) in &mut labels.set {
-            let is_reserved = RESERVED.contains(&name.as_str()) || (host.is_none() && name == CPU);
-            if !is_label_name(name) || is_reserved {
-                let message = format!(
-                    "the rules give {whose} the label {name:?}, which is invalid or reserved; rename \
-                     it, or remove it with labeldrop"
-                );
-                let is_from_host = host.is_none_or(|host| host.contains_key(name));
-                let rules = if is_from_host { "relabel_configs" } else { "cpu_relabel_configs" };
-                self.reject(ViolationKind::Name, rules, name, message);
-                removed.push(name.clone());
-            } else if name.len() > limits.name_bytes {
-                let (length, max) = (name.len(), limits.name_bytes);
-                let message =
-                    format!("the name {name} has {length} bytes, {max} at most; shorten it");
-                self.reject(ViolationKind::NameBytes, "limits.name_bytes", name, message);
-                removed.push(name.clone());
-            } else if value.len() > limits.value_bytes {
-                let (length, max) = (value.len(), limits.value_bytes);
-                let message = format!(
-                    "the value of {name} of {whose} has {length} bytes, {max} at most; shorten it, or \
-                     raise the limit"
-                );
-                self.reject(ViolationKind::ValueBytes, "limits.value_bytes", name, message);
-                OTHER.clone_into(value);
-            }
-        }
-        let counted = labels.set.keys().filter(|name| !removed.contains(name) && *name != CPU);
-        let excess: Vec<_> = counted.skip(limits.labels).cloned().collect();
-        if !excess.is_empty() {
-            let max = limits.labels;
-            let count = max + excess.len();
-            let message = format!("{whose} has {count} labels, {max} at most; remove some");
-            self.reject(ViolationKind::Labels, "limits.labels", "", message);
-            removed.extend(excess);
-        }
-        for name in removed {
-            labels.set.remove(&name);
-        }
+        fit(&mut labels.set, &owner, limits, &mut self.violations);
+        let violations = &mut self.violations;
+        limit_labels(&mut labels.set, &owner, |it| it == CPU, limits.labels, limits, violations);
         labels.origins.retain(|name, _| labels.set.contains_key(name));
     }
 
@@ -210,10 +174,10 @@ impl Expander<'_> {
                     continue;
                 }
                 OTHER.clone_into(value);
-                let message =
-                    format!("{name} has more than {max} values; reduce them, or raise the limit");
                 let key = "limits.values_per_label";
-                self.reject(ViolationKind::ValuesPerLabel, key, name, message);
+                self.violations.add(ViolationKind::ValuesPerLabel, key, name, || {
+                    format!("{name} has more than {max} values; reduce them, or raise the limit")
+                });
             }
         }
     }

@@ -6,6 +6,7 @@
 //! labels ─> relabel_configs ─> the host's ┬─> target_info
 //!                                         └─> + cpu, cpus ─> cpu_relabel_configs ─> each CPU's
 //!                                               ─> without ─> equal sets are one group
+//!                         + cgroups.labels ─> cgroups.relabel_configs ─> each cgroup's, or `other`
 //! ```
 //!
 //! Labels that violate a limit, or have an invalid name, are dropped or become `other` before CPUs are
@@ -15,14 +16,19 @@ use std::{collections::BTreeMap, fmt};
 
 use crate::{accounting::Groups, exposition};
 
+mod cgroups;
 mod expand;
+mod fit;
 mod groups;
 mod limits;
 mod series;
+mod violations;
 
+pub use cgroups::{CgroupBatch, CgroupCounts, CgroupLabeller};
 pub use expand::expand;
 pub use limits::SeriesCounts;
 pub use series::group;
+pub use violations::Violations;
 
 /// Label values by name. No value is empty.
 pub type Set = BTreeMap<String, String>;
@@ -41,6 +47,8 @@ pub struct LabelSets {
     pub latency: Groups<exposition::Labels>,
     /// Whether the exporter's own series about CPUs are summed over all CPUs.
     pub without_cpu: bool,
+    /// What labels cgroups. `None` if the rules drop the host.
+    pub cgroups: Option<CgroupLabeller>,
 }
 
 impl LabelSets {
@@ -48,6 +56,7 @@ impl LabelSets {
     pub fn is_like(&self, other: &Self) -> bool {
         self.target_info == other.target_info
             && self.without_cpu == other.without_cpu
+            && self.cgroups == other.cgroups
             && self.groups.is_like(&other.groups)
             && self.latency.is_like(&other.latency)
     }
@@ -131,6 +140,8 @@ pub struct Expansion {
     pub host: Option<Labels>,
     /// The CPUs that the rules keep, ascending, with the labels of their series.
     pub cpus: Vec<(u32, Labels)>,
+    /// What labels cgroups. `None` if the rules drop the host.
+    pub cgroups: Option<CgroupLabeller>,
     /// The labels that were dropped or replaced, and why.
     pub violations: Vec<Violation>,
 }

@@ -1,7 +1,7 @@
 //! Groups CPUs whose series have the same labels.
 
 use super::{
-    Expansion, LabelSets, Set, Violation,
+    CgroupLabeller, Expansion, LabelSets, Set, Violation,
     groups::{CpuGroup, merge},
     limits::{SeriesCounts, limit_series},
 };
@@ -17,7 +17,7 @@ pub fn group(
     expansion: Expansion,
     series: SeriesCounts,
 ) -> (LabelSets, Vec<Violation>) {
-    let Expansion { host, cpus, mut violations } = expansion;
+    let Expansion { host, cpus, mut cgroups, mut violations } = expansion;
     let host = host.unwrap_or_default().set;
     let singles =
         cpus.into_iter().map(|(cpu, labels)| CpuGroup { set: labels.set, cpus: vec![cpu] });
@@ -37,6 +37,7 @@ pub fn group(
         &host,
         &mut groups,
         &mut latency,
+        cgroups.as_mut().map(CgroupLabeller::max_sets_mut),
     ));
     let shows_info = config.labels_on() != LabelsOn::Series && !host.is_empty();
     let sets = LabelSets {
@@ -44,6 +45,7 @@ pub fn group(
         groups: finish(groups),
         latency: finish(latency),
         without_cpu: config.without().contains(CPU),
+        cgroups,
     };
     (sets, violations)
 }

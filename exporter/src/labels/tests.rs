@@ -33,7 +33,7 @@ fn expanded(config: &str) -> Expansion {
 }
 
 fn sets(config: &str) -> (LabelSets, Vec<Violation>) {
-    const SERIES: SeriesCounts = SeriesCounts { totals: 11, latency: 3 };
+    const SERIES: SeriesCounts = SeriesCounts { totals: 11, latency: 3, cgroup: 0 };
     group(&Config::parse(config).unwrap(), expanded(config), SERIES)
 }
 
@@ -266,7 +266,8 @@ fn groups_over_the_series_limit_are_folded() {
     // Each CPU has 11 series of times and switches, and 17 of latency.
     let too_many = |max: usize| {
         format!(
-            "there are 112 series, {max} at most; sum over labels with without, or raise the limit"
+            "there are 112 series, {max} at most; sum over labels with without, lower limits.cgroups, or \
+             raise the limit"
         )
     };
     for (max, expected) in [
@@ -283,6 +284,24 @@ fn groups_over_the_series_limit_are_folded() {
         "labels: {a: b}\nlimits: {series: 112}\n",
         &["0: a=b,cpu=0", "1: a=b,cpu=1", "2: a=b,cpu=2", "3: a=b,cpu=3"],
     );
+}
+
+#[test]
+fn sets_of_cgroups_count_as_series_and_share_the_limit() {
+    let group = |max: usize| {
+        let config = format!("limits: {{series: {max}, cgroups: 20}}\nwithout: [cpu]\n");
+        let series = SeriesCounts { totals: 11, latency: 3, cgroup: 5 };
+        let (sets, violations) = group(&Config::parse(&config).unwrap(), expanded(&config), series);
+        let sizes = (sets.groups.as_slice().len(), sets.cgroups.unwrap().max_sets());
+        (sizes, violations.into_iter().next().map(|it| it.message))
+    };
+    // One group of CPUs with 11 and 16 series, and 21 sets of cgroups with 5 each.
+    assert_eq!(group(132), ((1, 20), None));
+    let (sizes, message) = group(131);
+    assert_eq!(sizes, (1, 19));
+    assert!(message.unwrap().starts_with("there are 132 series, 131 at most; "));
+    assert_eq!(group(60).0, (1, 5));
+    assert_eq!(group(3).0, (1, 0));
 }
 
 #[test]

@@ -107,8 +107,12 @@ pub const SERIES: SeriesCounts = {
         row += 1;
     }
     // Besides its buckets, a histogram has the bucket `+Inf`, the count and the sum.
-    SeriesCounts { totals, latency: 3 }
+    SeriesCounts { totals, latency: 3, cgroup: CGROUP_SERIES }
 };
+
+/// The number of series of one set of cgroups: CPU time, the count and the sum of waits, switches by two
+/// reasons, and, with a quota, throttled time, periods, throttled periods and the quota.
+const CGROUP_SERIES: usize = 9;
 
 /// The pairs of a label, as written in the exposition: `pairs!("mode": "idle")` is `["mode=\"idle\""]`.
 macro_rules! pairs {
@@ -346,9 +350,10 @@ catalog! {
     LABELS_REJECTED: Family {
         name: "sched_exporter_labels_rejected",
         kind: Kind::Counter,
-        help: "Labels dropped or replaced because the values of their sources changed, by reason: a \
-               template that cannot be rendered or an invalid name (dropped), or a limit (dropped, or \
-               replaced by other). A configuration that gives such labels when it is loaded is rejected.",
+        help: "Labels dropped or replaced because of the values of their sources or the names of cgroups, \
+               by reason: a template that cannot be rendered or an invalid name (dropped), or a limit \
+               (dropped, or replaced by other). A configuration that gives such labels to the host or \
+               to a CPU when it is loaded is rejected.",
         labels: &["reason"],
         feature: None,
         source: Source::Registry,

@@ -6,12 +6,15 @@ use sched_exporter::{
     accounting::{
         CONTEXT_SWITCHES, Counters as _, Cpu, Feature, RUNQUEUE_LATENCY, Snapshot, Totals,
     },
-    config::{Config, Diagnostics},
+    config::{Cgroups, Config, Diagnostics},
     cpu::topology::{CpuLocation, Topology},
-    exposition::{Encoder, Format, le},
-    expr::values::{Keys, Reading, Source, Uses, Values},
+    exposition::{Encoder, Family, Format, Kind, Value, le},
+    expr::{
+        cgroup::CgroupNames,
+        values::{Keys, Reading, Source, Uses, Values},
+    },
     generation::Generation,
-    labels::{expand, group},
+    labels::{CgroupLabeller, expand, group},
     metrics::{
         catalog::{SERIES, State},
         process::ProcessStats,
@@ -86,6 +89,15 @@ fn check_limits(config: &Config) {
         assert!(name.len() <= limits.name_bytes, "{name:?}");
         assert!(!value.is_literal() || value.as_str().len() <= limits.value_bytes, "{value:?}");
     }
+    let cgroups = &config.cgroups().labels;
+    assert!(cgroups.len() <= limits.labels.max(Cgroups::default().labels.len()));
+    for name in cgroups.keys() {
+        check_name(name);
+        assert!(
+            !["behind", "cpu", "le", "mode", "quantile", "reason"].contains(&name.as_str()),
+            "{name:?}"
+        );
+    }
     let indices = config.runqueue_latency().bucket_indices();
     assert!(!indices.is_empty());
     assert!(indices.is_sorted_by(|a, b| a < b), "{indices:?}");
@@ -120,6 +132,7 @@ fn check_rendered(config: &Config) {
         assert_eq!(labels.set, traced.set, "{cpu}");
         assert!(traced.set.keys().eq(traced.origins.keys()), "{traced:?}");
     }
+    check_cgroups(config, expansion.cgroups.as_ref());
     let (sets, unfit) = group(config, expansion, SERIES);
     let (mut generation, also_unfit) = Generation::new(config, "", &values, &topology, SERIES);
     assert_eq!((&sets, &unfit), (&generation.labels, &also_unfit));
@@ -142,13 +155,68 @@ fn check_rendered(config: &Config) {
     assert!(found.chunks(bounds.len()).all(|chunk| chunk == bounds), "{text}");
 }
 
+/// Checks that the labels of cgroups fit the limits, and that none are those of `other`.
+fn check_cgroups(config: &Config, labeller: Option<&CgroupLabeller>) {
+    let Some(labeller) = labeller else { return };
+    assert!((1..=65_536).contains(&labeller.max_sets()));
+    let mut violations = labeller.violations();
+    let mut batch = labeller.batch(&mut violations);
+    let mut sets: Vec<_> = cgroups().iter().filter_map(|cgroup| batch.labels(cgroup)).collect();
+    assert!(!sets.contains(labeller.other()), "{sets:?}");
+    // Labelled again, nothing changes.
+    let again: Vec<_> = cgroups().iter().filter_map(|cgroup| batch.labels(cgroup)).collect();
+    assert_eq!(again, sets);
+    assert!(violations.take().len() <= 20);
+    sets.push(labeller.other().clone());
+    let mut encoder = Encoder::new(Format::OpenMetrics, 0, None);
+    encoder.family(Family { name: "cgroup", kind: Kind::Gauge, help: "" });
+    for set in &sets {
+        encoder.sample(set, "", Value::Integer(1));
+    }
+    let samples = check_lines(config, &encoder.finish());
+    assert_eq!(samples.len(), sets.len());
+    assert!(samples.iter().all(|sample| sample.label("cpu").is_none()), "{samples:?}");
+}
+
+/// Cgroups with and without names, some of them hostile.
+fn cgroups() -> Vec<CgroupNames> {
+    let names = |path: &str, unit: &str, slice: &str, container_id: &str| CgroupNames {
+        path: path.into(),
+        id: "7".into(),
+        unit: unit.into(),
+        slice: slice.into(),
+        container_id: container_id.into(),
+        pod_uid: container_id.into(),
+    };
+    let long = "x".repeat(5_000);
+    vec![
+        CgroupNames::default(),
+        names("/", "", "", ""),
+        names("/a.slice/b.service", "b.service", "a.slice", ""),
+        names("/a.slice/session-1.scope", "session-1.scope", "a.slice", ""),
+        names("/c", "", "", "c"),
+        names("/other", "other", "other", "other"),
+        names("/\"\n\\,}{", "\"\n\\,}{.service", "é", "__a"),
+        names(&long, &long, &long, &long),
+    ]
+}
+
 /// Checks that each series appears once, with valid labels.
 fn check_samples(config: &Config, text: &str) -> Vec<Sample> {
+    let samples = check_lines(config, text);
+    let mut series = BTreeSet::new();
+    for sample in &samples {
+        assert!(series.insert((&sample.name, &sample.labels)), "{sample:?}");
+    }
+    samples
+}
+
+/// Checks that each sample has valid labels.
+fn check_lines(config: &Config, text: &str) -> Vec<Sample> {
     let limits = config.limits();
     // `str::lines` would strip carriage returns.
     let lines = text.split_terminator('\n').filter(|line| !line.starts_with('#'));
     let samples: Vec<_> = lines.map(|line| Sample::read(line).unwrap()).collect();
-    let mut series = BTreeSet::new();
     for sample in &samples {
         let mut names = BTreeSet::new();
         let own = |name: &str| ["le", "mode", "reason"].contains(&name);
@@ -165,7 +233,6 @@ fn check_samples(config: &Config, text: &str) -> Vec<Sample> {
         }
         let counted = names.iter().filter(|name| !own(name) && **name != "cpu").count();
         assert!(counted <= limits.labels, "{sample:?}");
-        assert!(series.insert((&sample.name, &sample.labels)), "{sample:?}");
     }
     samples
 }

@@ -92,8 +92,8 @@ pub(super) struct Pattern {
 }
 
 /// Scratch memory for matching. Reallocating it would cost more than most matches.
-#[derive(Default)]
-pub(super) struct Scratch(Option<Cache>);
+#[derive(Debug, Default)]
+pub struct Scratch(Option<Cache>);
 
 impl Scratch {
     /// Returns the memory, prepared for this pattern.

@@ -62,6 +62,11 @@ impl Template {
         }
     }
 
+    /// Whether the text is always empty.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
     /// The names of groups that it uses; not their numbers.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {

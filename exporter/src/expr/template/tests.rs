@@ -1,4 +1,7 @@
+use std::borrow::Cow;
+
 use super::*;
+use crate::expr::cgroup::CgroupNames;
 
 /// The values of a host. Some sources fail or lack values.
 fn values() -> Values {
@@ -356,4 +359,102 @@ fn labels_are_used_by_bare_name_and_shadow_sources() {
         message("{{ os }} {{ os.id }}"),
         "the label os hides the source os here; rename the label"
     );
+}
+
+fn cgroup() -> CgroupNames {
+    CgroupNames {
+        path: "/system.slice/ssh.service".into(),
+        id: "42".into(),
+        unit: "ssh.service".into(),
+        slice: "system.slice".into(),
+        ..CgroupNames::default()
+    }
+}
+
+/// Renders a template for a cgroup on a host with the label `zone`.
+#[track_caller]
+fn check_for_cgroup(template: &str, expected: Option<&str>) {
+    let labels = [("zone".to_owned(), "eu-1a".to_owned())].into();
+    let template = Template::parse_for_cgroups(template, &["zone", "gone"].into()).unwrap();
+    let renderer = CgroupRenderer::new([&template], &values(), &labels);
+    let cgroup = cgroup();
+    let rendered = renderer.render(0, &cgroup).map(|text| text.map(Cow::into_owned));
+    assert_eq!(rendered, Ok(expected.map(str::to_owned)), "{template:?}");
+}
+
+#[test]
+fn cgroups_have_names_besides_sources_and_labels() {
+    check_for_cgroup("{{ cgroup.unit }}", Some("ssh.service"));
+    check_for_cgroup("{{cgroup['unit']}}", Some("ssh.service"));
+    check_for_cgroup("{{ cgroup.path }} {{ cgroup.id }}", Some("/system.slice/ssh.service 42"));
+    check_for_cgroup("{{ cgroup.unit | replace('.service', '') }}-{{ zone }}", Some("ssh-eu-1a"));
+    check_for_cgroup("{{ arch }}", Some("x86_64"));
+    check_for_cgroup("{{ hostname | lower }}", Some("web-17.example.com"));
+    check_for_cgroup("eu", Some("eu"));
+    check_for_cgroup("<{{ cgroup.unit }}>.html", Some("<ssh.service>.html"));
+    let many = ["{{ cgroup.unit }}!", "{{ zone }}", "{{ cgroup.slice }}!"];
+    let many = many.map(|text| Template::parse_for_cgroups(text, &["zone"].into()).unwrap());
+    let renderer = CgroupRenderer::new(&many, &values(), &BTreeMap::new());
+    let cgroup = cgroup();
+    let rendered = [0, 1, 2, 3].map(|index| renderer.render(index, &cgroup).unwrap());
+    assert_eq!(rendered.map(Option::unwrap_or_default), ["ssh.service!", "", "system.slice!", ""]);
+}
+
+#[test]
+fn a_name_that_a_cgroup_lacks_is_empty() {
+    check_for_cgroup("{{ cgroup.pod_uid }}", None);
+    check_for_cgroup("pod-{{ cgroup.pod_uid }}", Some("pod-"));
+    check_for_cgroup("{{ cgroup.pod_uid | default('none') }}", None);
+    check_for_cgroup("{{ cgroup.pod_uid or cgroup.unit }}", Some("ssh.service"));
+    check_for_cgroup("{{ cgroup.unit if not cgroup.container_id }}", Some("ssh.service"));
+    check_for_cgroup("{{ cgroup.unit }}-{{ gone }}", None);
+    check_for_cgroup("{{ cgroup.unit }}-{{ env.NONE }}", None);
+    check_for_cgroup("{{ (cgroup.unit | split('.'))[7] }}", None);
+}
+
+#[test]
+fn renderer_reports_what_cannot_be_rendered() {
+    let text = "{{ cgroup.unit | truncate(id_length) }}".replace("id_length", "cgroup.id");
+    let error = Template::parse_for_cgroups(&text, &BTreeSet::new()).unwrap_err();
+    assert_eq!(error.offset, 17);
+    let long = "{{ file('/etc/long') }}".repeat(100) + "{{ cgroup.unit }}";
+    let long = Template::parse_for_cgroups(&long, &BTreeSet::new()).unwrap();
+    let renderer = CgroupRenderer::new([&long], &values(), &BTreeMap::new());
+    let error = renderer.render(0, &cgroup()).unwrap_err();
+    assert_eq!(error, RenderError::TooLong(102_411));
+}
+
+#[track_caller]
+fn check_cgroup_error(template: &str, expected: &str) {
+    let labels = ["cgroup", "zone"].into();
+    let error = Template::parse_for_cgroups(template, &labels).unwrap_err();
+    assert_eq!(format!("{}: {error}", error.offset), expected, "{template}");
+}
+
+#[test]
+fn errors_in_names_of_cgroups_list_the_known_ones() {
+    let all =
+        "cgroup.path, cgroup.id, cgroup.unit, cgroup.slice, cgroup.container_id, cgroup.pod_uid";
+    check_cgroup_error(
+        "{{ cgroup.unti }}",
+        "3: unknown name cgroup.unti; did you mean cgroup.unit?",
+    );
+    check_cgroup_error(
+        "{{ cgroup.namespace }}",
+        &format!("3: unknown name cgroup.namespace; write one of {all}"),
+    );
+    check_cgroup_error(
+        "x {{ cgroup.unit.name }}",
+        "5: cgroup.unit is a string and has no field name",
+    );
+    check_cgroup_error(
+        "{{ cgroup }}{{ cgroup.unit }}",
+        "0: the label cgroup hides the names of the cgroup here; rename the label",
+    );
+    let error = Template::parse_for_cgroups("{{ cgroup }}", &BTreeSet::new()).unwrap_err();
+    assert_eq!(error.message, "cgroup needs a name, as cgroup.unit");
+    let error = Template::parse_for_cgroups("{{ unit_of_it }}", &BTreeSet::new()).unwrap_err();
+    assert!(error.message.ends_with(&format!("pod.labels, {all}")), "{error}");
+    check_error("{{ cgroup.unit }}", "3: cgroup.unit has a value only in cgroups.labels");
+    check_error("{{ cgroup.unti }}", "3: cgroup.unti has a value only in cgroups.labels");
 }

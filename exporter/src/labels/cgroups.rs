@@ -1,0 +1,307 @@
+//! Computes the labels of cgroups, one after another: cgroups come and go all the time, and a machine can
+//! have tens of thousands of them. So what does not depend on the cgroup is prepared once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter,
+    time::Duration,
+};
+
+use super::{
+    OTHER, Set, ViolationKind, Violations,
+    fit::{Owner, fit, limit_labels},
+};
+use crate::{
+    config::{CPU, Cgroups, Config, LabelsOn, Limits},
+    exposition,
+    expr::{
+        cgroup::{CgroupName, CgroupNames},
+        relabel::{self, Rule, Scratch, names_after},
+        template::CgroupRenderer,
+        values::{Uses, Values},
+    },
+};
+
+const LABELS: &str = "cgroups.labels";
+
+const RULES: &str = "cgroups.relabel_configs";
+
+const OWNER: Owner<'_> = Owner { name: "a cgroup", reserved: &[CPU], rules: &|_| RULES };
+
+/// Labels cgroups under one generation.
+///
+/// Cgroups whose labels are equal share a set of series. `other` is the set of the cgroups that have no
+/// labels but the host's, or that a rule drops.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupLabeller {
+    config: Cgroups,
+    limits: Limits,
+    without: BTreeSet<String>,
+    labels_on: LabelsOn,
+    /// The values that the templates use.
+    values: Values,
+    /// The labels of the host for templates and rules, which see even those that exceed a limit.
+    host: Set,
+    /// The labels of the host within the limits.
+    shown_host: Set,
+    /// The violations of the host and of `other`.
+    violations: Violations,
+    max_sets: usize,
+    other: exposition::Labels,
+}
+
+impl CgroupLabeller {
+    /// Prepares the labels of cgroups. `seen` are the violations of `host`, the labels of the host.
+    pub(super) fn new(
+        config: &Config,
+        values: &Values,
+        host: Set,
+        shown_host: &Set,
+        seen: Violations,
+    ) -> Self {
+        let mut labeller = Self {
+            config: config.cgroups().clone(),
+            limits: config.limits().clone(),
+            without: config.without().clone(),
+            labels_on: config.labels_on(),
+            values: used_values(config.cgroups(), values),
+            host,
+            shown_host: shown_host.clone(),
+            violations: seen,
+            max_sets: config.limits().cgroups,
+            other: exposition::Labels::default(),
+        };
+        let mut violations = labeller.violations.clone();
+        labeller.other = joined(&[], &labeller.set_of_other(&mut violations));
+        labeller.violations = violations;
+        labeller
+    }
+
+    /// Starts labelling cgroups. `violations` are those so far, from [`CgroupLabeller::violations`].
+    pub fn batch<'a>(&'a self, violations: &'a mut Violations) -> CgroupBatch<'a> {
+        let names = names_for(&self.config.relabel_configs);
+        let is_seen = |name: &str| names.as_ref().is_none_or(|names| names.contains(name));
+        let host = self.host.iter().filter(|(name, _)| is_seen(name));
+        let shown = self.shown_host.iter().filter(|(name, _)| {
+            let is_shown = self.labels_on != LabelsOn::TargetInfo && !self.without.contains(*name);
+            is_shown && !is_seen(name)
+        });
+        let templates = self.config.labels.values();
+        CgroupBatch {
+            labeller: self,
+            renderer: CgroupRenderer::new(templates, &self.values, &self.host),
+            seen_host: host.map(|(name, value)| (name.clone(), value.clone())).collect(),
+            seen_names: CgroupName::ALL.into_iter().filter(|it| is_seen(it.meta_label())).collect(),
+            unseen_host: shown.map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+            scratch: Scratch::default(),
+            violations,
+        }
+    }
+
+    /// The violations before the first cgroup is labelled, to be continued by each batch: so that each is
+    /// reported once.
+    pub fn violations(&self) -> Violations {
+        self.violations.clone()
+    }
+
+    /// The labels of `other`.
+    pub const fn other(&self) -> &exposition::Labels {
+        &self.other
+    }
+
+    /// Maximum number of sets that are shown, besides `other`.
+    pub const fn max_sets(&self) -> usize {
+        self.max_sets
+    }
+
+    pub(super) const fn max_sets_mut(&mut self) -> &mut usize {
+        &mut self.max_sets
+    }
+
+    /// How long a set is shown after its last cgroup ended.
+    pub const fn keep(&self) -> Duration {
+        self.config.keep
+    }
+
+    /// Counts cgroups by their labels, for a report.
+    pub fn count(&self, cgroups: &[CgroupNames]) -> CgroupCounts {
+        let mut violations = self.violations();
+        let other = self.set_of_other(&mut violations);
+        let mut counts = CgroupCounts { other: self.of_cgroup(other), ..CgroupCounts::default() };
+        let mut batch = self.batch(&mut violations);
+        for cgroup in cgroups {
+            let set = batch.set(cgroup).map(|set| self.of_cgroup(set));
+            match set.filter(|set| *set != counts.other) {
+                Some(set) => *counts.sets.entry(set).or_default() += 1,
+                None => counts.in_other += 1,
+            }
+        }
+        counts
+    }
+
+    /// Removes the pairs that the host has too.
+    fn of_cgroup(&self, mut set: Set) -> Set {
+        set.retain(|name, value| self.shown_host.get(name) != Some(value));
+        set
+    }
+
+    /// Computes the labels of `other`: each label that a cgroup can have has the value `other`, and those
+    /// of the host are kept, unless the rules delete them.
+    fn set_of_other(&self, violations: &mut Violations) -> Set {
+        let rules = &self.config.relabel_configs;
+        let of_cgroups = self.config.labels.keys().cloned();
+        let meta = CgroupName::ALL.iter().map(|name| name.meta_label().to_owned());
+        let before = self.host.keys().cloned().chain(of_cgroups).chain(meta);
+        let mut set = Set::new();
+        for name in names_after(rules, before.collect()) {
+            let of_host = self.host.get(&name).filter(|_| !self.config.labels.contains_key(&name));
+            let value = of_host.map_or(OTHER, String::as_str).to_owned();
+            set.insert(name, value);
+        }
+        self.fit(&mut set, &[], violations);
+        set
+    }
+
+    /// Makes a set valid, within the limits. `unseen_host` are the further labels of its series.
+    fn fit(&self, set: &mut Set, unseen_host: &[(&str, &str)], violations: &mut Violations) {
+        let is_dropped = |name: &String| {
+            let is_of_template = || self.config.labels.contains_key(name);
+            self.host.contains_key(name) && !self.shown_host.contains_key(name) && !is_of_template()
+        };
+        set.retain(|name, _| !self.without.contains(name) && !is_dropped(name));
+        fit(set, &OWNER, &self.limits, violations);
+        if self.labels_on == LabelsOn::TargetInfo {
+            set.retain(|name, value| self.shown_host.get(name) != Some(value));
+        }
+        // The labels of the host, which are within the limit, come first.
+        let is_of_host = |name: &str| self.shown_host.contains_key(name);
+        let unseen = unseen_host.iter().filter(|(name, _)| !set.contains_key(*name)).count();
+        let of_host = unseen + set.keys().filter(|name| is_of_host(name)).count();
+        let max = self.limits.labels.saturating_sub(of_host);
+        limit_labels(set, &OWNER, is_of_host, max, &self.limits, violations);
+    }
+
+    /// Whether a set has a label that the host lacks, or one from the templates with another value.
+    fn is_of_cgroup(&self, set: &Set) -> bool {
+        set.iter().any(|(name, value)| {
+            let is_of_template = || self.config.labels.contains_key(name);
+            !self.host.contains_key(name)
+                || is_of_template() && self.shown_host.get(name) != Some(value)
+        })
+    }
+}
+
+/// The number of cgroups by their labels, without those of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CgroupCounts {
+    /// Those with labels of their own.
+    pub sets: BTreeMap<Set, usize>,
+    /// The labels of `other`.
+    pub other: Set,
+    /// Those in `other`.
+    pub in_other: usize,
+}
+
+/// Labels one cgroup after another.
+#[derive(Debug)]
+pub struct CgroupBatch<'a> {
+    labeller: &'a CgroupLabeller,
+    renderer: CgroupRenderer<'a>,
+    /// The labels of the host that the rules see.
+    seen_host: Set,
+    /// The names of a cgroup that the rules see.
+    seen_names: Vec<CgroupName>,
+    /// The labels of the host that no rule changes, ascending by name.
+    unseen_host: Vec<(&'a str, &'a str)>,
+    scratch: Scratch,
+    violations: &'a mut Violations,
+}
+
+impl CgroupBatch<'_> {
+    /// Returns the labels of a cgroup's series; `None` if it belongs to `other`.
+    pub fn labels(&mut self, cgroup: &CgroupNames) -> Option<exposition::Labels> {
+        let set = self.set(cgroup)?;
+        let labels = joined(&self.unseen_host, &set);
+        (labels != self.labeller.other).then_some(labels)
+    }
+
+    /// Returns the labels of a cgroup, besides `unseen_host`.
+    fn set(&mut self, cgroup: &CgroupNames) -> Option<Set> {
+        let labeller = self.labeller;
+        let mut set = self.seen_host.clone();
+        self.render(cgroup, &mut set);
+        let rules = &labeller.config.relabel_configs;
+        if !rules.is_empty() {
+            for name in &self.seen_names {
+                set.insert(name.meta_label().into(), cgroup.get(*name).into());
+            }
+            match relabel::apply_with(rules, set, &mut self.scratch) {
+                Ok(relabelled) => set = relabelled?,
+                Err(error) => {
+                    self.violations.add(ViolationKind::Labels, RULES, "", || error.to_string());
+                    return None;
+                }
+            }
+        }
+        labeller.fit(&mut set, &self.unseen_host, self.violations);
+        labeller.is_of_cgroup(&set).then_some(set)
+    }
+
+    /// Renders the templates. If a value is unavailable, the label stays unchanged.
+    fn render(&mut self, cgroup: &CgroupNames, set: &mut Set) {
+        for (index, name) in self.labeller.config.labels.keys().enumerate() {
+            match self.renderer.render(index, cgroup) {
+                Ok(Some(text)) => {
+                    set.insert(name.clone(), text.into_owned());
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let key = format!("{LABELS}.{name}");
+                    self.violations.add(ViolationKind::Template, &key, name, || error.to_string());
+                }
+            }
+        }
+    }
+}
+
+/// The labels that rules see; `None` if they see all.
+fn names_for(rules: &[Rule]) -> Option<BTreeSet<&str>> {
+    let mut names = BTreeSet::new();
+    for rule in rules {
+        names.extend(rule.names()?);
+    }
+    Some(names)
+}
+
+/// The values that the templates use.
+fn used_values(config: &Cgroups, values: &Values) -> Values {
+    let mut uses = Uses::default();
+    for template in config.labels.values() {
+        uses.extend(template.uses());
+    }
+    let reading = |source, keys| Some((source, values.reading(source)?.restricted_to(keys)));
+    uses.iter().filter_map(|(source, keys)| reading(source, keys)).collect()
+}
+
+/// Writes the labels of the host and those of a cgroup, which win, in the order of their names.
+fn joined(host: &[(&str, &str)], set: &Set) -> exposition::Labels {
+    let length = |(name, value): (&str, &str)| name.len() + value.len() + r#","""#.len();
+    let pairs = || set.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let bytes = host.iter().copied().chain(pairs()).map(length).sum();
+    let mut labels = exposition::Labels::with_capacity(bytes);
+    let mut host = host.iter().copied().peekable();
+    for (name, value) in pairs() {
+        for (name, value) in iter::from_fn(|| host.next_if(|(next, _)| *next < name)) {
+            labels.push(name, value);
+        }
+        host.next_if(|(next, _)| *next == name);
+        labels.push(name, value);
+    }
+    for (name, value) in host {
+        labels.push(name, value);
+    }
+    labels
+}
+
+#[cfg(test)]
+mod tests;
