@@ -3,11 +3,11 @@
 use std::{fs, path::Path, sync::Arc};
 
 use sched_exporter::{
-    cli::check::{CheckFormat, report},
+    cli::check::{CheckFormat, FoundCgroups, report},
     config::{Config, Limits},
     cpu::topology::Topology,
     expr::{
-        cgroup::CgroupName,
+        cgroup::{CgroupName, CgroupNames},
         values::{Keys, Reading, Source},
     },
     generation::Inputs,
@@ -90,7 +90,18 @@ fn docs_labels_md_shows_what_the_check_prints() {
         values: [(Source::Hostname, hostname), (Source::Env, env)].into_iter().collect(),
         topology: Topology::of(vec![0, 1]),
     };
-    let printed = report(Path::new("exporter.yaml"), &made, CheckFormat::Table);
+    let names = |unit: &str, container_id: &str| CgroupNames {
+        unit: unit.into(),
+        container_id: container_id.into(),
+        ..CgroupNames::default()
+    };
+    let mut cgroups = vec![names("", ""); 42];
+    cgroups.extend([
+        names("ssh.service", ""),
+        names("cron.service", ""),
+        names("", "4f1c9f1f08a2"),
+    ]);
+    let printed = report(Path::new("exporter.yaml"), &made, &cgroups, CheckFormat::Table);
     let (_, shown) = LABELS.split_once("\n```\nexporter.yaml: valid\n").unwrap();
     assert_eq!(printed, format!("exporter.yaml: valid\n{}", shown.split_once("```").unwrap().0));
 }

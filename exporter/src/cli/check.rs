@@ -1,16 +1,21 @@
 //! The report of `--config.check`: the labels that a configuration gives this machine, and the origin of
 //! each. Pure.
 
-use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    iter,
+    path::Path,
+};
 
 use serde_json::{Value, json};
 
 use crate::{
     config::{CPU, Diagnostic},
     cpu::list,
-    expr::{print, values::Reading},
+    expr::{cgroup::CgroupNames, print, values::Reading},
     generation::Inputs,
-    labels::{self, Labels},
+    labels::{self, CgroupCounts, Labels, Set},
     metrics::catalog::SERIES,
 };
 
@@ -23,8 +28,17 @@ pub enum CheckFormat {
     Json,
 }
 
+/// The cgroups of this machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FoundCgroups {
+    /// Those that can be read.
+    pub names: Vec<CgroupNames>,
+    /// Why some or all cannot be read.
+    pub error: Option<String>,
+}
+
 /// Formats the report of a valid file.
-pub fn report(path: &Path, inputs: &Inputs, format: CheckFormat) -> String {
+pub fn report(path: &Path, inputs: &Inputs, cgroups: &FoundCgroups, format: CheckFormat) -> String {
     let expansion = labels::expand(&inputs.config, &inputs.values, &inputs.topology, true);
     let host = expansion.host.clone().unwrap_or_default();
     let cpus = expansion.cpus.clone();
@@ -32,7 +46,13 @@ pub fn report(path: &Path, inputs: &Inputs, format: CheckFormat) -> String {
     let buckets = inputs.config.runqueue_latency().bucket_indices().len();
     let (groups, latency) = (sets.groups.as_slice().len(), sets.latency.as_slice().len());
     let series = groups * SERIES.totals + latency * SERIES.latency(buckets);
-    let report = Report { path, inputs, host, cpus, sets: groups, series };
+    let cgroups = sets.cgroups.as_ref().map(|labeller| Cgroups {
+        counts: labeller.count(&cgroups.names),
+        error: cgroups.error.as_deref(),
+        max_sets: labeller.max_sets(),
+        series: SERIES.cgroups(labeller.max_sets()),
+    });
+    let report = Report { path, inputs, host, cpus, sets: groups, series, cgroups };
     match format {
         CheckFormat::Table => report.table(),
         CheckFormat::Json => format!("{:#}\n", report.json()),
@@ -44,7 +64,19 @@ struct Report<'a> {
     inputs: &'a Inputs,
     host: Labels,
     cpus: Vec<(u32, Labels)>,
+    /// Sets of labels of CPUs.
     sets: usize,
+    /// Series of CPUs.
+    series: usize,
+    /// `None` if the rules drop the host.
+    cgroups: Option<Cgroups<'a>>,
+}
+
+struct Cgroups<'a> {
+    counts: CgroupCounts,
+    error: Option<&'a str>,
+    /// Maximum number of sets, besides `other`.
+    max_sets: usize,
     series: usize,
 }
 
@@ -102,7 +134,19 @@ impl Report<'_> {
         }
         let (series, sets) = (self.series, self.sets);
         let noun = if sets == 1 { "set" } else { "sets" };
-        let _ = writeln!(text, "\n{series} series at most, {sets} {noun} of labels");
+        let Some(cgroups) = &self.cgroups else {
+            let _ = writeln!(text, "\n{series} series at most, {sets} {noun} of labels");
+            return text;
+        };
+        cgroups.write(&mut text);
+        let _ = writeln!(
+            text,
+            "\n{} series at most: {series} of CPUs, in {sets} {noun} of labels, and {} of cgroups, in at \
+             most {}",
+            series + cgroups.series,
+            cgroups.series,
+            cgroups.max_sets + 1,
+        );
         text
     }
 
@@ -161,19 +205,73 @@ impl Report<'_> {
             }).collect::<Vec<_>>(),
             "sources": sources.collect::<Vec<_>>(),
             "sets": self.sets,
+            "series": self.series + self.cgroups.as_ref().map_or(0, |cgroups| cgroups.series),
+            "cgroups": self.cgroups.as_ref().map(Cgroups::json),
+        })
+    }
+}
+
+impl Cgroups<'_> {
+    /// Writes a row for each set, with a column for each label.
+    fn write(&self, text: &mut String) {
+        if let Some(error) = self.error {
+            let _ = writeln!(text, "\ncgroups: {}", print::escape(error));
+        }
+        let counts = &self.counts;
+        if counts.sets.is_empty() && counts.in_other == 0 {
+            return;
+        }
+        let names: BTreeSet<_> =
+            counts.sets.keys().chain([&counts.other]).flat_map(Set::keys).collect();
+        let titles = names.iter().map(|name| (*name).clone());
+        let mut rows = vec![iter::once("CGROUPS".to_owned()).chain(titles).collect::<Vec<_>>()];
+        let sets = counts.sets.iter().map(|(set, count)| (set, *count));
+        for (set, count) in sets.chain([(&counts.other, counts.in_other)]) {
+            let value = |name| set.get(name).map_or_else(String::new, |it| print::escape(it));
+            let values = names.iter().map(|name| value(*name));
+            rows.push(iter::once(count.to_string()).chain(values).collect());
+        }
+        write_rows(text, &rows);
+        if counts.sets.len() > self.max_sets {
+            let _ = writeln!(
+                text,
+                "\n{} sets of cgroups, {} at most: those that use most keep their labels, the others are \
+                 `other`",
+                counts.sets.len(),
+                self.max_sets
+            );
+        }
+    }
+
+    fn json(&self) -> Value {
+        let set = |(set, count)| json!({ "labels": set, "cgroups": count });
+        let CgroupCounts { sets, other, in_other } = &self.counts;
+        json!({
+            "error": self.error,
+            "sets": sets.iter().map(set).collect::<Vec<_>>(),
+            "other": set((other, in_other)),
+            "max_sets": self.max_sets,
             "series": self.series,
         })
     }
 }
 
 /// Aligns all columns except the last.
-fn write_rows<const N: usize>(text: &mut String, rows: &[[String; N]]) {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+fn write_rows(text: &mut String, rows: &[impl AsRef<[String]>]) {
+    let mut widths = Vec::new();
+    for row in rows {
+        for (column, cell) in row.as_ref().iter().enumerate() {
+            let width = cell.chars().count();
+            match widths.get_mut(column) {
+                Some(widest) => *widest = width.max(*widest),
+                None => widths.push(width),
+            }
+        }
+    }
     text.push('\n');
     for row in rows {
         let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let width = width(column).unwrap_or_default();
+        for (cell, width) in row.as_ref().iter().zip(&widths) {
             let _ = write!(line, "{cell:width$}  ");
         }
         text.push_str(line.trim_end());
@@ -208,6 +306,21 @@ mod tests {
         }
     }
 
+    fn cgroups() -> FoundCgroups {
+        let names = |unit: &str, container_id: &str| CgroupNames {
+            unit: unit.into(),
+            container_id: container_id.into(),
+            ..CgroupNames::default()
+        };
+        let names = vec![
+            names("ssh.service", ""),
+            names("k3s.service", "c1"),
+            names("", "c1"),
+            names("", ""),
+        ];
+        FoundCgroups { names, error: None }
+    }
+
     const CONFIG: &str = "\
 labels:
   host: \"{{ hostname }}\"
@@ -223,7 +336,7 @@ cpu_relabel_configs:
 
     #[test]
     fn table_lists_every_label_with_its_origin() {
-        let text = report(Path::new("f.yaml"), &inputs(CONFIG), CheckFormat::Table);
+        let text = report(Path::new("f.yaml"), &inputs(CONFIG), &cgroups(), CheckFormat::Table);
         let expected = "\
 f.yaml: valid
 
@@ -245,17 +358,23 @@ SOURCE       STATE
 hostname     ok
 node.labels  environment variable NODE_NAME is not set
 
-84 series at most, 3 sets of labels
+CGROUPS  container_id  unit
+2        c1
+1                      ssh.service
+1        other         other
+
+2343 series at most: 84 of CPUs, in 3 sets of labels, and 2259 of cgroups, in at most 251
 ";
         assert_eq!(text, expected);
     }
 
     #[test]
     fn json_has_the_same_content() {
-        let config = "labels: {host: \"{{ hostname }}\"}\nwithout: [cpu]\n";
-        let table = report(Path::new("f.yaml"), &inputs(config), CheckFormat::Table);
-        assert!(table.ends_with("\n28 series at most, 1 set of labels\n"), "{table}");
-        let text = report(Path::new("f.yaml"), &inputs(config), CheckFormat::Json);
+        let config = "labels: {host: \"{{ hostname }}\"}\nwithout: [cpu]\nlimits: {cgroups: 1}\n";
+        let table = report(Path::new("f.yaml"), &inputs(config), &cgroups(), CheckFormat::Table);
+        let end = "\n46 series at most: 28 of CPUs, in 1 set of labels, and 18 of cgroups, in at most 2\n";
+        assert!(table.ends_with(end), "{table}");
+        let text = report(Path::new("f.yaml"), &inputs(config), &cgroups(), CheckFormat::Json);
         let host = json!({ "host": { "value": "web-17", "from": "labels.host: hostname" } });
         let cpus = [0, 1, 2, 3].map(|cpu| json!({ "cpu": cpu, "labels": host }));
         let expected = json!({
@@ -269,15 +388,45 @@ node.labels  environment variable NODE_NAME is not set
                 { "source": "node.labels", "up": false, "error": "environment variable NODE_NAME is not set" },
             ],
             "sets": 1,
-            "series": 28,
+            "series": 46,
+            "cgroups": {
+                "error": null,
+                "sets": [
+                    { "labels": { "container_id": "c1" }, "cgroups": 2 },
+                    { "labels": { "unit": "ssh.service" }, "cgroups": 1 },
+                ],
+                "other": { "labels": { "container_id": "other", "unit": "other" }, "cgroups": 1 },
+                "max_sets": 1,
+                "series": 18,
+            },
         });
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
     }
 
     #[test]
+    fn table_says_what_is_left_out_of_the_cgroups() {
+        let table = |config: &str, cgroups: &FoundCgroups| {
+            report(Path::new("f.yaml"), &inputs(config), cgroups, CheckFormat::Table)
+        };
+        let text = table("limits: {cgroups: 1}", &cgroups());
+        let note = "\n2 sets of cgroups, 1 at most: those that use most keep their labels, the others are \
+                    `other`\n";
+        assert!(text.contains(note), "{text}");
+        let error = Some("no\ncgroups".to_owned());
+        let text = table("{}", &FoundCgroups { error: error.clone(), ..FoundCgroups::default() });
+        assert!(text.contains("\n\ncgroups: no\\ncgroups\n\n2367 series"), "{text}");
+        let text = table("{}", &FoundCgroups { error, ..cgroups() });
+        assert!(text.contains("\n\ncgroups: no\\ncgroups\n\nCGROUPS "), "{text}");
+        let text = table("relabel_configs: [{action: drop, regex: ''}]", &cgroups());
+        assert!(text.ends_with("\n\n0 series at most, 0 sets of labels\n"), "{text}");
+        let text = table("cgroups: {labels: {}}", &cgroups());
+        assert!(text.contains("\n\nCGROUPS\n4\n\n"), "{text}");
+    }
+
+    #[test]
     fn both_show_the_warnings() {
         let inputs = inputs("labels:\n  a: ${RACK}\n  b: $(POD)\n");
-        let text = report(Path::new("f.yaml"), &inputs, CheckFormat::Table);
+        let text = report(Path::new("f.yaml"), &inputs, &cgroups(), CheckFormat::Table);
         let expected = "\
 f.yaml: valid, with 2 warnings
 f.yaml:2:6: labels.a: ${RACK} is served as written; write {{ env.RACK }}
@@ -285,7 +434,7 @@ f.yaml:3:6: labels.b: $(POD) is served as written; write {{ env.POD }}
 
 ON ";
         assert!(text.starts_with(expected), "{text}");
-        let text = report(Path::new("f.yaml"), &inputs, CheckFormat::Json);
+        let text = report(Path::new("f.yaml"), &inputs, &cgroups(), CheckFormat::Json);
         let warnings = &serde_json::from_str::<Value>(&text).unwrap()["warnings"];
         let first = json!({
             "line": 2,

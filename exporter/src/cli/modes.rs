@@ -98,11 +98,15 @@ pub async fn once(args: &Args, format: Format, log: &LogWriter) -> anyhow::Resul
 /// Prints the labels that the configuration gives this machine. Signals keep their default behavior.
 pub async fn check(args: &Args, format: CheckFormat, log: &LogWriter) -> anyhow::Result<()> {
     init_log(args, log)?;
-    let setup = start::on_thread(args, Setup::new).await?;
+    let (setup, cgroups) = start::on_thread(args, |args, step| {
+        let setup = Setup::new(args, step)?;
+        Ok((setup, start::cgroups(step)))
+    })
+    .await?;
     start_log(log)?;
     let mut reloader = setup.reloader()?;
     reloader.wait_for_sources().await?;
-    print(&check::report(&args.config_file, reloader.inputs(), format))
+    print(&check::report(&args.config_file, reloader.inputs(), &cgroups, format))
 }
 
 /// Accounting, ready to be scraped.

@@ -7,8 +7,9 @@ use std::{env, fs, os::unix::fs::MetadataExt as _, path::Path};
 use anyhow::{Context as _, anyhow};
 use sched_exporter_ebpf::HOOK;
 
-use super::args::Args;
+use super::{args::Args, check::FoundCgroups};
 use crate::{
+    cgroup::{self, hierarchy, paths},
     config::{self, Config, ConfigError, ConfigFile},
     kernel::{
         btf::Btf,
@@ -112,6 +113,24 @@ fn unreadable_by_reloads(path: &Path) -> String {
          could never reload the file; chown or chmod it, or start with --privileges.keep",
         closed.display()
     )
+}
+
+/// Finds the cgroups of this machine, for a report.
+pub(super) fn cgroups(step: &Step) -> FoundCgroups {
+    step.reading(Path::new("/sys/fs/cgroup"));
+    find_cgroups().unwrap_or_else(|error| {
+        let error = Some(log::chain(error.as_ref()));
+        FoundCgroups { names: Vec::new(), error }
+    })
+}
+
+fn find_cgroups() -> anyhow::Result<FoundCgroups> {
+    let mount = hierarchy::select(None)?.mount?;
+    let found = paths::all(&mount.path, paths::Limits::default())?;
+    let names = found.paths.iter().map(|(id, path)| cgroup::describe(*id, path));
+    let unread = || found.error.as_ref().map(|error| log::chain(error));
+    let error = mount.limitation().or_else(unread);
+    Ok(FoundCgroups { names: names.collect(), error })
 }
 
 /// Attaches the kernel program, or explains what this host lacks. Nothing that this opens can be taken by
