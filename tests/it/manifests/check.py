@@ -48,8 +48,16 @@ COMPONENTS = {
             "labels": {"zone": "{{ node.labels['topology.kubernetes.io/zone'] | default('none') }}"}
         },
     },
+    "hybrid-cgroups": {"cgroups": {"hostPath": "/sys/fs/cgroup/unified"}},
+    "no-cgroups": {"cgroups": {"enabled": False}},
 }
-ALL_COMPONENTS = {key: value for values in COMPONENTS.values() for key, value in values.items()}
+# Those that can be combined.
+COMBINED = [name for name in COMPONENTS if name != "no-cgroups"]
+ALL_COMPONENTS = {key: value for name in COMBINED for key, value in COMPONENTS[name].items()}
+
+# The node's cgroups: directories that may be mounted, and where.
+CGROUPS = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/cpu"]
+CGROUPS_MOUNT = "/host/sys/fs/cgroup"
 
 # Every value of a PodMonitor and a ServiceMonitor.
 MONITOR = {
@@ -103,6 +111,7 @@ VALUES = {
         "extraArgs": ["--log.format=json", "--no-collector.context-switches"],
         "seccompProfile": {"type": "Localhost", "localhostProfile": "profiles/bpf.json"},
         "nodeLabels": {"enabled": True},
+        "cgroups": {"hostPath": "/sys/fs/cgroup/cpu"},
         "serviceAccount": {"name": "bpf", "annotations": {"example.org/a": "b"}},
         "resources": {"limits": {"cpu": 1, "memory": "128Mi"}},
         "priorityClassName": "high",
@@ -168,6 +177,9 @@ REFUSED = [
     ({"seccompProfile": {"type": "Docker"}}, "/seccompProfile/type"),
     ({"seccompProfile": {"type": "Localhost"}}, "localhostProfile"),
     ({"nodeLabels": {"enable": True}}, "enable"),
+    ({"cgroups": {"enabled": "no"}}, "/cgroups/enabled"),
+    ({"cgroups": {"hostPath": "sys/fs/cgroup"}}, "/cgroups/hostPath"),
+    ({"cgroups": {"recursiveReadOnly": True}}, "/cgroups/recursiveReadOnly"),
     ({"serviceAccount": {"create": "false"}}, "/serviceAccount/create"),
     ({"resources": {"limit": {"memory": "1Gi"}}}, "limit"),
     ({"priorityClassName": 1}, "/priorityClassName"),
@@ -240,7 +252,7 @@ def helm(values, name=NAME, namespace=NAME):
 def renderings():
     """All renderings to check, by name."""
     found = {f"overlay {path.name}": kustomize(path) for path in (KUSTOMIZE / "overlays").iterdir()}
-    every = {"resources": ["BELOW/base"], "components": [f"BELOW/components/{c}" for c in COMPONENTS]}
+    every = {"resources": ["BELOW/base"], "components": [f"BELOW/components/{c}" for c in COMBINED]}
     found["every component"] = kustomize_ours(every)
     found["our own"] = kustomize_ours(
         every
@@ -391,6 +403,11 @@ def fits_together(rendering):
     # The exporter reloads it. Nothing of it may be in the pod, or a change would restart all pods.
     assert not any("checksum" in key for key in pod["metadata"].get("annotations", {}))
 
+    # The node's cgroups are mounted where they do not hide the container's own, or else are not needed.
+    mounts = [it["mountPath"] for it in more_mounts if it["name"] == "cgroup"]
+    off = "--no-collector.cgroups" in container.get("args", [])
+    assert mounts == ([] if off else [CGROUPS_MOUNT]), mounts
+
     # The service account and its permissions.
     account, role = one(rendering, "ServiceAccount"), one(rendering, "ClusterRole")
     name = pod["spec"]["serviceAccountName"]
@@ -413,7 +430,11 @@ def takes_no_more_than_it_needs(rendering):
     (container,) = spec["containers"]
     for key in ("hostNetwork", "hostPID", "hostIPC", "securityContext", "initContainers"):
         assert key not in spec, key
-    assert all("hostPath" not in volume for volume in spec["volumes"]), "hostPath"
+    for volume in spec["volumes"]:
+        if host_path := volume.get("hostPath"):
+            assert host_path["path"] in CGROUPS and host_path["type"] == "Directory", host_path
+            (mount,) = [it for it in container["volumeMounts"] if it["name"] == volume["name"]]
+            assert mount["readOnly"] is True, mount
     context = dict(container["securityContext"])
     assert context.pop("readOnlyRootFilesystem") is True, "readOnlyRootFilesystem"
     assert (context.pop("runAsUser"), context.pop("runAsGroup")) == (0, 0), "not root"
@@ -461,6 +482,10 @@ def every_object_is_valid_in_kubernetes():
     for name, rendering in renderings().items():
         assert len(rendering) >= 2, name
         within(name, fits_kubernetes, rendering)
+    # Kubernetes 1.25 lacks this field.
+    daemonset = one(helm({"cgroups": {"recursiveReadOnly": "IfPossible"}}), "DaemonSet")
+    faults = [fault_of(json.dumps(daemonset, sort_keys=True), version) for version in KUBERNETES]
+    assert "recursiveReadOnly" in faults[0] and faults[1:] == [None, None], faults
 
 
 def every_object_is_valid_for_the_operator():
@@ -649,7 +674,17 @@ def the_checks_detect_mistakes():
         (fits_together, lambda it: put(pod_of(it)["spec"], automountServiceAccountToken=False)),
         (fits_together, lambda it: one(it, "ClusterRole")["rules"][0]["verbs"].append("list")),
         (fits_together, lambda it: put(one(it, "Service")["metadata"], namespace="other")),
+        (fits_together, lambda it: put(container(it)["volumeMounts"][1], mountPath="/sys/fs/cgroup")),
+        (fits_together, lambda it: put(container(it), args=["--no-collector.cgroups"])),
         (takes_no_more_than_it_needs, lambda it: put(pod_of(it)["spec"], hostPID=True)),
+        (
+            takes_no_more_than_it_needs,
+            lambda it: put(pod_of(it)["spec"]["volumes"][1]["hostPath"], path="/sys"),
+        ),
+        (
+            takes_no_more_than_it_needs,
+            lambda it: put(container(it)["volumeMounts"][1], readOnly=False),
+        ),
         (
             takes_no_more_than_it_needs,
             lambda it: container(it)["securityContext"]["capabilities"]["add"].append("SYS_ADMIN"),
