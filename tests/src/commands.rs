@@ -1,6 +1,14 @@
-//! The commands in docs/deploy.md, so that tests run what readers type.
+//! The commands in docs/deploy.md and the queries in docs/cgroups.md, so that tests run what readers
+//! type.
 
 const GUIDE: &str = include_str!("../../docs/deploy.md");
+const CGROUPS: &str = include_str!("../../docs/cgroups.md");
+
+/// The `PromQL` queries about cgroups, in order.
+pub fn cgroup_queries() -> Vec<&'static str> {
+    let blocks = CGROUPS.split("\n```promql\n").skip(1);
+    blocks.map(|block| block.split("\n```").next().unwrap()).collect()
+}
 
 /// The nth block, from 0, in a language within the section with a title.
 #[track_caller]

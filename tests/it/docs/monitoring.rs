@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, fs};
 
-use sched_exporter_tests::dashboard::{Dashboard, array, text, variables_in};
+use sched_exporter_tests::{
+    commands::cgroup_queries,
+    dashboard::{Dashboard, array, text, variables_in},
+};
 use serde_json::Value;
 
 use super::root;
@@ -42,6 +45,7 @@ fn rules_and_dashboard_use_only_existing_metrics() {
     let dashboard = Dashboard::shipped();
     exprs.extend(dashboard.queries().iter().map(|query| query.expr.to_owned()));
     exprs.extend(dashboard.variables().iter().map(|it| text(&it["definition"]).to_owned()));
+    exprs.extend(cgroup_queries().into_iter().map(str::to_owned));
     assert!(exprs.len() > 50, "{}", exprs.len());
     for expr in exprs {
         let unknown: Vec<_> = metrics(&expr).difference(&known).cloned().collect();

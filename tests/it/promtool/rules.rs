@@ -1,6 +1,8 @@
 //! The configuration, the rules and their unit tests in `deploy/prometheus`.
 
-use std::{fs, path::PathBuf, process::Output};
+use std::{fmt::Write as _, fs, path::PathBuf, process::Output};
+
+use sched_exporter_tests::commands::cgroup_queries;
 
 use super::promtool;
 
@@ -34,6 +36,21 @@ fn prometheus_accepts_the_configuration_and_every_rule() {
     let said =
         good(&["check", "config", "--lint=all", "--lint-fatal"], &files("", "prometheus.yaml"));
     assert!(said.contains("2 rule files found"), "{said}");
+}
+
+#[test]
+fn queries_in_docs_cgroups_md_are_valid() {
+    let mut rules = "groups:\n- name: docs\n  rules:\n".to_owned();
+    let queries = cgroup_queries();
+    assert!(queries.len() > 5, "{}", queries.len());
+    for (number, query) in queries.iter().enumerate() {
+        let query = query.replace('\n', "\n      ");
+        let _ = write!(rules, "  - record: docs:query:{number}\n    expr: |\n      {query}\n");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("rules.yaml");
+    fs::write(&file, rules).unwrap();
+    good(&["check", "rules", "--lint=all", "--lint-fatal"], &[file]);
 }
 
 #[test]
