@@ -10,7 +10,7 @@ use std::{
 };
 
 use sched_exporter_tests::{
-    commands::block,
+    commands::{block, cgroup_queries},
     dashboard::{Dashboard, Query, array, interpolate, text},
     process::Exporter,
     quiet,
@@ -63,6 +63,7 @@ fn both_formats_and_label_placements_fill_every_panel() {
     both_formats_are_scraped(&setup);
     zones_are_joined(&setup);
     no_panel_of_the_dashboard_is_empty(&setup);
+    the_queries_about_cgroups_have_results(&setup);
 }
 
 /// The formats differ in family names, and only one has units.
@@ -93,6 +94,29 @@ fn zones_are_joined(Setup { prometheus, .. }: &Setup) {
     for zone in ["zone-a", "zone-b"] {
         let recorded = format!("sum(zone_mode:sched_cpu_seconds:rate5m{{zone=\"{zone}\"}})");
         prometheus.number(&recorded, all_cpus);
+    }
+}
+
+/// Whether an expression may have no result: if no cgroup has a quota, or none waits.
+fn may_be_empty(expr: &str) -> bool {
+    ["throttled", "quota", "> 0.1"].iter().any(|part| expr.contains(part))
+}
+
+/// Also checks that no query fails, and that the CPU time of cgroups adds up to that of the busy modes.
+fn the_queries_about_cgroups_have_results(Setup { prometheus, instances, .. }: &Setup) {
+    let queries = cgroup_queries();
+    for query in &queries {
+        let query = sped_up(query);
+        if may_be_empty(&query) {
+            prometheus.query(&query);
+        } else {
+            prometheus.some(&query);
+        }
+    }
+    let sum = queries.iter().find(|query| query.contains("forgotten")).unwrap();
+    for instance in instances {
+        let of = format!("({sum}) and on (instance) up{{instance=\"{instance}\"}}");
+        prometheus.number(&of, |difference| difference.abs() < 1e-6);
     }
 }
 
@@ -133,7 +157,9 @@ fn no_panel_of_the_dashboard_is_empty(setup: &Setup) {
             assert_eq!(found, expected, "{}", variable["name"]);
         }
         for Query { panel, expr, legend } in dashboard.queries() {
-            let series = prometheus.some(&interpolate(expr, &values));
+            let expr = interpolate(expr, &values);
+            let series =
+                if may_be_empty(&expr) { prometheus.query(&expr) } else { prometheus.some(&expr) };
             let chosen = |it: &Value| {
                 let instance = it["metric"]["instance"].as_str();
                 instance.is_none_or(|instance| choice.iter().any(|chosen| *chosen == instance))
