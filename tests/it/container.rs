@@ -141,8 +141,11 @@ fn the_commands_of_the_guide_run_query_and_remove_it() {
     };
     shell(1);
     let container = Container::named("sched_exporter".to_owned());
+    let id = podman_ok(["inspect", "--format={{.Id}}", &container.name]);
     let printed = shell(2);
     assert!(printed.contains("\nsched_cpu_seconds_total{host="), "{printed}");
+    // Its own cgroup has a name, which it can only know from the host's tree.
+    assert!(printed.contains(&format!("container_id=\"{id}\"")), "{printed}");
     assert!(!podman(["container", "exists", &container.name]).status.success());
 }
 
