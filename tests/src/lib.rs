@@ -10,6 +10,7 @@
 )]
 
 pub mod bpf;
+pub mod cgroups;
 pub mod client;
 pub mod commands;
 pub mod config_map;
