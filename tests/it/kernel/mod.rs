@@ -1,6 +1,9 @@
 //! Tests that need root and the kernel's BTF.
 
 mod accounting;
+mod cgroup_churn;
+mod cgroup_sets;
+mod cgroups;
 mod connections;
 mod http;
 mod labels;
