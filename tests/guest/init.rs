@@ -3,9 +3,9 @@
 
 #![expect(clippy::print_stdout, reason = "the host sees only the console")]
 
-use std::{env, fs, process::Command, time::Instant};
+use std::{env, fs, os::unix::fs::symlink, process::Command, time::Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::ProgramInfo;
 use nix::{
     errno::Errno,
@@ -25,14 +25,19 @@ const EXPORTER: &str = "/sched_exporter";
 const CONFIG: &str = "/exporter.yaml";
 
 /// Filesystems that the exporter and its tests expect on any machine.
-const FILESYSTEMS: [(&str, &str); 6] = [
+const FILESYSTEMS: [(&str, &str); 5] = [
     ("devtmpfs", "/dev"),
     ("proc", "/proc"),
     ("sysfs", "/sys"),
     ("tmpfs", "/tmp"),
-    ("cgroup2", "/sys/fs/cgroup"),
     ("tracefs", "/sys/kernel/tracing"),
 ];
+
+/// Where cgroups are mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// The controllers that count CPU time, which systemd mounts together.
+const CONTROLLERS: &str = "cpu,cpuacct";
 
 fn main() {
     if let Err(error) = prepare().and_then(|()| tests()).and_then(|()| facts()) {
@@ -44,16 +49,38 @@ fn main() {
 
 fn prepare() -> Result<()> {
     for (kind, place) in FILESYSTEMS {
-        fs::create_dir_all(place).with_context(|| place.to_owned())?;
-        match mount(Some(kind), place, Some(kind), MsFlags::empty(), None::<&str>) {
-            // Already mounted.
-            Ok(()) | Err(Errno::EBUSY) => {}
-            Err(error) => {
-                return Err(error).with_context(|| format!("mounting {kind} at {place}"));
-            }
-        }
+        mount_at(kind, place, None)?;
     }
+    cgroups(&env::var("hierarchy").unwrap_or_default())?;
     network::loopback().context("bringing up the loopback interface")
+}
+
+/// Mounts the hierarchies of cgroups, as systemd does.
+/// <https://systemd.io/CGROUP_DELEGATION/#three-different-tree-setups>
+fn cgroups(hierarchy: &str) -> Result<()> {
+    match hierarchy {
+        "v2" => return mount_at("cgroup2", CGROUPS, None),
+        "hybrid" => {
+            mount_at("tmpfs", CGROUPS, None)?;
+            mount_at("cgroup2", &format!("{CGROUPS}/unified"), None)?;
+        }
+        "v1" => mount_at("tmpfs", CGROUPS, None)?,
+        _ => bail!("unknown hierarchy `{hierarchy}`"),
+    }
+    mount_at("cgroup", &format!("{CGROUPS}/{CONTROLLERS}"), Some(CONTROLLERS))?;
+    for controller in CONTROLLERS.split(',') {
+        symlink(CONTROLLERS, format!("{CGROUPS}/{controller}"))?;
+    }
+    Ok(())
+}
+
+fn mount_at(kind: &str, place: &str, options: Option<&str>) -> Result<()> {
+    fs::create_dir_all(place).with_context(|| place.to_owned())?;
+    match mount(Some(kind), place, Some(kind), MsFlags::empty(), options) {
+        // Already mounted.
+        Ok(()) | Err(Errno::EBUSY) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("mounting {kind} at {place}")),
+    }
 }
 
 /// Runs the tests, which print their own results.

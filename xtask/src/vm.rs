@@ -152,6 +152,7 @@ const SKIPPED: [&str; 16] = [
 
 /// Tests of files, sockets and limits rather than the scheduler. A quick run skips them.
 const NOT_QUICK: &[&str] = &[
+    "kernel::cgroup_sets::",
     "kernel::connections::",
     "kernel::http::",
     "kernel::labels::",

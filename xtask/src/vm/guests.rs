@@ -2,6 +2,28 @@
 
 use crate::arch::Arch;
 
+/// What a guest mounts at `/sys/fs/cgroup`, as systemd does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hierarchy {
+    /// Version 2.
+    V2,
+    /// Version 2 without controllers, and `cpu` with `cpuacct` in version 1.
+    Hybrid,
+    /// Only version 1.
+    V1,
+}
+
+impl Hierarchy {
+    /// Its name on the page, and on the kernel's command line.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::V2 => "v2",
+            Self::Hybrid => "hybrid",
+            Self::V1 => "v1",
+        }
+    }
+}
+
 /// A virtual machine.
 pub(crate) struct Guest {
     pub name: &'static str,
@@ -11,6 +33,7 @@ pub(crate) struct Guest {
     /// The Debian release, and its package that depends on the current kernel.
     pub suite: &'static str,
     pub package: &'static str,
+    pub hierarchy: Hierarchy,
     /// The number of CPUs, for QEMU's `-smp`.
     pub cpus: &'static str,
     /// Appended to the kernel's command line.
@@ -26,16 +49,18 @@ const X86_64: Guest = Guest {
     arch: Arch::X86_64,
     suite: "",
     package: "linux-image-cloud-amd64",
+    hierarchy: Hierarchy::V2,
     cpus: "2",
     append: "",
     skip: &[],
 };
 const AARCH64: Guest = Guest { arch: Arch::Aarch64, package: "linux-image-cloud-arm64", ..X86_64 };
 
-pub(crate) const GUESTS: [Guest; 11] = [
-    Guest { name: "5.10", suite: "bullseye", ..X86_64 },
+pub(crate) const GUESTS: [Guest; 12] = [
+    Guest { name: "5.10", suite: "bullseye", hierarchy: Hierarchy::V1, ..X86_64 },
+    Guest { name: "5.10-v2", suite: "bullseye", ..X86_64 },
     Guest { name: "6.1", suite: "bookworm", ..X86_64 },
-    Guest { name: "6.12", suite: "trixie", ..X86_64 },
+    Guest { name: "6.12", suite: "trixie", hierarchy: Hierarchy::Hybrid, ..X86_64 },
     Guest {
         name: "6.12-rt",
         what: "PREEMPT_RT, 2 CPUs",
@@ -62,12 +87,12 @@ pub(crate) const GUESTS: [Guest; 11] = [
         skip: &["unplug::"],
         ..X86_64
     },
-    Guest { name: "6.1-aarch64", suite: "bookworm", ..AARCH64 },
-    Guest { name: "6.12-aarch64", suite: "trixie", ..AARCH64 },
+    Guest { name: "6.1-aarch64", suite: "bookworm", hierarchy: Hierarchy::V1, ..AARCH64 },
+    Guest { name: "6.12-aarch64", suite: "trixie", hierarchy: Hierarchy::Hybrid, ..AARCH64 },
     Guest { name: "newest-aarch64", suite: "trixie-backports", ..AARCH64 },
 ];
 
-/// The oldest kernel, the newest and one in between.
+/// The oldest kernel, the newest and one in between, each with another hierarchy.
 pub(crate) const QUICK: [&str; 3] = ["5.10", "6.12", "newest"];
 
 /// The names of all guests.

@@ -19,16 +19,21 @@ architecture and one BPF object for all; offsets come from the BTF of the runnin
 
 Tested on each: loading and seeding; time is conserved under load; CPUs that never switch; counters
 never decrease; run-queue waits match `run_delay`; switches match `ctxt`; CPUs go offline and come
-back, if the kernel allows it (not under `nohz_full`); scrapes over HTTP; reloads; capabilities are
-dropped on every thread; errors for missing capabilities or BTF. Under emulation an interrupt takes
-milliseconds, so bounds on times are wider than on the machine of [accuracy.md](accuracy.md).
+back, if the kernel allows it (not under `nohz_full`); the time of cgroups adds up to that of CPUs at
+every scrape while cgroups come and go; cgroups match the kernel's own figures; scrapes over HTTP;
+reloads; capabilities are dropped on every thread; errors for missing capabilities or BTF. Under
+emulation an interrupt takes milliseconds, so bounds on times are wider than on the machine of
+[accuracy.md](accuracy.md).
+
+The cgroup hierarchies are mounted as systemd does: `v2` has only version 2, `v1` has only version 1, and
+`hybrid` has both, with the controller `cpu` in version 1.
 
 The time of `--once` is from the start of the process to the end of its only exposition: it loads,
 attaches, and makes every CPU switch. Emulation is many times slower than hardware. Verified
 instructions are those that the kernel's verifier processed; kernels report them since 5.16.
 
-| kernel | architecture | machine | `--once` | verified instructions | tests passed |
-|---|---|---|--:|--:|--:|
+| kernel | architecture | machine | cgroups | `--once` | verified instructions | tests passed |
+|---|---|---|---|--:|--:|--:|
 ";
 
 /// Writes the page from the outcomes of all guests.
@@ -44,9 +49,10 @@ pub(crate) fn write(outcomes: &[Outcome]) -> Result<()> {
         };
         writeln!(
             page,
-            "| {release} | {} | {} | {} ms | {} | {passed} |",
+            "| {release} | {} | {} | {} | {} ms | {} | {passed} |",
             guest.arch.name(),
             guest.what,
+            guest.hierarchy.name(),
             fact("once_ms"),
             fact("verified_instructions"),
         )?;

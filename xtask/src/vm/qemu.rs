@@ -59,8 +59,10 @@ impl Console {
         };
         // Emulation works everywhere; KVM may be missing or broken.
         let accel = env::var("XTASK_VM_ACCEL").unwrap_or(format!("tcg,thread={thread}"));
+        // The kernel passes parameters that it does not know to the first process as its environment.
         let append = format!(
-            "console={console} panic=-1 loglevel=5 rdinit=/init {} -- {}",
+            "console={console} panic=-1 loglevel=5 rdinit=/init hierarchy={} {} -- {}",
+            guest.hierarchy.name(),
             guest.append,
             args.join(" ")
         );
