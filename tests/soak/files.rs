@@ -24,12 +24,16 @@ const UNTOLD: u64 = 50;
 /// How long such a file stays, which is longer than the exporter debounces changes.
 const UNTOLD_STAYS: Duration = Duration::from_millis(600);
 
-/// The valid configuration with a number, which shows in every label and in the histogram buckets.
+/// The valid configuration with a number, which shows in every label, in the histogram buckets and in the
+/// sets of cgroups.
 pub(crate) fn good(number: u64) -> String {
-    let (per_cpu, factor) = if number.is_multiple_of(2) { (true, 4) } else { (false, 2) };
+    let is_even = number.is_multiple_of(2);
+    let (per_cpu, factor) = if is_even { (true, 4) } else { (false, 2) };
+    let set = if is_even { "{{ cgroup.path }}" } else { "all" };
     format!(
         "labels:\n  config: \"{number}\"\n  zone: zone-of-{number}\nrunqueue_latency:\n  \
-         per_cpu: {per_cpu}\n  buckets: {{factor: {factor}}}\n"
+         per_cpu: {per_cpu}\n  buckets: {{factor: {factor}}}\ncgroups:\n  labels: {{set: \"{set}\"}}\n  \
+         keep: 2s\nlimits: {{cgroups: 50}}\n"
     )
 }
 

@@ -1,6 +1,7 @@
 //! Checks the exporter's invariants under all loads at once, for `cargo xtask soak`: a storm of
-//! switches, fork bombs, a configuration that changes ten times a second, misbehaving clients, and
-//! a hundred scrapes a second, each of which is checked completely. Then attacks its connections.
+//! switches, fork bombs, cgroups that come and go, a configuration that changes ten times a second,
+//! misbehaving clients, and a hundred scrapes a second, each of which is checked completely. Then attacks
+//! its connections.
 //!
 //! Leaves nothing behind: the exporter ends with this process for whatever reason. SIGINT and
 //! SIGTERM end the soak early.
@@ -35,6 +36,7 @@ use signal_hook::{
 };
 
 mod attacks;
+mod cgroups;
 mod clients;
 mod files;
 mod forks;
@@ -70,6 +72,9 @@ const LOOK_PERIOD: Duration = Duration::from_millis(500);
 
 /// Period of progress reports.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(10);
+
+/// Cgroups that the machine may create during a soak.
+const SLOTS_OF_OTHERS: u64 = 16;
 
 /// Time for the exporter to notice closed connections.
 const MOMENT: Duration = Duration::from_millis(200);
@@ -142,7 +147,7 @@ fn soak(total: Duration, shared: &Shared) -> Result<Vec<Invariant>> {
     let mut exporter = Exporter::start_with(&files::good(shared.next_config()), &[]);
     // The first reload starts a thread that keeps running.
     exporter.signal(Signal::SIGHUP);
-    exporter.wait_until("reloaded", |scrape| {
+    let first = exporter.wait_until("reloaded", |scrape| {
         scrape.sum("sched_exporter_config_reloads_total", &[]) > 0
     });
     thread::sleep(MOMENT);
@@ -155,6 +160,7 @@ fn soak(total: Duration, shared: &Shared) -> Result<Vec<Invariant>> {
     let is_alive = thread::scope(|scope| {
         let files = scope.spawn(|| files::change(exporter.config(), exporter.pid(), shared));
         let processes = scope.spawn(|| forks::bombs(shared));
+        let cgroups = scope.spawn(|| cgroups::churn(shared));
         let gone = scope.spawn(|| clients::misbehave(exporter.address, shared, &mut cut_off));
         let storm = Load::storm(&online());
         let started = Instant::now();
@@ -166,11 +172,13 @@ fn soak(total: Duration, shared: &Shared) -> Result<Vec<Invariant>> {
         loads.add("files", files.join(), 9);
         loads.add("switches", Ok(Ok(scrapes.switches())), 1_000);
         loads.add("processes", processes.join(), 100);
+        loads.add("cgroups", cgroups.join(), 20);
         loads.add("clients that disconnected during a response", gone.join(), 5);
         is_alive
     });
 
     let mut last = Invariant::new("the last valid file is served in the end");
+    let mut slots = Invariant::new("removed cgroups give their slots back");
     let mut after = before;
     let mut beside_attacks = Vec::new();
     if is_alive {
@@ -187,6 +195,8 @@ fn soak(total: Duration, shared: &Shared) -> Result<Vec<Invariant>> {
         last.check(served == number, || {
             format!("number {served} is served, but {number} is in the file")
         });
+        let used = first.sum("sched_exporter_cgroup_slots_used", &[]);
+        slots.at_most(scrapes.cgroup_slots(), used + SLOTS_OF_OTHERS, "slots used", String::new);
         scrapes.disconnect();
         after = settled(&exporter, before)?;
         exporter.signal(Signal::SIGTERM);
@@ -198,7 +208,7 @@ fn soak(total: Duration, shared: &Shared) -> Result<Vec<Invariant>> {
 
     let mut invariants = vec![loads.into_invariant(&scrapes)];
     invariants.extend(scrapes.into_invariants());
-    invariants.extend([last, cut_off]);
+    invariants.extend([last, slots, cut_off]);
     invariants.extend(beside_attacks);
     invariants.extend(watch.course.judge(before, after));
     invariants.extend([watch.logs.into_invariant(), end]);

@@ -15,7 +15,12 @@ use sched_exporter_tests::{
     workload::{monotonic_ns, online},
 };
 
-use crate::{Shared, files, invariant::Invariant};
+use crate::{
+    Shared,
+    cgroups::{Cgroups, is_of_cgroup},
+    files,
+    invariant::Invariant,
+};
 
 /// Prometheus' default timeout of a scrape.
 const SCRAPE_TIMEOUT_MS: u64 = 10_000;
@@ -88,6 +93,7 @@ pub(crate) struct Scrapes {
     one_generation: Invariant,
     no_older: Invariant,
     bad_files: Invariant,
+    cgroups: Cgroups,
 }
 
 impl Scrapes {
@@ -113,6 +119,7 @@ impl Scrapes {
             one_generation: Invariant::new("each scrape shows one valid configuration"),
             no_older: Invariant::new("no scrape returns to an earlier configuration"),
             bad_files: Invariant::new("invalid files are reported, and change nothing"),
+            cgroups: Cgroups::new(),
         }
     }
 
@@ -140,13 +147,18 @@ impl Scrapes {
         self.switches
     }
 
+    /// Slots of cgroups in use at the last scrape.
+    pub(crate) const fn cgroup_slots(&self) -> u64 {
+        self.cgroups.used()
+    }
+
     /// Closes the connection.
     pub(crate) fn disconnect(&mut self) {
         self.client = None;
     }
 
-    pub(crate) fn into_invariants(self) -> [Invariant; 9] {
-        [
+    pub(crate) fn into_invariants(self) -> Vec<Invariant> {
+        let mut invariants = vec![
             self.answered,
             self.whole,
             self.alike,
@@ -156,7 +168,9 @@ impl Scrapes {
             self.one_generation,
             self.no_older,
             self.bad_files,
-        ]
+        ];
+        invariants.extend(self.cgroups.into_invariants());
+        invariants
     }
 
     /// Scrapes once and checks everything.
@@ -192,6 +206,7 @@ impl Scrapes {
                 self.check_time(&exposition, before, after);
                 self.check_counters(&samples);
                 self.check_buckets(&samples);
+                self.cgroups.check(&exposition, &samples);
                 self.check_generation(&exposition, &samples);
             }
             Err(wrong) => self.whole.check(false, || wrong),
@@ -230,8 +245,8 @@ impl Scrapes {
 
     fn check_counters(&mut self, samples: &[Sample]) {
         const SUFFIXES: [&str; 5] = ["_total", "_bucket", "_count", "_sum", "_generation"];
-        for sample in samples.iter().filter(|it| SUFFIXES.iter().any(|end| it.name.ends_with(end)))
-        {
+        let is_counter = |it: &&Sample| SUFFIXES.iter().any(|end| it.name.ends_with(end));
+        for sample in samples.iter().filter(|it| is_counter(it) && !is_of_cgroup(it)) {
             let own = sample.labels.iter().filter(|(name, _)| name != "config" && name != "zone");
             let series = format!("{}{:?}", sample.name, own.collect::<Vec<_>>());
             let value = number(&sample.value);
@@ -252,7 +267,8 @@ impl Scrapes {
                 histograms.entry(key).or_default().push((number(le), number(&sample.value)));
             }
         }
-        for sample in samples {
+        // Those of cgroups are summaries.
+        for sample in samples.iter().filter(|it| !is_of_cgroup(it)) {
             let Some(histogram) = key(sample, "_count") else { continue };
             let mut buckets = histograms.remove(&histogram).unwrap_or_default();
             buckets.sort_by(|(a, _), (b, _)| a.total_cmp(b));
@@ -326,6 +342,7 @@ fn is_of(sample: &Sample, config: &Config) -> bool {
     let labels =
         config.labels().iter().all(|(name, value)| sample.label(name) == Some(value.as_str()));
     let per_cpu = config.runqueue_latency().per_cpu() || !sample.name.starts_with("sched_runqueue");
+    let per_cpu = per_cpu && !is_of_cgroup(sample);
     labels && sample.label("cpu").is_some() == per_cpu
 }
 
