@@ -15,6 +15,7 @@ use serde_json::json;
 
 mod allocations;
 mod body;
+mod cgroups;
 mod children;
 mod daemon;
 mod idle;
@@ -76,7 +77,9 @@ enum Subject {
     Body,
     Pipe,
     Messaging,
+    Cgroups,
     Scrape,
+    CgroupScrapes,
     Render,
     Reload,
     Memory,
@@ -89,7 +92,9 @@ impl Subject {
             Self::Body => "measuring the body of the kernel program",
             Self::Pipe => "measuring switches of two tasks",
             Self::Messaging => "measuring switches of many tasks",
+            Self::Cgroups => "measuring switches between cgroups",
             Self::Scrape => "measuring scrapes",
+            Self::CgroupScrapes => "measuring scrapes of many cgroups",
             Self::Render => "measuring rendering",
             Self::Reload => "measuring reloads",
             Self::Memory => "measuring start and memory",
@@ -102,7 +107,9 @@ impl Subject {
             Self::Body => body::measure(effort, peers),
             Self::Pipe => switching::measure_pipe(effort, peers),
             Self::Messaging => switching::measure_messaging(effort, peers),
+            Self::Cgroups => cgroups::measure(effort),
             Self::Scrape => scrape::measure(effort, peers),
+            Self::CgroupScrapes => cgroups::measure_scrapes(effort),
             Self::Render => render::measure(effort),
             Self::Reload => reload::measure(effort),
             Self::Memory => memory::measure(effort, peers),

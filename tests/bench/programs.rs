@@ -35,6 +35,8 @@ pub(crate) enum Program<'a> {
     Empty,
     /// Splits a CPU's time into idle and busy, with as little code as possible.
     Minimal,
+    /// Adds each interval to the cgroup in a hash map.
+    Hash,
     /// The exporter's, optionally without some features, and with or without `--log.ebpf`.
     Product { unwanted: DisabledFeatures, log: bool },
     /// All programs of a peer, on all their hooks.
@@ -63,6 +65,7 @@ impl Program<'_> {
         let name = match self {
             Self::Empty => "empty",
             Self::Minimal => "minimal",
+            Self::Hash => "hash",
             Self::Product { unwanted, log } => {
                 let layout = Layout::from_btf(&Types::parse(&kernel_btf()?)?, unwanted)?;
                 let scheduler = Scheduler::attach(layout, log)?;

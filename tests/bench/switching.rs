@@ -83,7 +83,7 @@ fn children_cpu() -> Result<Duration> {
 }
 
 /// Context switches of all CPUs since boot.
-fn context_switches() -> Result<f64> {
+pub(crate) fn context_switches() -> Result<f64> {
     let stat = fs::read_to_string("/proc/stat").context("/proc/stat")?;
     let count = stat.lines().find_map(|line| line.strip_prefix("ctxt "));
     count.context("/proc/stat has no ctxt")?.parse().context("ctxt of /proc/stat")

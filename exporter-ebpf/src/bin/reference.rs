@@ -1,6 +1,6 @@
 //! Baselines that `cargo xtask bench` measures next to the exporter's program, on the same hook in the
-//! same run: a program that does nothing, and a minimal one that splits a CPU's time into idle and
-//! busy.
+//! same run: a program that does nothing, a minimal one that splits a CPU's time into idle and busy, and
+//! one that splits it by cgroup in a hash map.
 
 #![no_std]
 #![no_main]
@@ -10,15 +10,19 @@
 use core::ptr::{addr_of, read_volatile};
 
 use aya_ebpf::{
-    helpers::bpf_ktime_get_ns,
+    helpers::{bpf_get_current_cgroup_id, bpf_ktime_get_ns},
     macros::{btf_tracepoint, map},
-    maps::PerCpuArray,
+    maps::{PerCpuArray, PerCpuHashMap},
     programs::BtfTracePointContext,
 };
 
 /// Start of the open interval, idle time, busy time; all in nanoseconds.
 #[map]
 static TIMES: PerCpuArray<[u64; 3]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Nanoseconds of each cgroup, by its number.
+#[map]
+static CGROUPS: PerCpuHashMap<u64, u64> = PerCpuHashMap::with_max_entries(4_096, 0);
 
 /// Offset of `task_struct.pid`.
 #[unsafe(no_mangle)]
@@ -47,6 +51,24 @@ pub fn minimal(ctx: BtfTracePointContext) -> i32 {
         times[2] += elapsed;
     }
     times[0] = now;
+    0
+}
+
+/// Adds the interval that ends to the cgroup of its task, which is still the current one.
+#[btf_tracepoint(function = "sched_switch")]
+pub fn hash(_ctx: BtfTracePointContext) -> i32 {
+    let Some(times) = TIMES.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's value of the map; the helpers have no preconditions.
+    let (times, now, cgroup) =
+        unsafe { (&mut *times, bpf_ktime_get_ns(), bpf_get_current_cgroup_id()) };
+    let elapsed = now - times[0];
+    times[0] = now;
+    if let Some(time) = CGROUPS.get_ptr_mut(cgroup) {
+        // SAFETY: this CPU's value of the map.
+        unsafe { *time += elapsed };
+    } else {
+        let _ = CGROUPS.insert(cgroup, elapsed, 0);
+    }
     0
 }
 
