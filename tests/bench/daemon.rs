@@ -46,11 +46,6 @@ impl Daemon {
 
     /// Starts it with a configuration, with reloads by HTTP enabled.
     pub(crate) fn start_with(config: &str) -> Result<Self> {
-        Self::start_with_args(config, &[])
-    }
-
-    /// As [`Daemon::start_with`], with more arguments.
-    pub(crate) fn start_with_args(config: &str, args: &[&str]) -> Result<Self> {
         // In a directory of its own: changes to other files would wake the exporter, which watches
         // it.
         let directory = tempfile::tempdir()?;
@@ -58,7 +53,6 @@ impl Daemon {
         fs::write(&path, config)?;
         let mut command = Command::new(binary());
         command.arg(format!("--config.file={}", path.display())).arg("--web.enable-lifecycle");
-        command.args(args);
         let mut daemon = Self::launch(&mut command, "/-/ready")?;
         daemon.directory = Some(directory);
         Ok(daemon)
