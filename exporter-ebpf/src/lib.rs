@@ -1,5 +1,5 @@
-//! What the kernel program and user space share: the record of each CPU, and the names of the map,
-//! the hook and the globals.
+//! What the kernel program and user space share: the record of each CPU, the names of the map and
+//! the hook, and the constants that user space sets.
 //!
 //! A record is `repr(C)` and made of `u64` alone, so both sides see the same bytes. The kernel program
 //! itself is `src/bin/sched.rs`.
@@ -12,43 +12,73 @@ mod record;
 pub use record::{
     cgroup::CgroupTotals,
     counters::Counters,
-    cpu::{CpuRecord, Mode, Reason, Totals},
+    cpu::{CpuEntry, CpuRecord, Mode, Reason, Totals},
     wait::{WAIT_SLOTS, wait_slot, wait_slot_of_index},
 };
 
-/// Name of the map: a per-CPU array of one [`CpuRecord`].
+/// Name of the map of records: an array with a [`CpuEntry`] for each CPU number, which user space maps.
 pub const MAP: &str = "CPU";
 
 /// Name of the hook, a BTF tracepoint, and of the program attached to it.
 pub const HOOK: &str = "sched_switch";
 
-/// Names of the globals that user space sets before loading.
-///
-/// Offsets are in bytes from the start of the struct, as the running kernel's BTF gives them. Switches
-/// are 0 or 1; the verifier removes the code that a switch turns off.
-pub mod global {
+/// Name of aya-log's own level, a variable of the object: 0 removes every log statement.
+pub const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
+
+/// Declares the constants of the kernel program that user space sets before loading.
+macro_rules! globals {
+    ($($(#[doc = $doc:literal])* $name:ident)*) => {
+        /// A constant of the kernel program that user space sets before loading.
+        ///
+        /// Offsets are in bytes from the start of the struct, as the running kernel's BTF gives them.
+        /// Switches are 0 or 1; the verifier removes the code that a switch turns off.
+        ///
+        /// In the object, each is the immediate of one or more `mov` instructions, and holds
+        /// [`Global::placeholder`] until user space writes the value over it. An object in which one is
+        /// left cannot be loaded: no kernel struct has a field at such an offset.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Global {
+            $($(#[doc = $doc])* $name),*
+        }
+
+        impl Global {
+            /// Every constant.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+        }
+    };
+}
+
+globals! {
     /// Offset of `task_struct.flags`.
-    pub const TASK_FLAGS: &str = "TASK_FLAGS";
+    TaskFlags
     /// Offset of `task_struct.prio`.
-    pub const TASK_PRIO: &str = "TASK_PRIO";
+    TaskPrio
     /// Offset of `task_struct.policy`.
-    pub const TASK_POLICY: &str = "TASK_POLICY";
+    TaskPolicy
     /// Offset of `task_struct.__state` (`state` before 5.14).
-    pub const TASK_STATE: &str = "TASK_STATE";
+    TaskState
     /// Offset of `task_struct.sched_info.last_queued`.
-    pub const TASK_LAST_QUEUED: &str = "TASK_LAST_QUEUED";
+    TaskLastQueued
     /// Offset of `task_struct.se.cfs_rq`.
-    pub const TASK_CFS_RQ: &str = "TASK_CFS_RQ";
+    TaskCfsRq
     /// Offset of `cfs_rq.rq`.
-    pub const CFS_RQ_RQ: &str = "CFS_RQ_RQ";
+    CfsRqRq
     /// Offset of `rq.clock`.
-    pub const RQ_CLOCK: &str = "RQ_CLOCK";
+    RqClock
     /// Switch: the hook passes `prev_state` (5.18 and later).
-    pub const HOOK_HAS_PREV_STATE: &str = "HOOK_HAS_PREV_STATE";
+    HookHasPrevState
     /// Switch: count context switches by reason.
-    pub const COUNT_SWITCHES: &str = "COUNT_SWITCHES";
+    CountSwitches
     /// Switch: measure run-queue waits.
-    pub const MEASURE_WAITS: &str = "MEASURE_WAITS";
-    /// aya-log's own level: 0 removes every log statement.
-    pub const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
+    MeasureWaits
+}
+
+impl Global {
+    /// The immediate that stands in the object for the value. It is positive, because the instruction
+    /// extends the sign of its 32 bits.
+    #[inline(always)]
+    pub const fn placeholder(self) -> i32 {
+        0x5ced_0000 + self as i32
+    }
 }

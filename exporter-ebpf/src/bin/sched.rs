@@ -15,35 +15,36 @@ use core::{arch::asm, ptr::read_volatile};
 
 use aya_ebpf::{
     EbpfContext as _,
+    bindings::BPF_F_MMAPABLE,
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
     macros::{btf_tracepoint, map},
-    maps::PerCpuArray,
+    maps::Array,
     programs::BtfTracePointContext,
 };
 use aya_log_ebpf::info;
-use sched_exporter_ebpf::{CpuRecord, Mode, Reason, WAIT_SLOTS, wait_slot};
+use sched_exporter_ebpf::{CpuEntry, CpuRecord, Global, Mode, Reason, WAIT_SLOTS, wait_slot};
 
+/// The entry of each CPU number; user space sets how many there are.
 #[map]
-static CPU: PerCpuArray<CpuRecord> = PerCpuArray::with_max_entries(1, 0);
+static CPU: Array<CpuEntry> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Declares globals that user space overrides before loading. A volatile load keeps the compiler from
-/// folding them; the verifier sees constants, since `.rodata` is frozen.
-macro_rules! globals {
-    ($($name:ident)*) => { $(
-        #[unsafe(no_mangle)]
-        static $name: u32 = 0;
-    )* };
+/// The value of a constant that user space sets before loading.
+macro_rules! global {
+    ($name:ident) => {
+        immediate::<{ Global::$name.placeholder() }>()
+    };
 }
 
-globals! {
-    TASK_FLAGS TASK_PRIO TASK_POLICY TASK_STATE TASK_LAST_QUEUED TASK_CFS_RQ CFS_RQ_RQ RQ_CLOCK
-    HOOK_HAS_PREV_STATE COUNT_SWITCHES MEASURE_WAITS
-}
-
+/// A placeholder in a `mov` instruction, which user space replaces. It has 64 bits, or LLVM would clear
+/// the upper half at each use.
 #[inline(always)]
-fn global(value: &'static u32) -> u32 {
-    // SAFETY: a reference is valid and aligned.
-    unsafe { read_volatile(value) }
+fn immediate<const PLACEHOLDER: i32>() -> usize {
+    let value: usize;
+    // SAFETY: the instruction only sets its operand.
+    unsafe {
+        asm!("{0} = {1}", out(reg) value, const PLACEHOLDER, options(pure, nomem, nostack));
+    }
+    value
 }
 
 /// A pointer to a kernel object whose BTF type the verifier knows.
@@ -53,18 +54,18 @@ struct Object(*const u8);
 impl Object {
     /// Reads the field at `offset`.
     #[inline(always)]
-    fn read<T: Copy>(self, offset: u32) -> T {
+    fn read<T: Copy>(self, offset: usize) -> T {
         // SAFETY: the verifier accepts the load only inside a field; a load through a bad pointer that
         // was followed returns zero.
         // https://elixir.bootlin.com/linux/v6.12.107/source/kernel/bpf/btf.c#L7020
         // https://elixir.bootlin.com/linux/v6.12.107/source/kernel/bpf/verifier.c#L20282
         // https://elixir.bootlin.com/linux/v6.12.107/source/arch/x86/net/bpf_jit_comp.c#L1329
-        unsafe { read_volatile(self.0.add(offset as usize).cast()) }
+        unsafe { read_volatile(self.0.add(offset).cast()) }
     }
 
     /// Follows the pointer at `offset`.
     #[inline(always)]
-    fn follow(self, offset: u32) -> Self {
+    fn follow(self, offset: usize) -> Self {
         Self(self.read(offset))
     }
 }
@@ -76,10 +77,12 @@ impl Object {
 /// <https://elixir.bootlin.com/linux/v6.12.107/source/kernel/sched/core.c#L6729>
 #[btf_tracepoint(function = "sched_switch")]
 pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
-    let Some(record) = CPU.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's value of the map, which nothing else writes: the hook runs with interrupts
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let Some(entry) = CPU.get_ptr_mut(cpu) else { return 0 };
+    // SAFETY: this CPU's entry of the map, which nothing else writes: the hook runs with interrupts
     // off, and no NMI handler switches tasks.
-    let record = unsafe { &mut *record };
+    let record = unsafe { &mut (*entry).record };
     let (prev, next) = (Object(ctx.arg(1)), Object(ctx.arg(2)));
     let next_mode = mode(next);
 
@@ -124,10 +127,10 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     }
     record.current = next.0 as u64;
     record.open = CpuRecord::pack_open(now, next_mode);
-    if global(&COUNT_SWITCHES) != 0 {
+    if global!(CountSwitches) != 0 {
         record.totals.switches[reason(&ctx, prev_mode) as usize] += 1;
     }
-    if global(&MEASURE_WAITS) != 0 && next_mode != Mode::Idle as u64 {
+    if global!(MeasureWaits) != 0 && next_mode != Mode::Idle as u64 {
         measure_wait(record, next);
     }
     end(record, turn);
@@ -193,21 +196,21 @@ const SCHED_EXT: u32 = 7;
 /// The mode of a task that is being switched in, with [`CpuRecord::MAY_GO_OFFLINE`] for the stopper.
 #[inline(always)]
 fn mode(task: Object) -> u64 {
-    let flags: u32 = task.read(global(&TASK_FLAGS));
+    let flags: u32 = task.read(global!(TaskFlags));
     if flags & (PF_IDLE | PF_KTHREAD) != 0 {
         if flags & PF_IDLE != 0 {
             return Mode::Idle as u64;
         }
-        let prio: i32 = task.read(global(&TASK_PRIO));
+        let prio: i32 = task.read(global!(TaskPrio));
         let stopper = if prio == STOPPER_PRIO { CpuRecord::MAY_GO_OFFLINE } else { 0 };
         return Mode::Kthread as u64 | stopper;
     }
-    let prio: i32 = task.read(global(&TASK_PRIO));
+    let prio: i32 = task.read(global!(TaskPrio));
     if prio < MAX_RT_PRIO {
         let mode = if prio < 0 { Mode::Deadline } else { Mode::Realtime };
         return mode as u64;
     }
-    let mode = match task.read::<u32>(global(&TASK_POLICY)) {
+    let mode = match task.read::<u32>(global!(TaskPolicy)) {
         SCHED_BATCH => Mode::Batch,
         SCHED_IDLE => Mode::IdlePolicy,
         SCHED_EXT => Mode::Ext,
@@ -226,10 +229,10 @@ fn reason(ctx: &BtfTracePointContext, prev_mode: u64) -> u64 {
         return Reason::Idle as u64;
     }
     let preempt = ctx.arg::<u64>(0) & 1 != 0;
-    let prev_state: u32 = if global(&HOOK_HAS_PREV_STATE) != 0 {
+    let prev_state: u32 = if global!(HookHasPrevState) != 0 {
         ctx.arg(3)
     } else {
-        Object(ctx.arg(1)).read(global(&TASK_STATE))
+        Object(ctx.arg(1)).read(global!(TaskState))
     };
     let reason = if preempt || prev_state == 0 { Reason::Preempted } else { Reason::Voluntary };
     reason as u64
@@ -242,12 +245,12 @@ fn reason(ctx: &BtfTracePointContext, prev_mode: u64) -> u64 {
 /// <https://elixir.bootlin.com/linux/v6.12.107/source/kernel/sched/stats.h#L250>
 #[inline(always)]
 fn measure_wait(record: &mut CpuRecord, task: Object) {
-    let last_queued: u64 = task.read(global(&TASK_LAST_QUEUED));
+    let last_queued: u64 = task.read(global!(TaskLastQueued));
     if last_queued == 0 {
         return;
     }
-    let rq = task.follow(global(&TASK_CFS_RQ)).follow(global(&CFS_RQ_RQ));
-    let clock: u64 = rq.read(global(&RQ_CLOCK));
+    let rq = task.follow(global!(TaskCfsRq)).follow(global!(CfsRqRq));
+    let clock: u64 = rq.read(global!(RqClock));
     // Both are of one clock that never goes back, since a task that moves is stamped again; the
     // subtraction saturates only as a guard.
     let wait = clock.saturating_sub(last_queued);

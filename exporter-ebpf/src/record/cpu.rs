@@ -77,11 +77,9 @@ unsafe impl Counters for Totals {}
 
 /// What the kernel program knows about one CPU. Times are nanoseconds of `CLOCK_MONOTONIC`.
 ///
-/// The program writes `started` first and `done` last. The kernel copies a value to user space from
-/// its start to its end, eight bytes at a time, without barriers. So no write tore a copy in which
-/// both are equal (Lamport, "Concurrent reading and writing", 1977), provided that stores are seen in
-/// their order.
-/// <https://github.com/torvalds/linux/blob/v6.12/include/linux/bpf.h>, `bpf_long_memcpy`.
+/// The program writes `started` first and `done` last. User space copies a record from its start to
+/// its end. So no write tore a copy in which both are equal (Lamport, "Concurrent reading and
+/// writing", 1977), provided that stores are seen in their order.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct CpuRecord {
@@ -101,6 +99,15 @@ pub struct CpuRecord {
     pub totals: Totals,
     /// Number of writes begun.
     pub started: u64,
+}
+
+/// An entry of the map of records: that of the CPU with this number. It has whole cache lines, so that
+/// no CPU writes to another's.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct CpuEntry {
+    /// What user space copies.
+    pub record: CpuRecord,
 }
 
 const _: () = assert!(Mode::ALL.len() as u64 == CpuRecord::MAY_GO_OFFLINE);

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use aya::{maps::MapError, programs::ProgramError};
-use sched_exporter_ebpf::{HOOK, MAP};
+use aya::programs::ProgramError;
+use sched_exporter_ebpf::{Global, HOOK, MAP};
 
 use crate::cpu::list::CpuListError;
 
@@ -34,9 +34,12 @@ pub enum LoadError {
     /// The object lacks a part: it was not built for this binary.
     #[error("the BPF object has no {0}")]
     Incomplete(&'static str),
-    /// The map cannot be opened.
-    #[error("opening map `{MAP}`")]
-    Map(#[source] MapError),
+    /// The object lacks the placeholders of these constants: it was not built for this binary.
+    #[error("the BPF object has no placeholder for {0:?}")]
+    Constants(Vec<Global>),
+    /// The map cannot be mapped into memory.
+    #[error("mmap of map `{MAP}`")]
+    Map(#[source] io::Error),
     /// The map cannot be made read-only for user space.
     #[error("freezing map `{MAP}`: bpf(BPF_MAP_FREEZE)")]
     Freeze(#[source] io::Error),
@@ -68,9 +71,6 @@ impl LoadError {
 /// No snapshot could be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The kernel refused the read.
-    #[error("reading map `{MAP}`")]
-    Map(#[from] MapError),
     /// The record of one CPU was torn at every attempt.
     #[error("record of CPU {cpu} in map `{MAP}` was torn {attempts} times in a row")]
     Torn {
@@ -112,8 +112,8 @@ mod tests {
         let error = LoadError::Clock(nix::Error::EINVAL);
         let expected = "clock_gettime(CLOCK_MONOTONIC): EINVAL: Invalid argument";
         assert_eq!(chain(&error), expected);
-        let error = ReadError::Map(MapError::IoError(denied()));
-        assert_eq!(chain(&error), "reading map `CPU`: permission denied");
+        let error = LoadError::Map(denied());
+        assert_eq!(chain(&error), "mmap of map `CPU`: permission denied");
         let error = ReadError::Clock(nix::Error::EINVAL);
         assert_eq!(chain(&error), expected);
     }

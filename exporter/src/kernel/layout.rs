@@ -1,7 +1,7 @@
 //! Decides from the kernel's BTF how to configure the kernel program: the offsets of the fields it reads,
 //! and which optional features this kernel supports. Pure; `scheduler.rs` applies it.
 
-use sched_exporter_ebpf::{HOOK, global};
+use sched_exporter_ebpf::{Global, HOOK};
 
 use crate::{
     accounting::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
@@ -12,7 +12,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Layout {
     /// Name and value of each global of the kernel program.
-    pub globals: Vec<(&'static str, u32)>,
+    pub globals: Vec<(Global, u32)>,
     /// Every feature, on or off.
     pub features: Vec<Feature>,
 }
@@ -49,11 +49,11 @@ impl Layout {
         // https://github.com/torvalds/linux/commit/9c2136be0878c88c53dea26943ce40bb03ad8d8d
         let hook_has_prev_state = params >= 5;
 
-        let mut globals = vec![(global::HOOK_HAS_PREV_STATE, u32::from(hook_has_prev_state))];
+        let mut globals = vec![(Global::HookHasPrevState, u32::from(hook_has_prev_state))];
         for (name, field) in [
-            (global::TASK_FLAGS, "flags"),
-            (global::TASK_PRIO, "prio"),
-            (global::TASK_POLICY, "policy"),
+            (Global::TaskFlags, "flags"),
+            (Global::TaskPrio, "prio"),
+            (Global::TaskPolicy, "policy"),
         ] {
             globals.push((name, offset(btf, "task_struct", field, 4)?));
         }
@@ -72,8 +72,8 @@ impl Layout {
         };
         let mut features = Vec::new();
         for (name, switch, support) in [
-            (CONTEXT_SWITCHES, global::COUNT_SWITCHES, switches),
-            (RUNQUEUE_LATENCY, global::MEASURE_WAITS, waits),
+            (CONTEXT_SWITCHES, Global::CountSwitches, switches),
+            (RUNQUEUE_LATENCY, Global::MeasureWaits, waits),
         ] {
             let off = match support {
                 Support::On(offsets) => {
@@ -93,7 +93,7 @@ impl Layout {
 }
 
 /// Globals and their offsets.
-type Offsets = Vec<(&'static str, u32)>;
+type Offsets = Vec<(Global, u32)>;
 
 /// Whether this kernel supports a feature.
 enum Support {
@@ -118,10 +118,10 @@ impl Support {
 fn wait_fields(btf: &Btf<'_>) -> Result<Offsets, LayoutError> {
     let mut offsets = Vec::new();
     for (name, structure, field) in [
-        (global::TASK_LAST_QUEUED, "task_struct", "sched_info.last_queued"),
-        (global::TASK_CFS_RQ, "task_struct", "se.cfs_rq"),
-        (global::CFS_RQ_RQ, "cfs_rq", "rq"),
-        (global::RQ_CLOCK, "rq", "clock"),
+        (Global::TaskLastQueued, "task_struct", "sched_info.last_queued"),
+        (Global::TaskCfsRq, "task_struct", "se.cfs_rq"),
+        (Global::CfsRqRq, "cfs_rq", "rq"),
+        (Global::RqClock, "rq", "clock"),
     ] {
         offsets.push((name, offset(btf, structure, field, 8)?));
     }
@@ -135,7 +135,7 @@ fn task_state(btf: &Btf<'_>) -> Result<Offsets, LayoutError> {
         Some(state) => state.offset,
         None => offset(btf, "task_struct", "__state", 4)?,
     };
-    Ok(vec![(global::TASK_STATE, offset)])
+    Ok(vec![(Global::TaskState, offset)])
 }
 
 /// The offset of a field, which must have the size that the program reads.

@@ -7,9 +7,11 @@
 
 pub mod btf;
 pub mod capabilities;
+mod constants;
 mod error;
 mod freeze;
 pub mod layout;
+mod mapped;
 pub mod preflight;
 pub mod program_log;
 pub mod scheduler;

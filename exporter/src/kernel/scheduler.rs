@@ -7,23 +7,23 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf, EbpfLoader, Pod,
-    maps::{Map, MapData, MapError, PerCpuArray, PerCpuValues},
+    Btf, Ebpf, EbpfLoader,
+    maps::{Map, MapData},
     programs::{BtfTracePoint, tp_btf::BtfTracePointLink},
 };
 use nix::time::{ClockId, clock_gettime};
-use sched_exporter_ebpf::{CpuRecord, HOOK, MAP, global};
+use sched_exporter_ebpf::{CpuRecord, HOOK, LOG_LEVEL, MAP};
 
 use crate::{
     accounting::{self, Feature, Snapshot},
     cpu::list::{self, Online},
-    kernel::{freeze::freeze, layout::Layout, program_log::ProgramLog, seed, verifier::refused},
+    kernel::{constants, freeze::freeze, layout::Layout, mapped::Mapped, program_log::ProgramLog, seed, verifier::refused},
 };
 
 pub use crate::kernel::error::{LoadError, ReadError};
 
 /// The kernel program, as `cargo xtask ebpf` builds it.
-static OBJECT: &[u8] =
+pub(super) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/sched.bpf.o"));
 
 /// A snapshot describes an instant this long before its map read. While the kernel adjusts the clock,
@@ -57,15 +57,17 @@ const LOG_BUFFER_BYTES_OFF: u32 = 4_096;
 
 /// The attached kernel program. Dropping it detaches it.
 ///
-/// Of the kernel's objects it keeps open only the map of records, which is frozen, and the link, which can
-/// only be closed. The descriptors of the program, the globals and the BTF are closed once it is attached.
+/// Of the kernel's objects it keeps open only the link, which can only be closed. The map of records is
+/// frozen and mapped read-only. The descriptors of the program, the maps and the BTF are closed once it is
+/// attached.
 pub struct Scheduler {
     /// Keeps the program attached, and the program its maps.
     _link: BtfTracePointLink,
-    records: PerCpuArray<MapData, Record>,
+    /// The record of each CPU number.
+    records: Mapped<CpuRecord>,
     /// The program's log, if it is on and [`Scheduler::take_log`] has not been called.
     log: Option<ProgramLog>,
-    /// The CPU of each slot of `records`.
+    /// Ascending.
     possible: Vec<u32>,
     online: Online,
     /// On `CLOCK_MONOTONIC`, in nanoseconds.
@@ -78,8 +80,10 @@ impl Scheduler {
     /// Loads the program with `layout` and attaches it; `log` turns on the program's log. Accounting of
     /// a CPU starts at its first switch, which [`Scheduler::seed`] causes. Leaves no thread running.
     pub fn attach(layout: Layout, log: bool) -> Result<Self, LoadError> {
-        let mut ebpf = load(&layout, log)?;
-        let records = records(&mut ebpf)?;
+        let possible = list::possible()?;
+        let cpus = possible.last().map_or(0, |last| last + 1);
+        let mut ebpf = load(&layout, cpus, log)?;
+        let records = records(&mut ebpf, cpus)?;
         let log = log.then(|| ProgramLog::open(&mut ebpf)).transpose().map_err(LoadError::Log)?;
         let program = program(&mut ebpf)?;
         let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
@@ -93,7 +97,7 @@ impl Scheduler {
             _link: link,
             records,
             log,
-            possible: list::possible()?,
+            possible,
             online: Online::open()?,
             attached_at,
             torn_reads: AtomicU64::new(0),
@@ -127,7 +131,7 @@ impl Scheduler {
     fn attempt(&self) -> Result<(Snapshot, u64), ReadError> {
         let taken_at = monotonic_ns()? - CLOCK_MARGIN_NS;
         let online = self.online.read()?;
-        let mut pending: Vec<_> = self.possible.iter().copied().zip(0..).collect();
+        let mut pending = self.possible.clone();
         let mut cpus = Vec::with_capacity(online.len());
         let mut offline = Vec::new();
         let mut latest = taken_at;
@@ -135,13 +139,12 @@ impl Scheduler {
             if attempt >= IMMEDIATE_ATTEMPTS {
                 std::thread::sleep(RETRY_PAUSE);
             }
-            let records = self.read()?;
-            pending.retain(|&(id, slot): &(u32, usize)| {
-                let record = &records[slot].0;
-                if !accounting::is_whole(record) {
+            pending.retain(|&id| {
+                let record = self.read(id);
+                if !accounting::is_whole(&record) {
                     return true;
                 }
-                let cpu = accounting::close_open_interval(id, record, taken_at, self.attached_at);
+                let cpu = accounting::close_open_interval(id, &record, taken_at, self.attached_at);
                 if online.binary_search(&id).is_ok() {
                     latest = latest.max(CpuRecord::open(record.open).0);
                     cpus.push(cpu);
@@ -157,7 +160,7 @@ impl Scheduler {
             }
             self.torn_reads.fetch_add(pending.len() as u64, Ordering::Relaxed);
         }
-        Err(ReadError::Torn { cpu: pending[0].0, attempts: READ_ATTEMPTS })
+        Err(ReadError::Torn { cpu: pending[0], attempts: READ_ATTEMPTS })
     }
 
     /// Number of records read again because a switch on their CPU tore them.
@@ -180,9 +183,9 @@ impl Scheduler {
         self.log.take()
     }
 
-    /// Reads the map, which has one slot for each possible CPU.
-    fn read(&self) -> Result<PerCpuValues<Record>, MapError> {
-        self.records.get(&0, 0)
+    /// Copies the record of a CPU, which a switch may tear.
+    fn read(&self, cpu: u32) -> CpuRecord {
+        self.records.copy(cpu as usize).unwrap_or(CpuRecord::ZERO)
     }
 
     /// Makes every online CPU switch tasks. A CPU that does not switch within a second is logged, and
@@ -192,12 +195,9 @@ impl Scheduler {
     pub fn seed(&self) -> Result<(), ReadError> {
         let deadline = Instant::now() + SEED_TIMEOUT;
         let unseeded = || -> Result<Vec<u32>, ReadError> {
-            let records = self.read()?;
-            let seeded = |cpu: &u32| {
-                let slot = self.possible.binary_search(cpu);
-                slot.is_ok_and(|slot| records[slot].0.open != 0)
-            };
-            Ok(self.online.read()?.into_iter().filter(|cpu| !seeded(cpu)).collect())
+            let mut cpus = self.online.read()?;
+            cpus.retain(|&cpu| self.read(cpu).open == 0);
+            Ok(cpus)
         };
         seed::visit(&unseeded()?);
         let late = loop {
@@ -207,10 +207,11 @@ impl Scheduler {
             }
             std::thread::sleep(Duration::from_millis(1));
         };
-        let (records, now) = (self.read()?, monotonic_ns()?);
+        let records: Vec<_> = self.possible.iter().map(|cpu| self.read(*cpu)).collect();
+        let now = monotonic_ns()?;
         // A CPU may be in the middle of its first switch.
         let is_seeded = |record: &&CpuRecord| record.open != 0 && accounting::is_whole(record);
-        let mut seeded = records.iter().map(|record| &record.0).filter(is_seeded);
+        let mut seeded = records.iter().filter(is_seeded);
         let since_attach = self.attached_at - CLOCK_MARGIN_NS..=now;
         if seeded.any(|record| !since_attach.contains(&record.seeded_at)) {
             return Err(ReadError::OtherClock);
@@ -225,34 +226,29 @@ impl Scheduler {
     }
 }
 
-/// A wrapper of [`CpuRecord`], so that aya's [`Pod`] can be implemented for it.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Record(CpuRecord);
-
-// SAFETY: `repr(C)` and only `u64` inside, so any bytes are a valid value.
-unsafe impl Pod for Record {}
-
-fn load(layout: &Layout, log: bool) -> Result<Ebpf, LoadError> {
+fn load(layout: &Layout, cpus: u32, log: bool) -> Result<Ebpf, LoadError> {
+    let mut object = OBJECT.to_vec();
+    constants::set(&mut object, &layout.globals).map_err(LoadError::Constants)?;
     let mut loader = EbpfLoader::new();
-    for (name, value) in &layout.globals {
-        loader.override_global(name, value, true);
-    }
     let log_level: u8 = if log { u8::MAX } else { 0 };
-    loader.override_global(global::LOG_LEVEL, &log_level, true);
+    loader.map_max_entries(MAP, cpus);
+    loader.override_global(LOG_LEVEL, &log_level, true);
     if !log {
         loader.map_max_entries("AYA_LOGS", LOG_BUFFER_BYTES_OFF);
     }
-    loader.load(OBJECT).map_err(LoadError::Object)
+    loader.load(&object).map_err(LoadError::Object)
 }
 
-/// The map of records, which from now on only the kernel program can write.
-fn records(ebpf: &mut Ebpf) -> Result<PerCpuArray<MapData, Record>, LoadError> {
-    let Some(Map::PerCpuArray(records)) = ebpf.take_map(MAP) else {
+/// Maps the records, which from now on only the kernel program can write. Memory that is mapped for writing
+/// cannot be frozen, and a frozen map cannot be mapped for writing.
+/// <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/syscall.c>, `bpf_map_mmap`.
+fn records(ebpf: &mut Ebpf, cpus: u32) -> Result<Mapped<CpuRecord>, LoadError> {
+    let Some(Map::Array(records)) = ebpf.map(MAP) else {
         return Err(LoadError::Incomplete("map"));
     };
-    freeze(records.fd().as_fd()).map_err(LoadError::Freeze)?;
-    PerCpuArray::try_from(Map::PerCpuArray(records)).map_err(LoadError::Map)
+    let descriptor = MapData::fd(records).as_fd();
+    freeze(descriptor).map_err(LoadError::Freeze)?;
+    Mapped::new(descriptor, cpus as usize).map_err(LoadError::Map)
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut BtfTracePoint, LoadError> {

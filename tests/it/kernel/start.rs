@@ -34,7 +34,7 @@ use sched_exporter::kernel::{
     preflight::{BTF_PATH, Facts},
     scheduler::{LoadError, Scheduler},
 };
-use sched_exporter_ebpf::global;
+use sched_exporter_ebpf::Global;
 use sched_exporter_tests::{
     client::Client,
     exposition::Exposition,
@@ -411,7 +411,7 @@ fn the_verifiers_verdict_is_reported() {
     let mut layout =
         Layout::from_btf(&Btf::parse(&bytes).unwrap(), DisabledFeatures::default()).unwrap();
     // Larger than any task.
-    for (_, value) in layout.globals.iter_mut().filter(|(name, _)| *name == global::TASK_FLAGS) {
+    for (_, value) in layout.globals.iter_mut().filter(|(name, _)| *name == Global::TaskFlags) {
         *value = 1 << 20;
     }
     let error = Scheduler::attach(layout, false).err().unwrap();

@@ -1,6 +1,6 @@
 //! Tests of `btf`, and of `layout` on top of it.
 
-use sched_exporter_ebpf::global;
+use sched_exporter_ebpf::Global;
 
 use super::*;
 use crate::kernel::layout::{DisabledFeatures, Layout, LayoutError};
@@ -472,7 +472,7 @@ fn complete_kernel_has_every_feature() {
     let layout =
         Layout::from_btf(&Btf::parse(&bytes).unwrap(), DisabledFeatures::default()).unwrap();
     assert!(layout.features.iter().all(|feature| feature.off.is_none()), "{:?}", layout.features);
-    assert!(layout.globals.contains(&(global::TASK_LAST_QUEUED, 40)), "{:?}", layout.globals);
+    assert!(layout.globals.contains(&(Global::TaskLastQueued, 40)), "{:?}", layout.globals);
 }
 
 /// A kernel in which this member has another name.
@@ -490,8 +490,8 @@ fn missing_field_turns_its_feature_off_or_is_an_error() {
         |bytes: &[u8]| Layout::from_btf(&Btf::parse(bytes).unwrap(), DisabledFeatures::default());
     let reasons = |layout: Layout| layout.features.into_iter().map(|it| it.off).collect::<Vec<_>>();
     let without_waits = layout(&kernel_without("last_queued")).unwrap();
-    assert!(without_waits.globals.contains(&(global::MEASURE_WAITS, 0)));
-    assert!(without_waits.globals.contains(&(global::COUNT_SWITCHES, 1)));
+    assert!(without_waits.globals.contains(&(Global::MeasureWaits, 0)));
+    assert!(without_waits.globals.contains(&(Global::CountSwitches, 1)));
     let reason = "this kernel's BTF has no task_struct.sched_info.last_queued";
     assert_eq!(reasons(without_waits), [None, Some(reason.to_owned())]);
     let error = layout(&kernel_without("flags")).unwrap_err();
