@@ -10,7 +10,10 @@
 mod record;
 
 pub use record::{
-    cgroup::CgroupTotals,
+    cgroup::{
+        CgroupMeta, CgroupRow, CgroupState, CgroupTotals, FIRST_SLOT, JOURNAL, MAX_SLOTS, SLOT_OTHER,
+        SLOT_REMOVED, SLOT_ROOT, TABLE,
+    },
     counters::Counters,
     cpu::{CpuEntry, CpuRecord, Mode, Reason, Totals},
     wait::{WAIT_SLOTS, wait_slot, wait_slot_of_index},
@@ -18,6 +21,25 @@ pub use record::{
 
 /// Name of the map of records: an array with a [`CpuEntry`] for each CPU number, which user space maps.
 pub const MAP: &str = "CPU";
+
+/// Name of the map of rows: an array with a [`CgroupRow`] for each CPU number and slot, which user space
+/// maps.
+pub const CGROUP_ROWS: &str = "CGROUP_ROWS";
+
+/// Name of the map of slots: an array with a [`CgroupMeta`] for each, which user space maps.
+pub const CGROUP_META: &str = "CGROUP_META";
+
+/// Name of the hash map of slots by cgroup, of which user space has no use.
+pub const CGROUP_SLOTS: &str = "CGROUP_SLOTS";
+
+/// Name of the stack of free slots, the only map that user space writes.
+pub const CGROUP_FREE: &str = "CGROUP_FREE";
+
+/// Name of the ring buffer that wakes user space when slots are taken, and when their cgroups are removed.
+pub const CGROUP_EVENTS: &str = "CGROUP_EVENTS";
+
+/// Name of the hook at which removed cgroups are seen, a BTF tracepoint, and of the program attached to it.
+pub const REMOVAL_HOOK: &str = "cgroup_rmdir";
 
 /// Name of the hook, a BTF tracepoint, and of the program attached to it.
 pub const HOOK: &str = "sched_switch";
@@ -72,6 +94,31 @@ globals! {
     CountSwitches
     /// Switch: measure run-queue waits.
     MeasureWaits
+    /// Switch: charge cgroups.
+    CountCgroups
+    /// Switch: the program is attached to [`REMOVAL_HOOK`].
+    HasRemovalHook
+    /// Number of slots for cgroups.
+    CgroupSlots
+    /// Offset of `task_struct.cgroups`.
+    TaskCgroups
+    /// Offset of the pointer to the cgroup's `cgroup_subsys_state` in `css_set`: of `dfl_cgrp`, which
+    /// begins with it, or of `subsys[cpu_cgrp_id]`.
+    CssSetCss
+    /// Offset of `cgroup_subsys_state.serial_nr`.
+    CssSerial
+    /// Offset of `cgroup_subsys_state.cgroup`.
+    CssCgroup
+    /// Offset of `cgroup.self.flags`.
+    CgroupFlags
+    /// Offset of `cgroup.kn`.
+    CgroupNode
+    /// Offset of `cgroup.root`.
+    CgroupRoot
+    /// Offset of `cgroup_root.hierarchy_id`.
+    CgroupRootHierarchy
+    /// Offset of `kernfs_node.id`.
+    KernfsNodeId
 }
 
 impl Global {

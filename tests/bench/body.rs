@@ -27,17 +27,18 @@ all its programs, including those on wakeups.";
 
 /// Runs the loads in rounds, with each program attached alone.
 pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
-    let product = |context_switches, runqueue_latency, log| {
-        let unwanted = DisabledFeatures { context_switches, runqueue_latency };
+    let product = |context_switches, runqueue_latency, cgroups, log| {
+        let unwanted = DisabledFeatures { context_switches, runqueue_latency, cgroups };
         Program::Product { unwanted, log }
     };
     let compared =
         [("`empty`", Program::Empty), ("`minimal`", Program::Minimal), ("the exporter's", PRODUCT)];
     let variants = [
-        ("the exporter's without context switches", product(true, false, false)),
-        ("the exporter's without run-queue latency", product(false, true, false)),
-        ("the exporter's without both", product(true, true, false)),
-        ("the exporter's with `--log.ebpf`", product(false, false, true)),
+        ("the exporter's without context switches", product(true, false, false, false)),
+        ("the exporter's without run-queue latency", product(false, true, false, false)),
+        ("the exporter's without both", product(true, true, false, false)),
+        ("the exporter's without cgroups", product(false, false, true, false)),
+        ("the exporter's with `--log.ebpf`", product(false, false, false, true)),
     ];
     let peers: Vec<_> = peers.tools().map(|peer| (peer.name, Program::Peer(peer))).collect();
     let of_two = [&compared[..], &variants, &peers].concat();
@@ -53,13 +54,15 @@ pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
     for ((name, _), ns) in zip(&of_two, &two_tasks) {
         group.push(Row::new((*name).to_owned(), Unit::Ns, Summary::of(ns.iter().copied())));
     }
-    let [_, _, whole, no_switches, no_latency, neither, logging, ..] = &two_tasks[..] else {
+    let [_, _, whole, no_switches, no_latency, neither, no_cgroups, logging, ..] = &two_tasks[..]
+    else {
         unreachable!("there is a result for each program");
     };
     for (what, with, without) in [
         ("context switches add", whole, no_switches),
         ("run-queue latency adds", whole, no_latency),
         ("both add", whole, neither),
+        ("cgroups add", whole, no_cgroups),
         ("`--log.ebpf` adds", logging, whole),
     ] {
         let added = Summary::of(zip(with, without).map(|(with, without)| with - without));

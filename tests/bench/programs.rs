@@ -13,12 +13,12 @@ use aya::{
 };
 use sched_exporter::kernel::{
     btf::Btf as Types,
-    layout::{DisabledFeatures, Layout},
+    layout::{DisabledFeatures, Hierarchy, Layout},
     preflight::BTF_PATH,
     scheduler::Scheduler,
 };
 use sched_exporter_ebpf::HOOK;
-use sched_exporter_tests::{bpf, fdinfo, process::PATIENCE};
+use sched_exporter_tests::{bpf, fdinfo, kernel::CGROUP_MEMORY, process::PATIENCE};
 
 use crate::{children::Running, peers::Peer};
 
@@ -45,7 +45,7 @@ pub(crate) enum Program<'a> {
 
 /// The exporter's with default options.
 pub(crate) const PRODUCT: Program<'_> = Program::Product {
-    unwanted: DisabledFeatures { context_switches: false, runqueue_latency: false },
+    unwanted: DisabledFeatures { context_switches: false, runqueue_latency: false, cgroups: false },
     log: false,
 };
 
@@ -67,8 +67,10 @@ impl Program<'_> {
             Self::Minimal => "minimal",
             Self::Hash => "hash",
             Self::Product { unwanted, log } => {
-                let layout = Layout::from_btf(&Types::parse(&kernel_btf()?)?, unwanted)?;
-                let scheduler = Scheduler::attach(layout, log)?;
+                let btf = kernel_btf()?;
+                let types = Types::parse(&btf)?;
+                let layout = Layout::from_btf(&types, unwanted, Hierarchy::default())?;
+                let scheduler = Scheduler::attach(layout, CGROUP_MEMORY, log)?;
                 scheduler.seed()?;
                 return Ok(Attached::Product(Box::new(scheduler)));
             }

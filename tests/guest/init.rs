@@ -14,11 +14,11 @@ use nix::{
 };
 use sched_exporter::kernel::{
     btf::Btf,
-    layout::{DisabledFeatures, Layout},
+    layout::{DisabledFeatures, Hierarchy, Layout},
     preflight::BTF_PATH,
     scheduler::Scheduler,
 };
-use sched_exporter_tests::{bpf, network, process};
+use sched_exporter_tests::{bpf, kernel::CGROUP_MEMORY, network, process};
 
 /// The shipped binary.
 const EXPORTER: &str = "/sched_exporter";
@@ -105,11 +105,12 @@ fn facts() -> Result<()> {
     ensure!(status.success(), "{EXPORTER} --once: {status}");
 
     let bytes = fs::read(BTF_PATH).context(BTF_PATH)?;
-    let layout = Layout::from_btf(&Btf::parse(&bytes)?, DisabledFeatures::default())?;
+    let layout =
+        Layout::from_btf(&Btf::parse(&bytes)?, DisabledFeatures::default(), Hierarchy::default())?;
     for feature in &layout.features {
         ensure!(feature.off.is_none(), "{feature:?}");
     }
-    let scheduler = Scheduler::attach(layout, false)?;
+    let scheduler = Scheduler::attach(layout, CGROUP_MEMORY, false)?;
     scheduler.seed()?;
     let snapshot = scheduler.snapshot()?;
     let programs = bpf::programs("self")?;

@@ -11,19 +11,22 @@ use sched_exporter::{
     accounting::{Snapshot, Totals},
     kernel::{
         btf::Btf,
-        layout::{DisabledFeatures, Layout},
+        layout::{DisabledFeatures, Hierarchy, Layout},
         preflight::BTF_PATH,
         scheduler::Scheduler,
     },
 };
 
+/// Kernel memory for cgroups: the default of the exporter.
+pub const CGROUP_MEMORY: u64 = 16 << 20;
+
 /// Attaches and seeds the kernel program in this process, with all features.
 pub fn attach() -> Scheduler {
     let bytes = fs::read(BTF_PATH).unwrap();
-    let layout =
-        Layout::from_btf(&Btf::parse(&bytes).unwrap(), DisabledFeatures::default()).unwrap();
+    let btf = Btf::parse(&bytes).unwrap();
+    let layout = Layout::from_btf(&btf, DisabledFeatures::default(), Hierarchy::default()).unwrap();
     assert!(layout.features.iter().all(|feature| feature.off.is_none()), "{:?}", layout.features);
-    let scheduler = Scheduler::attach(layout, false).unwrap();
+    let scheduler = Scheduler::attach(layout, CGROUP_MEMORY, false).unwrap();
     scheduler.seed().unwrap();
     scheduler
 }

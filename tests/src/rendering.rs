@@ -110,5 +110,5 @@ pub fn snapshot(cpus: u32) -> Snapshot {
         }),
         unattributed_ns: any(1_000_000),
     });
-    Snapshot { cpus: cpus.collect(), offline: Vec::new(), taken_at: MONTH_NS }
+    Snapshot { cpus: cpus.collect(), offline: Vec::new(), taken_at: MONTH_NS, cgroups: None }
 }

@@ -1,6 +1,6 @@
 //! The kernel program. On every context switch it charges the interval that just ended to one
 //! mode, counts the switch, and records how long the next task waited. It takes a fixed number of
-//! steps on one record that only this CPU writes. It neither loops nor allocates, and reads kernel
+//! steps on one record that only this CPU writes; `sched/cgroups.rs` divides it among cgroups. It neither loops nor allocates, and reads kernel
 //! structs directly, at offsets that user space looks up in the kernel's BTF.
 
 #![no_std]
@@ -31,7 +31,7 @@ static CPU: Array<CpuEntry> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// The value of a constant that user space sets before loading.
 macro_rules! global {
     ($name:ident) => {
-        immediate::<{ Global::$name.placeholder() }>()
+        $crate::immediate::<{ Global::$name.placeholder() }>()
     };
 }
 
@@ -46,6 +46,9 @@ fn immediate<const PLACEHOLDER: i32>() -> usize {
     }
     value
 }
+
+#[path = "sched/cgroups.rs"]
+mod cgroups;
 
 /// A pointer to a kernel object whose BTF type the verifier knows.
 #[derive(Clone, Copy)]
@@ -82,7 +85,8 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let Some(entry) = CPU.get_ptr_mut(cpu) else { return 0 };
     // SAFETY: this CPU's entry of the map, which nothing else writes: the hook runs with interrupts
     // off, and no NMI handler switches tasks.
-    let record = unsafe { &mut (*entry).record };
+    let entry = unsafe { &mut *entry };
+    let record = &mut entry.record;
     let (prev, next) = (Object(ctx.arg(1)), Object(ctx.arg(2)));
     let next_mode = mode(next);
 
@@ -94,7 +98,10 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let now = unsafe { bpf_ktime_get_ns() };
     if record.open == 0 {
         seed(&ctx, record, now, next, next_mode);
-        end(record, turn);
+        if global!(CountCgroups) != 0 {
+            cgroups::seed(entry, cpu, next, next_mode);
+        }
+        end(&mut entry.record, turn);
         return 0;
     }
     let (since, mut prev_mode) = CpuRecord::open(record.open);
@@ -130,10 +137,15 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     if global!(CountSwitches) != 0 {
         record.totals.switches[reason(&ctx, prev_mode) as usize] += 1;
     }
-    if global!(MeasureWaits) != 0 && next_mode != Mode::Idle as u64 {
-        measure_wait(record, next);
+    if next_mode != Mode::Idle as u64 {
+        if global!(CountCgroups) != 0 {
+            cgroups::enter(entry, next);
+        }
+        if global!(MeasureWaits) != 0 {
+            measure_wait(&mut entry.record, next);
+        }
     }
-    end(record, turn);
+    end(&mut entry.record, turn);
     0
 }
 
@@ -166,6 +178,7 @@ fn begin(record: &mut CpuRecord) -> u64 {
 /// Marks the end of a write.
 #[inline(always)]
 fn end(record: &mut CpuRecord, turn: u64) {
+    record.check = record.checksum();
     compiler_barrier();
     record.done = turn;
 }
@@ -255,6 +268,7 @@ fn measure_wait(record: &mut CpuRecord, task: Object) {
     // subtraction saturates only as a guard.
     let wait = clock.saturating_sub(last_queued);
     record.totals.wait_ns += wait;
+    record.cgroups.waits += 1;
     let mut slot = wait_slot(wait);
     // LLVM proves the bound and would delete the comparison; the verifier cannot prove it. So hide from
     // LLVM where the number comes from. The statement must not be empty: two lines of source at one

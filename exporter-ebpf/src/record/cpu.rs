@@ -1,6 +1,10 @@
 //! The record of one CPU, which only that CPU writes.
 
-use super::{counters::Counters, wait::WAIT_SLOTS};
+use super::{
+    cgroup::{CgroupState, TABLE},
+    counters::Counters,
+    wait::WAIT_SLOTS,
+};
 
 /// The mode of a CPU: the kind of task that is current on it, by the policy that the task had when it
 /// was switched in.
@@ -97,6 +101,10 @@ pub struct CpuRecord {
     /// Totals of the closed intervals. The sum of `mode_ns` plus `offline_ns` is the start of the open
     /// interval minus `seeded_at`.
     pub totals: Totals,
+    /// What was poured into the rows of cgroups.
+    pub cgroups: CgroupState,
+    /// The sum of words that must be of the same write; see [`CpuRecord::check`].
+    pub check: u64,
     /// Number of writes begun.
     pub started: u64,
 }
@@ -108,10 +116,13 @@ pub struct CpuRecord {
 pub struct CpuEntry {
     /// What user space copies.
     pub record: CpuRecord,
+    /// The cgroups seen last and their slots, by [`CgroupState::pack`], each at one of two places.
+    pub table: [u64; TABLE],
 }
 
 const _: () = assert!(Mode::ALL.len() as u64 == CpuRecord::MAY_GO_OFFLINE);
-const _: () = assert!(size_of::<CpuRecord>() == 8 * (5 + 1) + size_of::<Totals>());
+const _: () =
+    assert!(size_of::<CpuRecord>() == 8 * (5 + 2) + size_of::<Totals>() + size_of::<CgroupState>());
 
 /// Low bits of [`CpuRecord::open`] that hold the mode and [`CpuRecord::MAY_GO_OFFLINE`]. The other 60
 /// bits hold nanoseconds, which last for 36 years of uptime.
@@ -126,6 +137,8 @@ impl CpuRecord {
         seeded_at: 0,
         offline_ns: 0,
         totals: Totals::ZERO,
+        cgroups: CgroupState::ZERO,
+        check: 0,
         started: 0,
     };
 
@@ -136,6 +149,14 @@ impl CpuRecord {
     /// CPU does go offline; the rest is offline time. Readers charge no more than this while the
     /// interval is open, so that no counter has to go back.
     pub const STOPPER_NS: u64 = 1_000_000;
+
+    /// What [`CpuRecord::check`] must be: the sum, modulo 2^64, of the number of the write, the open
+    /// interval, and the sum of the last pour. On a CPU that reorders stores, it shows words of
+    /// different writes, even if `started` and `done` are equal.
+    #[inline(always)]
+    pub const fn checksum(&self) -> u64 {
+        self.started.wrapping_add(self.open).wrapping_add(self.cgroups.sum)
+    }
 
     /// Packs an interval that began at `since` into a word. `mode` can include
     /// [`CpuRecord::MAY_GO_OFFLINE`].

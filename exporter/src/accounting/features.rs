@@ -6,6 +6,9 @@ pub const CONTEXT_SWITCHES: &str = "context_switches";
 /// Run-queue waits.
 pub const RUNQUEUE_LATENCY: &str = "runqueue_latency";
 
+/// What each cgroup uses.
+pub const CGROUPS: &str = "cgroups";
+
 /// An optional measurement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Feature {

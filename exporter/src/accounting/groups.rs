@@ -246,7 +246,7 @@ mod tests {
         };
         let (offline, cpus) =
             (0..).zip(idle_ns).map(cpu).partition(|cpu: &Cpu| offline.contains(&cpu.id));
-        Snapshot { taken_at: 0, cpus, offline }
+        Snapshot { taken_at: 0, cpus, offline, cgroups: None }
     }
 
     fn groups(groups: &[(&'static str, &[u32])]) -> Groups {

@@ -8,13 +8,15 @@ mod features;
 mod groups;
 mod quotas;
 mod ranking;
+mod reader;
 mod sets;
 mod snapshot;
 
-pub use cgroups::{CgroupReading, CgroupsSnapshot};
-pub use features::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY, is_on};
+pub use cgroups::{CgroupReading, CgroupsSnapshot, Collector};
+pub use features::{CGROUPS, CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY, is_on};
 pub use groups::{Group, Groups};
 pub use quotas::{QuotaCounts, QuotaReading, Quotas};
+pub use reader::{Memory, read_cpu};
 pub use sched_exporter_ebpf::{CgroupTotals, Counters, Totals};
 pub use sets::{Budget, CgroupSets, CgroupValues, SeriesValues, SetValues};
 pub use snapshot::{Cpu, Snapshot, close_open_interval, is_whole};

@@ -3,6 +3,8 @@
 
 use sched_exporter_ebpf::{CpuRecord, Totals};
 
+use super::CgroupsSnapshot;
+
 /// The totals of all CPUs at one instant.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -13,6 +15,8 @@ pub struct Snapshot {
     /// The CPUs that have been online but are offline at the instant, ascending. Sums over CPUs include
     /// them, since a sum must not decrease when a CPU goes offline.
     pub offline: Vec<Cpu>,
+    /// The cgroups, at the same instant; `None` if they are not accounted for.
+    pub cgroups: Option<CgroupsSnapshot>,
 }
 
 impl Snapshot {
@@ -54,13 +58,16 @@ impl Cpu {
     }
 }
 
-/// Whether a copy of a record is whole: no write was in progress, and its parts agree. The second
-/// check catches tears that the first misses on machines that reorder stores.
+/// Whether a copy of a record is whole: no write was in progress, and its parts agree. The other
+/// checks catch tears that the first misses on machines that reorder stores.
 pub fn is_whole(record: &CpuRecord) -> bool {
     let (since, _) = CpuRecord::open(record.open);
     let mode_ns = &record.totals.mode_ns;
     let accounted = mode_ns.iter().fold(record.offline_ns, |sum, ns| sum.wrapping_add(*ns));
-    record.done == record.started && accounted == since.wrapping_sub(record.seeded_at)
+    record.done == record.started
+        && record.check == record.checksum()
+        && record.cgroups.sum == record.cgroups.checksum()
+        && accounted == since.wrapping_sub(record.seeded_at)
 }
 
 /// Computes a CPU's state at the instant `now` from a record that was copied after `now` was read.
@@ -104,6 +111,7 @@ mod tests {
         };
         record.totals.mode_ns[Mode::Idle as usize] = idle_ns;
         record.totals.mode_ns[Mode::Fair as usize] = fair_ns;
+        record.check = record.checksum();
         record
     }
 
@@ -128,6 +136,7 @@ mod tests {
     fn an_open_interval_of_the_stopper_is_charged_only_up_to_its_limit() {
         let mut record = record(100, 150, Mode::Kthread, 30, 20);
         record.open |= CpuRecord::MAY_GO_OFFLINE;
+        record.check = record.checksum();
         assert!(is_whole(&record));
         let kthread = |now| {
             close_open_interval(0, &record, now, 100).totals.unwrap().mode_ns
@@ -171,6 +180,15 @@ mod tests {
     #[test]
     fn a_record_whose_parts_disagree_is_not_whole() {
         let whole = record(100, 150, Mode::Fair, 30, 20);
-        assert!(!is_whole(&CpuRecord { open: CpuRecord::pack_open(151, 2), ..whole }));
+        let mut other = CpuRecord { open: CpuRecord::pack_open(151, 2), ..whole };
+        other.check = other.checksum();
+        assert!(!is_whole(&other));
+        other = whole;
+        other.cgroups.current += 1;
+        assert!(!is_whole(&other));
+        other.cgroups.sum = other.cgroups.checksum();
+        assert!(!is_whole(&other));
+        other.check = other.checksum();
+        assert!(is_whole(&other));
     }
 }

@@ -105,6 +105,20 @@ pub struct Args {
     #[arg(long = "no-collector.runqueue-latency", action = ArgAction::SetTrue)]
     pub no_runqueue_latency: bool,
 
+    /// Do not account for cgroups.
+    #[arg(long = "no-collector.cgroups", action = ArgAction::SetTrue)]
+    pub no_cgroups: bool,
+
+    /// Maximum kernel memory for accounting for cgroups, such as 16MiB or 64MB; it decides for how many at
+    /// the same time, at most 4,093.
+    #[arg(
+        long = "ebpf.cgroup-memory",
+        value_name = "SIZE",
+        default_value = "16MiB",
+        value_parser = size
+    )]
+    pub ebpf_cgroup_memory: u64,
+
     /// Keep the capabilities that the exporter was started with, instead of dropping them once the
     /// kernel program is attached.
     #[arg(long = "privileges.keep")]
@@ -194,8 +208,8 @@ const FLAGS_OF_OTHERS: [(&str, &str); 6] = [
 ];
 
 const COLLECTORS: &str = "every measurement is on; \
-                          --no-collector.context-switches and --no-collector.runqueue-latency turn \
-                          one off";
+                          --no-collector.context-switches, --no-collector.runqueue-latency and \
+                          --no-collector.cgroups turn one off";
 
 /// Adds advice to the error about a flag of another exporter, in place of a flag that looks alike.
 fn advise(mut error: Error) -> Error {
@@ -253,8 +267,28 @@ impl Args {
         DisabledFeatures {
             context_switches: self.no_context_switches,
             runqueue_latency: self.no_runqueue_latency,
+            cgroups: self.no_cgroups,
         }
     }
+}
+
+/// Parses a number of bytes with an optional unit: decimal `kB`, `MB` and `GB`, or binary `KiB`, `MiB` and
+/// `GiB`.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit {
+        "" | "B" => 1,
+        "kB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err("units are kB, MB, GB, KiB, MiB and GiB".to_owned()),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    bytes.ok_or_else(|| "a size is a whole number with a unit, such as 16MiB".to_owned())
 }
 
 /// Accepts a path that needs no escaping in a URL or in HTML.
@@ -323,6 +357,26 @@ mod tests {
         });
         let flags: Vec<_> = ["cpu".to_owned()].into_iter().chain(flags).collect();
         assert_eq!(flags, COLLECTORS);
+    }
+
+    #[test]
+    fn sizes_have_decimal_or_binary_units() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("7B", 7),
+            ("2kB", 2000),
+            ("2KiB", 2048),
+            ("3MB", 3_000_000),
+            ("16MiB", 16 << 20),
+            ("1GB", 1_000_000_000),
+            ("1GiB", 1 << 30),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "MiB", "1.5MiB", "-1", "16mib", "16 MiB", "18446744073709551615kB"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
     kernel::{
         btf::Btf,
         capabilities,
-        layout::Layout,
+        layout::{Hierarchy, Layout},
         preflight::{BTF_PATH, Facts},
         scheduler::{LoadError, Scheduler},
     },
@@ -140,7 +140,7 @@ pub(super) fn attach(args: &Args, step: &Step) -> anyhow::Result<Scheduler> {
     capabilities::raise().context("cannot raise capabilities")?;
     let scheduler = read_layout(args, step).and_then(|layout| {
         step.doing("loading the kernel program");
-        Ok(Scheduler::attach(layout, args.log_ebpf)?)
+        Ok(Scheduler::attach(layout, args.ebpf_cgroup_memory, args.log_ebpf)?)
     });
     // Parsing BTF leaves about 20 MB unused.
     heap::trim();
@@ -153,6 +153,16 @@ pub(super) fn attach(args: &Args, step: &Step) -> anyhow::Result<Scheduler> {
             tracing::warn!(feature = feature.name, reason, "feature is off");
         }
     }
+    if let Some(counts) = scheduler.cgroup_slots() {
+        tracing::info!(
+            cgroups = counts.slots,
+            memory = args.ebpf_cgroup_memory,
+            "this many cgroups can be accounted for at the same time; --ebpf.cgroup-memory limits them"
+        );
+        if let Some(reason) = scheduler.no_removal_hook() {
+            tracing::warn!(reason, "removed cgroups are found by looking for their directories");
+        }
+    }
     tracing::info!(hook = HOOK, "attached");
     Ok(scheduler)
 }
@@ -160,7 +170,8 @@ pub(super) fn attach(args: &Args, step: &Step) -> anyhow::Result<Scheduler> {
 fn read_layout(args: &Args, step: &Step) -> anyhow::Result<Layout> {
     step.reading(Path::new(BTF_PATH));
     let bytes = fs::read(BTF_PATH).with_context(|| format!("cannot read `{BTF_PATH}`"))?;
-    Ok(Layout::from_btf(&Btf::parse(&bytes)?, args.disabled_features())?)
+    let disabled = args.disabled_features();
+    Ok(Layout::from_btf(&Btf::parse(&bytes)?, disabled, Hierarchy::default())?)
 }
 
 /// Drops privileges, unless the command line keeps them. This thread must be the only one.
@@ -170,11 +181,11 @@ pub(super) fn drop_privileges(
     telemetry: &Telemetry,
 ) -> anyhow::Result<()> {
     if !args.privileges_keep
-        && let Some(capability) = capabilities::drop(|| scheduler.snapshot().map(drop))?
+        && let Some(capability) = capabilities::drop(|| scheduler.probe())?
     {
         tracing::warn!(
             %capability,
-            "capability kept: before Linux 5.19, reading a BPF map may need it"
+            "capability kept: before Linux 5.19, writing a BPF map may need it"
         );
     }
     telemetry.capabilities(capabilities::kept()?);

@@ -1,7 +1,7 @@
 //! Reads the kernel's own type description (BTF, `/sys/kernel/btf/vmlinux`): the offset and size of a
 //! structure's member, and the number of a tracepoint's parameters. Pure: it takes bytes and opens no
 //! file. It does not follow pointers, and skips every part of the format that no caller needs, such as
-//! enum values and bitfields.
+//! bitfields.
 //!
 //! Format: <https://docs.kernel.org/bpf/btf.html> and
 //! <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/btf.h>.
@@ -69,6 +69,19 @@ impl<'a> Btf<'a> {
             ty = member_type;
         }
         Ok(Some(Field { offset, size: self.size(ty)? }))
+    }
+
+    /// Finds the value of an enumerator of the first enum with that name.
+    ///
+    /// Returns `None` if there is no such enum, or no such enumerator in it.
+    pub fn enumerator(&self, name: &str, enumerator: &str) -> Result<Option<u32>, BtfError> {
+        let Some(ty) = self.find(kind::ENUM, name)? else { return Ok(None) };
+        for [member, value] in records(ty.data) {
+            if self.name_is(ty.id, member, enumerator)? {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
     }
 
     /// Counts the parameters of a tracepoint's probe, including the leading `void *`.

@@ -1,6 +1,6 @@
 //! The capabilities of this process: raised to load the kernel program, set aside to read files, and then
-//! dropped. Loading and attaching the kernel program needs capabilities; reading its map needs none since
-//! Linux 5.19.
+//! dropped. Loading and attaching the kernel program needs capabilities; reading it needs none. Giving back
+//! slots of cgroups needs none since Linux 5.19.
 
 use std::{fs, io, thread, time::Duration};
 
@@ -11,10 +11,10 @@ use nix::sys::prctl::set_no_new_privs;
 const LOADING: [Capability; 3] =
     [Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_SYS_ADMIN];
 
-/// Reading maps may need one of these. Up to Linux 5.18, if `kernel.unprivileged_bpf_disabled` is set,
+/// Writing maps may need one of these. Up to Linux 5.18, if `kernel.unprivileged_bpf_disabled` is set,
 /// all of bpf(2) is forbidden without one.
 /// <https://github.com/torvalds/linux/blob/v5.18/kernel/bpf/syscall.c#L4867>
-const READING: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_SYS_ADMIN];
+const WRITING: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_SYS_ADMIN];
 
 /// The directory with one entry per thread of this process.
 const THREADS: &str = "/proc/self/task";
@@ -38,9 +38,9 @@ pub enum DropError<E> {
     /// The kernel refused to set `no_new_privs`.
     #[error("cannot set no_new_privs; start with --privileges.keep to do without it")]
     NoNewPrivs(#[source] nix::Error),
-    /// `read` failed with and without the capability that it may need.
-    #[error("cannot read the map after dropping capabilities")]
-    Read(#[source] E),
+    /// `probe` failed with and without the capability that it may need.
+    #[error("cannot access a BPF map after dropping capabilities")]
+    Probe(#[source] E),
 }
 
 /// Makes the capabilities for loading the kernel program effective, if this thread is permitted to. They are
@@ -64,13 +64,13 @@ pub fn without<T>(f: impl FnOnce() -> T) -> Result<T, CapsError> {
     Ok(result)
 }
 
-/// Drops every capability for good, and every way to regain one. If `read` fails without a capability,
+/// Drops every capability for good, and every way to regain one. If `probe` fails without a capability,
 /// keeps that one and returns it. Threads started later inherit the result. The bounding set stays if
 /// `CAP_SETPCAP`, which emptying it needs, is missing: it grants nothing under `no_new_privs`.
 ///
 /// Capabilities are per thread: fails if other threads are running.
 pub fn drop<E>(
-    mut read: impl FnMut() -> Result<(), E>,
+    mut probe: impl FnMut() -> Result<(), E>,
 ) -> Result<Option<Capability>, DropError<E>> {
     alone()?;
     set_no_new_privs().map_err(DropError::NoNewPrivs)?;
@@ -80,17 +80,17 @@ pub fn drop<E>(
         caps::clear(None, CapSet::Bounding)?;
     }
     let permitted = caps::read(None, CapSet::Permitted)?;
-    let needed = READING.into_iter().find(|capability| permitted.contains(capability));
-    // Permitted but not effective: `read` runs without it, and it can still be raised.
+    let needed = WRITING.into_iter().find(|capability| permitted.contains(capability));
+    // Permitted but not effective: `probe` runs without it, and it can still be raised.
     let kept: CapsHashSet = needed.into_iter().collect();
     caps::clear(None, CapSet::Effective)?;
     caps::set(None, CapSet::Permitted, &kept)?;
-    if read().is_ok() {
+    if probe().is_ok() {
         caps::clear(None, CapSet::Permitted)?;
         return Ok(None);
     }
     caps::set(None, CapSet::Effective, &kept)?;
-    read().map_err(DropError::Read)?;
+    probe().map_err(DropError::Probe)?;
     Ok(needed)
 }
 
@@ -124,14 +124,14 @@ mod tests {
         let errors: [DropError<io::Error>; 3] = [
             DropError::Refused("EPERM".into()),
             DropError::NoNewPrivs(nix::Error::EINVAL),
-            DropError::Read(io::ErrorKind::PermissionDenied.into()),
+            DropError::Probe(io::ErrorKind::PermissionDenied.into()),
         ];
         let expected = [
             "cannot drop capabilities; start with --privileges.keep to keep them: \
              caps error: EPERM",
             "cannot set no_new_privs; start with --privileges.keep to do without it: \
              EINVAL: Invalid argument",
-            "cannot read the map after dropping capabilities: permission denied",
+            "cannot access a BPF map after dropping capabilities: permission denied",
         ];
         assert_eq!(errors.map(|error| chain(&error)), expected);
     }

@@ -14,7 +14,8 @@ pub(super) fn set(object: &mut [u8], values: &[(Global, u32)]) -> Result<(), Vec
     let mut missing = Global::ALL.to_vec();
     for instruction in object.as_chunks_mut::<8>().0 {
         let Some(constant) = placeholder(*instruction) else { continue };
-        let value = values.iter().find(|(name, _)| *name == constant).map_or(0, |(_, value)| *value);
+        let value =
+            values.iter().find(|(name, _)| *name == constant).map_or(0, |(_, value)| *value);
         instruction[4..].copy_from_slice(&value.to_le_bytes());
         missing.retain(|name| *name != constant);
     }

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use aya::programs::ProgramError;
-use sched_exporter_ebpf::{Global, HOOK, MAP};
+use aya::{maps::MapError, programs::ProgramError};
+use sched_exporter_ebpf::{CGROUP_EVENTS, CGROUP_FREE, Global, HOOK, MAP};
 
 use crate::cpu::list::CpuListError;
 
@@ -16,33 +16,69 @@ pub enum LoadError {
     /// The object is invalid, or the kernel refused its maps.
     #[error("loading the BPF object")]
     Object(#[source] aya::EbpfError),
-    /// The kernel refused the program.
-    #[error("loading program `{HOOK}` for hook `tp_btf/{HOOK}`: bpf(BPF_PROG_LOAD)")]
-    Refused(#[source] io::Error),
-    /// The kernel's verifier rejected the program, which does not fit this kernel. Holds the verdict.
+    /// The kernel refused a program.
+    #[error("loading program `{hook}` for hook `tp_btf/{hook}`: bpf(BPF_PROG_LOAD)")]
+    Refused {
+        /// The name of the program and its hook.
+        hook: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The kernel's verifier rejected a program, which does not fit this kernel.
     #[error(
-        "loading program `{HOOK}` for hook `tp_btf/{HOOK}`: the verifier rejects it: {0}; \
+        "loading program `{hook}` for hook `tp_btf/{hook}`: the verifier rejects it: {verdict}; \
          --log.level=debug logs all of its output"
     )]
-    Rejected(String),
-    /// aya could not load the program.
-    #[error("loading program `{HOOK}` for hook `tp_btf/{HOOK}`")]
-    Load(#[source] ProgramError),
-    /// The program could not be attached.
-    #[error("attaching program `{HOOK}` to hook `tp_btf/{HOOK}`")]
-    Attach(#[source] ProgramError),
+    Rejected {
+        /// The name of the program and its hook.
+        hook: &'static str,
+        /// The last line of the verifier's log.
+        verdict: String,
+    },
+    /// aya could not load a program.
+    #[error("loading program `{hook}` for hook `tp_btf/{hook}`")]
+    Load {
+        /// The name of the program and its hook.
+        hook: &'static str,
+        /// aya's reason.
+        source: ProgramError,
+    },
+    /// A program could not be attached.
+    #[error("attaching program `{hook}` to hook `tp_btf/{hook}`")]
+    Attach {
+        /// The name of the program and its hook.
+        hook: &'static str,
+        /// aya's reason.
+        source: ProgramError,
+    },
     /// The object lacks a part: it was not built for this binary.
     #[error("the BPF object has no {0}")]
     Incomplete(&'static str),
     /// The object lacks the placeholders of these constants: it was not built for this binary.
     #[error("the BPF object has no placeholder for {0:?}")]
     Constants(Vec<Global>),
-    /// The map cannot be mapped into memory.
-    #[error("mmap of map `{MAP}`")]
-    Map(#[source] io::Error),
-    /// The map cannot be made read-only for user space.
-    #[error("freezing map `{MAP}`: bpf(BPF_MAP_FREEZE)")]
-    Freeze(#[source] io::Error),
+    /// A map cannot be mapped into memory.
+    #[error("mmap of map `{map}`")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The slots for cgroups cannot be made free.
+    #[error("writing map `{CGROUP_FREE}`")]
+    Slots(#[source] MapError),
+    /// The ring buffer of events about cgroups cannot be opened.
+    #[error("opening map `{CGROUP_EVENTS}`")]
+    Events(#[source] MapError),
+    /// A map cannot be made read-only for user space.
+    #[error("freezing map `{map}`: bpf(BPF_MAP_FREEZE)")]
+    Freeze {
+        /// Its name.
+        map: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
     /// The ring buffer of the program's log cannot be opened.
     #[error("opening the log of program `{HOOK}`")]
     Log(#[source] io::Error),
@@ -104,7 +140,7 @@ mod tests {
 
     #[test]
     fn chains_state_each_cause_once() {
-        let error = LoadError::Refused(denied());
+        let error = LoadError::Refused { hook: HOOK, source: denied() };
         let expected = "loading program `sched_switch` for hook `tp_btf/sched_switch`: \
                         bpf(BPF_PROG_LOAD): permission denied";
         assert_eq!(chain(&error), expected);
@@ -112,7 +148,7 @@ mod tests {
         let error = LoadError::Clock(nix::Error::EINVAL);
         let expected = "clock_gettime(CLOCK_MONOTONIC): EINVAL: Invalid argument";
         assert_eq!(chain(&error), expected);
-        let error = LoadError::Map(denied());
+        let error = LoadError::Map { map: MAP, source: denied() };
         assert_eq!(chain(&error), "mmap of map `CPU`: permission denied");
         let error = ReadError::Clock(nix::Error::EINVAL);
         assert_eq!(chain(&error), expected);
@@ -120,7 +156,10 @@ mod tests {
 
     #[test]
     fn a_rejected_program_is_not_a_lack_of_permission() {
-        let error = LoadError::Rejected("R1 invalid mem access 'scalar'".to_owned());
+        let error = LoadError::Rejected {
+            hook: HOOK,
+            verdict: "R1 invalid mem access 'scalar'".to_owned(),
+        };
         assert!(!error.is_permission());
     }
 }

@@ -1,10 +1,10 @@
 //! Decides from the kernel's BTF how to configure the kernel program: the offsets of the fields it reads,
 //! and which optional features this kernel supports. Pure; `scheduler.rs` applies it.
 
-use sched_exporter_ebpf::{Global, HOOK};
+use sched_exporter_ebpf::{Global, HOOK, REMOVAL_HOOK};
 
 use crate::{
-    accounting::{CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
+    accounting::{CGROUPS, CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
     kernel::btf::{Btf, BtfError},
 };
 
@@ -15,6 +15,19 @@ pub struct Layout {
     pub globals: Vec<(Global, u32)>,
     /// Every feature, on or off.
     pub features: Vec<Feature>,
+    /// Why removed cgroups cannot be seen in the kernel, so that they must be found in another way; `None`
+    /// if they can.
+    pub no_removal_hook: Option<String>,
+}
+
+/// The hierarchy of cgroups to account for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hierarchy {
+    /// Version 2, also if version 1 is mounted as well.
+    #[default]
+    Unified,
+    /// That of version 1 with the controller `cpu`.
+    Legacy,
 }
 
 /// Features that the user disabled.
@@ -24,6 +37,8 @@ pub struct DisabledFeatures {
     pub context_switches: bool,
     /// Leave [`RUNQUEUE_LATENCY`] out.
     pub runqueue_latency: bool,
+    /// Leave [`CGROUPS`] out.
+    pub cgroups: bool,
 }
 
 /// The kernel lacks something that every feature needs.
@@ -41,9 +56,13 @@ pub enum LayoutError {
 }
 
 impl Layout {
-    /// Decides the layout. If this kernel lacks a field that only a feature reads, the feature is off; if
+    /// Decides the layout; `hierarchy` is that of the cgroups. If this kernel lacks a field that only a feature reads, the feature is off; if
     /// it lacks a field that accounting reads, that is an error.
-    pub fn from_btf(btf: &Btf<'_>, disabled: DisabledFeatures) -> Result<Self, LayoutError> {
+    pub fn from_btf(
+        btf: &Btf<'_>,
+        disabled: DisabledFeatures,
+        hierarchy: Hierarchy,
+    ) -> Result<Self, LayoutError> {
         let params = btf.tracepoint_params(HOOK)?.ok_or(LayoutError::NoHook)?;
         // void *, preempt, prev, next; since 5.18 also prev_state.
         // https://github.com/torvalds/linux/commit/9c2136be0878c88c53dea26943ce40bb03ad8d8d
@@ -70,10 +89,22 @@ impl Layout {
         } else {
             Support::from_fields(wait_fields(btf))?
         };
+        let cgroups = if disabled.cgroups {
+            Support::Off("--no-collector.cgroups".to_owned())
+        } else {
+            Support::from_fields(cgroup_fields(btf, hierarchy))?
+        };
+        // struct cgroup *, const char *.
+        let no_removal_hook = match btf.tracepoint_params(REMOVAL_HOOK)? {
+            Some(_) => None,
+            None => Some(format!("this kernel has no BTF tracepoint `{REMOVAL_HOOK}`")),
+        };
+        globals.push((Global::HasRemovalHook, u32::from(no_removal_hook.is_none())));
         let mut features = Vec::new();
         for (name, switch, support) in [
             (CONTEXT_SWITCHES, Global::CountSwitches, switches),
             (RUNQUEUE_LATENCY, Global::MeasureWaits, waits),
+            (CGROUPS, Global::CountCgroups, cgroups),
         ] {
             let off = match support {
                 Support::On(offsets) => {
@@ -88,7 +119,17 @@ impl Layout {
             };
             features.push(Feature { name, off });
         }
-        Ok(Self { globals, features })
+        Ok(Self { globals, features, no_removal_hook })
+    }
+
+    /// Turns a feature off after all.
+    pub fn turn_off(&mut self, name: &str, switch: Global, reason: String) {
+        for feature in self.features.iter_mut().filter(|feature| feature.name == name) {
+            feature.off = Some(reason.clone());
+        }
+        for (_, value) in self.globals.iter_mut().filter(|(global, _)| *global == switch) {
+            *value = 0;
+        }
     }
 }
 
@@ -126,6 +167,57 @@ fn wait_fields(btf: &Btf<'_>) -> Result<Offsets, LayoutError> {
         offsets.push((name, offset(btf, structure, field, 8)?));
     }
     Ok(offsets)
+}
+
+/// The fields from which the program finds a task's cgroup, and what the cgroup is called.
+fn cgroup_fields(btf: &Btf<'_>, hierarchy: Hierarchy) -> Result<Offsets, LayoutError> {
+    const CSS: &str = "cgroup_subsys_state";
+    let mut offsets = Vec::new();
+    for (name, structure, field, size) in [
+        (Global::TaskCgroups, "task_struct", "cgroups", 8),
+        (Global::CgroupFlags, "cgroup", "self.flags", 4),
+        (Global::CgroupNode, "cgroup", "kn", 8),
+        (Global::CgroupRoot, "cgroup", "root", 8),
+        (Global::CgroupRootHierarchy, "cgroup_root", "hierarchy_id", 4),
+        (Global::KernfsNodeId, "kernfs_node", "id", 8),
+    ] {
+        offsets.push((name, offset(btf, structure, field, size)?));
+    }
+    let (css, serial, cgroup) = match hierarchy {
+        // A cgroup contains the state that it has for no controller in particular.
+        Hierarchy::Unified => (
+            offset(btf, "css_set", "dfl_cgrp", 8)?,
+            offset(btf, "cgroup", "self.serial_nr", 8)?,
+            offset(btf, "cgroup", "self.cgroup", 8)?,
+        ),
+        Hierarchy::Legacy => (
+            state_of_cpu_controller(btf)?,
+            offset(btf, CSS, "serial_nr", 8)?,
+            offset(btf, CSS, "cgroup", 8)?,
+        ),
+    };
+    offsets.extend([
+        (Global::CssSetCss, css),
+        (Global::CssSerial, serial),
+        (Global::CssCgroup, cgroup),
+    ]);
+    Ok(offsets)
+}
+
+/// The offset of `css_set.subsys[cpu_cgrp_id]`.
+fn state_of_cpu_controller(btf: &Btf<'_>) -> Result<u32, LayoutError> {
+    const POINTER: u32 = 8;
+    let missing = |what: &str| LayoutError::Field(format!("this kernel's BTF has no {what}"));
+    let states = btf.field("css_set", "subsys")?.ok_or_else(|| missing("css_set.subsys"))?;
+    let index = btf.enumerator("cgroup_subsys_id", "cpu_cgrp_id")?;
+    let index = index.ok_or_else(|| missing("cgroup_subsys_id.cpu_cgrp_id"))?;
+    match index.checked_mul(POINTER) {
+        Some(offset) if offset < states.size => Ok(states.offset + offset),
+        _ => Err(LayoutError::Field(format!(
+            "css_set.subsys has {} bytes in this kernel, and cpu_cgrp_id is {index}",
+            states.size
+        ))),
+    }
 }
 
 /// The state of a task: `unsigned int __state` since 5.14; before, `long state`, of which the program

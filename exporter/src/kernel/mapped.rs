@@ -9,7 +9,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering, fence},
 };
 
-use sched_exporter_ebpf::{CpuEntry, CpuRecord};
+use sched_exporter_ebpf::{CgroupMeta, CgroupRow, CpuEntry, CpuRecord};
 
 /// A value that user space copies out of an entry of an array.
 ///
@@ -25,6 +25,16 @@ pub(super) unsafe trait Value: Copy {
 // SAFETY: all fields are `u64`s, or pairs of `u32`s.
 unsafe impl Value for CpuRecord {
     type Entry = CpuEntry;
+}
+
+// SAFETY: all fields are `u64`s.
+unsafe impl Value for CgroupRow {
+    type Entry = Self;
+}
+
+// SAFETY: all fields are `u64`s.
+unsafe impl Value for CgroupMeta {
+    type Entry = Self;
 }
 
 const WORD: usize = size_of::<u64>();

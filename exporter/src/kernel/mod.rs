@@ -7,6 +7,7 @@
 
 pub mod btf;
 pub mod capabilities;
+pub mod cgroups;
 mod constants;
 mod error;
 mod freeze;
@@ -16,4 +17,5 @@ pub mod preflight;
 pub mod program_log;
 pub mod scheduler;
 pub mod seed;
+pub mod slots;
 mod verifier;

@@ -1,23 +1,32 @@
 //! Loads, attaches, seeds and reads the kernel program.
 
 use std::{
-    os::fd::AsFd as _,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Map, MapData},
+    maps::MapError,
     programs::{BtfTracePoint, tp_btf::BtfTracePointLink},
 };
 use nix::time::{ClockId, clock_gettime};
-use sched_exporter_ebpf::{CpuRecord, HOOK, LOG_LEVEL, MAP};
+use sched_exporter_ebpf::{
+    CgroupRow, CpuRecord, FIRST_SLOT, Global, HOOK, LOG_LEVEL, MAP, REMOVAL_HOOK,
+};
 
 use crate::{
-    accounting::{self, Feature, Snapshot},
+    accounting::{self, CGROUPS, Collector, Feature, Memory, Snapshot},
     cpu::list::{self, Online},
-    kernel::{constants, freeze::freeze, layout::Layout, mapped::Mapped, program_log::ProgramLog, seed, verifier::refused},
+    kernel::{
+        cgroups::{self, CgroupEvents, CgroupMaps, SlotCounts},
+        constants,
+        layout::Layout,
+        mapped::Mapped,
+        program_log::ProgramLog,
+        seed, slots,
+        verifier::refused,
+    },
 };
 
 pub use crate::kernel::error::{LoadError, ReadError};
@@ -45,6 +54,8 @@ const RETRY_PAUSE: Duration = Duration::from_micros(100);
 /// allowance, plus one per CPU read.
 const MAX_AHEAD_NS: u64 = 50_000;
 const MAX_AHEAD_NS_PER_CPU: u64 = 500;
+/// Plus this for each row of a cgroup.
+const MAX_AHEAD_NS_PER_ROW: u64 = 20;
 
 /// How many times to retake a snapshot that was interrupted for too long.
 const SNAPSHOT_ATTEMPTS: u32 = 10;
@@ -57,14 +68,19 @@ const LOG_BUFFER_BYTES_OFF: u32 = 4_096;
 
 /// The attached kernel program. Dropping it detaches it.
 ///
-/// Of the kernel's objects it keeps open only the link, which can only be closed. The map of records is
-/// frozen and mapped read-only. The descriptors of the program, the maps and the BTF are closed once it is
-/// attached.
+/// Of the kernel's objects it keeps open only the links, which can only be closed, and for cgroups the stack
+/// of free slots and the ring buffer of events. All counts are frozen and mapped read-only. The descriptors
+/// of the programs, the other maps and the BTF are closed once it is attached.
 pub struct Scheduler {
-    /// Keeps the program attached, and the program its maps.
-    _link: BtfTracePointLink,
+    /// Keep the programs attached, and the programs their maps.
+    _links: Vec<BtfTracePointLink>,
     /// The record of each CPU number.
     records: Mapped<CpuRecord>,
+    /// `None` if cgroups are not accounted for.
+    cgroups: Option<CgroupMaps>,
+    /// If cgroups are accounted for, and [`Scheduler::take_cgroup_events`] has not been called.
+    cgroup_events: Option<CgroupEvents>,
+    no_removal_hook: Option<String>,
     /// The program's log, if it is on and [`Scheduler::take_log`] has not been called.
     log: Option<ProgramLog>,
     /// Ascending.
@@ -77,25 +93,42 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Loads the program with `layout` and attaches it; `log` turns on the program's log. Accounting of
-    /// a CPU starts at its first switch, which [`Scheduler::seed`] causes. Leaves no thread running.
-    pub fn attach(layout: Layout, log: bool) -> Result<Self, LoadError> {
+    /// Loads the program with `layout` and attaches it; `log` turns on the program's log. The maps for
+    /// cgroups take at most `cgroup_memory` bytes; if no cgroup fits, that feature is off. Accounting of a
+    /// CPU starts at its first switch, which [`Scheduler::seed`] causes. Leaves no thread running.
+    pub fn attach(mut layout: Layout, cgroup_memory: u64, log: bool) -> Result<Self, LoadError> {
         let possible = list::possible()?;
         let cpus = possible.last().map_or(0, |last| last + 1);
-        let mut ebpf = load(&layout, cpus, log)?;
-        let records = records(&mut ebpf, cpus)?;
+        let slots = choose_slots(&mut layout, cgroup_memory, cpus);
+        let has_removal_hook = layout.no_removal_hook.is_none();
+        let mut ebpf = load(&layout, slots, cpus, log)?;
+        let records = cgroups::map(cgroups::frozen(&ebpf, MAP)?, MAP, cpus as usize)?;
+        let cgroups = (slots > 0)
+            .then(|| CgroupMaps::open(&mut ebpf, slots, cpus, has_removal_hook))
+            .transpose()?;
+        let cgroup_events = (slots > 0).then(|| CgroupEvents::open(&mut ebpf)).transpose()?;
         let log = log.then(|| ProgramLog::open(&mut ebpf)).transpose().map_err(LoadError::Log)?;
-        let program = program(&mut ebpf)?;
         let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
-        program.load(HOOK, &btf).map_err(refused)?;
+        let mut links = Vec::new();
+        let watches_removals = cgroups.is_some() && has_removal_hook;
+        if watches_removals {
+            load_program(&mut ebpf, REMOVAL_HOOK, &btf)?;
+        }
+        load_program(&mut ebpf, HOOK, &btf)?;
         drop(btf);
+        // First the removals: no cgroup that has a slot may be removed unseen.
+        if watches_removals {
+            links.push(attach_program(&mut ebpf, REMOVAL_HOOK)?);
+        }
         let attached_at = monotonic_ns().map_err(LoadError::Clock)?;
-        let link = program.attach().map_err(LoadError::Attach)?;
-        let link = program.take_link(link).map_err(LoadError::Attach)?;
+        links.push(attach_program(&mut ebpf, HOOK)?);
         drop(ebpf);
         Ok(Self {
-            _link: link,
+            _links: links,
             records,
+            cgroups,
+            cgroup_events,
+            no_removal_hook: layout.no_removal_hook,
             log,
             possible,
             online: Online::open()?,
@@ -127,7 +160,8 @@ impl Scheduler {
         Ok(best)
     }
 
-    /// Takes a snapshot; also returns how many nanoseconds the latest record is ahead of it.
+    /// Takes a snapshot; also returns how many nanoseconds the latest record is ahead of it, beyond what
+    /// reading the rows of cgroups takes.
     fn attempt(&self) -> Result<(Snapshot, u64), ReadError> {
         let taken_at = monotonic_ns()? - CLOCK_MARGIN_NS;
         let online = self.online.read()?;
@@ -135,16 +169,28 @@ impl Scheduler {
         let mut cpus = Vec::with_capacity(online.len());
         let mut offline = Vec::new();
         let mut latest = taken_at;
+        let mut rows = Vec::new();
+        let (mut rows_read, mut refused) = (0, 0);
+        let given_back = self.cgroups.as_ref().map(CgroupMaps::given_back);
+        let mut collector =
+            self.cgroups.as_ref().zip(given_back.as_ref()).map(|(maps, given_back)| {
+                Collector::new(|slot| maps.meta(slot), given_back.serials())
+            });
         for attempt in 0..READ_ATTEMPTS {
             if attempt >= IMMEDIATE_ATTEMPTS {
                 std::thread::sleep(RETRY_PAUSE);
             }
             pending.retain(|&id| {
-                let record = self.read(id);
-                if !accounting::is_whole(&record) {
+                let slots = self.cgroups.as_ref().map_or(0, CgroupMaps::slots);
+                let Some(record) = accounting::read_cpu(self, id, slots, &mut rows) else {
                     return true;
-                }
+                };
                 let cpu = accounting::close_open_interval(id, &record, taken_at, self.attached_at);
+                if let (Some(collector), Some(totals)) = (&mut collector, &cpu.totals) {
+                    collector.add(&record, totals, &rows);
+                    refused += record.cgroups.refused;
+                    rows_read += rows.len() as u64;
+                }
                 if online.binary_search(&id).is_ok() {
                     latest = latest.max(CpuRecord::open(record.open).0);
                     cpus.push(cpu);
@@ -156,7 +202,13 @@ impl Scheduler {
             if pending.is_empty() {
                 cpus.sort_unstable_by_key(|cpu| cpu.id);
                 offline.sort_unstable_by_key(|cpu| cpu.id);
-                return Ok((Snapshot { taken_at, cpus, offline }, latest - taken_at));
+                let cgroups = collector.map(Collector::finish);
+                if let (Some(maps), Some(cgroups)) = (&self.cgroups, &cgroups) {
+                    let used = cgroups.cgroups.iter().filter(|cgroup| cgroup.serial != 0).count();
+                    maps.counted(used, refused);
+                }
+                let ahead_ns = (latest - taken_at).saturating_sub(MAX_AHEAD_NS_PER_ROW * rows_read);
+                return Ok((Snapshot { taken_at, cpus, offline, cgroups }, ahead_ns));
             }
             self.torn_reads.fetch_add(pending.len() as u64, Ordering::Relaxed);
         }
@@ -171,6 +223,40 @@ impl Scheduler {
     /// All features, on or off.
     pub fn features(&self) -> &[Feature] {
         &self.features
+    }
+
+    /// The number of slots for cgroups, and how many are in use; `None` if cgroups are not accounted for.
+    pub fn cgroup_slots(&self) -> Option<SlotCounts> {
+        self.cgroups.as_ref().map(CgroupMaps::counts)
+    }
+
+    /// Gives back the slots of these cgroups, by serial number. Whatever else they use is counted as that
+    /// of removed cgroups, so take a snapshot first, and do it only for removed cgroups: those that a
+    /// snapshot shows as removed, or, without [`Scheduler::has_removal_hook`], those that no longer exist.
+    pub fn free_cgroups(&self, serials: &[u64]) -> Result<(), MapError> {
+        self.cgroups.as_ref().map_or(Ok(()), |maps| maps.free(serials))
+    }
+
+    /// Whether the kernel program sees when cgroups are removed. Without it, snapshots show no cgroup as
+    /// removed, and no event tells of it.
+    pub fn has_removal_hook(&self) -> bool {
+        self.no_removal_hook.is_none()
+    }
+
+    /// Why the kernel program does not see when cgroups are removed.
+    pub fn no_removal_hook(&self) -> Option<&str> {
+        self.no_removal_hook.as_deref()
+    }
+
+    /// Takes what wakes whoever waits for cgroups to appear or to be removed; `None` if cgroups are not
+    /// accounted for, or if it was taken before.
+    pub fn take_cgroup_events(&mut self) -> Option<CgroupEvents> {
+        self.cgroup_events.take()
+    }
+
+    /// Fails if this process lacks a capability that it needs after attaching.
+    pub fn probe(&self) -> Result<(), MapError> {
+        self.cgroups.as_ref().map_or(Ok(()), CgroupMaps::probe)
     }
 
     /// When the program was attached, in nanoseconds of `CLOCK_MONOTONIC`.
@@ -226,12 +312,38 @@ impl Scheduler {
     }
 }
 
-fn load(layout: &Layout, cpus: u32, log: bool) -> Result<Ebpf, LoadError> {
+impl Memory for Scheduler {
+    fn record(&self, cpu: u32) -> CpuRecord {
+        self.read(cpu)
+    }
+
+    fn row(&self, cpu: u32, slot: usize) -> CgroupRow {
+        self.cgroups.as_ref().map_or(CgroupRow::ZERO, |maps| maps.row(cpu, slot))
+    }
+}
+
+/// Sets the number of slots for cgroups, and turns the feature off if there are none.
+fn choose_slots(layout: &mut Layout, cgroup_memory: u64, cpus: u32) -> u32 {
+    if !accounting::is_on(&layout.features, CGROUPS) {
+        return 0;
+    }
+    let slots = slots::fitting(cgroup_memory, cpus);
+    layout.globals.push((Global::CgroupSlots, slots));
+    if slots == 0 {
+        let least = slots::memory(FIRST_SLOT + 1, cpus);
+        let reason = format!("--ebpf.cgroup-memory={cgroup_memory} is less than {least} bytes");
+        layout.turn_off(CGROUPS, Global::CountCgroups, reason);
+    }
+    slots
+}
+
+fn load(layout: &Layout, slots: u32, cpus: u32, log: bool) -> Result<Ebpf, LoadError> {
     let mut object = OBJECT.to_vec();
     constants::set(&mut object, &layout.globals).map_err(LoadError::Constants)?;
     let mut loader = EbpfLoader::new();
     let log_level: u8 = if log { u8::MAX } else { 0 };
     loader.map_max_entries(MAP, cpus);
+    cgroups::set_sizes(&mut loader, slots, cpus);
     loader.override_global(LOG_LEVEL, &log_level, true);
     if !log {
         loader.map_max_entries("AYA_LOGS", LOG_BUFFER_BYTES_OFF);
@@ -239,21 +351,21 @@ fn load(layout: &Layout, cpus: u32, log: bool) -> Result<Ebpf, LoadError> {
     loader.load(&object).map_err(LoadError::Object)
 }
 
-/// Maps the records, which from now on only the kernel program can write. Memory that is mapped for writing
-/// cannot be frozen, and a frozen map cannot be mapped for writing.
-/// <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/syscall.c>, `bpf_map_mmap`.
-fn records(ebpf: &mut Ebpf, cpus: u32) -> Result<Mapped<CpuRecord>, LoadError> {
-    let Some(Map::Array(records)) = ebpf.map(MAP) else {
-        return Err(LoadError::Incomplete("map"));
-    };
-    let descriptor = MapData::fd(records).as_fd();
-    freeze(descriptor).map_err(LoadError::Freeze)?;
-    Mapped::new(descriptor, cpus as usize).map_err(LoadError::Map)
+fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut BtfTracePoint, LoadError> {
+    let program = ebpf.program_mut(name).and_then(|program| program.try_into().ok());
+    program.ok_or(LoadError::Incomplete(name))
 }
 
-fn program(ebpf: &mut Ebpf) -> Result<&mut BtfTracePoint, LoadError> {
-    let program = ebpf.program_mut(HOOK).and_then(|program| program.try_into().ok());
-    program.ok_or(LoadError::Incomplete("program"))
+/// Loads the program of a hook, whose name it has.
+fn load_program(ebpf: &mut Ebpf, hook: &'static str, btf: &Btf) -> Result<(), LoadError> {
+    program(ebpf, hook)?.load(hook, btf).map_err(|error| refused(hook, error))
+}
+
+/// Attaches a program that is loaded.
+fn attach_program(ebpf: &mut Ebpf, hook: &'static str) -> Result<BtfTracePointLink, LoadError> {
+    let program = program(ebpf, hook)?;
+    let link = program.attach().and_then(|link| program.take_link(link));
+    link.map_err(|source| LoadError::Attach { hook, source })
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`.

@@ -6,15 +6,15 @@ use crate::kernel::error::LoadError;
 
 /// Turns aya's error from loading the program into ours. The verifier log is long: log all of it at
 /// debug level, and show the user only the verdict. Without privileges there is no log.
-pub(super) fn refused(error: ProgramError) -> LoadError {
+pub(super) fn refused(hook: &'static str, error: ProgramError) -> LoadError {
     let (io_error, log) = match error {
         ProgramError::LoadError { io_error, verifier_log } => (io_error, verifier_log.to_string()),
-        error => return LoadError::Load(error),
+        source => return LoadError::Load { hook, source },
     };
-    tracing::debug!(verifier = log, "the kernel refused the program");
+    tracing::debug!(program = hook, verifier = log, "the kernel refused the program");
     match verdict(&log) {
-        Some(verdict) => LoadError::Rejected(verdict.to_owned()),
-        None => LoadError::Refused(io_error),
+        Some(verdict) => LoadError::Rejected { hook, verdict: verdict.to_owned() },
+        None => LoadError::Refused { hook, source: io_error },
     }
 }
 

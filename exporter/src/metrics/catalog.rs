@@ -282,7 +282,7 @@ catalog! {
         name: "sched_exporter_capability_kept",
         kind: Kind::Gauge,
         help: "Whether the exporter still holds each capability that loading its program can require. \
-               It drops all capabilities after loading; before Linux 5.19, reading the kernel's map can \
+               It drops all capabilities after loading; before Linux 5.19, writing a map can \
                require one.",
         labels: &["capability"],
         feature: None,

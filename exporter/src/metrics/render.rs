@@ -189,7 +189,8 @@ mod tests {
         let config = Config::parse(&format!("{config}\n{buckets}\n")).unwrap();
         let (generation, _) =
             Generation::new(&config, "5a", &Values::default(), &Topology::of(vec![0, 1]), SERIES);
-        let snapshot = Snapshot { taken_at: 0, cpus: vec![cpu(0)], offline: vec![cpu(1)] };
+        let snapshot =
+            Snapshot { taken_at: 0, cpus: vec![cpu(0)], offline: vec![cpu(1)], cgroups: None };
         let features = [(CONTEXT_SWITCHES, None), (RUNQUEUE_LATENCY, None), ("other", Some("why"))];
         let features = features.map(|(name, off)| Feature { name, off: off.map(Into::into) });
         let log_messages = [("error", 3), ("warn", 4)];

@@ -30,7 +30,7 @@ use nix::{
 };
 use sched_exporter::kernel::{
     btf::Btf,
-    layout::{DisabledFeatures, Layout},
+    layout::{DisabledFeatures, Hierarchy, Layout},
     preflight::{BTF_PATH, Facts},
     scheduler::{LoadError, Scheduler},
 };
@@ -408,15 +408,16 @@ fn reload_signals_during_start_are_not_lost() {
 #[test]
 fn the_verifiers_verdict_is_reported() {
     let bytes = fs::read(BTF_PATH).unwrap();
+    let btf = Btf::parse(&bytes).unwrap();
     let mut layout =
-        Layout::from_btf(&Btf::parse(&bytes).unwrap(), DisabledFeatures::default()).unwrap();
+        Layout::from_btf(&btf, DisabledFeatures::default(), Hierarchy::default()).unwrap();
     // Larger than any task.
     for (_, value) in layout.globals.iter_mut().filter(|(name, _)| *name == Global::TaskFlags) {
         *value = 1 << 20;
     }
-    let error = Scheduler::attach(layout, false).err().unwrap();
+    let error = Scheduler::attach(layout, 0, false).err().unwrap();
     let said = error.to_string();
-    assert!(matches!(error, LoadError::Rejected(_)) && !error.is_permission(), "{said}");
+    assert!(matches!(error, LoadError::Rejected { .. }) && !error.is_permission(), "{said}");
     assert!(said.contains("the verifier rejects it: ") && said.contains("task_struct"), "{said}");
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sched_exporter::kernel::{
     btf::Btf,
-    layout::{DisabledFeatures, Layout},
+    layout::{DisabledFeatures, Hierarchy, Layout},
 };
 
 /// Parses the bytes as a kernel's BTF. If that succeeds, each query returns the same result twice,
@@ -28,13 +28,21 @@ pub fn btf(bytes: &[u8]) {
         }
     }
     let _ = btf.tracepoint_params("sched_switch");
-    for unwanted in [
-        DisabledFeatures::default(),
-        DisabledFeatures { context_switches: true, runqueue_latency: true },
+    for enumerator in ["cpu_cgrp_id", ""] {
+        let value = btf.enumerator("cgroup_subsys_id", enumerator);
+        assert_eq!(value, btf.enumerator("cgroup_subsys_id", enumerator));
+    }
+    for (unwanted, hierarchy) in [
+        (DisabledFeatures::default(), Hierarchy::Unified),
+        (DisabledFeatures::default(), Hierarchy::Legacy),
+        (
+            DisabledFeatures { context_switches: true, runqueue_latency: true, cgroups: true },
+            Hierarchy::Unified,
+        ),
     ] {
-        let Ok(layout) = Layout::from_btf(&btf, unwanted) else { continue };
+        let Ok(layout) = Layout::from_btf(&btf, unwanted, hierarchy) else { continue };
         let names: BTreeSet<_> = layout.globals.iter().map(|(name, _)| name).collect();
         assert_eq!(names.len(), layout.globals.len(), "{:?}", layout.globals);
-        assert_eq!(layout.features.len(), 2);
+        assert_eq!(layout.features.len(), 3);
     }
 }

@@ -266,7 +266,7 @@ fn snapshot() -> Snapshot {
     totals.wait_ns = MODE_NS;
     totals.wait_slots = [1; _];
     let cpu = |id| Cpu { id, totals: Some(totals), unattributed_ns: 1 };
-    Snapshot { taken_at: 1, cpus: (0..CPUS).map(cpu).collect(), offline: Vec::new() }
+    Snapshot { taken_at: 1, cpus: (0..CPUS).map(cpu).collect(), offline: Vec::new(), cgroups: None }
 }
 
 /// The scheduler's samples, without those of the exporter itself.

@@ -3,7 +3,7 @@
 use sched_exporter_ebpf::Global;
 
 use super::*;
-use crate::kernel::layout::{DisabledFeatures, Layout, LayoutError};
+use crate::kernel::layout::{DisabledFeatures, Hierarchy, Layout, LayoutError};
 
 /// Builds BTF: each method adds one type and returns its id.
 #[derive(Default)]
@@ -108,6 +108,7 @@ fn kernel() -> Vec<u8> {
         16,
         &[("last_arrival", u64, 0), ("last_queued", u64, 64)],
     );
+    let pointer = b.refer(kind::PTR, "", 0);
     let members = [
         ("__state", int, 0),
         ("flags", int, 32),
@@ -115,8 +116,23 @@ fn kernel() -> Vec<u8> {
         ("policy", int, 96),
         ("se", entity, 128),
         ("sched_info", info, 256),
+        ("cgroups", pointer, 384),
     ];
-    b.aggregate(kind::STRUCT, "task_struct", 48, &members);
+    b.aggregate(kind::STRUCT, "task_struct", 56, &members);
+    let members = [("cgroup", pointer, 0), ("flags", int, 64), ("serial_nr", u64, 128)];
+    let state = b.aggregate(kind::STRUCT, "cgroup_subsys_state", 24, &members);
+    let members = [("self", state, 0), ("kn", pointer, 192), ("root", pointer, 256)];
+    b.aggregate(kind::STRUCT, "cgroup", 40, &members);
+    let states = b.array(pointer, 2);
+    let members = [("subsys", states, 64), ("dfl_cgrp", pointer, 192)];
+    b.aggregate(kind::STRUCT, "css_set", 32, &members);
+    b.aggregate(kind::STRUCT, "kernfs_node", 8, &[("id", u64, 0)]);
+    b.aggregate(kind::STRUCT, "cgroup_root", 8, &[("hierarchy_id", int, 32)]);
+    let controllers = [b.name("cpuset_cgrp_id"), 0, b.name("cpu_cgrp_id"), 1];
+    b.add(kind::ENUM, "cgroup_subsys_id", 2, 4, &controllers);
+    let prototype = b.prototype(3);
+    let probe = b.refer(kind::PTR, "", prototype);
+    b.refer(kind::TYPEDEF, "btf_trace_cgroup_rmdir", probe);
     let prototype = b.prototype(5);
     let probe = b.refer(kind::PTR, "", prototype);
     b.refer(kind::TYPEDEF, "btf_trace_sched_switch", probe);
@@ -469,10 +485,55 @@ fn reads_the_running_kernel() {
 #[test]
 fn complete_kernel_has_every_feature() {
     let bytes = kernel();
-    let layout =
-        Layout::from_btf(&Btf::parse(&bytes).unwrap(), DisabledFeatures::default()).unwrap();
+    let btf = Btf::parse(&bytes).unwrap();
+    let layout = Layout::from_btf(&btf, DisabledFeatures::default(), Hierarchy::Unified).unwrap();
+    assert_eq!(layout.no_removal_hook, None);
     assert!(layout.features.iter().all(|feature| feature.off.is_none()), "{:?}", layout.features);
     assert!(layout.globals.contains(&(Global::TaskLastQueued, 40)), "{:?}", layout.globals);
+}
+
+#[test]
+fn a_hierarchy_decides_where_the_cgroup_of_a_task_is() {
+    let bytes = kernel();
+    let btf = Btf::parse(&bytes).unwrap();
+    for (hierarchy, css) in [(Hierarchy::Unified, 24), (Hierarchy::Legacy, 16)] {
+        let layout = Layout::from_btf(&btf, DisabledFeatures::default(), hierarchy).unwrap();
+        for expected in [
+            (Global::CssSetCss, css),
+            (Global::CssSerial, 16),
+            (Global::CgroupFlags, 8),
+            (Global::CountCgroups, 1),
+            (Global::HasRemovalHook, 1),
+        ] {
+            assert!(layout.globals.contains(&expected), "{expected:?}: {:?}", layout.globals);
+        }
+    }
+    let bytes = kernel_without("cpu_cgrp_id");
+    let btf = Btf::parse(&bytes).unwrap();
+    let layout = Layout::from_btf(&btf, DisabledFeatures::default(), Hierarchy::Legacy).unwrap();
+    let off = layout.features.into_iter().filter_map(|feature| feature.off).collect::<Vec<_>>();
+    assert_eq!(off, ["this kernel's BTF has no cgroup_subsys_id.cpu_cgrp_id"]);
+}
+
+#[test]
+fn without_the_hook_of_removals_cgroups_are_still_accounted_for() {
+    let bytes = kernel_without("btf_trace_cgroup_rmdir");
+    let btf = Btf::parse(&bytes).unwrap();
+    let layout = Layout::from_btf(&btf, DisabledFeatures::default(), Hierarchy::default()).unwrap();
+    let reason = "this kernel has no BTF tracepoint `cgroup_rmdir`";
+    assert_eq!(layout.no_removal_hook.as_deref(), Some(reason));
+    assert!(layout.features.iter().all(|feature| feature.off.is_none()), "{:?}", layout.features);
+    assert!(layout.globals.contains(&(Global::HasRemovalHook, 0)), "{:?}", layout.globals);
+}
+
+#[test]
+fn enumerators_have_values() {
+    let bytes = kernel();
+    let btf = Btf::parse(&bytes).unwrap();
+    let value = |name, enumerator| btf.enumerator(name, enumerator).unwrap();
+    assert_eq!(value("cgroup_subsys_id", "cpu_cgrp_id"), Some(1));
+    assert_eq!(value("cgroup_subsys_id", "cpu"), None);
+    assert_eq!(value("subsys_id", "cpu_cgrp_id"), None);
 }
 
 /// A kernel in which this member has another name.
@@ -486,14 +547,16 @@ fn kernel_without(member: &str) -> Vec<u8> {
 
 #[test]
 fn missing_field_turns_its_feature_off_or_is_an_error() {
-    let layout =
-        |bytes: &[u8]| Layout::from_btf(&Btf::parse(bytes).unwrap(), DisabledFeatures::default());
+    let layout = |bytes: &[u8]| {
+        let btf = Btf::parse(bytes).unwrap();
+        Layout::from_btf(&btf, DisabledFeatures::default(), Hierarchy::default())
+    };
     let reasons = |layout: Layout| layout.features.into_iter().map(|it| it.off).collect::<Vec<_>>();
     let without_waits = layout(&kernel_without("last_queued")).unwrap();
     assert!(without_waits.globals.contains(&(Global::MeasureWaits, 0)));
     assert!(without_waits.globals.contains(&(Global::CountSwitches, 1)));
     let reason = "this kernel's BTF has no task_struct.sched_info.last_queued";
-    assert_eq!(reasons(without_waits), [None, Some(reason.to_owned())]);
+    assert_eq!(reasons(without_waits), [None, Some(reason.to_owned()), None]);
     let error = layout(&kernel_without("flags")).unwrap_err();
     assert!(matches!(error, LayoutError::Field(_)), "{error}");
     assert_eq!(error.to_string(), "this kernel's BTF has no task_struct.flags");

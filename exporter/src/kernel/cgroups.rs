@@ -1,0 +1,226 @@
+//! The maps in which the kernel program accounts for cgroups: their sizes, reading them, and giving slots
+//! back.
+
+use std::{
+    os::fd::{AsFd as _, AsRawFd, RawFd},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapData, MapError, RingBuf, Stack},
+};
+use sched_exporter_ebpf::{
+    CGROUP_EVENTS, CGROUP_FREE, CGROUP_META, CGROUP_ROWS, CGROUP_SLOTS, CgroupMeta, CgroupRow,
+    FIRST_SLOT,
+};
+
+use crate::kernel::{error::LoadError, freeze::freeze, mapped::Mapped};
+
+/// How many times to copy what a slot's owner is while it is written.
+const META_ATTEMPTS: usize = 100;
+
+/// Events to take at once: the ring buffer holds fewer.
+const MAX_EVENTS: usize = 4096;
+
+/// The maps. All are frozen, but the stack of free slots and the ring buffer of events.
+pub(super) struct CgroupMaps {
+    rows: Mapped<CgroupRow>,
+    meta: Mapped<CgroupMeta>,
+    slots: u32,
+    has_removal_hook: bool,
+    free: Mutex<Free>,
+    used: AtomicU32,
+    refused: AtomicU64,
+}
+
+/// The slots that were given back.
+struct Free {
+    stack: Map,
+    /// By slot, the serial number of the owner that gave it back last. Whoever reads rows counts it as
+    /// removed.
+    given_back: Vec<u64>,
+}
+
+/// Sets the sizes of the maps; without slots, they are as small as can be.
+pub(super) fn set_sizes(loader: &mut EbpfLoader<'_>, slots: u32, cpus: u32) {
+    let slots = slots.max(1);
+    loader
+        .map_max_entries(CGROUP_ROWS, slots * cpus)
+        .map_max_entries(CGROUP_META, slots)
+        // CPUs that take a slot have an entry for that.
+        .map_max_entries(CGROUP_SLOTS, slots + cpus)
+        .map_max_entries(CGROUP_FREE, slots);
+}
+
+impl CgroupMaps {
+    /// Takes the maps from the loaded object, and makes all slots free.
+    pub(super) fn open(
+        ebpf: &mut Ebpf,
+        slots: u32,
+        cpus: u32,
+        has_removal_hook: bool,
+    ) -> Result<Self, LoadError> {
+        let rows = frozen(ebpf, CGROUP_ROWS)?;
+        let rows = map(rows, CGROUP_ROWS, slots as usize * cpus as usize)?;
+        let meta = map(frozen(ebpf, CGROUP_META)?, CGROUP_META, slots as usize)?;
+        frozen(ebpf, CGROUP_SLOTS)?;
+        let stack = ebpf.take_map(CGROUP_FREE).ok_or(LoadError::Incomplete(CGROUP_FREE))?;
+        let mut free = Free { stack, given_back: vec![0; slots as usize] };
+        // The last in is the first out.
+        for slot in (FIRST_SLOT..slots).rev() {
+            free.push(slot).map_err(LoadError::Slots)?;
+        }
+        let free = Mutex::new(free);
+        let (used, refused) = (AtomicU32::new(0), AtomicU64::new(0));
+        Ok(Self { rows, meta, slots, has_removal_hook, free, used, refused })
+    }
+
+    pub(super) fn slots(&self) -> usize {
+        self.slots as usize
+    }
+
+    pub(super) fn row(&self, cpu: u32, slot: usize) -> CgroupRow {
+        self.rows.copy(cpu as usize * self.slots() + slot).unwrap_or(CgroupRow::ZERO)
+    }
+
+    /// Whose a slot is. Nobody's while it is being given to a new owner.
+    pub(super) fn meta(&self, slot: usize) -> CgroupMeta {
+        let copies = (0..META_ATTEMPTS).filter_map(|_| self.meta.copy(slot));
+        let is_whole = |meta: &CgroupMeta| CgroupMeta::check(meta.serial, meta.id) == meta.check;
+        copies.into_iter().find(is_whole).unwrap_or(CgroupMeta::ZERO)
+    }
+
+    /// By slot, the owner that gave it back last. Hold this while reading rows.
+    pub(super) fn given_back(&self) -> GivenBack<'_> {
+        GivenBack(self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what the last snapshot found.
+    pub(super) fn counted(&self, used: usize, refused: u64) {
+        self.used.store(u32::try_from(used).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.refused.store(refused, Ordering::Relaxed);
+    }
+
+    /// The number of slots, and the counts of the last snapshot.
+    pub(super) fn counts(&self) -> SlotCounts {
+        SlotCounts {
+            slots: self.slots - FIRST_SLOT,
+            used: self.used.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Gives back the slots of these cgroups. Ignores those that have none, and, if removals are seen in the
+    /// kernel, those that are not removed.
+    pub(super) fn free(&self, serials: &[u64]) -> Result<(), MapError> {
+        let mut wanted = serials.to_vec();
+        wanted.sort_unstable();
+        let mut free = self.lock();
+        for slot in FIRST_SLOT..self.slots {
+            let meta = self.meta(slot as usize);
+            let may_go = !self.has_removal_hook || meta.removed == meta.id;
+            let given_back = free.given_back[slot as usize];
+            if meta.serial == 0 || meta.serial == given_back || !may_go {
+                continue;
+            }
+            if wanted.binary_search(&meta.serial).is_ok() {
+                free.push(slot)?;
+                free.given_back[slot as usize] = meta.serial;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails if this process lacks a capability for giving slots back: up to Linux 5.18, every command of
+    /// bpf(2) can need one.
+    pub(super) fn probe(&self) -> Result<(), MapError> {
+        self.lock().data()?.info().map(drop)
+    }
+}
+
+impl Free {
+    fn push(&mut self, slot: u32) -> Result<(), MapError> {
+        Stack::try_from(&mut self.stack)?.push(slot, 0)
+    }
+
+    fn data(&self) -> Result<&MapData, MapError> {
+        match &self.stack {
+            Map::Stack(data) => Ok(data),
+            _ => Err(MapError::ElementNotFound),
+        }
+    }
+}
+
+/// The owners that gave their slots back; none gives one back while this is held.
+pub(super) struct GivenBack<'a>(MutexGuard<'a, Free>);
+
+impl GivenBack<'_> {
+    pub(super) fn serials(&self) -> &[u64] {
+        &self.0.given_back
+    }
+}
+
+/// How the slots for cgroups are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotCounts {
+    /// The cgroups that can have one at the same time.
+    pub slots: u32,
+    /// The cgroups that have one, at the last snapshot.
+    pub used: u32,
+    /// Times that a cgroup asked for one and none was free, up to the last snapshot.
+    pub refused: u64,
+}
+
+/// Wakes whoever waits for cgroups to appear or to be removed: the descriptor becomes readable when one gets
+/// a slot, and when one that has a slot is removed. Reading it needs no system call.
+pub struct CgroupEvents(RingBuf<MapData>);
+
+impl CgroupEvents {
+    pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
+        let map = ebpf.take_map(CGROUP_EVENTS).ok_or(LoadError::Incomplete(CGROUP_EVENTS))?;
+        RingBuf::try_from(map).map(Self).map_err(LoadError::Events)
+    }
+
+    /// Takes all events, so that the descriptor is readable again only after another. Returns whether there
+    /// was any. Which cgroups they were about is in the snapshot that is taken next.
+    pub fn drain(&mut self) -> bool {
+        // If as many come again in the meantime, the rest can wait.
+        (0..MAX_EVENTS).take_while(|_| self.0.next().is_some()).count() > 0
+    }
+}
+
+impl AsRawFd for CgroupEvents {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// A map that from now on only the kernel program can write. A hash map can be frozen, too: the kernel
+/// checks it at each write by bpf(2).
+/// <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/syscall.c>, `map_get_sys_perms`.
+pub(super) fn frozen<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, LoadError> {
+    let Some(Map::Array(map) | Map::HashMap(map)) = ebpf.map(name) else {
+        return Err(LoadError::Incomplete(name));
+    };
+    freeze(map.fd().as_fd()).map_err(|source| LoadError::Freeze { map: name, source })?;
+    Ok(map)
+}
+
+/// Maps a frozen map. Memory that is mapped for writing cannot be frozen, and a frozen map cannot be mapped
+/// for writing. <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/syscall.c>, `bpf_map_mmap`.
+pub(super) fn map<T: crate::kernel::mapped::Value>(
+    map: &MapData,
+    name: &'static str,
+    entries: usize,
+) -> Result<Mapped<T>, LoadError> {
+    let mapped = Mapped::new(map.fd().as_fd(), entries);
+    mapped.map_err(|source| LoadError::Map { map: name, source })
+}
