@@ -500,6 +500,8 @@ mod tests {
             fs::write(files.path(name), "x").unwrap();
             assert!(files.noticed().await, "{name}");
         }
+        // A write has several events.
+        while files.noticed().await {}
         fs::write(files.path("c"), "x").unwrap();
         assert_eq!(fs::read(files.path("a")).unwrap(), b"x");
         assert!(!files.noticed().await);
@@ -522,7 +524,8 @@ mod tests {
         assert!(files.watch.take_due().is_some());
         assert_eq!(files.watch.take_due(), None);
         drop(writer);
-        assert!(files.is_complete("a"));
+        // Its event may come late on a busy machine.
+        assert!((0..100).any(|_| files.is_complete("a")));
     }
 
     #[tokio::test]
@@ -539,7 +542,7 @@ mod tests {
         files.renew(&["a"]);
         swap("two");
         assert!(files.noticed().await);
-        assert!(files.is_complete("a"));
+        assert!((0..100).any(|_| files.is_complete("a")));
     }
 
     #[test]
