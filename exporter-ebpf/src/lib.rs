@@ -11,8 +11,8 @@ mod record;
 
 pub use record::{
     cgroup::{
-        CgroupMeta, CgroupRow, CgroupState, CgroupTotals, FIRST_SLOT, JOURNAL, MAX_SLOTS, SLOT_OTHER,
-        SLOT_REMOVED, SLOT_ROOT, TABLE,
+        CgroupMeta, CgroupRow, CgroupState, CgroupTotals, FIRST_SLOT, JOURNAL, MAX_SLOTS,
+        SLOT_OTHER, SLOT_REMOVED, SLOT_ROOT, TABLE,
     },
     counters::Counters,
     cpu::{CpuEntry, CpuRecord, Mode, Reason, Totals},
@@ -58,7 +58,7 @@ macro_rules! globals {
         /// In the object, each is the immediate of one or more `mov` instructions, and holds
         /// [`Global::placeholder`] until user space writes the value over it. An object in which one is
         /// left cannot be loaded: no kernel struct has a field at such an offset.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         #[repr(u32)]
         pub enum Global {
             $($(#[doc = $doc])* $name),*
@@ -94,6 +94,9 @@ globals! {
     CountSwitches
     /// Switch: measure run-queue waits.
     MeasureWaits
+    /// Switch: keep the sums that show in which order stores were seen; needed where the CPU reorders
+    /// them.
+    KeepChecks
     /// Switch: charge cgroups.
     CountCgroups
     /// Switch: the program is attached to [`REMOVAL_HOOK`].

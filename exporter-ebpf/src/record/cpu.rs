@@ -152,7 +152,8 @@ impl CpuRecord {
 
     /// What [`CpuRecord::check`] must be: the sum, modulo 2^64, of the number of the write, the open
     /// interval, and the sum of the last pour. On a CPU that reorders stores, it shows words of
-    /// different writes, even if `started` and `done` are equal.
+    /// different writes, even if `started` and `done` are equal. It is kept with
+    /// [`Global::KeepChecks`](crate::Global::KeepChecks).
     #[inline(always)]
     pub const fn checksum(&self) -> u64 {
         self.started.wrapping_add(self.open).wrapping_add(self.cgroups.sum)

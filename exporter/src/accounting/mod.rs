@@ -19,4 +19,4 @@ pub use quotas::{QuotaCounts, QuotaReading, Quotas};
 pub use reader::{Memory, read_cpu};
 pub use sched_exporter_ebpf::{CgroupTotals, Counters, Totals};
 pub use sets::{Budget, CgroupSets, CgroupValues, SeriesValues, SetValues};
-pub use snapshot::{Cpu, Snapshot, close_open_interval, is_whole};
+pub use snapshot::{Cpu, Snapshot, Stores, close_open_interval, is_whole};

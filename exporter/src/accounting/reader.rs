@@ -3,7 +3,7 @@
 
 use sched_exporter_ebpf::{CgroupRow, CgroupTotals, Counters, CpuRecord, FIRST_SLOT, JOURNAL};
 
-use super::{cgroups::counted, is_whole};
+use super::{Stores, cgroups::counted, is_whole};
 
 /// The memory that the kernel program writes. A word is always whole. A copy can be torn, and on a CPU that
 /// reorders stores, words written earlier can be seen later.
@@ -12,6 +12,8 @@ pub trait Memory {
     fn record(&self, cpu: u32) -> CpuRecord;
     /// Copies the row of a CPU for a slot. Nothing that is copied later is older.
     fn row(&self, cpu: u32, slot: usize) -> CgroupRow;
+    /// In which order it is seen.
+    fn stores(&self) -> Stores;
 }
 
 /// Rows that are copied before the record is looked at again. The more, the fewer records are copied; but
@@ -46,7 +48,7 @@ pub fn read_cpu(
         rows.extend((rows.len()..end).map(|slot| memory.row(cpu, slot)));
         record = catch_up(memory, cpu, record, rows)?;
     }
-    belong_together(&record, rows).then_some(record)
+    belong_together(&record, rows, memory.stores()).then_some(record)
 }
 
 /// The number of rows that can have something in them.
@@ -56,7 +58,9 @@ fn in_use(record: &CpuRecord, slots: usize) -> usize {
 }
 
 fn whole_record(memory: &impl Memory, cpu: u32) -> Option<CpuRecord> {
-    (0..RECORD_ATTEMPTS).map(|_| memory.record(cpu)).find(is_whole)
+    (0..RECORD_ATTEMPTS)
+        .map(|_| memory.record(cpu))
+        .find(|record| is_whole(record, memory.stores()))
 }
 
 /// Copies the rows again that were written since `record` was copied, and returns the record that they
@@ -92,10 +96,10 @@ fn catch_up(
 
 /// Whether the words of each row are of one pour, the sums of the rows are those in the record, and the
 /// record has not counted less than was poured.
-fn belong_together(record: &CpuRecord, rows: &[CgroupRow]) -> bool {
+fn belong_together(record: &CpuRecord, rows: &[CgroupRow], stores: Stores) -> bool {
     let mut sum = CgroupTotals::ZERO;
     for row in rows {
-        if row.check != row.checksum() {
+        if stores == Stores::Reordered && row.check != row.checksum() {
             return false;
         }
         sum.add(&row.totals);

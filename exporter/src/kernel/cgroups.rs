@@ -2,11 +2,13 @@
 //! back.
 
 use std::{
+    io,
     os::fd::{AsFd as _, AsRawFd, RawFd},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use aya::{
@@ -16,6 +18,10 @@ use aya::{
 use sched_exporter_ebpf::{
     CGROUP_EVENTS, CGROUP_FREE, CGROUP_META, CGROUP_ROWS, CGROUP_SLOTS, CgroupMeta, CgroupRow,
     FIRST_SLOT,
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::sleep,
 };
 
 use crate::kernel::{error::LoadError, freeze::freeze, mapped::Mapped};
@@ -194,6 +200,27 @@ impl CgroupEvents {
     pub fn drain(&mut self) -> bool {
         // If as many come again in the meantime, the rest can wait.
         (0..MAX_EVENTS).take_while(|_| self.0.next().is_some()).count() > 0
+    }
+}
+
+/// Waits for events in a tokio runtime.
+pub struct CgroupListener(AsyncFd<CgroupEvents>);
+
+impl CgroupListener {
+    /// Listens for events.
+    pub fn new(events: CgroupEvents) -> io::Result<Self> {
+        // SAFETY: the `AsyncFd` owns the events, which own their descriptor while they live.
+        let ready = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) };
+        ready.map(Self).map_err(io::Error::from)
+    }
+
+    /// Waits for an event, then `gather` for more, and takes them all.
+    pub async fn take(&mut self, gather: Duration) -> io::Result<()> {
+        let mut ready = self.0.readable_mut().await?;
+        sleep(gather).await;
+        ready.get_inner_mut().drain();
+        ready.clear_ready();
+        Ok(())
     }
 }
 

@@ -4,9 +4,14 @@
 use sched_exporter_ebpf::{Global, HOOK, REMOVAL_HOOK};
 
 use crate::{
-    accounting::{CGROUPS, CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY},
+    accounting::{CGROUPS, CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY, Stores},
     kernel::btf::{Btf, BtfError},
 };
+
+/// Whether this machine's CPUs let others see stores in the order in which they make them.
+/// <https://docs.kernel.org/core-api/wrappers/memory-barriers.html>
+pub(super) const STORES: Stores =
+    if cfg!(target_arch = "x86_64") { Stores::InOrder } else { Stores::Reordered };
 
 /// The globals to set before loading, and the features that result.
 #[derive(Clone, Debug)]
@@ -68,7 +73,10 @@ impl Layout {
         // https://github.com/torvalds/linux/commit/9c2136be0878c88c53dea26943ce40bb03ad8d8d
         let hook_has_prev_state = params >= 5;
 
-        let mut globals = vec![(Global::HookHasPrevState, u32::from(hook_has_prev_state))];
+        let mut globals = vec![
+            (Global::HookHasPrevState, u32::from(hook_has_prev_state)),
+            (Global::KeepChecks, u32::from(STORES == Stores::Reordered)),
+        ];
         for (name, field) in [
             (Global::TaskFlags, "flags"),
             (Global::TaskPrio, "prio"),
@@ -123,9 +131,9 @@ impl Layout {
     }
 
     /// Turns a feature off after all.
-    pub fn turn_off(&mut self, name: &str, switch: Global, reason: String) {
+    pub fn turn_off(&mut self, name: &str, switch: Global, reason: &str) {
         for feature in self.features.iter_mut().filter(|feature| feature.name == name) {
-            feature.off = Some(reason.clone());
+            feature.off = Some(reason.to_owned());
         }
         for (_, value) in self.globals.iter_mut().filter(|(global, _)| *global == switch) {
             *value = 0;

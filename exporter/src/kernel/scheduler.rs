@@ -16,12 +16,12 @@ use sched_exporter_ebpf::{
 };
 
 use crate::{
-    accounting::{self, CGROUPS, Collector, Feature, Memory, Snapshot},
+    accounting::{self, CGROUPS, Collector, Feature, Memory, Snapshot, Stores},
     cpu::list::{self, Online},
     kernel::{
         cgroups::{self, CgroupEvents, CgroupMaps, SlotCounts},
         constants,
-        layout::Layout,
+        layout::{Layout, STORES},
         mapped::Mapped,
         program_log::ProgramLog,
         seed, slots,
@@ -111,10 +111,10 @@ impl Scheduler {
         let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
         let mut links = Vec::new();
         let watches_removals = cgroups.is_some() && has_removal_hook;
+        load_program(&mut ebpf, HOOK, &btf)?;
         if watches_removals {
             load_program(&mut ebpf, REMOVAL_HOOK, &btf)?;
         }
-        load_program(&mut ebpf, HOOK, &btf)?;
         drop(btf);
         // First the removals: no cgroup that has a slot may be removed unseen.
         if watches_removals {
@@ -296,7 +296,8 @@ impl Scheduler {
         let records: Vec<_> = self.possible.iter().map(|cpu| self.read(*cpu)).collect();
         let now = monotonic_ns()?;
         // A CPU may be in the middle of its first switch.
-        let is_seeded = |record: &&CpuRecord| record.open != 0 && accounting::is_whole(record);
+        let is_seeded =
+            |record: &&CpuRecord| record.open != 0 && accounting::is_whole(record, STORES);
         let mut seeded = records.iter().filter(is_seeded);
         let since_attach = self.attached_at - CLOCK_MARGIN_NS..=now;
         if seeded.any(|record| !since_attach.contains(&record.seeded_at)) {
@@ -317,6 +318,10 @@ impl Memory for Scheduler {
         self.read(cpu)
     }
 
+    fn stores(&self) -> Stores {
+        STORES
+    }
+
     fn row(&self, cpu: u32, slot: usize) -> CgroupRow {
         self.cgroups.as_ref().map_or(CgroupRow::ZERO, |maps| maps.row(cpu, slot))
     }
@@ -332,7 +337,7 @@ fn choose_slots(layout: &mut Layout, cgroup_memory: u64, cpus: u32) -> u32 {
     if slots == 0 {
         let least = slots::memory(FIRST_SLOT + 1, cpus);
         let reason = format!("--ebpf.cgroup-memory={cgroup_memory} is less than {least} bytes");
-        layout.turn_off(CGROUPS, Global::CountCgroups, reason);
+        layout.turn_off(CGROUPS, Global::CountCgroups, &reason);
     }
     slots
 }

@@ -3,6 +3,7 @@
 mod accounting;
 mod cgroup_churn;
 mod cgroup_sets;
+mod cgroup_slots;
 mod cgroups;
 mod connections;
 mod http;

@@ -2,18 +2,19 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Debug,
     fs, io,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     path::Path,
-    str::FromStr,
     thread,
 };
 
 use caps::{CapSet, Capability};
 use nix::{errno::Errno, unistd::Pid};
-use sched_exporter::{cpu::list, kernel::preflight::Facts};
-use sched_exporter_tests::process::{CONFIG, Exporter};
+use sched_exporter::kernel::preflight::Facts;
+use sched_exporter_tests::{
+    bpf,
+    process::{CONFIG, Exporter},
+};
 
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/capability.h>
 const CAP_BPF: u64 = 39;
@@ -33,8 +34,8 @@ fn threads(exporter: &Exporter) -> Vec<BTreeMap<String, u64>> {
     threads.collect()
 }
 
-/// Capabilities that this kernel requires to read a map.
-fn reading() -> u64 {
+/// Capabilities that this kernel requires to write a map.
+fn writing() -> u64 {
     let kernel = Facts::gather().kernel;
     let mut numbers = kernel.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
     let version: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
@@ -61,7 +62,7 @@ fn no_thread_keeps_more_capabilities_than_the_kernel_requires() {
     let exporter = busy(&[]);
     let threads = threads(&exporter);
     assert!(threads.len() > 1, "{threads:?}");
-    let kept = reading();
+    let kept = writing();
     for thread in &threads {
         for set in ["CapInh", "CapBnd", "CapAmb"] {
             assert_eq!(thread[set], 0, "{set} of {threads:x?}");
@@ -104,13 +105,6 @@ fn objects(pid: Pid) -> BTreeMap<i32, String> {
     named.collect()
 }
 
-/// A value of `fdinfo`.
-fn info<T: FromStr<Err: Debug>>(pid: Pid, fd: i32, key: &str) -> T {
-    let text = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(":\t"));
-    line.unwrap().parse().unwrap()
-}
-
 /// Takes a descriptor from another process, as this thread's rights allow.
 fn take(pid: Pid, fd: i32) -> nix::Result<OwnedFd> {
     let none: libc::c_uint = 0;
@@ -131,49 +125,68 @@ fn bpf(command: libc::c_long, attr: &[u64]) -> nix::Result<libc::c_long> {
     })
 }
 
-/// Tries to set the first value of a map to zeros.
+/// Tries to set a value of a map to zeros.
 fn overwrite(map: &OwnedFd, value_bytes: usize) -> nix::Result<libc::c_long> {
     const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
-    // Values of per-CPU maps are multiples of 8 bytes, one for each possible CPU.
-    let cpus = list::possible().unwrap().len();
-    let (key, value) = (0_u32, vec![0_u8; cpus * value_bytes.next_multiple_of(8)]);
+    let (key, value) = (0_u64, vec![0_u8; value_bytes]);
     let map = u64::try_from(map.as_raw_fd()).unwrap();
     bpf(BPF_MAP_UPDATE_ELEM, &[map, &raw const key as u64, value.as_ptr() as u64, 0])
 }
 
+/// Tries to map a map for writing.
+fn map_for_writing(map: &OwnedFd) -> nix::Result<()> {
+    // SAFETY: a new mapping, which is not used.
+    let start = unsafe {
+        let (protection, map) = (libc::PROT_READ | libc::PROT_WRITE, map.as_raw_fd());
+        libc::mmap(std::ptr::null_mut(), 1, protection, libc::MAP_SHARED, map, 0)
+    };
+    if start == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(()) }
+}
+
 #[test]
-fn user_space_cannot_write_its_maps() {
+fn user_space_cannot_write_counts() {
     const BPF_MAP_GET_FD_BY_ID: libc::c_long = 14;
+    const BPF_MAP_TYPE_ARRAY: &str = "2";
+    /// A stack and ring buffers: the slots that can be taken, and messages.
+    const WRITABLE: [&str; 2] = ["23", "27"];
     let exporter = Exporter::start(&[]);
-    let pid = exporter.pid();
     let before = exporter.scrape().sum_ns("sched_cpu_seconds_total", &[]);
-    let mut maps = 0;
-    for fd in objects(pid).into_iter().filter(|(_, name)| name.contains("bpf-map")).map(|it| it.0) {
-        maps += 1;
-        let bytes = info(pid, fd, "value_size");
-        let taken = take(pid, fd).unwrap();
-        assert_eq!(overwrite(&taken, bytes), Err(Errno::EPERM), "descriptor {fd}");
-        // Root opens it again by its number.
-        let opened = bpf(BPF_MAP_GET_FD_BY_ID, &[info(pid, fd, "map_id"), 0]).unwrap();
+    let mut checked = 0;
+    for (id, info) in bpf::maps(&exporter.pid().to_string()).unwrap() {
+        let map_type = info["map_type"].as_str();
+        if WRITABLE.contains(&map_type) {
+            continue;
+        }
+        // As root, by its number.
+        let opened = self::bpf(BPF_MAP_GET_FD_BY_ID, &[u64::from(id), 0]).unwrap();
         // SAFETY: the system call returned a new descriptor.
         let opened = unsafe { OwnedFd::from_raw_fd(opened.try_into().unwrap()) };
-        assert_eq!(overwrite(&opened, bytes), Err(Errno::EPERM), "descriptor {fd}, reopened");
+        let bytes = info["value_size"].parse().unwrap();
+        assert_eq!(overwrite(&opened, bytes), Err(Errno::EPERM), "{info:?}");
+        if map_type == BPF_MAP_TYPE_ARRAY {
+            assert!(map_for_writing(&opened).is_err(), "{info:?}");
+        }
+        checked += 1;
     }
-    assert_eq!(maps, 1);
+    // Records, rows, owners of slots, slots by cgroup, and constants.
+    assert_eq!(checked, 5);
     assert!(exporter.scrape().sum_ns("sched_cpu_seconds_total", &[]) > before);
 }
 
 #[test]
-fn it_keeps_only_the_link_and_the_records() {
+fn it_keeps_only_links_and_what_it_writes() {
     let names = |args: &[&str]| {
         let mut names: Vec<_> = objects(Exporter::start(args).pid()).into_values().collect();
         names.sort();
         names
     };
     let [map, link] = ["bpf-map", "bpf_link"].map(str::to_owned);
-    assert_eq!(names(&[]), [map.clone(), link.clone()]);
+    assert_eq!(names(&["--no-collector.cgroups"]), [link.as_str()]);
+    // The stack of free slots, and the ring buffer of events.
+    let cgroups = [map.as_str(), &map, &link, &link];
+    assert_eq!(names(&[]), cgroups);
     // The ring buffer of the log.
-    assert_eq!(names(&["--log.ebpf"]), [map.clone(), map, link]);
+    assert_eq!(names(&["--log.ebpf"]), [&[map.as_str()], &cgroups[..]].concat());
 }
 
 #[test]

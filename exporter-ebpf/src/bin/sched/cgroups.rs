@@ -73,7 +73,9 @@ pub(crate) fn seed(entry: &mut CpuEntry, cpu: u32, next: Object, next_mode: u64)
     if serial != 0 && next_mode != Mode::Idle as u64 {
         entry.record.cgroups.current = find_slot(entry, css.0, serial);
     }
-    entry.record.cgroups.sum = entry.record.cgroups.checksum();
+    if global!(KeepChecks) != 0 {
+        entry.record.cgroups.sum = entry.record.cgroups.checksum();
+    }
 }
 
 /// Begins to charge the cgroup of `next`, which is not idle. Its interval has begun, and nothing has been
@@ -107,8 +109,10 @@ fn change(entry: &mut CpuEntry, css: Object, serial: u64) {
     let current = slot_of(entry, css, serial);
     let cgroups = &mut entry.record.cgroups;
     cgroups.current = current;
-    // As `checksum` adds it up, which would load all of it again.
-    cgroups.sum = current.wrapping_add(poured);
+    if global!(KeepChecks) != 0 {
+        // As `checksum` adds it up, which would load all of it again.
+        cgroups.sum = current.wrapping_add(poured);
+    }
 }
 
 /// The row of this CPU for a slot.
@@ -143,7 +147,9 @@ fn add(row: &mut CgroupRow, used: &CgroupTotals) {
     row.totals.waits += used.waits;
     row.totals.voluntary += used.voluntary;
     row.totals.preempted += used.preempted;
-    row.check += used.sum();
+    if global!(KeepChecks) != 0 {
+        row.check += used.sum();
+    }
 }
 
 /// What all cgroups together have used of this CPU up to the start of the open interval.
@@ -190,7 +196,9 @@ fn adopt(
         note(record, SLOT_REMOVED);
     }
     row.serial = owner;
-    row.check = owner;
+    if global!(KeepChecks) != 0 {
+        row.check = owner;
+    }
     if u64::from(slot) > record.cgroups.last_slot {
         record.cgroups.last_slot = u64::from(slot);
     }
