@@ -7,6 +7,7 @@
 //! * v1 only: the hierarchy with the `cpu` controller. `cpuacct` may be in another one, which is not used.
 
 use std::{
+    cmp::{Ordering, Reverse},
     ffi::OsStr,
     fs, io,
     os::{linux::fs::MetadataExt as _, unix::ffi::OsStrExt as _},
@@ -48,6 +49,26 @@ pub struct Selection {
     pub mount: Result<Mount, MountError>,
     /// Where the quotas of its cgroups can be read.
     pub quotas: Result<QuotaMount, MountError>,
+}
+
+impl Hierarchy {
+    /// The version, as in `cgroup v2`.
+    pub const fn version(self) -> &'static str {
+        match self {
+            Self::Unified => "v2",
+            Self::Legacy => "v1",
+        }
+    }
+}
+
+impl Selection {
+    /// Why cgroups have no names, or not all of them, if that is so.
+    pub fn limitation(&self) -> Option<String> {
+        match &self.mount {
+            Ok(mount) => mount.limitation(),
+            Err(reason) => Some(reason.to_string()),
+        }
+    }
 }
 
 /// A mount of the selected hierarchy.
@@ -187,11 +208,11 @@ impl Location {
     fn is_above(&self, other: &Self) -> bool {
         match self.parents.cmp(&other.parents) {
             // A path through this location would have fewer parents, if it also led down again.
-            std::cmp::Ordering::Greater => self.below.is_empty(),
-            std::cmp::Ordering::Equal => {
+            Ordering::Greater => self.below.is_empty(),
+            Ordering::Equal => {
                 other.below.len() > self.below.len() && other.below.starts_with(&self.below)
             }
-            std::cmp::Ordering::Less => false,
+            Ordering::Less => false,
         }
     }
 }
@@ -304,7 +325,7 @@ fn usable<'a>(
         return Ok((whole, true));
     }
     let parts = reached.iter().map(|(mount, _)| *mount).filter(|it| it.root.is_above(own));
-    let highest = parts.min_by_key(|it| (std::cmp::Reverse(it.root.parents), it.root.below.len()));
+    let highest = parts.min_by_key(|it| (Reverse(it.root.parents), it.root.below.len()));
     highest.map(|part| (part, false)).ok_or_else(|| MountError::OnlyOwn(shown.path.clone()))
 }
 
@@ -372,12 +393,12 @@ mod tests {
         choose(requested, &memberships(own.as_bytes()), &mounts, &inode)
     }
 
-    fn mount(path: &str, is_whole: bool) -> Result<Mount, MountError> {
-        Ok(Mount { path: path.into(), is_whole })
+    fn mount(path: &str, is_whole: bool) -> Mount {
+        Mount { path: path.into(), is_whole }
     }
 
-    fn quotas(hierarchy: Hierarchy, path: &str) -> Result<QuotaMount, MountError> {
-        Ok(QuotaMount { hierarchy, path: path.into() })
+    fn quotas(hierarchy: Hierarchy, path: &str) -> QuotaMount {
+        QuotaMount { hierarchy, path: path.into() }
     }
 
     #[test]
@@ -386,8 +407,8 @@ mod tests {
         let expected = Selection {
             hierarchy: Hierarchy::Unified,
             id: 0,
-            mount: mount("/sys/fs/cgroup", true),
-            quotas: quotas(Hierarchy::Unified, "/sys/fs/cgroup"),
+            mount: Ok(mount("/sys/fs/cgroup", true)),
+            quotas: Ok(quotas(Hierarchy::Unified, "/sys/fs/cgroup")),
         };
         assert_eq!(selection, expected);
         assert_eq!(selection.mount.unwrap().limitation(), None);
@@ -398,8 +419,8 @@ mod tests {
         let own = "4:cpu,cpuacct:/a\n3:cpuset:/\n1:name=systemd:/a\n0::/a\n";
         let selection = on(None, own, HYBRID, &[1, 1]);
         assert_eq!((selection.hierarchy, selection.id), (Hierarchy::Unified, 0));
-        assert_eq!(selection.mount, mount("/sys/fs/cgroup/unified", true));
-        assert_eq!(selection.quotas, quotas(Hierarchy::Legacy, "/sys/fs/cgroup/cpu,cpuacct"));
+        assert_eq!(selection.mount, Ok(mount("/sys/fs/cgroup/unified", true)));
+        assert_eq!(selection.quotas, Ok(quotas(Hierarchy::Legacy, "/sys/fs/cgroup/cpu,cpuacct")));
     }
 
     #[test]
@@ -408,8 +429,8 @@ mod tests {
         let expected = Selection {
             hierarchy: Hierarchy::Legacy,
             id: 7,
-            mount: mount("/sys/fs/cgroup/cpu", true),
-            quotas: quotas(Hierarchy::Legacy, "/sys/fs/cgroup/cpu"),
+            mount: Ok(mount("/sys/fs/cgroup/cpu", true)),
+            quotas: Ok(quotas(Hierarchy::Legacy, "/sys/fs/cgroup/cpu")),
         };
         assert_eq!(selection, expected);
     }
@@ -419,8 +440,8 @@ mod tests {
         let own = "4:cpu,cpuacct:/a\n0::/a\n";
         let selection = on(Some(Hierarchy::Legacy), own, HYBRID, &[1, 1]);
         assert_eq!((selection.hierarchy, selection.id), (Hierarchy::Legacy, 4));
-        assert_eq!(selection.mount, mount("/sys/fs/cgroup/cpu,cpuacct", true));
-        assert_eq!(selection.quotas, quotas(Hierarchy::Legacy, "/sys/fs/cgroup/cpu,cpuacct"));
+        assert_eq!(selection.mount, Ok(mount("/sys/fs/cgroup/cpu,cpuacct", true)));
+        assert_eq!(selection.quotas, Ok(quotas(Hierarchy::Legacy, "/sys/fs/cgroup/cpu,cpuacct")));
     }
 
     #[test]
@@ -471,8 +492,8 @@ mod tests {
 32 23 0:26 /../../.. /host/sys/fs/cgroup ro - cgroup2 cgroup rw
 ";
         let selection = on(None, "0::/\n", mountinfo, &[4711, 1]);
-        assert_eq!(selection.mount, mount("/host/sys/fs/cgroup", true));
-        assert_eq!(selection.quotas, quotas(Hierarchy::Unified, "/host/sys/fs/cgroup"));
+        assert_eq!(selection.mount, Ok(mount("/host/sys/fs/cgroup", true)));
+        assert_eq!(selection.quotas, Ok(quotas(Hierarchy::Unified, "/host/sys/fs/cgroup")));
     }
 
     #[test]
@@ -484,13 +505,13 @@ mod tests {
 33 23 0:26 /../../../../other /elsewhere ro - cgroup2 cgroup rw
 ";
         let selection = on(None, "0::/\n", mountinfo, &[4711, 300, 301]);
-        assert_eq!(selection.mount, mount("/host/sys/fs/cgroup", false));
+        assert_eq!(selection.mount, Ok(mount("/host/sys/fs/cgroup", false)));
         let limitation = selection.mount.unwrap().limitation().unwrap();
         assert!(limitation.starts_with("`/host/sys/fs/cgroup` shows only"), "{limitation}");
         // As a service of a system container.
         let mountinfo = "31 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup rw\n";
         let selection = on(None, "0::/system.slice/a.service\n", mountinfo, &[300]);
-        assert_eq!(selection.mount, mount("/sys/fs/cgroup", false));
+        assert_eq!(selection.mount, Ok(mount("/sys/fs/cgroup", false)));
     }
 
     #[test]
@@ -509,8 +530,8 @@ mod tests {
         };
         let own = "4:cpu:/docker/a/b\n0::/docker/a/b\n";
         let selection = on(None, own, &hybrid("/docker/a"), &[30, 40]);
-        assert_eq!(selection.mount, mount("/c/unified", false));
-        assert_eq!(selection.quotas, quotas(Hierarchy::Legacy, "/c/cpu"));
+        assert_eq!(selection.mount, Ok(mount("/c/unified", false)));
+        assert_eq!(selection.quotas, Ok(quotas(Hierarchy::Legacy, "/c/cpu")));
         for (root, inode) in [("/docker/z", 40), ("/", 1)] {
             let selection = on(None, own, &hybrid(root), &[30, inode]);
             let path = "/c/unified".into();

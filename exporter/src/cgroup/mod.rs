@@ -7,6 +7,7 @@
 pub mod hierarchy;
 pub mod names;
 pub mod paths;
+pub mod quota;
 
 use std::path::Path;
 

@@ -150,6 +150,8 @@ fn is_hex(text: &str, digits: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*, sample::select};
+
     use super::*;
 
     const ID: &str = "a61627ef0b1c2d3e4f5061728394a5b6c7d8e9f00112233445566778191ac199";
@@ -466,5 +468,58 @@ mod tests {
             assert!(!Names::of(&path).is_transient(), "{unit}");
         }
         assert!(!Names::of("/").is_transient());
+    }
+
+    /// Pieces of paths.
+    const PIECES: [&str; 24] = [
+        "/",
+        "/",
+        "/",
+        ".slice",
+        ".service",
+        ".scope",
+        ":",
+        "-",
+        "_",
+        "@",
+        "pod",
+        "kubepods",
+        "lxc",
+        "lxc.payload.",
+        "libpod_parent",
+        "conmon",
+        "run-",
+        "session-",
+        "docker",
+        "é",
+        "a",
+        ID,
+        UID,
+        STATIC,
+    ];
+
+    proptest! {
+        #[test]
+        fn names_are_parts_of_the_path(pieces in vec(select(&PIECES[..]), 0..16)) {
+            let path = pieces.concat();
+            let names = Names::of(&path);
+            let parts = [names.unit, names.slice, names.container_id];
+            for part in parts.into_iter().flatten() {
+                prop_assert!(path.split('/').any(|segment| segment.contains(part)), "{path} {part}");
+                prop_assert!(!part.is_empty(), "{path}");
+            }
+            if let Some(uid) = &names.pod_uid {
+                prop_assert!(path.replace('_', "-").contains(&format!("pod{uid}")), "{path} {uid}");
+            }
+            let _ = names.is_transient();
+        }
+
+        #[test]
+        fn cgroups_below_a_container_belong_to_it(pieces in vec(select(&PIECES[..]), 0..16)) {
+            let path = format!("/{}/{ID}", pieces.concat());
+            let names = Names::of(&path);
+            let below = format!("{path}/below/it");
+            prop_assert_eq!(Names::of(&below), names, "{}", path);
+        }
     }
 }

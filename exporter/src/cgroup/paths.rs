@@ -143,15 +143,15 @@ const DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// The status of a cgroup's directory, by its path in the hierarchy.
-pub(super) fn stat_below(mount: impl AsFd, path: &Path) -> Result<FileStat, Errno> {
+fn stat_below(mount: impl AsFd, path: &Path) -> Result<FileStat, Errno> {
     let relative = path.strip_prefix("/").unwrap_or(path);
     let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
     fstatat(mount, relative, AtFlags::AT_SYMLINK_NOFOLLOW)
 }
 
 /// Whether the error means that a cgroup has been removed.
-pub(super) fn is_gone(error: Errno) -> bool {
-    // Files and directories that are still open return ENODEV.
+fn is_gone(error: Errno) -> bool {
+    // Directories that are still open return ENODEV.
     matches!(error, Errno::ENOENT | Errno::ENODEV | Errno::ENOTDIR | Errno::ELOOP)
 }
 

@@ -378,8 +378,8 @@ fn check_for_cgroup(template: &str, expected: Option<&str>) {
     let template = Template::parse_for_cgroups(template, &["zone", "gone"].into()).unwrap();
     let renderer = CgroupRenderer::new([&template], &values(), &labels);
     let cgroup = cgroup();
-    let rendered = renderer.render(0, &cgroup).map(|text| text.map(Cow::into_owned));
-    assert_eq!(rendered, Ok(expected.map(str::to_owned)), "{template:?}");
+    let text = renderer.render(0, &cgroup).map(|text| text.map(Cow::into_owned));
+    assert_eq!(text, Ok(expected.map(str::to_owned)), "{template:?}");
 }
 
 #[test]
@@ -396,8 +396,8 @@ fn cgroups_have_names_besides_sources_and_labels() {
     let many = many.map(|text| Template::parse_for_cgroups(text, &["zone"].into()).unwrap());
     let renderer = CgroupRenderer::new(&many, &values(), &BTreeMap::new());
     let cgroup = cgroup();
-    let rendered = [0, 1, 2, 3].map(|index| renderer.render(index, &cgroup).unwrap());
-    assert_eq!(rendered.map(Option::unwrap_or_default), ["ssh.service!", "", "system.slice!", ""]);
+    let texts = [0, 1, 2, 3].map(|index| renderer.render(index, &cgroup).unwrap());
+    assert_eq!(texts.map(Option::unwrap_or_default), ["ssh.service!", "", "system.slice!", ""]);
 }
 
 #[test]
@@ -413,7 +413,7 @@ fn a_name_that_a_cgroup_lacks_is_empty() {
 }
 
 #[test]
-fn renderer_reports_what_cannot_be_rendered() {
+fn renderer_reports_what_cannot_be_texts() {
     let text = "{{ cgroup.unit | truncate(id_length) }}".replace("id_length", "cgroup.id");
     let error = Template::parse_for_cgroups(&text, &BTreeSet::new()).unwrap_err();
     assert_eq!(error.offset, 17);
