@@ -23,6 +23,7 @@ fn main() {
             Kind::Gauge => "gauge",
             Kind::Histogram => "histogram",
             Kind::Info => "info",
+            Kind::Summary => "summary",
         };
         let labels: Vec<_> = family.labels.iter().map(|label| format!("`{label}`")).collect();
         let (name, labels) = (family.sample_name(), labels.join(", "));

@@ -23,8 +23,9 @@
 //! | [`sources`] | reads the values that templates name | | `expr`, `os` |
 //! | [`labels`] | computes the labels of each series | yes | `expr`, `config`, `cpu`, `accounting`, `exposition` |
 //! | [`generation`] | prepares the configuration for scrapes on this machine | yes | `labels`, `config`, `expr`, `cpu`, `accounting`, `exposition` |
-//! | [`metrics`] | decides which metrics are shown, and renders them | | `generation`, `labels`, `accounting`, `exposition`, `kernel` and `os` in `metrics/scrape.rs` |
-//! | [`reload`] | replaces the current generation | | `metrics`, `generation`, `labels`, `config`, `sources`, `kernel`, `cpu`, `expr`, `os` |
+//! | [`tracker`] | follows cgroups as they come and go | | `generation`, `labels`, `expr`, `accounting`, `exposition`, `kernel`, `cgroup`, `os` |
+//! | [`metrics`] | decides which metrics are shown, and renders them | | `generation`, `labels`, `accounting`, `exposition`, `kernel`, `os` and `tracker` in `metrics/scrape.rs` |
+//! | [`reload`] | replaces the current generation | | `metrics`, `tracker`, `generation`, `labels`, `config`, `sources`, `kernel`, `cpu`, `expr`, `os` |
 //! | [`web`] | serves HTTP | | `metrics`, `reload`, `exposition`, `os` |
 //! | [`cli`] | parses the command line and runs what it asks for | | any room |
 
@@ -42,4 +43,5 @@ pub mod metrics;
 pub mod os;
 pub mod reload;
 pub mod sources;
+pub mod tracker;
 pub mod web;

@@ -14,7 +14,7 @@ use quote::ToTokens as _;
 use syn::{Attribute, File, Item, UseTree};
 
 /// Crates that a room may name besides std, `thiserror`, `tracing` and `serde`.
-const CRATES: [(&str, &[&str]); 15] = [
+const CRATES: [(&str, &[&str]); 16] = [
     ("exposition", &["itoa"]),
     ("accounting", &["sched_exporter_ebpf"]),
     ("expr", &["md5", "minijinja", "regex", "regex_automata", "strsim"]),
@@ -56,6 +56,7 @@ const CRATES: [(&str, &[&str]); 15] = [
     ),
     ("labels", &[]),
     ("generation", &["arc_swap"]),
+    ("tracker", &["tokio"]),
     ("metrics", &["itoa", "procfs", "prometheus", "sched_exporter_ebpf"]),
     ("reload", &["arc_swap", "tokio"]),
     (

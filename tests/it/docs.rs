@@ -95,8 +95,8 @@ fn docs_labels_md_shows_what_the_check_prints() {
         container_id: container_id.into(),
         ..CgroupNames::default()
     };
-    let mut cgroups = vec![names("", ""); 42];
-    cgroups.extend([
+    let mut cgroups = FoundCgroups { names: vec![names("", ""); 42], error: None };
+    cgroups.names.extend([
         names("ssh.service", ""),
         names("cron.service", ""),
         names("", "4f1c9f1f08a2"),

@@ -79,9 +79,10 @@ impl Rendering {
             log_messages,
             log_messages_dropped: 0,
             process: &process,
+            cgroups: None,
         };
         let all = &Selection::ALL;
-        let capacity = capacity(self.snapshot.cpus.len(), &self.generation, all);
+        let capacity = capacity(self.snapshot.cpus.len(), None, &self.generation, all);
         let encoder = Encoder::new(Format::OpenMetrics, capacity, None);
         render(encoder, all, &self.snapshot, state, &self.telemetry.gather(all))
     }

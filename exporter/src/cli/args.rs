@@ -8,6 +8,7 @@ use clap::{
 };
 
 use crate::{
+    cgroup::hierarchy::Hierarchy,
     cli::check::CheckFormat,
     exposition::Format,
     kernel::layout::DisabledFeatures,
@@ -108,6 +109,16 @@ pub struct Args {
     /// Do not account for cgroups.
     #[arg(long = "no-collector.cgroups", action = ArgAction::SetTrue)]
     pub no_cgroups: bool,
+
+    /// Hierarchy of cgroups to account for. `auto` is v2 if it is mounted, and else v1 with the controller
+    /// `cpu`.
+    #[arg(
+        long = "cgroup.hierarchy",
+        value_name = "VERSION",
+        value_enum,
+        default_value_t = CgroupHierarchy::Auto
+    )]
+    pub cgroup_hierarchy: CgroupHierarchy,
 
     /// Maximum kernel memory for accounting for cgroups, such as 16MiB or 64MB; it decides for how many at
     /// the same time, at most 4,093.
@@ -268,6 +279,28 @@ impl Args {
             context_switches: self.no_context_switches,
             runqueue_latency: self.no_runqueue_latency,
             cgroups: self.no_cgroups,
+        }
+    }
+}
+
+/// Which hierarchy of cgroups to account for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CgroupHierarchy {
+    /// The one that this host uses.
+    Auto,
+    /// Version 1.
+    V1,
+    /// Version 2.
+    V2,
+}
+
+impl CgroupHierarchy {
+    /// The hierarchy, unless it depends on the host.
+    pub const fn requested(self) -> Option<Hierarchy> {
+        match self {
+            Self::Auto => None,
+            Self::V1 => Some(Hierarchy::Legacy),
+            Self::V2 => Some(Hierarchy::Unified),
         }
     }
 }

@@ -414,7 +414,7 @@ CGROUPS  container_id  unit
         assert!(text.contains(note), "{text}");
         let error = Some("no\ncgroups".to_owned());
         let text = table("{}", &FoundCgroups { error: error.clone(), ..FoundCgroups::default() });
-        assert!(text.contains("\n\ncgroups: no\\ncgroups\n\n2367 series"), "{text}");
+        assert!(text.contains("\n\ncgroups: no\\ncgroups\n\n2371 series"), "{text}");
         let text = table("{}", &FoundCgroups { error, ..cgroups() });
         assert!(text.contains("\n\ncgroups: no\\ncgroups\n\nCGROUPS "), "{text}");
         let text = table("relabel_configs: [{action: drop, regex: ''}]", &cgroups());

@@ -7,8 +7,9 @@ use tokio::runtime::Handle;
 
 use super::{
     args::Args,
+    cgroups::Cgroups,
     check::{self, CheckFormat},
-    start::{self, Setup},
+    start::{self, Attached, Setup},
 };
 use crate::{
     exposition::Format,
@@ -48,7 +49,7 @@ pub async fn serve(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
         };
         Ok((listeners, start::attach(args, step)?, setup))
     });
-    let (listeners, scheduler, setup) = tokio::select! {
+    let (listeners, attached, setup) = tokio::select! {
         started = started => started?,
         signal = shutdown_signals.next() => {
             stopping(signal);
@@ -56,8 +57,12 @@ pub async fn serve(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
         }
     };
     let status = reload::serving(setup.file.path());
-    let Running { scheduler, reloader, exporter, telemetry } =
-        run(args, scheduler, setup, log, log_counts)?;
+    let Running { scheduler, reloader, exporter, telemetry, cgroups } =
+        run(args, attached, setup, log, log_counts)?;
+    let tracked = match cgroups {
+        Some(cgroups) => Some(cgroups.follow().await?),
+        None => None,
+    };
     for listener in &listeners {
         tracing::info!(address = listener.address(), path = args.web_telemetry_path, "listening");
     }
@@ -69,6 +74,7 @@ pub async fn serve(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
             args.config_auto_reload_interval,
             scheduler,
             notifier.clone(),
+            tracked,
         ),
         telemetry_path: args.web_telemetry_path.clone(),
         lifecycle: args.web_enable_lifecycle,
@@ -85,13 +91,17 @@ pub async fn serve(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
 /// Prints one exposition. Signals keep their default behavior.
 pub async fn once(args: &Args, format: Format, log: &LogWriter) -> anyhow::Result<()> {
     let log_counts = init_log(args, log)?;
-    let (scheduler, setup) = start::on_thread(args, |args, step| {
+    let (attached, setup) = start::on_thread(args, |args, step| {
         let setup = Setup::new(args, step)?;
         Ok((start::attach(args, step)?, setup))
     })
     .await?;
-    let Running { mut reloader, exporter, .. } = run(args, scheduler, setup, log, log_counts)?;
+    let Running { mut reloader, exporter, cgroups, .. } =
+        run(args, attached, setup, log, log_counts)?;
     reloader.wait_for_sources().await?;
+    if let Some(mut cgroups) = cgroups {
+        cgroups.name_all().await?;
+    }
     print(&exporter.scrape(format, &Selection::without_process())?)
 }
 
@@ -100,7 +110,7 @@ pub async fn check(args: &Args, format: CheckFormat, log: &LogWriter) -> anyhow:
     init_log(args, log)?;
     let (setup, cgroups) = start::on_thread(args, |args, step| {
         let setup = Setup::new(args, step)?;
-        Ok((setup, start::cgroups(step)))
+        Ok((setup, start::cgroups(args, step)))
     })
     .await?;
     start_log(log)?;
@@ -115,16 +125,19 @@ struct Running {
     reloader: Reloader,
     exporter: Exporter,
     telemetry: Telemetry,
+    /// `None` if cgroups are not accounted for.
+    cgroups: Option<Cgroups>,
 }
 
 /// Drops privileges, and builds the first generation.
 fn run(
     args: &Args,
-    mut scheduler: Scheduler,
+    attached: Attached,
     setup: Setup,
     log: &LogWriter,
     log_counts: LogCounts,
 ) -> anyhow::Result<Running> {
+    let Attached { mut scheduler, cgroups: selection } = attached;
     let telemetry = setup.telemetry.clone();
     // Start no thread before this: capabilities are per thread.
     start::drop_privileges(args, &scheduler, &telemetry)?;
@@ -132,18 +145,23 @@ fn run(
     if let Some(log) = scheduler.take_log() {
         tokio::spawn(log.forward().context("cannot read the BPF program's log")?);
     }
+    let events = scheduler.take_cgroup_events();
     let scheduler = Arc::new(scheduler);
     scheduler.seed()?;
     reload::warnings(setup.file.path(), &setup.config);
     let reloader = setup.reloader()?;
+    let cgroups = selection.zip(events).map(|(selection, events)| {
+        Cgroups::new(&scheduler, reloader.current(), &telemetry, selection, events)
+    });
     let exporter = Exporter::new(
         Arc::clone(&scheduler),
         reloader.current(),
         telemetry.clone(),
         log_counts,
+        cgroups.as_ref().map(Cgroups::source),
         args.web_created_samples,
     );
-    Ok(Running { scheduler, reloader, exporter, telemetry })
+    Ok(Running { scheduler, reloader, exporter, telemetry, cgroups })
 }
 
 fn init_log(args: &Args, log: &LogWriter) -> anyhow::Result<LogCounts> {

@@ -5,11 +5,16 @@
 use std::{env, fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use anyhow::{Context as _, anyhow};
-use sched_exporter_ebpf::HOOK;
+use sched_exporter_ebpf::{Global, HOOK};
 
 use super::{args::Args, check::FoundCgroups};
 use crate::{
-    cgroup::{self, hierarchy, paths},
+    accounting::CGROUPS,
+    cgroup::{
+        self,
+        hierarchy::{self, HierarchyError, Selection},
+        paths,
+    },
     config::{self, Config, ConfigError, ConfigFile},
     kernel::{
         btf::Btf,
@@ -116,16 +121,16 @@ fn unreadable_by_reloads(path: &Path) -> String {
 }
 
 /// Finds the cgroups of this machine, for a report.
-pub(super) fn cgroups(step: &Step) -> FoundCgroups {
+pub(super) fn cgroups(args: &Args, step: &Step) -> FoundCgroups {
     step.reading(Path::new("/sys/fs/cgroup"));
-    find_cgroups().unwrap_or_else(|error| {
+    find_cgroups(args).unwrap_or_else(|error| {
         let error = Some(log::chain(error.as_ref()));
         FoundCgroups { names: Vec::new(), error }
     })
 }
 
-fn find_cgroups() -> anyhow::Result<FoundCgroups> {
-    let mount = hierarchy::select(None)?.mount?;
+fn find_cgroups(args: &Args) -> anyhow::Result<FoundCgroups> {
+    let mount = hierarchy::select(args.cgroup_hierarchy.requested())?.mount?;
     let found = paths::all(&mount.path, paths::Limits::default())?;
     let names = found.paths.iter().map(|(id, path)| cgroup::describe(*id, path));
     let unread = || found.error.as_ref().map(|error| log::chain(error));
@@ -133,12 +138,20 @@ fn find_cgroups() -> anyhow::Result<FoundCgroups> {
     Ok(FoundCgroups { names: names.collect(), error })
 }
 
+/// The attached kernel program.
+pub(super) struct Attached {
+    pub(super) scheduler: Scheduler,
+    /// The hierarchy of the cgroups, if they are accounted for.
+    pub(super) cgroups: Option<Selection>,
+}
+
 /// Attaches the kernel program, or explains what this host lacks. Nothing that this opens can be taken by
 /// other processes of this user.
-pub(super) fn attach(args: &Args, step: &Step) -> anyhow::Result<Scheduler> {
+pub(super) fn attach(args: &Args, step: &Step) -> anyhow::Result<Attached> {
     isolation::isolate().context("cannot forbid tracing of this process")?;
     capabilities::raise().context("cannot raise capabilities")?;
-    let scheduler = read_layout(args, step).and_then(|layout| {
+    let cgroups = select_cgroups(args, step)?;
+    let scheduler = read_layout(args, step, &cgroups).and_then(|layout| {
         step.doing("loading the kernel program");
         Ok(Scheduler::attach(layout, args.ebpf_cgroup_memory, args.log_ebpf)?)
     });
@@ -164,14 +177,42 @@ pub(super) fn attach(args: &Args, step: &Step) -> anyhow::Result<Scheduler> {
         }
     }
     tracing::info!(hook = HOOK, "attached");
-    Ok(scheduler)
+    let is_counted = scheduler.cgroup_slots().is_some();
+    Ok(Attached { scheduler, cgroups: cgroups.ok().filter(|_| is_counted) })
 }
 
-fn read_layout(args: &Args, step: &Step) -> anyhow::Result<Layout> {
+/// Selects the hierarchy of cgroups to account for. The inner error says why there is none. Fails if the one
+/// that was asked for does not exist.
+fn select_cgroups(args: &Args, step: &Step) -> anyhow::Result<Result<Selection, String>> {
+    if args.no_cgroups {
+        return Ok(Err(String::new()));
+    }
+    step.doing("looking for the hierarchy of cgroups");
+    match hierarchy::select(args.cgroup_hierarchy.requested()) {
+        Ok(selection) => Ok(Ok(selection)),
+        Err(error @ HierarchyError::Read { .. }) => Ok(Err(log::chain(&error))),
+        Err(error) => Err(error).context("--cgroup.hierarchy"),
+    }
+}
+
+fn read_layout(
+    args: &Args,
+    step: &Step,
+    cgroups: &Result<Selection, String>,
+) -> anyhow::Result<Layout> {
     step.reading(Path::new(BTF_PATH));
     let bytes = fs::read(BTF_PATH).with_context(|| format!("cannot read `{BTF_PATH}`"))?;
-    let disabled = args.disabled_features();
-    Ok(Layout::from_btf(&Btf::parse(&bytes)?, disabled, Hierarchy::default())?)
+    let kind = match cgroups.as_ref().map(|selection| selection.hierarchy) {
+        Ok(hierarchy::Hierarchy::Legacy) => Hierarchy::Legacy,
+        Ok(hierarchy::Hierarchy::Unified) | Err(_) => Hierarchy::Unified,
+    };
+    let mut layout = Layout::from_btf(&Btf::parse(&bytes)?, args.disabled_features(), kind)?;
+    if let Err(reason) = cgroups
+        && !args.no_cgroups
+    {
+        layout.turn_off(CGROUPS, Global::CountCgroups, reason);
+    }
+    Ok(layout)
 }
 
 /// Drops privileges, unless the command line keeps them. This thread must be the only one.

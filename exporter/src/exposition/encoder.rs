@@ -28,6 +28,8 @@ pub enum Kind {
     Histogram,
     /// Text in labels; its samples end in `_info`.
     Info,
+    /// Sum and count, without quantiles.
+    Summary,
 }
 
 /// The units that a family name can end in.
@@ -40,12 +42,12 @@ impl Family<'_> {
         UNITS.into_iter().find(|unit| *unit == last)
     }
 
-    /// Suffix of the family's samples; empty for histograms, whose samples have several.
+    /// Suffix of the family's samples; empty for histograms and summaries, whose samples have several.
     fn suffix(&self) -> &'static str {
         match self.kind {
             Kind::Counter => "_total",
             Kind::Info => "_info",
-            Kind::Gauge | Kind::Histogram => "",
+            Kind::Gauge | Kind::Histogram | Kind::Summary => "",
         }
     }
 
@@ -122,6 +124,8 @@ pub struct Encoder<'a> {
     family: Option<Family<'a>>,
     /// When all counters started, in seconds since the epoch; `None` to leave `_created` out.
     created: Option<f64>,
+    /// When those of the next samples started, if later.
+    started: Option<f64>,
 }
 
 impl<'a> Encoder<'a> {
@@ -129,17 +133,25 @@ impl<'a> Encoder<'a> {
     /// its counters started, in seconds since the epoch, for `_created` samples.
     pub fn new(format: Format, capacity: usize, created: Option<f64>) -> Self {
         let created = created.filter(|_| format == Format::OpenMetrics);
-        Self { text: String::with_capacity(capacity), format, family: None, created }
+        Self { text: String::with_capacity(capacity), format, family: None, created, started: None }
+    }
+
+    /// Says when the counters of the next samples of this family started, in seconds since the epoch; `None`
+    /// for the time given to [`Encoder::new`].
+    pub fn started(&mut self, started: Option<f64>) {
+        self.started = started;
     }
 
     /// Starts a family. Start each family only once.
     pub fn family(&mut self, family: Family<'a>) {
+        self.started = None;
         let open_metrics = self.format == Format::OpenMetrics;
         let suffix = if open_metrics { "" } else { family.suffix() };
         let kind = match family.kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
             Kind::Histogram => "histogram",
+            Kind::Summary => "summary",
             Kind::Info => {
                 if open_metrics {
                     "info"
@@ -190,6 +202,14 @@ impl<'a> Encoder<'a> {
         self.created(family.name, &labels.0, "");
     }
 
+    /// Writes a summary of the current family, without quantiles.
+    pub fn summary(&mut self, labels: &Labels, sum: Value, count: u64) {
+        let Some(family) = self.family else { return };
+        self.line(family.name, "_count", &labels.0, "", Value::Integer(count));
+        self.line(family.name, "_sum", &labels.0, "", sum);
+        self.created(family.name, &labels.0, "");
+    }
+
     /// Ends the exposition.
     pub fn finish(mut self) -> String {
         if self.format == Format::OpenMetrics {
@@ -199,7 +219,7 @@ impl<'a> Encoder<'a> {
     }
 
     fn created(&mut self, name: &str, labels: &str, extra: &str) {
-        if let Some(created) = self.created {
+        if let Some(created) = self.created.map(|created| self.started.unwrap_or(created)) {
             self.line(name, "_created", labels, extra, Value::Float(created));
         }
     }

@@ -295,11 +295,11 @@ fn sets_of_cgroups_count_as_series_and_share_the_limit() {
         let sizes = (sets.groups.as_slice().len(), sets.cgroups.unwrap().max_sets());
         (sizes, violations.into_iter().next().map(|it| it.message))
     };
-    // One group of CPUs with 11 and 16 series, and 21 sets of cgroups with 5 each.
-    assert_eq!(group(132), ((1, 20), None));
-    let (sizes, message) = group(131);
+    // One group of CPUs with 11 and 17 series, and 21 sets of cgroups with 5 each.
+    assert_eq!(group(133), ((1, 20), None));
+    let (sizes, message) = group(132);
     assert_eq!(sizes, (1, 19));
-    assert!(message.unwrap().starts_with("there are 132 series, 131 at most; "));
+    assert!(message.unwrap().starts_with("there are 133 series, 132 at most; "));
     assert_eq!(group(60).0, (1, 5));
     assert_eq!(group(3).0, (1, 0));
 }

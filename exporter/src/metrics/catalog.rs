@@ -4,7 +4,10 @@
 use sched_exporter_ebpf::{HOOK, Totals};
 
 use crate::{
-    accounting::{CONTEXT_SWITCHES, Cpu, Feature, RUNQUEUE_LATENCY, is_on},
+    accounting::{
+        CGROUPS, CONTEXT_SWITCHES, CgroupValues, Cpu, Feature, RUNQUEUE_LATENCY, SeriesValues,
+        is_on,
+    },
     exposition::{self, Kind, Value},
     generation::Generation,
     labels::SeriesCounts,
@@ -22,7 +25,7 @@ pub struct Family {
     pub help: &'static str,
     /// Names of its own labels, besides those of the configuration.
     pub labels: &'static [&'static str],
-    /// The feature that it requires, if any; it is left out while that is off.
+    /// The feature that it requires, if any, besides that of its source; it is left out while one is off.
     pub feature: Option<&'static str>,
     /// Where its samples come from.
     pub source: Source,
@@ -44,6 +47,11 @@ pub enum Source {
     },
     /// The run-queue waits of each group of CPUs.
     Waits,
+    /// Samples of each set of cgroups, under the set's labels: for each, its label pair, `""` for none, and
+    /// its value, `None` if the set has none.
+    Cgroups(&'static [(&'static str, CgroupValue)]),
+    /// The run-queue waits of each set of cgroups.
+    CgroupWaits,
     /// A number for each CPU, with `cpu` as the only label.
     Cpu {
         /// Selects the number; `None` if the CPU has none.
@@ -51,6 +59,8 @@ pub enum Source {
         /// Converts the number to the value of its sample.
         value: fn(u64) -> Value,
     },
+    /// Nanoseconds that no set of cgroups shows.
+    CgroupRest(fn(&CgroupValues<'_, exposition::Labels>) -> u64),
     /// The state of the exporter itself.
     State(fn(State<'_>, &mut WriteSample<'_>)),
     /// The metrics of the process. The family is left out if its value cannot be read.
@@ -58,6 +68,9 @@ pub enum Source {
     /// The `prometheus` crate, through [`super::telemetry`].
     Registry,
 }
+
+/// Selects a value of a set of cgroups.
+pub type CgroupValue = fn(&SeriesValues) -> Option<Value>;
 
 /// Writes a sample, given its label pairs and its value.
 pub type WriteSample<'a> = dyn FnMut(&[(&str, &str)], u64) + 'a;
@@ -77,6 +90,23 @@ pub struct State<'a> {
     pub log_messages_dropped: u64,
     /// The metrics of the process.
     pub process: &'a ProcessStats,
+    /// The cgroups; `None` if they are not accounted for.
+    pub cgroups: Option<&'a Cgroups<'a>>,
+}
+
+/// What a scrape shows of cgroups.
+#[derive(Debug)]
+pub struct Cgroups<'a> {
+    /// The sets and the rest.
+    pub values: CgroupValues<'a, exposition::Labels>,
+    /// When each set started, in seconds since the epoch, is this plus its nanoseconds.
+    pub epoch: f64,
+    /// The hierarchy that they are from: `v1` or `v2`.
+    pub hierarchy: &'static str,
+    /// Why they have no names, or not all of them; empty if they have.
+    pub nameless: &'a str,
+    /// The number of slots, of those in use, and of cgroups that found none.
+    pub slots: [u64; 3],
 }
 
 impl Family {
@@ -90,29 +120,42 @@ impl Family {
         exposition::Family { name: self.name, kind: self.kind, help: self.help }
     }
 
-    /// Whether the feature that it depends on is on.
+    /// Whether the features that it depends on are on.
     pub fn is_on(&self, features: &[Feature]) -> bool {
-        self.feature.is_none_or(|name| is_on(features, name))
+        let of_source = self.is_of_cgroups().then_some(CGROUPS);
+        self.feature.into_iter().chain(of_source).all(|name| is_on(features, name))
+    }
+
+    /// Whether its samples are about cgroups.
+    pub const fn is_of_cgroups(&self) -> bool {
+        matches!(self.source, Source::Cgroups(_) | Source::CgroupWaits | Source::CgroupRest(_))
+    }
+}
+
+/// Writes one of the numbers of slots for cgroups.
+fn cgroup_slots(state: State<'_>, index: usize, sample: &mut WriteSample<'_>) {
+    if let Some(cgroups) = state.cgroups {
+        sample(&[], cgroups.slots[index]);
     }
 }
 
 /// The number of series of one set of labels.
 pub const SERIES: SeriesCounts = {
-    let mut totals = 0;
+    let (mut totals, mut cgroup) = (0, 0);
     let mut row = 0;
     while row < ALL.len() {
-        if let Source::Totals { pairs, .. } = ALL[row].source {
-            totals += pairs.len();
+        match ALL[row].source {
+            Source::Totals { pairs, .. } => totals += pairs.len(),
+            Source::Cgroups(samples) => cgroup += samples.len(),
+            // The count and the sum.
+            Source::CgroupWaits => cgroup += 2,
+            _ => {}
         }
         row += 1;
     }
     // Besides its buckets, a histogram has the bucket `+Inf`, the count and the sum.
-    SeriesCounts { totals, latency: 3, cgroup: CGROUP_SERIES }
+    SeriesCounts { totals, latency: 3, cgroup }
 };
-
-/// The number of series of one set of cgroups: CPU time, the count and the sum of waits, switches by two
-/// reasons, and, with a quota, throttled time, periods, throttled periods and the quota.
-const CGROUP_SERIES: usize = 9;
 
 /// The pairs of a label, as written in the exposition: `pairs!("mode": "idle")` is `["mode=\"idle\""]`.
 macro_rules! pairs {
@@ -177,6 +220,77 @@ catalog! {
         feature: Some(RUNQUEUE_LATENCY),
         source: Source::Waits,
     };
+    CGROUP_CPU_SECONDS: Family {
+        name: "sched_cgroup_cpu_seconds",
+        kind: Kind::Counter,
+        help: "CPU time of the tasks in each set of cgroups, to the nanosecond, including the interval \
+               still open. With sched_exporter_cgroup_removed_seconds_total and \
+               sched_exporter_cgroup_forgotten_seconds_total, the sets add up to the modes of all CPUs \
+               but idle.",
+        labels: &[],
+        feature: None,
+        source: Source::Cgroups(&[("", |set| Some(Value::Nanoseconds(set.totals.cpu_ns)))]),
+    };
+    CGROUP_LATENCY: Family {
+        name: "sched_cgroup_runqueue_latency_seconds",
+        kind: Kind::Summary,
+        help: "Time that the tasks in each set of cgroups waited on a CPU's run queue until that CPU ran \
+               them.",
+        labels: &[],
+        feature: Some(RUNQUEUE_LATENCY),
+        source: Source::CgroupWaits,
+    };
+    CGROUP_SWITCHES: Family {
+        name: "sched_cgroup_context_switches",
+        kind: Kind::Counter,
+        help: "Context switches away from the tasks in each set of cgroups by reason: voluntary (the task \
+               blocked), preempted (it was still runnable).",
+        labels: &["reason"],
+        feature: Some(CONTEXT_SWITCHES),
+        source: Source::Cgroups(&[
+            ("reason=\"voluntary\"", |set| Some(Value::Integer(set.totals.voluntary))),
+            ("reason=\"preempted\"", |set| Some(Value::Integer(set.totals.preempted))),
+        ]),
+    };
+    CGROUP_THROTTLED_SECONDS: Family {
+        name: "sched_cgroup_throttled_seconds",
+        kind: Kind::Counter,
+        help: "Time that the cgroups of each set could not run because their own CPU quota was used up, \
+               on all CPUs together, as the kernel reports it; read every 5 seconds while there are \
+               scrapes. Sets in which no cgroup has had a quota are left out.",
+        labels: &[],
+        feature: None,
+        source: Source::Cgroups(&[("", |set| {
+            Some(Value::Nanoseconds(set.quotas?.counts.throttled_ns))
+        })]),
+    };
+    CGROUP_PERIODS: Family {
+        name: "sched_cgroup_periods",
+        kind: Kind::Counter,
+        help: "Periods of the CPU quotas of each set of cgroups in which tasks were runnable.",
+        labels: &[],
+        feature: None,
+        source: Source::Cgroups(&[("", |set| Some(Value::Integer(set.quotas?.counts.periods)))]),
+    };
+    CGROUP_THROTTLED_PERIODS: Family {
+        name: "sched_cgroup_throttled_periods",
+        kind: Kind::Counter,
+        help: "Periods in which a cgroup of each set used up its CPU quota.",
+        labels: &[],
+        feature: None,
+        source: Source::Cgroups(&[("", |set| {
+            Some(Value::Integer(set.quotas?.counts.throttled_periods))
+        })]),
+    };
+    CGROUP_QUOTA_CPUS: Family {
+        name: "sched_cgroup_quota_cpus",
+        kind: Kind::Gauge,
+        help: "CPU quota of each set of cgroups, in CPUs: the sum of the quotas of its cgroups, without \
+               those that have none.",
+        labels: &[],
+        feature: None,
+        source: Source::Cgroups(&[("", |set| set.quotas?.cpus.map(Value::Float))]),
+    };
     UNATTRIBUTED: Family {
         name: "sched_exporter_unattributed_seconds",
         kind: Kind::Counter,
@@ -197,6 +311,59 @@ catalog! {
             of: |cpu| Some(cpu.totals.as_ref()?.missed_switches),
             value: Value::Integer,
         },
+    };
+    CGROUP_HIERARCHY: Family {
+        name: "sched_exporter_cgroup_hierarchy",
+        kind: Kind::Info,
+        help: "Version of the cgroup hierarchy that is accounted for; reason says why some or all cgroups \
+               have no names, and so belong to the set other.",
+        labels: &["version", "reason"],
+        feature: Some(CGROUPS),
+        source: Source::State(|state, sample| {
+            let Some(cgroups) = state.cgroups else { return };
+            sample(&[("version", cgroups.hierarchy), ("reason", cgroups.nameless)], 1);
+        }),
+    };
+    CGROUP_SLOTS: Family {
+        name: "sched_exporter_cgroup_slots",
+        kind: Kind::Gauge,
+        help: "Number of cgroups that can be accounted for at the same time.",
+        labels: &[],
+        feature: Some(CGROUPS),
+        source: Source::State(|state, sample| cgroup_slots(state, 0, sample)),
+    };
+    CGROUP_SLOTS_USED: Family {
+        name: "sched_exporter_cgroup_slots_used",
+        kind: Kind::Gauge,
+        help: "Number of cgroups that are accounted for.",
+        labels: &[],
+        feature: Some(CGROUPS),
+        source: Source::State(|state, sample| cgroup_slots(state, 1, sample)),
+    };
+    CGROUP_SLOTS_REFUSED: Family {
+        name: "sched_exporter_cgroup_slots_refused",
+        kind: Kind::Counter,
+        help: "Times that a cgroup asked for a slot when none was free; its time is in the set other. A \
+               CPU asks at most once a second.",
+        labels: &[],
+        feature: Some(CGROUPS),
+        source: Source::State(|state, sample| cgroup_slots(state, 2, sample)),
+    };
+    CGROUP_REMOVED_SECONDS: Family {
+        name: "sched_exporter_cgroup_removed_seconds",
+        kind: Kind::Counter,
+        help: "CPU time of the last tasks of removed cgroups after their slots were given back.",
+        labels: &[],
+        feature: None,
+        source: Source::CgroupRest(|values| values.removed.cpu_ns),
+    };
+    CGROUP_FORGOTTEN_SECONDS: Family {
+        name: "sched_exporter_cgroup_forgotten_seconds",
+        kind: Kind::Counter,
+        help: "CPU time that sets of cgroups had when their series ended.",
+        labels: &[],
+        feature: None,
+        source: Source::CgroupRest(|values| values.forgotten.cpu_ns),
     };
     BUILD: Family {
         name: "sched_exporter_build",

@@ -2,14 +2,14 @@
 //! catalog. Pure.
 
 use prometheus::proto::MetricFamily;
-use sched_exporter_ebpf::{Totals, wait_slot_of_index};
+use sched_exporter_ebpf::{CgroupTotals, Totals, wait_slot_of_index};
 
 use crate::{
-    accounting::{Cpu, Group, Snapshot},
+    accounting::{Cpu, Group, SeriesValues, Snapshot},
     exposition::{Encoder, Labels, Value},
     generation::Generation,
     metrics::{
-        catalog::{ALL, Family, SERIES, Source, State},
+        catalog::{ALL, Cgroups, Family, SERIES, Source, State},
         selection::Selection,
         telemetry,
     },
@@ -57,6 +57,30 @@ pub fn render<'a>(
                     });
                 }
             }
+            Source::Cgroups(samples) => {
+                encoder.family(family.metadata());
+                for_sets(encoder, state, |encoder, labels, values| {
+                    for (pair, value) in samples {
+                        if let Some(value) = value(values) {
+                            encoder.sample(labels, pair, value);
+                        }
+                    }
+                });
+            }
+            Source::CgroupWaits => {
+                encoder.family(family.metadata());
+                for_sets(encoder, state, |encoder, labels, values| {
+                    let CgroupTotals { wait_ns, waits, .. } = values.totals;
+                    encoder.summary(labels, Value::Nanoseconds(wait_ns), waits);
+                });
+            }
+            Source::CgroupRest(of) => {
+                if let Some(cgroups) = state.cgroups {
+                    encoder.family(family.metadata());
+                    let value = Value::Nanoseconds(of(&cgroups.values));
+                    encoder.sample(&Labels::default(), "", value);
+                }
+            }
             Source::Cpu { of, value } => {
                 encoder.family(family.metadata());
                 write_cpus(encoder, snapshot, generation, of, value);
@@ -79,6 +103,27 @@ pub fn render<'a>(
     }
     telemetry::write(&mut encoder, gathered);
     encoder.finish()
+}
+
+/// Calls `write` for each set of cgroups, and then for `other`.
+fn for_sets<'e>(
+    encoder: &mut Encoder<'e>,
+    state: State<'_>,
+    write: impl Fn(&mut Encoder<'e>, &Labels, &SeriesValues),
+) {
+    let Some(labeller) = &state.generation.labels.cgroups else { return };
+    let Some(cgroups) = state.cgroups else { return };
+    for set in &cgroups.values.sets {
+        encoder.started(Some(cgroups.epoch + seconds(set.created_at)));
+        write(encoder, set.labels, &set.values);
+    }
+    encoder.started(None);
+    write(encoder, labeller.other(), &cgroups.values.other);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "nobody needs a start to the nanosecond")]
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
 }
 
 /// Writes a histogram of waits with the buckets `bounds`: `i`, for a bound of `2^(i/8)` seconds, and its
@@ -128,7 +173,12 @@ fn write_cpus(
 
 /// Returns an upper estimate of the size, in bytes, of an exposition of the families in `selection`
 /// for `cpus` CPUs.
-pub fn capacity(cpus: usize, generation: &Generation, selection: &Selection) -> usize {
+pub fn capacity(
+    cpus: usize,
+    cgroups: Option<&Cgroups<'_>>,
+    generation: &Generation,
+    selection: &Selection,
+) -> usize {
     const LINE: usize = 96;
     const FIXED: usize = 16 * 1024;
     let bytes = |groups: &[Group<Labels>], series: usize| {
@@ -138,12 +188,17 @@ pub fn capacity(cpus: usize, generation: &Generation, selection: &Selection) -> 
         groups.len().min(cpus) * series * label_bytes.unwrap_or_default()
     };
     let labels = &generation.labels;
+    let sets = cgroups.iter().flat_map(|cgroups| &cgroups.values.sets);
+    let set_lines = sets.map(|set| LINE + set.labels.len()).sum::<usize>() + 2 * LINE;
     let selected = ALL.iter().filter(|family| selection.contains(family.name));
     let of_families = selected.map(|family| match family.source {
         Source::Target => labels.target_info.as_ref().map_or(0, Labels::len),
         Source::Totals { pairs, .. } => bytes(labels.groups.as_slice(), pairs.len()),
         Source::Waits => bytes(labels.latency.as_slice(), SERIES.latency(generation.bounds.len())),
         Source::Cpu { .. } => cpus * LINE,
+        Source::Cgroups(samples) => set_lines * samples.len(),
+        Source::CgroupWaits => set_lines * 2,
+        Source::CgroupRest(_) => LINE,
         Source::State(_) | Source::Process(_) | Source::Registry => 0,
     });
     FIXED + of_families.sum::<usize>()
@@ -155,7 +210,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        accounting::{CONTEXT_SWITCHES, Counters as _, Feature, RUNQUEUE_LATENCY},
+        accounting::{
+            CGROUPS, CONTEXT_SWITCHES, CgroupValues, Counters as _, Feature, QuotaCounts, Quotas,
+            RUNQUEUE_LATENCY, SetValues,
+        },
         config::Config,
         cpu::topology::Topology,
         exposition::Format,
@@ -202,6 +260,7 @@ mod tests {
             log_messages,
             log_messages_dropped: 6,
             process: &process,
+            cgroups: None,
         };
         let encoder = Encoder::new(Format::OpenMetrics, 0, None);
         let text = render(encoder, selection, &snapshot, state, &[]);
@@ -287,4 +346,100 @@ process_threads 6
     fn sums_include_offline_cpus() {
         assert_eq!(shown("without: [cpu]"), format!("{OF_SUMS}{OF_NONE}"));
     }
+
+    /// The families about cgroups: two sets, one of which has a quota, and the rest.
+    #[test]
+    fn sets_of_cgroups_have_their_own_start_and_other_comes_last() {
+        let config = Config::parse("labels: {host: a}\ncgroups: {labels: {unit: b}}\n").unwrap();
+        let (values, topology) = (Values::default(), Topology::of(vec![0]));
+        let (generation, _) = Generation::new(&config, "5a", &values, &topology, SERIES);
+        let totals = |cpu_ns| CgroupTotals {
+            cpu_ns,
+            wait_ns: cpu_ns + 1,
+            waits: cpu_ns + 2,
+            voluntary: cpu_ns + 3,
+            preempted: cpu_ns + 4,
+        };
+        let counts = QuotaCounts { throttled_ns: 1_000, periods: 7, throttled_periods: 6 };
+        let labels: Vec<Labels> =
+            ["b", "c"].iter().map(|unit| [("unit", *unit)].into_iter().collect()).collect();
+        let set = |index: usize, quotas| SetValues {
+            labels: &labels[index],
+            created_at: 2_500_000_000 + index as u64,
+            values: SeriesValues { totals: totals(10 * (index as u64 + 1)), quotas },
+        };
+        let cgroups = Cgroups {
+            values: CgroupValues {
+                sets: vec![set(0, None), set(1, Some(Quotas { counts, cpus: Some(0.5) }))],
+                other: SeriesValues { totals: totals(30), quotas: None },
+                removed: totals(40),
+                forgotten: totals(50),
+            },
+            epoch: 100.0,
+            hierarchy: "v2",
+            nameless: "",
+            slots: [60, 61, 62],
+        };
+        let features =
+            [CGROUPS, CONTEXT_SWITCHES, RUNQUEUE_LATENCY].map(|name| Feature { name, off: None });
+        let process = ProcessStats::default();
+        let state = State {
+            generation: &generation,
+            features: &features,
+            torn_reads: 0,
+            log_messages: [("error", 0), ("warn", 0)],
+            log_messages_dropped: 0,
+            process: &process,
+            cgroups: Some(&cgroups),
+        };
+        let encoder = Encoder::new(Format::OpenMetrics, 0, Some(1.0));
+        let text = render(encoder, &Selection::ALL, &Snapshot::default(), state, &[]);
+        let text: String = text
+            .split_inclusive('\n')
+            .filter(|line| {
+                line.contains("cgroup") && !line.starts_with('#') && !line.contains("feature")
+            })
+            .filter(|line| !line.contains("reason=\"preempted"))
+            .collect();
+        assert_eq!(text, OF_CGROUPS);
+    }
+
+    const OF_CGROUPS: &str = r#"sched_cgroup_cpu_seconds_total{unit="b"} 0.00000001
+sched_cgroup_cpu_seconds_created{unit="b"} 102.5
+sched_cgroup_cpu_seconds_total{unit="c"} 0.00000002
+sched_cgroup_cpu_seconds_created{unit="c"} 102.500000001
+sched_cgroup_cpu_seconds_total{host="a",unit="other"} 0.00000003
+sched_cgroup_cpu_seconds_created{host="a",unit="other"} 1
+sched_cgroup_runqueue_latency_seconds_count{unit="b"} 12
+sched_cgroup_runqueue_latency_seconds_sum{unit="b"} 0.000000011
+sched_cgroup_runqueue_latency_seconds_created{unit="b"} 102.5
+sched_cgroup_runqueue_latency_seconds_count{unit="c"} 22
+sched_cgroup_runqueue_latency_seconds_sum{unit="c"} 0.000000021
+sched_cgroup_runqueue_latency_seconds_created{unit="c"} 102.500000001
+sched_cgroup_runqueue_latency_seconds_count{host="a",unit="other"} 32
+sched_cgroup_runqueue_latency_seconds_sum{host="a",unit="other"} 0.000000031
+sched_cgroup_runqueue_latency_seconds_created{host="a",unit="other"} 1
+sched_cgroup_context_switches_total{unit="b",reason="voluntary"} 13
+sched_cgroup_context_switches_created{unit="b",reason="voluntary"} 102.5
+sched_cgroup_context_switches_total{unit="c",reason="voluntary"} 23
+sched_cgroup_context_switches_created{unit="c",reason="voluntary"} 102.500000001
+sched_cgroup_context_switches_total{host="a",unit="other",reason="voluntary"} 33
+sched_cgroup_context_switches_created{host="a",unit="other",reason="voluntary"} 1
+sched_cgroup_throttled_seconds_total{unit="c"} 0.000001
+sched_cgroup_throttled_seconds_created{unit="c"} 102.500000001
+sched_cgroup_periods_total{unit="c"} 7
+sched_cgroup_periods_created{unit="c"} 102.500000001
+sched_cgroup_throttled_periods_total{unit="c"} 6
+sched_cgroup_throttled_periods_created{unit="c"} 102.500000001
+sched_cgroup_quota_cpus{unit="c"} 0.5
+sched_exporter_cgroup_hierarchy_info{version="v2",reason=""} 1
+sched_exporter_cgroup_slots 60
+sched_exporter_cgroup_slots_used 61
+sched_exporter_cgroup_slots_refused_total 62
+sched_exporter_cgroup_slots_refused_created 1
+sched_exporter_cgroup_removed_seconds_total 0.00000004
+sched_exporter_cgroup_removed_seconds_created 1
+sched_exporter_cgroup_forgotten_seconds_total 0.00000005
+sched_exporter_cgroup_forgotten_seconds_created 1
+"#;
 }

@@ -6,17 +6,19 @@ use std::{
 };
 
 use crate::{
+    accounting::Snapshot,
     exposition::{Encoder, Format},
-    generation::Current,
+    generation::{Current, Generation},
     kernel::scheduler::{ReadError, Scheduler, monotonic_ns},
     metrics::{
-        catalog::{Source, State},
+        catalog::{Cgroups, Source, State},
         process::{ProcessReader, ProcessStats},
         render::{capacity, render},
         selection::Selection,
         telemetry::Telemetry,
     },
     os::log::{self, LogCounts},
+    tracker::Tracked,
 };
 
 /// Renders expositions. Holds everything that a scrape reads.
@@ -26,8 +28,20 @@ pub struct Exporter {
     telemetry: Telemetry,
     log_counts: LogCounts,
     process: ProcessReader,
+    /// `None` if cgroups are not accounted for.
+    cgroups: Option<CgroupSource>,
     /// When the counters started, in seconds since the epoch; `None` to leave `_created` out.
     created: Option<f64>,
+}
+
+/// Where a scrape finds cgroups.
+pub struct CgroupSource {
+    /// Their sets.
+    pub tracked: Tracked,
+    /// The version of their hierarchy: `v1` or `v2`.
+    pub hierarchy: &'static str,
+    /// Why they have no names, or not all of them; empty if they have.
+    pub nameless: String,
 }
 
 impl Exporter {
@@ -37,11 +51,12 @@ impl Exporter {
         current: Current,
         telemetry: Telemetry,
         log_counts: LogCounts,
+        cgroups: Option<CgroupSource>,
         created: bool,
     ) -> Self {
         let created = created.then(|| wall_clock_of(scheduler.attached_at()));
         let process = ProcessReader::default();
-        Self { scheduler, current, telemetry, log_counts, process, created }
+        Self { scheduler, current, telemetry, log_counts, process, cgroups, created }
     }
 
     /// Reads the kernel's map once and renders the families in `selection` under one generation of the
@@ -50,21 +65,52 @@ impl Exporter {
         let started = Instant::now();
         let generation = self.current.load_full();
         let snapshot = self.scheduler.snapshot()?;
+        let text = match (&self.cgroups, &snapshot.cgroups) {
+            (Some(source), Some(cgroups)) => source.tracked.scrape(|sets| {
+                let values = sets.values(snapshot.taken_at, cgroups);
+                let cgroups = Cgroups {
+                    values,
+                    epoch: wall_clock_of(0),
+                    hierarchy: source.hierarchy,
+                    nameless: &source.nameless,
+                    slots: self.slots(),
+                };
+                self.render(format, selection, &generation, &snapshot, Some(&cgroups))
+            }),
+            _ => self.render(format, selection, &generation, &snapshot, None),
+        };
+        self.telemetry.scrape(started.elapsed());
+        Ok(text)
+    }
+
+    fn render(
+        &self,
+        format: Format,
+        selection: &Selection,
+        generation: &Generation,
+        snapshot: &Snapshot,
+        cgroups: Option<&Cgroups<'_>>,
+    ) -> String {
         let process = self.process(selection);
         let state = State {
-            generation: &generation,
+            generation,
             features: self.scheduler.features(),
             torn_reads: self.scheduler.torn_reads(),
             log_messages: self.log_counts.by_level(),
             log_messages_dropped: self.log_counts.dropped(),
             process: &process,
+            cgroups,
         };
-        let capacity = capacity(snapshot.cpus.len(), &generation, selection);
+        let capacity = capacity(snapshot.cpus.len(), cgroups, generation, selection);
         let encoder = Encoder::new(format, capacity, self.created);
         let gathered = self.telemetry.gather(selection);
-        let text = render(encoder, selection, &snapshot, state, &gathered);
-        self.telemetry.scrape(started.elapsed());
-        Ok(text)
+        render(encoder, selection, snapshot, state, &gathered)
+    }
+
+    /// The numbers of slots for cgroups: all, those in use, and requests that found none.
+    fn slots(&self) -> [u64; 3] {
+        let counts = self.scheduler.cgroup_slots();
+        counts.map_or([0; 3], |it| [it.slots.into(), it.used.into(), it.refused])
     }
 
     /// Reads the metrics of the process if they are selected. Counts and logs a failure.

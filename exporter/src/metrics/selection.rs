@@ -88,6 +88,9 @@ impl Selection {
 
 /// The collector of a family; `None` if the family says something about the host or the exporter.
 fn collector(family: &Family) -> Option<&'static str> {
+    if family.is_of_cgroups() {
+        return Some("cgroups");
+    }
     match (family.feature, family.source) {
         (Some(CONTEXT_SWITCHES), _) => Some("context-switches"),
         (Some(RUNQUEUE_LATENCY), _) => Some("runqueue-latency"),
@@ -104,6 +107,7 @@ fn has_name(family: &Family, name: &str) -> bool {
         Kind::Gauge => &[""],
         Kind::Histogram => &["", "_bucket", "_count", "_sum", "_created"],
         Kind::Info => &["", "_info"],
+        Kind::Summary => &["", "_count", "_sum", "_created"],
     };
     name.strip_prefix(family.name).is_some_and(|suffix| suffixes.contains(&suffix))
 }
@@ -118,6 +122,7 @@ mod tests {
             ("cpu", "sched_cpu_seconds"),
             ("context-switches", "sched_context_switches"),
             ("runqueue-latency", "sched_runqueue_latency_seconds"),
+            ("cgroups", "sched_cgroup_runqueue_latency_seconds"),
         ];
         assert!(COLLECTORS.starts_with(&measurements.map(|(collector, _)| collector)));
         for asked in COLLECTORS {

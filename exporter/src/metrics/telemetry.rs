@@ -238,7 +238,7 @@ pub fn write<'a>(encoder: &mut Encoder<'a>, families: &'a [MetricFamily]) {
                     let sum = Value::Float(histogram.get_sample_sum());
                     encoder.histogram(&labels, buckets, sum, histogram.get_sample_count());
                 }
-                Kind::Gauge | Kind::Info => {
+                Kind::Gauge | Kind::Info | Kind::Summary => {
                     encoder.sample(&labels, "", Value::Float(metric.get_gauge().get_value()));
                 }
             }

@@ -1,5 +1,6 @@
 //! Thin layers over the operating system that know nothing about the exporter. May name no other room.
 
+pub mod blocking;
 pub mod files;
 pub mod heap;
 pub(crate) mod http_client;

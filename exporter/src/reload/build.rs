@@ -18,6 +18,7 @@ use crate::{
     metrics::catalog::SERIES,
     os::{log, watch::FileWatch},
     sources::Reader,
+    tracker::{CgroupLabels, NamesBySerial, labels_of},
 };
 
 /// The error when a generation cannot be built.
@@ -78,6 +79,8 @@ pub(super) struct BuildJob {
     pub(super) current: Arc<Generation>,
     pub(super) reader: Reader,
     pub(super) watch: FileWatch,
+    /// The cgroups whose labels to compute.
+    pub(super) cgroups: Arc<NamesBySerial>,
 }
 
 /// The result of a build.
@@ -100,6 +103,8 @@ pub(super) struct Candidate {
     /// `None` if the new inputs give the current labels.
     pub(super) generation: Option<Generation>,
     pub(super) violations: Vec<Violation>,
+    /// The labels that the generation gives to the cgroups that were known.
+    pub(super) cgroup_labels: CgroupLabels,
 }
 
 impl BuildJob {
@@ -113,9 +118,22 @@ impl BuildJob {
         }
     }
 
+    /// Builds a candidate, if anything changed, and computes the labels of its cgroups.
+    pub(super) fn run(self) -> BuildOutcome {
+        let cgroups = Arc::clone(&self.cgroups);
+        let mut outcome = self.build();
+        if let Some(Candidate { generation: Some(generation), cgroup_labels, .. }) =
+            &mut outcome.next
+        {
+            // Their violations are reported as the tracker finds them.
+            (*cgroup_labels, _) = labels_of(generation.labels.cgroups.as_ref(), &cgroups);
+        }
+        outcome
+    }
+
     /// Reads the file, and builds a candidate if it changed. Otherwise, or if the file is rejected or
     /// unfinished, updates the values of the current configuration.
-    pub(super) fn run(self) -> BuildOutcome {
+    fn build(self) -> BuildOutcome {
         let source = config::read_if_complete(&self.path, &self.watch, self.is_explicit);
         let Some(source) = source.transpose() else {
             let (seen, next) = (self.seen.clone(), self.refresh());
@@ -167,7 +185,8 @@ impl BuildJob {
         let sha256 = source.sha256().to_owned();
         let inputs = Inputs { config: Arc::new(config), sha256, values, topology };
         let generation = Some(generation(&inputs, &self.path)?);
-        Ok(Some(Candidate { inputs, generation, violations: Vec::new() }))
+        let (violations, cgroup_labels) = (Vec::new(), CgroupLabels::new());
+        Ok(Some(Candidate { inputs, generation, violations, cgroup_labels }))
     }
 
     /// Builds a candidate from the current configuration, if values or topology changed.
@@ -181,7 +200,8 @@ impl BuildJob {
         let (generation, violations) = Generation::new(config, sha256, &values, &topology, SERIES);
         let is_same = generation.labels.is_like(&self.current.labels);
         let inputs = Inputs { values, topology, ..Inputs::clone(&self.inputs) };
-        Some(Candidate { inputs, generation: (!is_same).then_some(generation), violations })
+        let generation = (!is_same).then_some(generation);
+        Some(Candidate { inputs, generation, violations, cgroup_labels: CgroupLabels::new() })
     }
 
     /// Reads the values that a configuration uses.

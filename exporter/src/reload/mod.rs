@@ -30,7 +30,6 @@
 //! Scrapes run on the reactor, so none can come between the snapshot and the swap: each is rendered
 //! under one generation, and no series decreases.
 
-mod blocking;
 mod build;
 mod reloader;
 mod report;

@@ -6,7 +6,6 @@ use arc_swap::ArcSwap;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    blocking::{BlockingSlot, JobStatus},
     build::{BuildJob, BuildOutcome, Candidate, LoadError, generation, locate},
     report::{self, Reporter},
     requests::{
@@ -21,8 +20,15 @@ use crate::{
     generation::{Current, Inputs, ReloadOutcome},
     kernel::scheduler::{ReadError, Scheduler},
     metrics::telemetry::Telemetry,
-    os::{log, signals::ReloadSignals, systemd::Notifier, watch::FileWatch},
+    os::{
+        blocking::{BlockingSlot, JobStatus},
+        log,
+        signals::ReloadSignals,
+        systemd::Notifier,
+        watch::FileWatch,
+    },
     sources::{FILE_TIMEOUT, Reader, Schedule, SourceOrigins, Sources},
+    tracker::Tracked,
 };
 
 /// Time limit for building a generation. It takes a few hundred milliseconds at most, unless a
@@ -53,6 +59,8 @@ pub struct Reloader {
     requests: mpsc::Sender<Request>,
     queue: mpsc::Receiver<Request>,
     report: Reporter,
+    /// The cgroups to regroup, if they are accounted for.
+    tracked: Option<Tracked>,
 }
 
 impl Reloader {
@@ -92,6 +100,7 @@ impl Reloader {
             requests,
             queue,
             report,
+            tracked: None,
         })
     }
 
@@ -120,15 +129,17 @@ impl Reloader {
 
     /// Starts reloading: on signals, on changes of the file or of the sources of its labels, every `poll`
     /// (unless zero), and on request, and tells the service manager. Call it inside a tokio runtime; it runs
-    /// as long as the runtime.
+    /// as long as the runtime. Regroups the cgroups in `tracked`.
     pub fn start(
         mut self,
         signals: ReloadSignals,
         poll: Duration,
         scheduler: Arc<Scheduler>,
         notifier: Notifier,
+        tracked: Option<Tracked>,
     ) -> ReloadHandle {
         self.report.notify(notifier);
+        self.tracked = tracked;
         let requests = self.requests.clone();
         tokio::spawn(forward_signals(signals, requests.clone()));
         if !poll.is_zero() {
@@ -212,6 +223,7 @@ impl Reloader {
             current: self.current.load_full(),
             reader: self.reader.clone(),
             watch: self.watch.clone(),
+            cgroups: self.tracked.as_ref().map(Tracked::names).unwrap_or_default(),
         };
         let failed = job.failure();
         let status = self.building.run(BUILD_TIMEOUT, move || job.run()).await;
@@ -234,12 +246,16 @@ impl Reloader {
         is_new_file: bool,
         scheduler: &Scheduler,
     ) -> Result<(), ReadError> {
-        let Candidate { inputs, generation, violations } = next;
+        let Candidate { inputs, generation, violations, cgroup_labels } = next;
         if let Some(mut generation) = generation {
             let current = self.current.load_full();
             generation.number = current.number + 1;
             // No scrape can come between snapshot and swap: scrapes run on this thread.
-            generation.continue_from(&current, &scheduler.snapshot()?);
+            let snapshot = scheduler.snapshot()?;
+            generation.continue_from(&current, &snapshot);
+            if let Some(tracked) = &self.tracked {
+                tracked.regroup(&snapshot, generation.labels.cgroups.as_ref(), &cgroup_labels);
+            }
             if !is_new_file {
                 report::labels_changed(cause, generation.number);
             }

@@ -117,10 +117,11 @@ impl Figures {
 }
 
 fn missed(exposition: &Exposition) -> u64 {
-    exposition.sum("sched_exporter_missed_switches_total", &[])
+    let cpu = format!("cpu=\"{CPU}\"");
+    exposition.sum("sched_exporter_missed_switches_total", &[&cpu])
 }
 
-/// Scrapes before and after `work`. Repeats all three if the kernel did not report a switch
+/// Scrapes before and after `work`. Repeats all three if the kernel did not report a switch on [`CPU`]
 /// meanwhile, because it is then unknown whose time that was.
 #[track_caller]
 fn around<T>(exporter: &Exporter, work: impl Fn() -> T) -> (Exposition, T, Exposition) {
@@ -355,7 +356,7 @@ fn cgroups_without_a_slot_are_in_other() {
     assert!((20..1_000).contains(&slots), "{slots}");
     let before = scrape(&exporter);
     let work = || bursts(ms(2), ms(1), ms(1));
-    let filling: Vec<_> = (0..slots)
+    let filling: Vec<_> = (0..slots + 10)
         .map(|number| {
             let cgroup = tree.create(&format!("n{number}"));
             cgroup.start(work).wait();

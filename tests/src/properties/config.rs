@@ -281,6 +281,7 @@ fn render(generation: &Generation) -> String {
         log_messages,
         log_messages_dropped: 0,
         process: &process,
+        cgroups: None,
     };
     let encoder = Encoder::new(Format::OpenMetrics, 0, None);
     let text = render_exposition(encoder, &Selection::ALL, &snapshot(), state, &[]);

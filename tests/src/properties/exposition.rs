@@ -43,7 +43,8 @@ struct Point {
 fn families(choices: &mut Unstructured<'_>) -> Result<Vec<Chosen>> {
     let mut families = Vec::new();
     for name in ["a", "b_seconds", "c_bytes", "d_e_f"] {
-        let kind = *choices.choose(&[Kind::Counter, Kind::Gauge, Kind::Histogram, Kind::Info])?;
+        let kinds = [Kind::Counter, Kind::Gauge, Kind::Histogram, Kind::Info, Kind::Summary];
+        let kind = *choices.choose(&kinds)?;
         let mut family = Chosen { name, kind, help: choices.arbitrary()?, points: Vec::new() };
         for _ in 0..choices.int_in_range(0..=3)? {
             family.points.push(point(choices)?);
@@ -84,12 +85,15 @@ fn check(format: Format, families: &[Chosen]) {
         encoder.family(Family { name, kind: *kind, help });
         for Point { labels, value, buckets, count } in points {
             let labels: Labels = labels.iter().map(|(name, it)| (&**name, &**it)).collect();
-            if *kind == Kind::Histogram {
-                let buckets: Vec<_> = buckets.iter().map(|(it, count)| (le(*it), *count)).collect();
-                let buckets = buckets.iter().map(|(le, count)| (le.as_str(), *count));
-                encoder.histogram(&labels, buckets, *value, *count);
-            } else {
-                encoder.sample(&labels, "z=\"1\"", *value);
+            match kind {
+                Kind::Histogram => {
+                    let buckets: Vec<_> =
+                        buckets.iter().map(|(it, count)| (le(*it), *count)).collect();
+                    let buckets = buckets.iter().map(|(le, count)| (le.as_str(), *count));
+                    encoder.histogram(&labels, buckets, *value, *count);
+                }
+                Kind::Summary => encoder.summary(&labels, *value, *count),
+                _ => encoder.sample(&labels, "z=\"1\"", *value),
             }
         }
     }
@@ -109,12 +113,12 @@ fn check(format: Format, families: &[Chosen]) {
     assert_eq!(lines.next(), None, "{text:?}");
 }
 
-/// The suffix of a family's samples, except for histograms.
+/// The suffix of a family's samples, except for histograms and summaries.
 fn suffix(kind: Kind) -> &'static str {
     match kind {
         Kind::Counter => "_total",
         Kind::Info => "_info",
-        Kind::Gauge | Kind::Histogram => "",
+        Kind::Gauge | Kind::Histogram | Kind::Summary => "",
     }
 }
 
@@ -124,6 +128,7 @@ fn check_metadata<'t>(next: &mut impl FnMut() -> &'t str, family: &Chosen, open_
     let kind = match family.kind {
         Kind::Counter => "counter",
         Kind::Histogram => "histogram",
+        Kind::Summary => "summary",
         Kind::Info if open_metrics => "info",
         Kind::Gauge | Kind::Info => "gauge",
     };
@@ -155,7 +160,7 @@ fn check_point<'t>(
         assert!(is(&sample.value, value), "{value:?} was written as {}", sample.value);
     };
     let created = open_metrics.then_some(Value::Float(CREATED));
-    if family.kind != Kind::Histogram {
+    if !matches!(family.kind, Kind::Histogram | Kind::Summary) {
         let extra = Some(("z", "1"));
         check(suffix(family.kind), extra, point.value);
         if let Some(created) = created.filter(|_| family.kind == Kind::Counter) {
@@ -163,10 +168,12 @@ fn check_point<'t>(
         }
         return;
     }
-    for (index, count) in &point.buckets {
-        check("_bucket", Some(("le", &le(*index))), Value::Integer(*count));
+    if family.kind == Kind::Histogram {
+        for (index, count) in &point.buckets {
+            check("_bucket", Some(("le", &le(*index))), Value::Integer(*count));
+        }
+        check("_bucket", Some(("le", "+Inf")), Value::Integer(point.count));
     }
-    check("_bucket", Some(("le", "+Inf")), Value::Integer(point.count));
     check("_count", None, Value::Integer(point.count));
     check("_sum", None, point.value);
     if let Some(created) = created {

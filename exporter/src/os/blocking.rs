@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, time::timeout};
 /// Runs one job at a time on a thread of its own. A job that exceeds its time limit keeps the slot
 /// until it ends, so that threads never pile up.
 #[derive(Debug)]
-pub(super) struct BlockingSlot<T> {
+pub struct BlockingSlot<T> {
     /// The name of the thread.
     name: &'static str,
     /// Receives the result of the job that exceeded its limit.
@@ -16,23 +16,38 @@ pub(super) struct BlockingSlot<T> {
 
 /// The state of a job after waiting for it.
 #[derive(Debug)]
-pub(super) enum JobStatus<T> {
+pub enum JobStatus<T> {
+    /// Its result.
     Done(T),
     /// The time limit passed; the job keeps the slot.
     Running,
+    /// It panicked.
     Panicked,
     /// The system allows no further thread.
     NotStarted(io::Error),
 }
 
+impl<T> JobStatus<T> {
+    /// Says why there is no result.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Done(_) => "it ended".into(),
+            Self::Running => "it is still running".into(),
+            Self::Panicked => "it panicked".into(),
+            Self::NotStarted(error) => format!("cannot start a thread: {error}"),
+        }
+    }
+}
+
 impl<T: Send + 'static> BlockingSlot<T> {
-    pub(super) const fn new(name: &'static str) -> Self {
+    /// Creates an idle slot; `name` is that of the thread.
+    pub const fn new(name: &'static str) -> Self {
         Self { name, running: None }
     }
 
     /// Starts a job and waits for it, at most for `limit`. If an earlier job is still running, the new
     /// one is not started; if the earlier one has ended, its result is dropped.
-    pub(super) async fn run(
+    pub async fn run(
         &mut self,
         limit: Duration,
         job: impl FnOnce() -> T + Send + 'static,
@@ -52,7 +67,7 @@ impl<T: Send + 'static> BlockingSlot<T> {
     }
 
     /// Returns the state of an earlier job that exceeded its limit; `None` if the slot is idle.
-    pub(super) async fn earlier(&mut self) -> Option<JobStatus<T>> {
+    pub async fn earlier(&mut self) -> Option<JobStatus<T>> {
         let running = mem::take(&mut self.running)?;
         Some(self.wait(running, Duration::ZERO).await)
     }
