@@ -27,7 +27,7 @@ static BOUNDS: [u64; 8] = [
     0xee6b_2800_0000_0000,
 ];
 
-/// For each sixteenth of a doubling, 4 bits: this many of [`BOUNDS`], or one more, are below any wait in
+/// For each sixteenth of a doubling, 4 bits: this many of `BOUNDS`, or one more, are below any wait in
 /// it, since no sixteenth contains more than one bound.
 const BELOW_SIXTEENTH: u64 = 0x7777_6655_5433_2210;
 
@@ -37,8 +37,8 @@ const BELOW_SIXTEENTH: u64 = 0x7777_6655_5433_2210;
 /// contains eight bounds, which are `2^e * m` for the same eight numbers `m` in each. Shifting the wait
 /// left until its highest bit is set multiplies it by `2^(63-e)`, without loss. It is above `2^e * m`
 /// exactly if the shifted wait is above `2^63 * m`, and since the shifted wait is an integer, exactly if
-/// it is above the integer part of that, which is one of [`BOUNDS`]. So the position of a wait among all
-/// bounds is `8 * e` plus how many of [`BOUNDS`] are below the shifted wait. The sixteenth that the wait
+/// it is above the integer part of that, which is one of `BOUNDS`. So the position of a wait among all
+/// bounds is `8 * e` plus how many of `BOUNDS` are below the shifted wait. The sixteenth that the wait
 /// is in leaves two possible numbers, and one comparison decides.
 ///
 /// For example, 1,000,000 ns are `2^19 * 1.907`. That is in sixteenth 14, from 1.875 to 1.9375, so 7 or 8

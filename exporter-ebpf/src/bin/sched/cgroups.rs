@@ -290,7 +290,7 @@ fn find_or_take(css: Object, serial: u64) -> Option<u32> {
     let cgroup = css.follow(global!(CssCgroup));
     let id = id(cgroup);
     if let Some(slot) = find(id, serial) {
-        return slot;
+        return Some(slot);
     }
     if !is_online(cgroup) {
         return Some(SLOT_REMOVED);
@@ -329,17 +329,17 @@ fn find_or_take(css: Object, serial: u64) -> Option<u32> {
     }
     let _ = CGROUP_SLOTS.remove(claim);
     let _ = CGROUP_FREE.push(slot, 0);
-    find(id, serial).flatten()
+    find(id, serial)
 }
 
-/// The slot that the cgroup with this id has; `None` if there is none, and `Some(None)` if it is not this
-/// cgroup's.
+/// The slot that the cgroup with this id has: [`SLOT_OTHER`] if it is another cgroup's, and `None` if there
+/// is none.
 #[inline(always)]
-fn find(id: u64, serial: u64) -> Option<Option<u32>> {
+fn find(id: u64, serial: u64) -> Option<u32> {
     let slot = CGROUP_SLOTS.get_ptr(id)?;
     // SAFETY: an aligned word of the map.
     let slot = unsafe { slot.read_volatile() };
-    Some((owner(slot) == serial).then_some(slot))
+    Some(if owner(slot) == serial { slot } else { SLOT_OTHER })
 }
 
 /// Takes a free slot, which is then claimed. The number may be anything, because user space wrote it.
