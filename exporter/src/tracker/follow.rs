@@ -225,19 +225,30 @@ impl Tracker {
         limit: Duration,
     ) -> Result<(), ReadError> {
         self.search_at = None;
-        let searched = match self.naming.earlier().await {
+        let earlier = self.naming.earlier().await;
+        let is_late = earlier.is_some();
+        let searched = match earlier {
             None => self.search(unnamed, limit).await,
             earlier => earlier,
         };
         match searched {
-            None => Ok(()),
-            Some(JobStatus::Done(naming)) => self.assign(naming),
+            None => {}
+            Some(JobStatus::Done(naming)) => {
+                self.assign(naming)?;
+                if is_late {
+                    // Others may have appeared in the meantime.
+                    self.search_at = Some(Instant::now());
+                }
+            }
+            Some(JobStatus::Running) if !is_late => {
+                self.search_at = Some(Instant::now() + SEARCH_WAIT);
+            }
             Some(status) => {
                 self.fail(status.reason());
                 self.search_at = Some(Instant::now() + SEARCH_AGAIN);
-                Ok(())
             }
         }
+        Ok(())
     }
 
     /// Starts a search on another thread. Returns `None` if there is nothing to search for.
