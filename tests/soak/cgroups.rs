@@ -71,11 +71,10 @@ impl Cgroups {
         let account = Account::of(exposition);
         self.conserved.check(account.is_conserved(), || format!("{account:?}"));
 
-        // A series that was gone may begin again at zero.
+        // A series that was gone may begin again at zero, and so do all with the labels of a new configuration.
         let mut counters = BTreeMap::new();
         for sample in samples.iter().filter(|sample| is_counter(sample)) {
-            let own = sample.labels.iter().filter(|(name, _)| name != "config" && name != "zone");
-            let series = format!("{}{:?}", sample.name, own.collect::<Vec<_>>());
+            let series = format!("{}{:?}", sample.name, sample.labels);
             let value = sample.value.parse().unwrap_or(f64::NAN);
             let old = self.counters.get(&series).copied().unwrap_or(0.0);
             self.forward.check(old <= value, || format!("{series} fell from {old} to {value}"));
