@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     Tracked,
-    naming::{self, CgroupLabels, NamesBySerial, Search, labels_of},
+    naming::{self, CgroupLabels, Search, labels_of},
     quotas,
 };
 use crate::{
-    accounting::{CgroupReading, Snapshot},
+    accounting::CgroupReading,
     cgroup::{hierarchy::Selection, paths, quota::QuotaReader},
     generation::{Current, Generation},
     kernel::{
@@ -276,7 +276,7 @@ impl Tracker {
             self.failure = None;
         }
         let nameless = self.give_up(search.missing);
-        let snapshot: Snapshot = self.scheduler.snapshot()?;
+        let snapshot = self.scheduler.snapshot()?;
         self.tracked.assign(&snapshot, search.named, labels, nameless);
         Ok(())
     }
@@ -324,7 +324,6 @@ impl Tracker {
 
 fn naming_job(mount: &Path, unnamed: &[CgroupReading], generation: &Generation) -> Naming {
     let search = naming::search(mount, unnamed);
-    let named: &NamesBySerial = &search.named;
-    let (labels, violations) = labels_of(generation.labels.cgroups.as_ref(), named);
+    let (labels, violations) = labels_of(generation.labels.cgroups.as_ref(), &search.named);
     Naming { labels, violations, generation: generation.number, search }
 }

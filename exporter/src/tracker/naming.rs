@@ -10,11 +10,12 @@ use crate::{
     accounting::CgroupReading,
     cgroup::{
         self,
-        paths::{self, Limits, WalkError},
+        paths::{self, Limits},
     },
     exposition::Labels,
     expr::cgroup::CgroupNames,
     labels::{CgroupLabeller, Violation},
+    os::log,
 };
 
 /// A cgroup whose path is known.
@@ -50,10 +51,10 @@ pub(super) fn search(mount: &Path, unnamed: &[CgroupReading]) -> Search {
     let (mut found, error) = match paths::find(mount, &ids, Limits::default()) {
         Ok(found) => {
             let cut = || "the tree has too many directories".to_owned();
-            let error = found.error.as_ref().map(chain);
+            let error = found.error.as_ref().map(|error| log::chain(error));
             (found.paths, error.or_else(|| (!found.is_complete).then(cut)))
         }
-        Err(error) => (BTreeMap::new(), Some(chain(&error))),
+        Err(error) => (BTreeMap::new(), Some(log::chain(&error))),
     };
     let mut search = Search { error, ..Search::default() };
     for CgroupReading { serial, id, .. } in unnamed {
@@ -65,17 +66,14 @@ pub(super) fn search(mount: &Path, unnamed: &[CgroupReading]) -> Search {
     search
 }
 
-fn chain(error: &WalkError) -> String {
-    crate::os::log::chain(error)
-}
-
 /// Works out the names of a cgroup from its path.
 pub(super) fn named(id: u64, path: PathBuf) -> Named {
     let names = cgroup::describe(id, &path);
     Named { id, path, names }
 }
 
-/// Computes the labels of cgroups; without a labeller, all belong to `other`. Also returns the violations of limits.
+/// Computes the labels of cgroups; without a labeller, all belong to `other`. Also returns the violations of
+/// limits.
 pub fn labels_of(
     labeller: Option<&CgroupLabeller>,
     names: &NamesBySerial,

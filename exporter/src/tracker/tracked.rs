@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::naming::{CgroupLabels, Named, NamesBySerial, labels_of};
 use tokio::sync::Notify;
 
+use super::naming::{CgroupLabels, Named, NamesBySerial, labels_of};
 use crate::{
     accounting::{Budget, CgroupReading, CgroupSets, QuotaReading, Snapshot},
     exposition::Labels,
@@ -88,8 +88,7 @@ impl Tracked {
         sets.unnamed(cgroups).copied().collect()
     }
 
-    /// Adds names, and assigns their cgroups to sets. Cgroups that `labels` lacks have no name and belong to
-    /// `other`.
+    /// Adds names, and assigns their cgroups to sets, by their labels. `nameless` cgroups belong to `other`.
     pub(super) fn assign(
         &self,
         snapshot: &Snapshot,
