@@ -105,8 +105,12 @@ pub struct Cgroups<'a> {
     pub hierarchy: &'static str,
     /// Why they have no names, or not all of them; empty if they have.
     pub nameless: &'a str,
-    /// The number of slots, of those in use, and of cgroups that found none.
-    pub slots: [u64; 3],
+    /// The number of slots.
+    pub slots: u64,
+    /// How many of them are in use.
+    pub slots_used: u64,
+    /// Times that a cgroup found none.
+    pub slots_refused: u64,
 }
 
 impl Family {
@@ -132,10 +136,10 @@ impl Family {
     }
 }
 
-/// Writes one of the numbers of slots for cgroups.
-fn cgroup_slots(state: State<'_>, index: usize, sample: &mut WriteSample<'_>) {
+/// Writes a number about cgroups, if they are accounted for.
+fn of_cgroups(state: State<'_>, sample: &mut WriteSample<'_>, number: fn(&Cgroups<'_>) -> u64) {
     if let Some(cgroups) = state.cgroups {
-        sample(&[], cgroups.slots[index]);
+        sample(&[], number(cgroups));
     }
 }
 
@@ -330,7 +334,7 @@ catalog! {
         help: "Number of cgroups that can be accounted for at the same time.",
         labels: &[],
         feature: Some(CGROUPS),
-        source: Source::State(|state, sample| cgroup_slots(state, 0, sample)),
+        source: Source::State(|state, sample| of_cgroups(state, sample, |it| it.slots)),
     };
     CGROUP_SLOTS_USED: Family {
         name: "sched_exporter_cgroup_slots_used",
@@ -338,7 +342,7 @@ catalog! {
         help: "Number of cgroups that are accounted for.",
         labels: &[],
         feature: Some(CGROUPS),
-        source: Source::State(|state, sample| cgroup_slots(state, 1, sample)),
+        source: Source::State(|state, sample| of_cgroups(state, sample, |it| it.slots_used)),
     };
     CGROUP_SLOTS_REFUSED: Family {
         name: "sched_exporter_cgroup_slots_refused",
@@ -347,7 +351,7 @@ catalog! {
                CPU asks at most once a second.",
         labels: &[],
         feature: Some(CGROUPS),
-        source: Source::State(|state, sample| cgroup_slots(state, 2, sample)),
+        source: Source::State(|state, sample| of_cgroups(state, sample, |it| it.slots_refused)),
     };
     CGROUP_REMOVED_SECONDS: Family {
         name: "sched_exporter_cgroup_removed_seconds",

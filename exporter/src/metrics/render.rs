@@ -378,7 +378,9 @@ process_threads 6
             epoch: 100.0,
             hierarchy: "v2",
             nameless: "",
-            slots: [60, 61, 62],
+            slots: 60,
+            slots_used: 61,
+            slots_refused: 62,
         };
         let features =
             [CGROUPS, CONTEXT_SWITCHES, RUNQUEUE_LATENCY].map(|name| Feature { name, off: None });

@@ -32,6 +32,9 @@ pub struct Exporter {
     cgroups: Option<CgroupSource>,
     /// When the counters started, in seconds since the epoch; `None` to leave `_created` out.
     created: Option<f64>,
+    /// The zero of `CLOCK_MONOTONIC`, in seconds since the epoch. Read once, so that the starts of sets stay
+    /// what they are while the wall clock is adjusted.
+    epoch: f64,
 }
 
 /// Where a scrape finds cgroups.
@@ -55,8 +58,8 @@ impl Exporter {
         created: bool,
     ) -> Self {
         let created = created.then(|| wall_clock_of(scheduler.attached_at()));
-        let process = ProcessReader::default();
-        Self { scheduler, current, telemetry, log_counts, process, cgroups, created }
+        let (process, epoch) = (ProcessReader::default(), wall_clock_of(0));
+        Self { scheduler, current, telemetry, log_counts, process, cgroups, created, epoch }
     }
 
     /// Reads the kernel's map once and renders the families in `selection` under one generation of the
@@ -67,13 +70,15 @@ impl Exporter {
         let snapshot = self.scheduler.snapshot()?;
         let text = match (&self.cgroups, &snapshot.cgroups) {
             (Some(source), Some(cgroups)) => source.tracked.scrape(|sets| {
-                let values = sets.values(snapshot.taken_at, cgroups);
+                let slots = self.scheduler.cgroup_slots();
                 let cgroups = Cgroups {
-                    values,
-                    epoch: wall_clock_of(0),
+                    values: sets.values(snapshot.taken_at, cgroups),
+                    epoch: self.epoch,
                     hierarchy: source.hierarchy,
                     nameless: &source.nameless,
-                    slots: self.slots(),
+                    slots: slots.map_or(0, |it| it.slots.into()),
+                    slots_used: slots.map_or(0, |it| it.used.into()),
+                    slots_refused: slots.map_or(0, |it| it.refused),
                 };
                 self.render(format, selection, &generation, &snapshot, Some(&cgroups))
             }),
@@ -105,12 +110,6 @@ impl Exporter {
         let encoder = Encoder::new(format, capacity, self.created);
         let gathered = self.telemetry.gather(selection);
         render(encoder, selection, snapshot, state, &gathered)
-    }
-
-    /// The numbers of slots for cgroups: all, those in use, and requests that found none.
-    fn slots(&self) -> [u64; 3] {
-        let counts = self.scheduler.cgroup_slots();
-        counts.map_or([0; 3], |it| [it.slots.into(), it.used.into(), it.refused])
     }
 
     /// Reads the metrics of the process if they are selected. Counts and logs a failure.
