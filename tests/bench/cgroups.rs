@@ -1,10 +1,8 @@
-//! The cost of a program's own instructions per switch while tasks of different cgroups alternate, and
-//! scrapes of machines with many cgroups.
+//! The cost of a program's own instructions per switch while tasks of different cgroups alternate.
 
 use std::{
     iter::zip,
     os::{fd::OwnedFd, unix::net::UnixStream},
-    time::Instant,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,17 +10,16 @@ use aya::sys::{Stats, enable_stats};
 use nix::unistd::{pipe, read, write};
 use sched_exporter_tests::{
     cgroups::{Cgroup, Process, Tree},
-    process::PATIENCE,
     workload::{online, pin},
 };
 
 use crate::{
     Effort,
-    daemon::Daemon,
-    programs::{PRODUCT, Program},
+    peers::Peers,
+    programs::{PRODUCT, Program, WITHOUT_CGROUPS},
     report::{Group, Row, Unit},
     rounds::in_turn,
-    summary::{Summary, number, us},
+    summary::Summary,
     switching::context_switches,
 };
 
@@ -32,9 +29,13 @@ programs by the kernel's statistics, divided by the context switches of the run.
 program first, so it begins without knowing a cgroup. `minimal` only adds the interval to idle or busy.
 The per-CPU hash is what tools commonly do: at each switch it looks up the cgroup in a hash map and adds
 the interval there; it counts nothing else. The exporter's program counts times, waits and switches, of
-CPUs and of cgroups. In the ring, a token passes through 128 tasks on one CPU, so each switch is to the
+CPUs and of cgroups. `cpudist` and `runqlat` do not tell cgroups apart; each makes one histogram, of time
+on a CPU and of waits. In the ring, a token passes through 128 tasks on one CPU, so each switch is to the
 cgroup that was left longest ago. In messaging, 200 tasks on all CPUs send to each other in a short
 run.";
+
+/// The program that has targets.
+const EXPORTER: &str = "the exporter's";
 
 /// The number of cgroups in loads with many.
 const MANY: usize = 128;
@@ -77,12 +78,14 @@ impl Load {
 }
 
 /// Measures all loads in rounds, with each program attached alone.
-pub(crate) fn measure(effort: Effort) -> Result<Group> {
-    let programs = [
+pub(crate) fn measure(effort: Effort, peers: &Peers) -> Result<Group> {
+    let mut programs = vec![
         ("`minimal`", Program::Minimal),
+        (EXPORTER, PRODUCT),
+        ("the exporter's without cgroups", WITHOUT_CGROUPS),
         ("a per-CPU hash", Program::Hash),
-        ("the exporter's", PRODUCT),
     ];
+    programs.extend(peers.tools().map(|peer| (peer.name, Program::Peer(peer))));
     let tree = Tree::new();
     let cgroups: Vec<_> = (0..MANY).map(|number| tree.create(&number.to_string())).collect();
     let _statistics = enable_stats(Stats::RunTime).context("enabling BPF statistics")?;
@@ -104,8 +107,10 @@ pub(crate) fn measure(effort: Effort) -> Result<Group> {
         for ((program, _), of_it) in zip(&programs, &ns).skip(1) {
             let ratio = Summary::of_ratios(of_it, &ns[0]);
             let row = Row::new(format!("{name}: {program} / `minimal`"), Unit::Ratio, ratio);
-            group.push(if *program == "the exporter's" { row.at_most(most) } else { row });
+            group.push(if *program == EXPORTER { row.at_most(most) } else { row });
         }
+        let added = Summary::of(zip(&ns[1], &ns[2]).map(|(with, without)| with - without));
+        group.push(Row::new(format!("{name}: cgroups add"), Unit::Ns, added));
     }
     Ok(group)
 }
@@ -204,64 +209,4 @@ fn messaging(cgroups: &[Cgroup], messages: usize) -> Result<()> {
     write(&start, &[0; GROUPS * EACH])?;
     processes.into_iter().for_each(Process::wait);
     Ok(())
-}
-
-/// The cgroups and sets of a machine whose scrapes are measured, and the target for the CPU time of one
-/// in milliseconds. The second has nearly as many cgroups as there are slots.
-const MACHINES: [(usize, usize, Option<f64>); 2] = [(1_000, 250, Some(1.0)), (4_000, 1_000, None)];
-
-/// A configuration that makes this many sets of the cgroups of [`measure_scrapes`].
-fn sets(count: usize) -> String {
-    format!(
-        "cgroups:\n  labels: {{set: \"{{{{ cgroup.path }}}}\"}}\n  relabel_configs:\n  - {{source_labels: [set], \
-         regex: \"/sched_exporter-test-[^/]*/([^-]*)-.*\", target_label: set}}\nlimits: {{cgroups: {count}}}\n"
-    )
-}
-
-const SCRAPES_NOTE: &str = "\
-Consecutive scrapes in text 0.0.4 of an exporter on a machine with many cgroups, in each of which a task
-has run; CPU is that of the exporter per scrape, over all threads, while nothing else happens. No cgroup
-has a quota.";
-
-/// Scrapes of an exporter that knows many cgroups.
-pub(crate) fn measure_scrapes(effort: Effort) -> Result<Group> {
-    const HEADERS: &str = "Accept: text/plain;version=0.0.4\r\n";
-    let mut group = Group::new("Scrapes of many cgroups", SCRAPES_NOTE);
-    for (count, sets_wanted, most) in MACHINES {
-        let daemon = Daemon::start_with(&sets(sets_wanted))?;
-        let tree = Tree::new();
-        for number in 0..count {
-            let cgroup = tree.create(&format!("{}-{number}", number % sets_wanted));
-            cgroup.start(|| ()).wait();
-        }
-        let mut client = daemon.client()?;
-        let deadline = Instant::now() + PATIENCE;
-        let shown = |text: &str| {
-            text.lines().filter(|line| line.starts_with("sched_cgroup_cpu_seconds_total{")).count()
-        };
-        // The cgroups that were there before have sets, too.
-        while shown(&client.get("/metrics").text()) < sets_wanted {
-            ensure!(Instant::now() < deadline, "the exporter does not show {sets_wanted} sets");
-            std::thread::sleep(std::time::Duration::from_millis(200));
-        }
-        let mut connection = daemon.connect()?;
-        let bytes = connection.get("/metrics", HEADERS)?;
-        let scrapes = effort.choose(100, 30);
-        let mut cpu = Vec::new();
-        for _ in 0..effort.choose(9, 3) {
-            let before = daemon.cpu_time()?;
-            for _ in 0..scrapes {
-                connection.get("/metrics", HEADERS)?;
-            }
-            cpu.push(us(daemon.cpu_time()?.saturating_sub(before)) / 1e3 / number(scrapes));
-        }
-        let name = format!("{count} cgroups in {sets_wanted} sets");
-        let row = Row::new(format!("{name}: CPU"), Unit::Ms, Summary::of(cpu));
-        group.push(match most {
-            Some(most) => row.at_most(most),
-            None => row,
-        });
-        group.push(Row::new(format!("{name}: size"), Unit::Bytes, Summary::of([number(bytes)])));
-    }
-    Ok(group)
 }

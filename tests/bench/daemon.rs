@@ -44,8 +44,17 @@ impl Daemon {
         Self::start_with(SHIPPED_CONFIG)
     }
 
+    /// As [`Daemon::start`], but without cgroups.
+    pub(crate) fn start_without_cgroups() -> Result<Self> {
+        Self::start_as(SHIPPED_CONFIG, &["--no-collector.cgroups"])
+    }
+
     /// Starts it with a configuration, with reloads by HTTP enabled.
     pub(crate) fn start_with(config: &str) -> Result<Self> {
+        Self::start_as(config, &[])
+    }
+
+    fn start_as(config: &str, flags: &[&str]) -> Result<Self> {
         // In a directory of its own: changes to other files would wake the exporter, which watches
         // it.
         let directory = tempfile::tempdir()?;
@@ -53,6 +62,7 @@ impl Daemon {
         fs::write(&path, config)?;
         let mut command = Command::new(binary());
         command.arg(format!("--config.file={}", path.display())).arg("--web.enable-lifecycle");
+        command.args(flags);
         let mut daemon = Self::launch(&mut command, "/-/ready")?;
         daemon.directory = Some(directory);
         Ok(daemon)

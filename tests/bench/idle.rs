@@ -12,8 +12,8 @@ use crate::{
 };
 
 const NOTE: &str = "\
-CPU time of the exporter's process while nobody scrapes it, scaled to a minute. Its only work is
-then to check once a minute whether its configuration changed.";
+CPU time of the exporter's process while nobody scrapes it, scaled to a minute. It then checks once a
+minute whether its configuration changed, and ranks the sets of cgroups.";
 
 /// Time after the start until the exporter is idle.
 const SETTLE: Duration = Duration::from_secs(2);

@@ -15,6 +15,7 @@ use serde_json::json;
 
 mod allocations;
 mod body;
+mod cgroup_scrapes;
 mod cgroups;
 mod children;
 mod daemon;
@@ -107,9 +108,9 @@ impl Subject {
             Self::Body => body::measure(effort, peers),
             Self::Pipe => switching::measure_pipe(effort, peers),
             Self::Messaging => switching::measure_messaging(effort, peers),
-            Self::Cgroups => cgroups::measure(effort),
+            Self::Cgroups => cgroups::measure(effort, peers),
             Self::Scrape => scrape::measure(effort, peers),
-            Self::CgroupScrapes => cgroups::measure_scrapes(effort),
+            Self::CgroupScrapes => cgroup_scrapes::measure(effort, peers),
             Self::Render => render::measure(effort),
             Self::Reload => reload::measure(effort),
             Self::Memory => memory::measure(effort, peers),

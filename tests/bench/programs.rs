@@ -49,6 +49,12 @@ pub(crate) const PRODUCT: Program<'_> = Program::Product {
     log: false,
 };
 
+/// The exporter's with `--no-collector.cgroups`.
+pub(crate) const WITHOUT_CGROUPS: Program<'_> = Program::Product {
+    unwanted: DisabledFeatures { context_switches: false, runqueue_latency: false, cgroups: true },
+    log: false,
+};
+
 /// An attached program; detached when dropped.
 pub(crate) enum Attached {
     /// One of [`REFERENCE`].

@@ -142,7 +142,7 @@ fn on_512_cpus(effort: Effort) -> Result<[(&'static str, Vec<f64>); 3]> {
     Ok([
         ("a file is understood", parse),
         ("its labels are made", labels),
-        ("its series go on", continue_from),
+        ("its series continue", continue_from),
     ])
 }
 

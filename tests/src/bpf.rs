@@ -23,13 +23,16 @@ pub fn programs(process: &str) -> Result<Vec<ProgramInfo>> {
     Ok(programs.filter(|program| ids.contains(program.id().to_string().as_str())).collect())
 }
 
-/// The maps of a process's programs, by number.
+/// The maps of a process's programs, by number, with their names as the field `name`.
 pub fn maps(process: &str) -> Result<BTreeMap<u32, Info>> {
     let mut maps = BTreeMap::new();
     for program in programs(process)? {
         for id in program.map_ids()?.context("this kernel does not report a program's maps")? {
             let map = MapData::from_id(id)?;
-            maps.insert(id, fdinfo::read("self", map.fd().as_fd().as_raw_fd())?);
+            let mut info = fdinfo::read("self", map.fd().as_fd().as_raw_fd())?;
+            let name = map.info()?.name_as_str().unwrap_or_default().to_owned();
+            info.insert("name".to_owned(), name);
+            maps.insert(id, info);
         }
     }
     Ok(maps)

@@ -20,6 +20,7 @@ pub mod exposition;
 pub mod fdinfo;
 pub mod kernel;
 pub mod machine;
+pub mod maps;
 pub mod network;
 pub mod pids;
 pub mod process;

@@ -10,7 +10,7 @@ use crate::{
 
 /// Whether this machine's CPUs let others see stores in the order in which they make them.
 /// <https://docs.kernel.org/core-api/wrappers/memory-barriers.html>
-pub(super) const STORES: Stores =
+pub const STORES: Stores =
     if cfg!(target_arch = "x86_64") { Stores::InOrder } else { Stores::Reordered };
 
 /// The globals to set before loading, and the features that result.
@@ -61,8 +61,8 @@ pub enum LayoutError {
 }
 
 impl Layout {
-    /// Decides the layout; `hierarchy` is that of the cgroups. If this kernel lacks a field that only a feature reads, the feature is off; if
-    /// it lacks a field that accounting reads, that is an error.
+    /// Decides the layout; `hierarchy` is that of the cgroups. If this kernel lacks a field that only a
+    /// feature reads, the feature is off; if it lacks a field that accounting reads, that is an error.
     pub fn from_btf(
         btf: &Btf<'_>,
         disabled: DisabledFeatures,

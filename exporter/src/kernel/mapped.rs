@@ -17,7 +17,7 @@ use sched_exporter_ebpf::{CgroupMeta, CgroupRow, CpuEntry, CpuRecord};
 ///
 /// The type is `repr(C)`, made of integers without padding, a multiple of 8 bytes long, and what each
 /// [`Value::Entry`] begins with.
-pub(super) unsafe trait Value: Copy {
+pub unsafe trait Value: Copy {
     /// The entry, as the kernel program declares it.
     type Entry;
 }
@@ -40,7 +40,7 @@ unsafe impl Value for CgroupMeta {
 const WORD: usize = size_of::<u64>();
 
 /// A mapped array. The mapping keeps the map alive; no descriptor is needed.
-pub(super) struct Mapped<T: Value> {
+pub struct Mapped<T: Value> {
     start: NonNull<AtomicU64>,
     entries: usize,
     bytes: usize,
@@ -53,8 +53,8 @@ unsafe impl<T: Value> Send for Mapped<T> {}
 unsafe impl<T: Value> Sync for Mapped<T> {}
 
 impl<T: Value> Mapped<T> {
-    /// Maps an array of so many entries. The kernel must have created it with `BPF_F_MMAPABLE`.
-    pub(super) fn new(map: BorrowedFd<'_>, entries: usize) -> io::Result<Self> {
+    /// Maps an array with this number of entries. The kernel must have created it with `BPF_F_MMAPABLE`.
+    pub fn new(map: BorrowedFd<'_>, entries: usize) -> io::Result<Self> {
         const { assert!(size_of::<T>().is_multiple_of(WORD)) };
         const { assert!(size_of::<T::Entry>().is_multiple_of(WORD)) };
         let too_large = || io::Error::from(io::ErrorKind::OutOfMemory);
@@ -76,7 +76,7 @@ impl<T: Value> Mapped<T> {
     /// Nothing that is read later is older than the first word, and nothing that was read earlier is
     /// newer than the last. So if the first word is one that the kernel program writes last, and the last
     /// word one that it writes first, equal words show that no write tore the copy.
-    pub(super) fn copy(&self, index: usize) -> Option<T> {
+    pub fn copy(&self, index: usize) -> Option<T> {
         if index >= self.entries {
             return None;
         }

@@ -12,7 +12,7 @@ mod constants;
 mod error;
 mod freeze;
 pub mod layout;
-mod mapped;
+pub mod mapped;
 pub mod preflight;
 pub mod program_log;
 pub mod scheduler;
