@@ -12,7 +12,7 @@ use crate::{
         list::CpuListError,
         topology::{SYSFS, Topology, TopologyError},
     },
-    expr::values::Values,
+    expr::values::{Uses, Values},
     generation::{Generation, Inputs, ReloadOutcome},
     labels::Violation,
     metrics::catalog::SERIES,
@@ -92,8 +92,18 @@ pub(super) struct BuildOutcome {
     pub(super) file: Option<Result<ReloadOutcome, String>>,
     /// Whether a writer is at work on the file, so that it was not loaded.
     pub(super) is_unfinished: bool,
+    /// What the file names, if it was rejected because of the values of its sources: it may fit once they
+    /// change.
+    pub(super) rejected_uses: Uses,
     /// What to serve from now on; `None` if nothing changed.
     pub(super) next: Option<Candidate>,
+}
+
+impl BuildOutcome {
+    /// The outcome if nothing is new, except perhaps what the file is like.
+    fn new(seen: Result<String, String>) -> Self {
+        Self { seen, file: None, is_unfinished: false, rejected_uses: Uses::default(), next: None }
+    }
 }
 
 /// A generation that may be served next.
@@ -114,7 +124,7 @@ impl BuildJob {
         move |reason| {
             let is_news = is_explicit || seen.as_ref().err() != Some(&reason);
             let file = is_news.then(|| Err(reason.clone()));
-            BuildOutcome { seen: Err(reason), file, is_unfinished: false, next: None }
+            BuildOutcome { file, ..BuildOutcome::new(Err(reason)) }
         }
     }
 
@@ -136,35 +146,36 @@ impl BuildJob {
     fn build(self) -> BuildOutcome {
         let source = config::read_if_complete(&self.path, &self.watch, self.is_explicit);
         let Some(source) = source.transpose() else {
-            let (seen, next) = (self.seen.clone(), self.refresh());
-            return BuildOutcome { seen, file: None, is_unfinished: true, next };
+            let next = self.refresh();
+            return BuildOutcome { is_unfinished: true, next, ..BuildOutcome::new(self.seen) };
         };
-        let is_unfinished = false;
         let seen = match &source {
             Ok(source) => Ok(source.sha256().to_owned()),
             Err(error) => Err(log::chain(error)),
         };
         if !self.is_news(&seen) {
-            return BuildOutcome { seen, file: None, is_unfinished, next: self.refresh() };
+            return BuildOutcome { next: self.refresh(), ..BuildOutcome::new(seen) };
         }
-        match source.map_err(LoadError::from).and_then(|source| self.load(&source)) {
+        let mut uses = Uses::default();
+        match source.map_err(LoadError::from).and_then(|source| self.load(&source, &mut uses)) {
             Ok(Some(next)) => {
                 let file = Some(Ok(ReloadOutcome::Applied));
-                BuildOutcome { seen, file, is_unfinished, next: Some(next) }
+                BuildOutcome { file, next: Some(next), ..BuildOutcome::new(seen) }
             }
             Ok(None) => {
                 let file = Some(Ok(ReloadOutcome::Unchanged));
-                BuildOutcome { seen, file, is_unfinished, next: self.refresh() }
+                BuildOutcome { file, next: self.refresh(), ..BuildOutcome::new(seen) }
             }
             Err(error) => {
                 let reason = error.one_line();
-                let seen = match error {
+                let (seen, rejected_uses) = match error {
                     // The same file may fit once values change, so try it again each time.
-                    LoadError::Violations { .. } => Err(reason.clone()),
-                    _ => seen,
+                    LoadError::Violations { .. } => (Err(reason.clone()), uses),
+                    _ => (seen, Uses::default()),
                 };
                 let file = self.is_news(&seen).then_some(Err(reason));
-                BuildOutcome { seen, file, is_unfinished, next: self.refresh() }
+                let next = self.refresh();
+                BuildOutcome { file, rejected_uses, next, ..BuildOutcome::new(seen) }
             }
         }
     }
@@ -174,12 +185,13 @@ impl BuildJob {
         self.is_explicit || *seen != self.seen
     }
 
-    /// Builds a candidate from a file; `None` if it is the current one.
-    fn load(&self, source: &ConfigFile) -> Result<Option<Candidate>, LoadError> {
+    /// Builds a candidate from a file; `None` if it is the current one. `uses` receives what it names.
+    fn load(&self, source: &ConfigFile, uses: &mut Uses) -> Result<Option<Candidate>, LoadError> {
         if source.sha256() == self.inputs.sha256 {
             return Ok(None);
         }
         let config = source.parse()?;
+        uses.extend(config.uses());
         let values = self.read(&config);
         let topology = self.locate(&config);
         let sha256 = source.sha256().to_owned();

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::{Config, ConfigFile},
     cpu::{list, topology::Topology},
-    expr::values::Values,
+    expr::values::{Uses, Values},
     generation::{Current, Inputs, ReloadOutcome},
     kernel::scheduler::{ReadError, Scheduler},
     metrics::telemetry::Telemetry,
@@ -47,6 +47,8 @@ pub struct Reloader {
     inputs: Arc<Inputs>,
     /// The file as last seen: its hash, or why it could not be loaded.
     seen: Result<String, String>,
+    /// What it names, if it was rejected because of the values of its sources.
+    rejected_uses: Uses,
     sources: Sources,
     reader: Reader,
     watch: FileWatch,
@@ -89,6 +91,7 @@ impl Reloader {
             path: source.path().to_owned(),
             current: Arc::new(ArcSwap::from_pointee(generation)),
             seen: Ok(inputs.sha256.clone()),
+            rejected_uses: Uses::default(),
             inputs: Arc::new(inputs),
             watch,
             sources,
@@ -185,8 +188,9 @@ impl Reloader {
     /// at work on the file and the requests can wait for it.
     async fn reload(&mut self, pending: &Pending, scheduler: &Scheduler) -> Option<Outcome> {
         let cause = pending.cause();
-        let BuildOutcome { seen, mut file, is_unfinished, next } = self.build(cause).await;
-        self.seen = seen;
+        let outcome = self.build(cause).await;
+        let BuildOutcome { seen, mut file, is_unfinished, rejected_uses, next } = outcome;
+        (self.seen, self.rejected_uses) = (seen, rejected_uses);
         if let Some(next) = next {
             let is_new_file = matches!(file, Some(Ok(ReloadOutcome::Applied)));
             if let Err(error) = self.serve(next, cause, is_new_file, scheduler) {
@@ -271,9 +275,9 @@ impl Reloader {
         Ok(())
     }
 
-    /// Polls the remote sources and watches the files of the current configuration. Returns whether the
-    /// watches changed. If a filesystem hangs, only polling and requests detect changes until it
-    /// responds.
+    /// Polls the remote sources and watches the files of the current configuration, and watches those of one
+    /// that was rejected because of what is in them. Returns whether the watches changed. If a filesystem
+    /// hangs, only polling and requests detect changes until it responds.
     async fn renew_watches(&mut self) -> bool {
         let uses = self.inputs.config.uses();
         self.sources.follow(uses);
@@ -286,6 +290,7 @@ impl Reloader {
         // The configuration first: it must be watched even if the file of a label hangs.
         let mut files = vec![self.path.clone()];
         files.extend(self.sources.files(uses));
+        files.extend(self.sources.files(&self.rejected_uses));
         let watch = self.watch.clone();
         let reason = match self.renewing.run(FILE_TIMEOUT, move || watch.renew(&files)).await {
             JobStatus::Done(is_renewed) => {

@@ -183,6 +183,8 @@ fn a_rejected_configuration_is_applied_once_its_labels_fit() {
     let exporter = Exporter::start(&["--config.auto-reload-interval=0s"]);
     let zone = exporter.directory().join("zone");
     fs::write(&zone, "longer-than-it-may-be").unwrap();
+    // A newer file would be read again without an event, since it may still be written.
+    thread::sleep(Duration::from_millis(2_100));
     fs::write(exporter.config(), zone_of(&zone)).unwrap();
     let refused = exporter.wait_until("rejected", |exposition| !successful(exposition));
     assert!(is_in(&refused, "test-zone"));
