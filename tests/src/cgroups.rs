@@ -4,7 +4,10 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::{fd::AsRawFd as _, unix::net::UnixStream},
+    os::{
+        fd::AsRawFd as _,
+        unix::{fs::MetadataExt as _, net::UnixStream},
+    },
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process,
@@ -39,6 +42,13 @@ pub enum Hierarchy {
     Hybrid,
     /// Only version 1, with the controllers `cpu` and `cpuacct` in the same hierarchy.
     V1,
+}
+
+impl Hierarchy {
+    /// Those of this machine.
+    pub fn mounted() -> Self {
+        Mounts::find().hierarchy
+    }
 }
 
 /// Where the hierarchies are mounted.
@@ -157,6 +167,11 @@ impl Cgroup {
     /// Its directory.
     pub fn directory(&self) -> PathBuf {
         below(&self.mounts.shown, &self.path)
+    }
+
+    /// The inode number of its directory.
+    pub fn id(&self) -> u64 {
+        fs::metadata(self.directory()).unwrap().ino()
     }
 
     /// Creates a cgroup within it. If that is `threaded`, its tasks are threads of processes in this one.

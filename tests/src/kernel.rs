@@ -9,6 +9,7 @@ use std::{
 
 use sched_exporter::{
     accounting::{Snapshot, Totals},
+    cgroup::hierarchy,
     kernel::{
         btf::Btf,
         layout::{DisabledFeatures, Hierarchy, Layout},
@@ -20,11 +21,16 @@ use sched_exporter::{
 /// Kernel memory for cgroups: the default of the exporter.
 pub const CGROUP_MEMORY: u64 = 16 << 20;
 
-/// Attaches and seeds the kernel program in this process, with all features.
+/// Attaches and seeds the kernel program in this process, with all features, for the hierarchy of cgroups
+/// that the exporter chooses.
 pub fn attach() -> Scheduler {
     let bytes = fs::read(BTF_PATH).unwrap();
     let btf = Btf::parse(&bytes).unwrap();
-    let layout = Layout::from_btf(&btf, DisabledFeatures::default(), Hierarchy::default()).unwrap();
+    let hierarchy = match hierarchy::select(None).unwrap().hierarchy {
+        hierarchy::Hierarchy::Unified => Hierarchy::Unified,
+        hierarchy::Hierarchy::Legacy => Hierarchy::Legacy,
+    };
+    let layout = Layout::from_btf(&btf, DisabledFeatures::default(), hierarchy).unwrap();
     assert!(layout.features.iter().all(|feature| feature.off.is_none()), "{:?}", layout.features);
     let scheduler = Scheduler::attach(layout, CGROUP_MEMORY, false).unwrap();
     scheduler.seed().unwrap();

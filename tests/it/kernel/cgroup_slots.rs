@@ -2,13 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, OpenOptions},
-    io::Write as _,
-    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use aya::maps::{Map, MapData, Stack};
@@ -17,52 +11,18 @@ use sched_exporter::{
     kernel::scheduler::Scheduler,
 };
 use sched_exporter_ebpf::FIRST_SLOT;
-use sched_exporter_tests::{bpf, kernel::attach, process::PATIENCE};
+use sched_exporter_tests::{
+    bpf,
+    cgroups::{Cgroup, Tree},
+    kernel::attach,
+    process::PATIENCE,
+    workload::{monotonic_ns, sleep_until},
+};
 
-/// A cgroup of version 2, removed when dropped.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn new(name: &str) -> Self {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-        let mount = mounts.find(|mount| mount[2] == "cgroup2").expect("cgroup2 is mounted");
-        let path =
-            Path::new(mount[1]).join(format!("sched_exporter-{}-{name}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn id(&self) -> u64 {
-        fs::metadata(&self.0).unwrap().ino()
-    }
-
-    /// Runs a process in it, which ends at once.
-    fn run(&self) {
-        let procs = self.0.join("cgroup.procs");
-        let mut command = Command::new("/proc/self/exe");
-        command.arg("--list").stdout(Stdio::null());
-        // SAFETY: it calls only open, write, close and nanosleep.
-        unsafe {
-            command.pre_exec(move || {
-                OpenOptions::new().write(true).open(&procs)?.write_all(b"0")?;
-                // A task that is moved while it runs belongs to its cgroup from the next switch.
-                libc::usleep(1_000);
-                Ok(())
-            });
-        }
-        assert!(command.status().unwrap().success());
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        // The last process is still leaving.
-        let deadline = Instant::now() + PATIENCE;
-        while fs::remove_dir(&self.0).is_err() && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
+/// Runs a process in a cgroup, which sleeps once.
+#[track_caller]
+fn run(cgroup: &Cgroup) {
+    cgroup.start(|| sleep_until(monotonic_ns() + 1_000_000)).wait();
 }
 
 /// Takes a snapshot and checks that nothing is lost, counted twice, or of the wrong owner.
@@ -102,9 +62,10 @@ fn a_removed_cgroup_gives_its_slot_back_and_takes_its_counts_with_it() {
     let mut scheduler = attach();
     let mut events = scheduler.take_cgroup_events().unwrap();
     let before = read(&scheduler).removed;
-    let cgroup = Cgroup::new("removed");
+    let tree = Tree::new();
+    let cgroup = tree.create("removed");
     let id = cgroup.id();
-    cgroup.run();
+    run(&cgroup);
     assert!(events.drain());
     let alive = find(&read(&scheduler), id).unwrap();
     assert!(
@@ -113,7 +74,7 @@ fn a_removed_cgroup_gives_its_slot_back_and_takes_its_counts_with_it() {
     );
     scheduler.free_cgroups(&[alive.serial]).unwrap();
     assert!(find(&read(&scheduler), id).is_some(), "it is not removed yet");
-    drop(cgroup);
+    cgroup.remove();
     assert!(events.drain());
     let last = find(&read(&scheduler), id).unwrap();
     assert!(last.is_removed && last.totals.is_at_least(&alive.totals), "{last:?} {alive:?}");
@@ -129,8 +90,9 @@ fn a_removed_cgroup_gives_its_slot_back_and_takes_its_counts_with_it() {
 #[test]
 fn numbers_in_the_stack_of_free_slots_are_only_proposals() {
     let scheduler = attach();
-    let cgroups: Vec<_> = (0..8).map(|number| Cgroup::new(&format!("old-{number}"))).collect();
-    cgroups.iter().for_each(Cgroup::run);
+    let tree = Tree::new();
+    let cgroups: Vec<_> = (0..8).map(|number| tree.create(&format!("old-{number}"))).collect();
+    cgroups.iter().for_each(run);
     let ids = |cgroups: &[Cgroup]| cgroups.iter().map(Cgroup::id).collect::<Vec<_>>();
     let old = read(&scheduler);
     let mut stack = stack();
@@ -143,9 +105,9 @@ fn numbers_in_the_stack_of_free_slots_are_only_proposals() {
             stack.push(slot, 0).unwrap();
         }
     }
-    let more: Vec<_> = (0..40).map(|number| Cgroup::new(&format!("new-{number}"))).collect();
+    let more: Vec<_> = (0..40).map(|number| tree.create(&format!("new-{number}"))).collect();
     for cgroup in more.iter().chain(&cgroups) {
-        cgroup.run();
+        run(cgroup);
         read(&scheduler);
     }
     let new = read(&scheduler);
@@ -164,12 +126,13 @@ fn numbers_in_the_stack_of_free_slots_are_only_proposals() {
     // Once the wrong numbers are used up, new cgroups get slots again.
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let last = Cgroup::new("last");
+        let last = tree.create("last");
         let id = last.id();
-        last.run();
+        run(&last);
         if find(&read(&scheduler), id).is_some() {
             break;
         }
+        last.remove();
         assert!(Instant::now() < deadline, "no new cgroup gets a slot");
     }
 }

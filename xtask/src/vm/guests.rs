@@ -56,11 +56,8 @@ const X86_64: Guest = Guest {
 };
 const AARCH64: Guest = Guest { arch: Arch::Aarch64, package: "linux-image-cloud-arm64", ..X86_64 };
 
-/// Tests of cgroups that are in the unified hierarchy.
-const NEEDS_V2: &[&str] = &["kernel::cgroup_slots::"];
-
 pub(crate) const GUESTS: [Guest; 12] = [
-    Guest { name: "5.10", suite: "bullseye", hierarchy: Hierarchy::V1, skip: NEEDS_V2, ..X86_64 },
+    Guest { name: "5.10", suite: "bullseye", hierarchy: Hierarchy::V1, ..X86_64 },
     Guest { name: "5.10-v2", suite: "bullseye", ..X86_64 },
     Guest { name: "6.1", suite: "bookworm", ..X86_64 },
     Guest { name: "6.12", suite: "trixie", hierarchy: Hierarchy::Hybrid, ..X86_64 },
@@ -90,13 +87,7 @@ pub(crate) const GUESTS: [Guest; 12] = [
         skip: &["unplug::"],
         ..X86_64
     },
-    Guest {
-        name: "6.1-aarch64",
-        suite: "bookworm",
-        hierarchy: Hierarchy::V1,
-        skip: NEEDS_V2,
-        ..AARCH64
-    },
+    Guest { name: "6.1-aarch64", suite: "bookworm", hierarchy: Hierarchy::V1, ..AARCH64 },
     Guest { name: "6.12-aarch64", suite: "trixie", hierarchy: Hierarchy::Hybrid, ..AARCH64 },
     Guest { name: "newest-aarch64", suite: "trixie-backports", ..AARCH64 },
 ];
