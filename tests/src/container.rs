@@ -11,7 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{client::Client, exposition::Exposition, process::PATIENCE};
+use crate::{
+    client::Client,
+    exposition::Exposition,
+    process::{PATIENCE, scrape_until},
+};
 
 /// Where containers listen, on the default port, which the image's health check connects to.
 pub const ADDRESS: SocketAddr =
@@ -107,16 +111,8 @@ impl Container {
 
     /// Scrapes it until `done`; panics with the log if that takes too long.
     #[track_caller]
-    pub fn wait_until(&self, what: &str, mut done: impl FnMut(&Exposition) -> bool) -> Exposition {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let exposition = self.scrape();
-            if done(&exposition) {
-                return exposition;
-            }
-            assert!(Instant::now() < deadline, "never {what}\n{}", self.log());
-            thread::sleep(Duration::from_millis(20));
-        }
+    pub fn wait_until(&self, what: &str, done: impl FnMut(&Exposition) -> bool) -> Exposition {
+        scrape_until(what, || self.scrape(), || self.log(), done)
     }
 }
 

@@ -233,16 +233,8 @@ impl Exporter {
 
     /// Scrapes until `done`; panics with the log if that takes too long.
     #[track_caller]
-    pub fn wait_until(&self, what: &str, mut done: impl FnMut(&Exposition) -> bool) -> Exposition {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let exposition = self.scrape();
-            if done(&exposition) {
-                return exposition;
-            }
-            assert!(Instant::now() < deadline, "never {what}\n{}", self.log());
-            thread::sleep(Duration::from_millis(20));
-        }
+    pub fn wait_until(&self, what: &str, done: impl FnMut(&Exposition) -> bool) -> Exposition {
+        scrape_until(what, || self.scrape(), || self.log(), done)
     }
 
     /// Waits until its log contains `expected`.
@@ -266,6 +258,25 @@ impl Exporter {
             assert!(Instant::now() < deadline, "still running\n{}", self.log());
             thread::sleep(Duration::from_millis(5));
         }
+    }
+}
+
+/// Scrapes until `done`; panics with the log if that takes too long.
+#[track_caller]
+pub(crate) fn scrape_until(
+    what: &str,
+    scrape: impl Fn() -> Exposition,
+    log: impl Fn() -> String,
+    mut done: impl FnMut(&Exposition) -> bool,
+) -> Exposition {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let exposition = scrape();
+        if done(&exposition) {
+            return exposition;
+        }
+        assert!(Instant::now() < deadline, "never {what}\n{}", log());
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
