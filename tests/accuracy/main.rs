@@ -14,7 +14,6 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, ValueEnum as _};
-use sched_exporter::kernel::scheduler::Scheduler;
 use sched_exporter_tests::{
     kernel::attach,
     machine::machine,
@@ -23,13 +22,14 @@ use sched_exporter_tests::{
 };
 use serde_json::json;
 
+mod cgroups;
 mod page;
 mod report;
 mod window;
 mod workloads;
 
 use report::Measured;
-use window::Window;
+use window::{Observer, Window};
 use workloads::Workload;
 
 #[derive(Parser)]
@@ -74,14 +74,14 @@ fn main() -> Result<ExitCode> {
         page::write_quantiles()?;
         return Ok(ExitCode::SUCCESS);
     }
-    let scheduler = attach();
-    let cpu = choose_cpu(&scheduler)?;
+    let mut observer = Observer::new(attach());
+    let cpu = choose_cpu(&mut observer)?;
     let effort = if args.quick { QUICK } else { FULL };
     let mut all = Vec::new();
     for &workload in Workload::value_variants() {
         if args.only.is_empty() || args.only.contains(&workload) {
             eprintln!("{}", workload.title());
-            all.push(measure(&scheduler, workload, cpu, effort)?);
+            all.push(measure(&mut observer, workload, cpu, effort)?);
         }
     }
     if args.json {
@@ -108,14 +108,14 @@ fn main() -> Result<ExitCode> {
 ///
 /// On one development VM, the kernel stops reporting these switches to perf and ftrace once the CPU
 /// has been offline; it still reports them to our program.
-fn choose_cpu(scheduler: &Scheduler) -> Result<u32> {
+fn choose_cpu(observer: &mut Observer) -> Result<u32> {
     const WINDOWS: usize = 40;
     const SHORT: Duration = Duration::from_millis(20);
     for &cpu in online().iter().rev() {
         let driver = online().into_iter().find(|other| *other != cpu);
         pin(driver.context("needs at least two CPUs")?);
         let cpu = u32::try_from(cpu)?;
-        let windows = window::measure(scheduler, Workload::Bursts, cpu, WINDOWS, SHORT)?;
+        let windows = window::measure(observer, Workload::Bursts, cpu, WINDOWS, SHORT)?;
         let idle_ns = |window: &Window| window.trace_ns[Class::Idle as usize];
         if windows.iter().flatten().any(|window| idle_ns(window) > 0) {
             return Ok(cpu);
@@ -129,7 +129,7 @@ fn choose_cpu(scheduler: &Scheduler) -> Result<u32> {
 
 /// Measures the rounds of a workload, using only windows without a missed switch.
 fn measure(
-    scheduler: &Scheduler,
+    observer: &mut Observer,
     workload: Workload,
     cpu: u32,
     effort: Effort,
@@ -151,7 +151,7 @@ fn measure(
     while whole.len() < wanted && whole.len() + measured.unusable.len() < PATIENCE * wanted {
         // A third more, because some will be unusable and each run takes a while to set up.
         let count = (wanted - whole.len()) * 4 / 3 + 1;
-        for window in window::measure(scheduler, workload, cpu, count, WINDOW)? {
+        for window in window::measure(observer, workload, cpu, count, WINDOW)? {
             match window {
                 Ok(window) => whole.push(window),
                 Err(unusable) => measured.unusable.push(unusable),

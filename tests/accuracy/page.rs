@@ -36,6 +36,8 @@ the maximum.
   the waits of tasks outside the workload. A larger difference in any round is a failure.
 * *These tasks* are only those of the workload, without other tasks in the same mode; *their own
   clocks* are the kernel's account of them, from `CLOCK_THREAD_CPUTIME_ID` or `/proc/PID/schedstat`.
+* A cgroup's trace is that of its tasks. Its own figures are the kernel's account of the cgroup,
+  `cpu.stat` or in version 1 `cpuacct.usage`, and `run_delay` of its tasks.
 * *Sum of modes* is `user`, `nice`, `system`, `irq`, `softirq` and `steal` of the CPU's line in
   `/proc/stat`; *wall minus idle* is the elapsed time minus `idle` and `iowait`. They differ if the
   kernel samples the former at ticks and measures the latter by a clock. `/proc/stat` counts in
@@ -52,7 +54,11 @@ round.
 
 The modes of a CPU and its unattributed time should add up to the time since attach; *modes off
 elapsed* is the largest difference on any CPU in any round. A switch during the microseconds of
-reading makes it more than 0. Each switch that the program detected as missed counts as up to two in
+reading makes it more than 0. The CPU time of all sets of cgroups, with what is removed or
+forgotten, should be the time in the busy modes, and their waits those of the CPUs; *cgroups off
+modes* is the largest difference at any reading, and anything but 0 is a failure. For this, the
+cgroups of the machine are in eight sets, of which four are shown, and a set is forgotten once its
+cgroups are removed. Each switch that the program detected as missed counts as up to two in
 the outer difference; missed switches that it could not detect make `ctxt` larger. A `ctxt` below
 ours is a failure. `run_delay` is summed over all tasks of the machine. Time that a task waited on a
 CPU that it then left is only in `run_delay`; the waits of tasks that have ended are only in ours.
@@ -65,7 +71,7 @@ pub(crate) fn write(all: &[Measured]) -> Result<()> {
     fs::write(Path::new(PATH), page).context("docs/accuracy.md")
 }
 
-/// Writes the section on quantiles anew, and keeps the others.
+/// Writes the section on quantiles again, and keeps the others.
 pub(crate) fn write_quantiles() -> Result<()> {
     let page = fs::read_to_string(PATH).context("docs/accuracy.md")?;
     let (measured, _) = page

@@ -7,6 +7,7 @@ use sched_exporter_tests::{kernel::Stat, summary::Summary};
 use serde_json::{Value, json};
 
 use crate::{
+    cgroups::{self, Figures},
     window::{Total, Unusable, Window},
     workloads::Workload,
 };
@@ -70,11 +71,35 @@ impl Measured {
             let trace: Figure<'_> = &|window| window.trace_own_wait_ns;
             let run_delay: Figure<'_> = &|window| window.run_delay_ns;
             rows.extend([
-                self.row("waiting, these two: the trace", trace, None),
-                self.row("waiting, these two: `run_delay`", run_delay, Some(trace)),
+                self.row("waiting, these tasks: the trace", trace, None),
+                self.row("waiting, these tasks: `run_delay`", run_delay, Some(trace)),
             ]);
         }
+        if self.workload == Workload::Cgroups {
+            for (index, name) in cgroups::NAMES.iter().enumerate() {
+                self.push_cgroup(&mut rows, name, |window| &window.cgroups[index]);
+            }
+        }
         rows
+    }
+
+    /// Adds the figures of a cgroup.
+    fn push_cgroup(&self, rows: &mut Vec<Row>, name: &str, of: impl Fn(&Window) -> &Figures) {
+        let trace: Figure<'_> = &|window| of(window).trace;
+        let usage = format!("`{name}`: `{}`", cgroups::usage_file());
+        rows.extend([
+            self.row(format!("`{name}`: the trace"), trace, None),
+            self.row(format!("`{name}`: ours"), &|window| of(window).ours, Some(trace)),
+            self.row(usage, &|window| of(window).usage, Some(trace)),
+        ]);
+        let trace: Figure<'_> = &|window| of(window).trace_wait;
+        let (ours, run_delay): (Figure<'_>, Figure<'_>) =
+            (&|window| of(window).ours_wait, &|window| of(window).run_delay);
+        rows.extend([
+            self.row(format!("`{name}`, waiting: the trace"), trace, None),
+            self.row(format!("`{name}`, waiting: ours"), ours, Some(trace)),
+            self.row(format!("`{name}`, waiting: `run_delay`"), run_delay, Some(trace)),
+        ]);
     }
 
     fn row(&self, what: impl Into<String>, figure: Figure<'_>, trace: Option<Figure<'_>>) -> Row {
@@ -209,8 +234,8 @@ impl Display for Totals<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "| workload | modes off elapsed | switches, ours | `ctxt` | off | \
-             waits, ours | `run_delay` | off |\n|---|--:|--:|--:|--:|--:|--:|--:|"
+            "| workload | modes off elapsed | cgroups off modes | switches, ours | `ctxt` | off | \
+             waits, ours | `run_delay` | off |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|"
         )?;
         for measured in self.0.iter().filter(|measured| !measured.rounds.is_empty()) {
             let of =
@@ -223,9 +248,10 @@ impl Display for Totals<'_> {
             let wait: fn(&Window) -> &Total = |window| &window.totals.wait_ns;
             writeln!(
                 f,
-                "| {} | {:.0} ns | {:.0} | {:.0} | {:+} | {:.2} ms | {:.2} ms | {:+.3} ms |",
+                "| {} | {:.0} ns | {:.0} ns | {:.0} | {:.0} | {:+} | {:.2} ms | {:.2} ms | {:+.3} ms |",
                 measured.workload.title(),
                 of(&|window| float(window.totals.modes_off_ns)).max,
+                of(&|window| float(window.totals.cgroups_off_ns)).max,
                 of(&|window| float(switches(window).inner)).median,
                 of(&|window| float(switches(window).kernel)).median,
                 worst(switches),

@@ -14,22 +14,25 @@ use sched_exporter::{
 };
 use sched_exporter_tests::{
     kernel::{Schedstat, Stat, kthreads, times},
-    trace::{CLOCKS_APART_NS, Class, Recording, Trace},
-    workload::{Load, monotonic_ns},
+    trace::{Account, CLOCKS_APART_NS, Class, Recording, Trace},
+    workload::monotonic_ns,
 };
 
-use crate::workloads::{Clocks, Workload};
+use crate::{
+    cgroups::{self, CgroupLoad, End, Figures, Identity, Sets},
+    workloads::{Clocks, Started, Workload},
+};
 
 /// Time from the start of a workload to the first window, for it to set its policy and settle.
 const SETTLE: Duration = Duration::from_millis(200);
 
 /// Largest difference from the trace in a round, besides [`CLOCKS_APART_NS`] per switch: sometimes
 /// a hypervisor stops the CPU between our reading of the clock and perf's.
-const TOLERANCE_NS: u64 = 150_000;
+pub(crate) const TOLERANCE_NS: u64 = 150_000;
 
 /// Largest difference per wait. The kernel takes both ends of a wait from its run queue's clock,
 /// which it reads shortly before it reports the wakeup and the switch.
-const WAIT_APART_NS: u64 = 1_000;
+pub(crate) const WAIT_APART_NS: u64 = 1_000;
 
 /// All figures for the workload's CPU. Times are nanoseconds.
 #[derive(Clone, Default)]
@@ -51,6 +54,8 @@ pub(crate) struct Window {
     pub(crate) run_delay_ns: u64,
     /// By `/proc/stat`, by [`Stat::MODES`].
     pub(crate) stat_ns: [u64; Stat::MODES.len()],
+    /// By [`cgroups::NAMES`], if the workload has cgroups.
+    pub(crate) cgroups: [Figures; cgroups::NAMES.len()],
     pub(crate) totals: Totals,
     /// By the trace.
     switches: u64,
@@ -67,6 +72,9 @@ pub(crate) struct Window {
 pub(crate) struct Totals {
     /// Largest difference, of any CPU, between the sum of its modes and the time since attach.
     pub(crate) modes_off_ns: u64,
+    /// Largest difference between all cgroups and the busy modes, or between their waits and those of the
+    /// CPUs.
+    pub(crate) cgroups_off_ns: u64,
     pub(crate) switches: Total,
     pub(crate) wait_ns: Total,
 }
@@ -99,15 +107,30 @@ struct Reading {
     before_done: u64,
     stat: Stat,
     own_ns: u64,
+    usage_ns: [u64; cgroups::NAMES.len()],
     after: Snapshot,
     after_done: u64,
     tasks: HashMap<u32, Schedstat>,
     last: Snapshot,
+    cgroups_off_ns: u64,
+}
+
+/// The attached kernel program, and the cgroups that it has seen.
+pub(crate) struct Observer {
+    scheduler: Scheduler,
+    sets: Sets,
+}
+
+impl Observer {
+    pub(crate) fn new(scheduler: Scheduler) -> Self {
+        let sets = Sets::new(&scheduler);
+        Self { scheduler, sets }
+    }
 }
 
 /// Runs a workload on a CPU for `count` consecutive windows.
 pub(crate) fn measure(
-    scheduler: &Scheduler,
+    observer: &mut Observer,
     workload: Workload,
     cpu: u32,
     count: usize,
@@ -118,34 +141,59 @@ pub(crate) fn measure(
     thread::sleep(SETTLE);
     let clocks = workload.clocks(cpu as usize)?;
     let mut kthreads_seen = kthreads();
-    let mut readings = vec![Reading::take(scheduler, cpu, &load, &clocks)?];
+    let mut readings = vec![Reading::take(observer, cpu, &load, &clocks)?];
     for _ in 0..count {
         thread::sleep(length);
-        readings.push(Reading::take(scheduler, cpu, &load, &clocks)?);
+        readings.push(Reading::take(observer, cpu, &load, &clocks)?);
     }
     kthreads_seen.extend(kthreads());
     let tasks = clocks.tasks(&load);
+    let cgroups = load.cgroups().map(CgroupLoad::identities);
     drop(load);
     let run = Run {
         workload,
         cpu,
         tasks,
+        cgroups,
         kthreads: kthreads_seen,
-        attached_at: scheduler.attached_at(),
+        attached_at: observer.scheduler.attached_at(),
         trace: recording.finish(),
     };
     readings.windows(2).map(|ends| run.window(&ends[0], &ends[1])).collect()
 }
 
 impl Reading {
-    fn take(scheduler: &Scheduler, cpu: u32, load: &Load, clocks: &Clocks) -> Result<Self> {
+    fn take(observer: &mut Observer, cpu: u32, load: &Started, clocks: &Clocks) -> Result<Self> {
+        let Observer { scheduler, sets } = observer;
         let (before, before_done) = undisturbed(scheduler, cpu)?;
         let stat = Stat::read();
         let own_ns = clocks.read_ns(load)?;
+        let usage_ns = load.cgroups().map(CgroupLoad::usage_ns).unwrap_or_default();
         let (after, after_done) = undisturbed(scheduler, cpu)?;
         let tasks = Schedstat::of_all();
         let last = scheduler.snapshot()?;
-        Ok(Self { before, before_done, stat, own_ns, after, after_done, tasks, last })
+        let mut cgroups_off_ns = 0;
+        for snapshot in [&before, &after, &last] {
+            cgroups_off_ns = cgroups_off_ns.max(sets.off_ns(snapshot)?);
+        }
+        sets.follow(scheduler, &last)?;
+        Ok(Self {
+            before,
+            before_done,
+            stat,
+            own_ns,
+            usage_ns,
+            after,
+            after_done,
+            tasks,
+            last,
+            cgroups_off_ns,
+        })
+    }
+
+    /// The figures of a cgroup, with one of our readings.
+    fn end<'r>(&'r self, snapshot: &'r Snapshot, cgroup: usize) -> End<'r> {
+        End { snapshot, usage_ns: self.usage_ns[cgroup], tasks: &self.tasks }
     }
 }
 
@@ -181,6 +229,7 @@ struct Run {
     cpu: u32,
     /// The workload's tasks, if they are known.
     tasks: Option<Vec<u32>>,
+    cgroups: Option<[Identity; cgroups::NAMES.len()]>,
     kthreads: HashSet<u32>,
     attached_at: u64,
     trace: Trace,
@@ -229,6 +278,7 @@ impl Run {
             own_ns: to.own_ns.saturating_sub(from.own_ns),
             run_delay_ns: self.run_delay_ns(to) - self.run_delay_ns(from),
             stat_ns: array::from_fn(|mode| stat_after[mode].saturating_sub(stat_before[mode])),
+            cgroups: self.cgroups(from, to, [&least, &exact, &most])?,
             totals: self.totals(from, to),
             switches,
             waits: exact.waits,
@@ -240,6 +290,20 @@ impl Run {
     /// The sum over the workload's tasks, if they are known.
     fn own(&self, by_task: &HashMap<u32, u64>) -> Option<u64> {
         Some(self.tasks.as_ref()?.iter().filter_map(|task| by_task.get(task)).sum())
+    }
+
+    fn cgroups(
+        &self,
+        from: &Reading,
+        to: &Reading,
+        accounts: [&Account; 3],
+    ) -> Result<[Figures; cgroups::NAMES.len()]> {
+        let mut figures = [Figures::default(); cgroups::NAMES.len()];
+        for (index, cgroup) in self.cgroups.iter().flatten().enumerate() {
+            let ends = [from.end(&from.after, index), to.end(&to.before, index)];
+            figures[index] = cgroup.figures(&ends, accounts)?;
+        }
+        Ok(figures)
     }
 
     fn run_delay_ns(&self, reading: &Reading) -> u64 {
@@ -262,6 +326,7 @@ impl Run {
         });
         Totals {
             modes_off_ns: worst_ns(&from.after).max(worst_ns(&to.before)),
+            cgroups_off_ns: from.cgroups_off_ns.max(to.cgroups_off_ns),
             switches: Total {
                 inner: growth(switches, &from.after, &to.before),
                 outer: growth(switches, &from.before, &to.after)
@@ -299,6 +364,9 @@ impl Window {
             sum.own_ns += window.own_ns;
             sum.run_delay_ns += window.run_delay_ns;
             add(&mut sum.stat_ns, &window.stat_ns);
+            for (sum, cgroup) in sum.cgroups.iter_mut().zip(&window.cgroups) {
+                sum.add(cgroup);
+            }
             sum.totals.add(&window.totals);
             sum.switches += window.switches;
             sum.waits += window.waits;
@@ -321,6 +389,9 @@ impl Window {
                     self.switches
                 ));
             }
+        }
+        for (name, cgroup) in cgroups::NAMES.iter().zip(&self.cgroups) {
+            found.extend(cgroup.disagreements(name, tolerance_ns, self.waits));
         }
         // Other tasks may have migrated without an event.
         let others_ns = self.trace_wait_ns - self.trace_own_wait_ns;
@@ -373,6 +444,7 @@ impl Totals {
 
     fn add(&mut self, other: &Self) {
         self.modes_off_ns = self.modes_off_ns.max(other.modes_off_ns);
+        self.cgroups_off_ns = self.cgroups_off_ns.max(other.cgroups_off_ns);
         self.switches.add(other.switches);
         self.wait_ns.add(other.wait_ns);
     }
@@ -384,6 +456,12 @@ impl Totals {
             wrong.push(format!(
                 "modes differ from the time since attach by {} ns",
                 self.modes_off_ns
+            ));
+        }
+        if self.cgroups_off_ns > 0 {
+            wrong.push(format!(
+                "cgroups differ from the busy modes, or from the waits, by {} ns",
+                self.cgroups_off_ns
             ));
         }
         // A larger count can be switches that the kernel did not report.

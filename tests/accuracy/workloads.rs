@@ -20,6 +20,8 @@ use sched_exporter_tests::{
     workload::{Load, monotonic_ns, online, sleep_until, spin_until},
 };
 
+use crate::cgroups::CgroupLoad;
+
 /// A workload, named as on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Workload {
@@ -32,6 +34,7 @@ pub(crate) enum Workload {
     Realtime,
     Deadline,
     Kthreads,
+    Cgroups,
 }
 
 /// Offset from the tick at which bursts begin, and their length, in nanoseconds, for the usual tick
@@ -59,6 +62,7 @@ impl Workload {
             Self::Realtime => "A real-time task",
             Self::Deadline => "A deadline task",
             Self::Kthreads => "Kernel threads",
+            Self::Cgroups => "Cgroups that share a CPU",
         }
     }
 
@@ -91,6 +95,11 @@ impl Workload {
             Self::Kthreads => {
                 "A `SCHED_NORMAL` task that replaces the packet filter of a socket 100 times in a \
                  row and sleeps for 2 ms; a kworker of its CPU frees the old filters."
+            }
+            Self::Cgroups => {
+                "Three cgroups with `SCHED_NORMAL` tasks on one CPU: in `frugal`, one that works for \
+                 2 ms in every 10 ms; in `greedy`, two that spin; in `limited`, one that spins, with \
+                 a quota of 20 ms in every 100 ms."
             }
         }
     }
@@ -148,6 +157,13 @@ impl Workload {
                  is off. These tasks are the kernel threads bound to the CPU; others also run \
                  there."
             }
+            Self::Cgroups => {
+                "The kernel brings a cgroup's CPU time up to date at ticks and switches, so its \
+                 figure is off by up to a tick at either end. For the kernel and for us, the task of \
+                 a cgroup that has used up its quota waits. A wait counts when it ends, so one that \
+                 spans the end of a window counts in the next; `run_delay` is read a moment after \
+                 our figure, so it can have a wait more."
+            }
         }
     }
 
@@ -155,7 +171,7 @@ impl Workload {
     pub(crate) const fn class(self) -> Class {
         match self {
             Self::Bursts | Self::Dodge | Self::Meet | Self::Realtime => Class::Realtime,
-            Self::Spinner | Self::Sharing | Self::Forks => Class::Normal,
+            Self::Spinner | Self::Sharing | Self::Forks | Self::Cgroups => Class::Normal,
             Self::Deadline => Class::Deadline,
             Self::Kthreads => Class::Kthread,
         }
@@ -174,12 +190,13 @@ impl Workload {
 
     /// Whether its waits are measured too.
     pub(crate) const fn is_about_waits(self) -> bool {
-        matches!(self, Self::Sharing)
+        matches!(self, Self::Sharing | Self::Cgroups)
     }
 
     /// Starts it on a CPU.
-    pub(crate) fn start(self, cpu: usize) -> Result<Load> {
+    pub(crate) fn start(self, cpu: usize) -> Result<Started> {
         let load = match self {
+            Self::Cgroups => return Ok(Started::Cgroups(Box::new(CgroupLoad::on(cpu)))),
             Self::Bursts => Load::on(&[cpu], || {
                 spin_until(monotonic_ns() + 400_000);
                 thread::sleep(Duration::from_micros(600));
@@ -204,10 +221,10 @@ impl Workload {
                 Self::Bursts | Self::Dodge | Self::Meet => realtime(id, libc::SCHED_FIFO)?,
                 Self::Realtime => realtime(id, libc::SCHED_RR)?,
                 Self::Deadline => deadline(id)?,
-                Self::Spinner | Self::Sharing | Self::Forks | Self::Kthreads => {}
+                Self::Spinner | Self::Sharing | Self::Forks | Self::Kthreads | Self::Cgroups => {}
             }
         }
-        Ok(load)
+        Ok(Started::Threads(load))
     }
 
     /// Own clocks of its tasks.
@@ -224,6 +241,36 @@ impl Workload {
     }
 }
 
+/// A workload that runs until it is dropped.
+pub(crate) enum Started {
+    Threads(Load),
+    Cgroups(Box<CgroupLoad>),
+}
+
+impl Started {
+    fn ids(&self) -> Vec<Pid> {
+        match self {
+            Self::Threads(load) => load.ids().to_vec(),
+            Self::Cgroups(load) => load.ids().collect(),
+        }
+    }
+
+    fn cpu_ns(&self) -> Result<u64> {
+        match self {
+            Self::Threads(load) => Ok(load.cpu_ns()),
+            Self::Cgroups(load) => load.cpu_ns(),
+        }
+    }
+
+    /// Its cgroups, if it has any.
+    pub(crate) const fn cgroups(&self) -> Option<&CgroupLoad> {
+        match self {
+            Self::Threads(_) => None,
+            Self::Cgroups(load) => Some(load),
+        }
+    }
+}
+
 /// The tasks whose CPU time is read from the kernel.
 pub(crate) enum Clocks {
     Threads,
@@ -233,7 +280,7 @@ pub(crate) enum Clocks {
 
 impl Clocks {
     /// The tasks, if they are the same throughout.
-    pub(crate) fn tasks(&self, load: &Load) -> Option<Vec<u32>> {
+    pub(crate) fn tasks(&self, load: &Started) -> Option<Vec<u32>> {
         match self {
             Self::Threads => {
                 Some(load.ids().iter().map(|id| id.as_raw().cast_unsigned()).collect())
@@ -244,13 +291,13 @@ impl Clocks {
     }
 
     /// Their CPU time in nanoseconds.
-    pub(crate) fn read_ns(&self, load: &Load) -> Result<u64> {
+    pub(crate) fn read_ns(&self, load: &Started) -> Result<u64> {
         Ok(match self {
-            Self::Threads => load.cpu_ns(),
+            Self::Threads => load.cpu_ns()?,
             Self::ThreadsAndChildren => {
                 let children = getrusage(UsageWho::RUSAGE_CHILDREN)?;
                 let us = (children.user_time() + children.system_time()).num_microseconds();
-                load.cpu_ns() + u64::try_from(us)? * 1_000
+                load.cpu_ns()? + u64::try_from(us)? * 1_000
             }
             Self::Tasks(tasks) => {
                 let run_ns = |task: &u32| Some(Schedstat::of(*task, *task)?.run_ns);
