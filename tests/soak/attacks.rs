@@ -96,12 +96,12 @@ const KEPT_KIB: u64 = 2 << 10;
 /// Time for the exporter to close the connections and to release their memory.
 const RECOVERY: Duration = Duration::from_secs(15);
 
-/// Runs every attack, and returns the invariants that must hold beside them.
+/// Runs every attack, and returns the invariants that must hold meanwhile.
 pub(crate) fn run(address: SocketAddr, process: Pid, shared: &Shared) -> Result<[Invariant; 4]> {
     raise_descriptor_limit()?;
-    let mut scrapes = Invariant::new("beside attacks, scrapes are answered within a second");
-    let mut health = Invariant::new("beside attacks, health checks are answered within a second");
-    let mut peak = Invariant::new("beside attacks, resident memory stays bounded");
+    let mut scrapes = Invariant::new("under attack, scrapes are answered within a second");
+    let mut health = Invariant::new("under attack, health checks are answered within a second");
+    let mut peak = Invariant::new("under attack, resident memory stays bounded");
     let mut kept = Invariant::new("after attacks, memory is released");
     let before = Resources::of(process)?;
     // Resets the peak. https://man7.org/linux/man-pages/man5/proc_pid_clear_refs.5.html

@@ -1,5 +1,5 @@
-//! Reads a CPU's record and its rows while the kernel program goes on writing them, and finds out whether
-//! they belong together.
+//! Reads a CPU's record and its rows while the kernel program keeps writing them, and checks that they
+//! belong together.
 
 use sched_exporter_ebpf::{CgroupRow, CgroupTotals, Counters, CpuRecord, FIRST_SLOT, JOURNAL};
 

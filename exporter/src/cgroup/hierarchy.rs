@@ -1,7 +1,7 @@
 //! Decides which hierarchy of cgroups to account by, and finds where it is mounted.
 //!
 //! * Pure v2: all controllers are in the unified hierarchy.
-//! * Hybrid: the unified hierarchy beside v1 hierarchies, one of which has the `cpu` controller. systemd
+//! * Hybrid: the unified hierarchy next to v1 hierarchies, one of which has the `cpu` controller. systemd
 //!   and runc create every cgroup in both, under the same path, so the unified one serves; quotas are
 //!   read from the v1 hierarchy.
 //! * v1 only: the hierarchy with the `cpu` controller. `cpuacct` may be in another one, which is not used.

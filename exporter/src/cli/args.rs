@@ -110,8 +110,8 @@ pub struct Args {
     #[arg(long = "no-collector.cgroups", action = ArgAction::SetTrue)]
     pub no_cgroups: bool,
 
-    /// Hierarchy of cgroups to account for. `auto` is v2 if it is mounted, and else v1 with the controller
-    /// `cpu`.
+    /// Hierarchy of cgroups to account for. `auto` is v2 if it is mounted, and otherwise v1 with the
+    /// controller `cpu`.
     #[arg(
         long = "cgroup.hierarchy",
         value_name = "VERSION",
@@ -120,8 +120,8 @@ pub struct Args {
     )]
     pub cgroup_hierarchy: CgroupHierarchy,
 
-    /// Maximum kernel memory for accounting for cgroups, such as 16MiB or 64MB; it decides for how many at
-    /// the same time, at most 4,093.
+    /// Maximum kernel memory for cgroups, such as 16MiB or 64MB. It limits how many are accounted for at the
+    /// same time, to at most 4,093.
     #[arg(
         long = "ebpf.cgroup-memory",
         value_name = "SIZE",

@@ -4,7 +4,7 @@ use sched_exporter_ebpf::{
     CgroupMeta, CgroupRow, CgroupState, CpuEntry, CpuRecord, FIRST_SLOT, MAX_SLOTS,
 };
 
-/// What the kernel allocates for an entry of a hash map with a key of 8 bytes and a value of 4, beside its
+/// What the kernel allocates for an entry of a hash map with a key of 8 bytes and a value of 4, besides its
 /// bucket. <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/hashtab.c>, `struct htab_elem`.
 const HASH_ENTRY: u64 = 64;
 
@@ -17,9 +17,9 @@ const STACK_ENTRY: u64 = 4;
 /// Whatever the number of slots and CPUs: the ring buffer of events, and headers of the maps.
 const FIXED: u64 = 32 * 1024;
 
-/// The number of slots whose maps fit into so many bytes of kernel memory, of which [`FIRST_SLOT`] are for
-/// no cgroup in particular; 0 if there would be none for any cgroup. `cpus` is the number of CPU numbers,
-/// since an array has an entry for each.
+/// The most slots whose maps fit into `bytes` of kernel memory. [`FIRST_SLOT`] of them belong to no single
+/// cgroup; 0 if no others would be left. `cpus` is the number of CPU numbers, since an array has an entry
+/// for each.
 pub fn fitting(bytes: u64, cpus: u32) -> u32 {
     let fits = |slots: &u32| memory(*slots, cpus) <= bytes;
     // Ascending in the number of slots, so halving the range finds the most.

@@ -229,8 +229,8 @@ catalog! {
         kind: Kind::Counter,
         help: "CPU time of the tasks in each set of cgroups, to the nanosecond, including the interval \
                still open. With sched_exporter_cgroup_removed_seconds_total and \
-               sched_exporter_cgroup_forgotten_seconds_total, the sets add up to the modes of all CPUs \
-               but idle.",
+               sched_exporter_cgroup_forgotten_seconds_total, the sets add up to the time of all CPUs in \
+               modes other than idle.",
         labels: &[],
         feature: None,
         source: Source::Cgroups(&[("", |set| Some(Value::Nanoseconds(set.totals.cpu_ns)))]),
@@ -356,7 +356,8 @@ catalog! {
     CGROUP_REMOVED_SECONDS: Family {
         name: "sched_exporter_cgroup_removed_seconds",
         kind: Kind::Counter,
-        help: "CPU time of the last tasks of removed cgroups after their slots were given back.",
+        help: "CPU time of tasks that still ran when their cgroup was already removed, such as those that \
+               were exiting.",
         labels: &[],
         feature: None,
         source: Source::CgroupRest(|values| values.removed.cpu_ns),
@@ -364,7 +365,7 @@ catalog! {
     CGROUP_FORGOTTEN_SECONDS: Family {
         name: "sched_exporter_cgroup_forgotten_seconds",
         kind: Kind::Counter,
-        help: "CPU time that sets of cgroups had when their series ended.",
+        help: "CPU time that sets of cgroups had counted when their series ended.",
         labels: &[],
         feature: None,
         source: Source::CgroupRest(|values| values.forgotten.cpu_ns),

@@ -163,7 +163,7 @@ struct State {
     program: Program,
     random: Random,
     order: Order,
-    /// One in so many words that the reader copies, a store becomes visible.
+    /// The number of words that the reader copies, on average, until a store becomes visible.
     pace: u64,
     /// What was written by each write, by the open interval.
     history: BTreeMap<u64, Written>,
@@ -254,7 +254,7 @@ fn is_right(copy: &CpuRecord, rows: &[CgroupRow], history: &BTreeMap<u64, Writte
         && unread.iter().all(|row| *row == CgroupRow::ZERO)
 }
 
-/// Reads until so many copies are accepted; returns how many were not.
+/// Reads until this many copies are accepted; returns how many were rejected.
 fn read(order: Order, pace: u64, seed: u64, copies: u32) -> u32 {
     let memory = shared(order, pace, seed);
     let mut rows = Vec::new();
