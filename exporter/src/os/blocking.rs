@@ -1,8 +1,11 @@
 //! Runs jobs that may block forever, because a filesystem can hang.
 
-use std::{io, mem, thread, time::Duration};
+use std::{future, io, mem, thread, time::Duration};
 
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout, timeout_at},
+};
 
 /// Runs one job at a time on a thread of its own. A job that exceeds its time limit keeps the slot
 /// until it ends, so that threads never pile up.
@@ -10,8 +13,15 @@ use tokio::{sync::oneshot, time::timeout};
 pub struct BlockingSlot<T> {
     /// The name of the thread.
     name: &'static str,
-    /// Receives the result of the job that exceeded its limit.
-    running: Option<oneshot::Receiver<T>>,
+    running: Option<Running<T>>,
+}
+
+/// A job whose result has not been taken.
+#[derive(Debug)]
+struct Running<T> {
+    result: oneshot::Receiver<T>,
+    /// When it exceeds its limit; `None` once that has been reported.
+    deadline: Option<Instant>,
 }
 
 /// The state of a job after waiting for it.
@@ -55,13 +65,8 @@ impl<T: Send + 'static> BlockingSlot<T> {
         if let Some(JobStatus::Running) = self.earlier().await {
             return JobStatus::Running;
         }
-        let (sender, receiver) = oneshot::channel();
-        let work = move || {
-            // Fails if the slot is gone.
-            let _ = sender.send(job());
-        };
-        match thread::Builder::new().name(self.name.into()).spawn(work) {
-            Ok(_) => self.wait(receiver, limit).await,
+        match self.spawn(job) {
+            Ok(result) => self.wait(result, limit).await,
             Err(error) => JobStatus::NotStarted(error),
         }
     }
@@ -69,7 +74,51 @@ impl<T: Send + 'static> BlockingSlot<T> {
     /// Returns the state of an earlier job that exceeded its limit; `None` if the slot is idle.
     pub async fn earlier(&mut self) -> Option<JobStatus<T>> {
         let running = mem::take(&mut self.running)?;
-        Some(self.wait(running, Duration::ZERO).await)
+        Some(self.wait(running.result, Duration::ZERO).await)
+    }
+
+    /// Whether there is no job whose result has not been taken.
+    pub const fn is_idle(&self) -> bool {
+        self.running.is_none()
+    }
+
+    /// Starts a job in an idle slot. [`Self::finished`] waits for it.
+    pub fn start(
+        &mut self,
+        limit: Duration,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<()> {
+        let (result, deadline) = (self.spawn(job)?, Some(Instant::now() + limit));
+        self.running = Some(Running { result, deadline });
+        Ok(())
+    }
+
+    /// Waits until the job ends, or, once, until it exceeds its limit; forever if the slot is idle. Nothing is
+    /// lost if the future is dropped.
+    pub async fn finished(&mut self) -> JobStatus<T> {
+        let Some(Running { result, deadline }) = &mut self.running else {
+            return future::pending().await;
+        };
+        let ended = match deadline {
+            Some(at) => timeout_at(*at, &mut *result).await,
+            None => Ok(result.await),
+        };
+        let Ok(ended) = ended else {
+            *deadline = None;
+            return JobStatus::Running;
+        };
+        self.running = None;
+        ended.map_or(JobStatus::Panicked, JobStatus::Done)
+    }
+
+    fn spawn(&self, job: impl FnOnce() -> T + Send + 'static) -> io::Result<oneshot::Receiver<T>> {
+        let (sender, receiver) = oneshot::channel();
+        let work = move || {
+            // Fails if the slot is gone.
+            let _ = sender.send(job());
+        };
+        thread::Builder::new().name(self.name.into()).spawn(work)?;
+        Ok(receiver)
     }
 
     async fn wait(&mut self, mut result: oneshot::Receiver<T>, limit: Duration) -> JobStatus<T> {
@@ -77,7 +126,7 @@ impl<T: Send + 'static> BlockingSlot<T> {
             Ok(Ok(result)) => JobStatus::Done(result),
             Ok(Err(_)) => JobStatus::Panicked,
             Err(_) => {
-                self.running = Some(result);
+                self.running = Some(Running { result, deadline: None });
                 JobStatus::Running
             }
         }
@@ -126,10 +175,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn reports_once_that_a_job_exceeds_its_limit() {
+        let (release, released) = mpsc::channel();
+        let mut slot = BlockingSlot::new("test");
+        assert!(slot.is_idle());
+        slot.start(SHORT, move || released.recv().is_ok()).unwrap();
+        assert!(matches!(slot.finished().await, JobStatus::Running));
+        assert!(timeout(SHORT, slot.finished()).await.is_err());
+        assert!(!slot.is_idle());
+        release.send(()).unwrap();
+        assert!(matches!(slot.finished().await, JobStatus::Done(true)));
+        assert!(slot.is_idle());
+        assert!(timeout(SHORT, slot.finished()).await.is_err());
+    }
+
+    #[tokio::test]
     async fn reports_a_panic_and_is_idle_again() {
         let mut slot = BlockingSlot::new("test");
         let status: JobStatus<()> = slot.run(LONG, || panic!("expected")).await;
         assert!(matches!(status, JobStatus::Panicked));
         assert!(slot.earlier().await.is_none());
+        slot.start(LONG, || panic!("expected")).unwrap();
+        assert!(matches!(slot.finished().await, JobStatus::Panicked));
+        assert!(slot.is_idle());
     }
 }
