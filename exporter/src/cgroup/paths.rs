@@ -90,6 +90,26 @@ fn walk(mount: &Path, ids: Option<&BTreeSet<u64>>, limits: Limits) -> Result<Fou
     Ok(found)
 }
 
+/// Finds where the mount is in its hierarchy: the path of the directory that is mounted, from the root of the
+/// hierarchy. `known` are ids and paths, which begin at that root too. One of them must be below the mount.
+pub fn mounted<'a>(
+    mount: &Path,
+    known: impl IntoIterator<Item = (u64, &'a Path)>,
+) -> Result<Option<PathBuf>, WalkError> {
+    let failed = |source| WalkError { path: mount.into(), source };
+    let root = Dir::open(mount, DIRECTORY, Mode::empty()).map_err(failed)?;
+    let device = fstat(&root).map_err(failed)?.st_dev;
+    let is_below = |id, rest| {
+        let stat = stat_below(&root, rest);
+        stat.is_ok_and(|stat| stat.st_dev == device && stat.st_ino == id)
+    };
+    Ok(known.into_iter().find_map(|(id, path)| {
+        let mut above = path.ancestors().skip(1);
+        let above = above.find(|it| path.strip_prefix(it).is_ok_and(|rest| is_below(id, rest)))?;
+        Some(above.to_owned())
+    }))
+}
+
 /// Finds out which of the known cgroups have been removed, for kernels that do not report it. A cgroup
 /// counts as removed too if its path now belongs to another one: in v1 it may have been renamed.
 pub fn removed<'a>(
@@ -405,6 +425,24 @@ mod tests {
         fs::create_dir(tree.path().join("d")).unwrap();
         let removed = removed(tree.path(), known.iter().map(|(id, path)| (*id, path.as_path())));
         assert_eq!(removed.unwrap(), [known[1].0, known[3].0]);
+    }
+
+    #[test]
+    fn finds_where_the_mount_is() {
+        let tree = Tree::new(&["a/b", "b"]);
+        let mounted = |known: &[(u64, &str)]| {
+            let known = known.iter().map(|(id, path)| (*id, Path::new(*path)));
+            super::mounted(tree.path(), known).unwrap()
+        };
+        let (outer, inner) = (tree.id("b"), tree.id("a/b"));
+        let known = [(u64::MAX, "/lxc/one/b"), (outer, "/lxc/two/c"), (inner, "/lxc/one/a/b")];
+        assert_eq!(mounted(&known), Some("/lxc/one".into()));
+        // The same names further up are those of another cgroup.
+        assert_eq!(mounted(&[(outer, "/a/b")]), Some("/a".into()));
+        assert_eq!(mounted(&[(inner, "/a/b")]), Some("/".into()));
+        assert_eq!(mounted(&known[..2]), None);
+        assert_eq!(mounted(&[]), None);
+        assert!(super::mounted(Path::new("/no/such/mount"), []).is_err());
     }
 
     #[test]
