@@ -10,6 +10,7 @@
 mod record;
 
 pub use record::{
+    birth::{BIRTH_PATH, BIRTHS_BYTES, CgroupBirth},
     cgroup::{
         CgroupMeta, CgroupRow, CgroupState, CgroupTotals, FIRST_SLOT, JOURNAL, MAX_SLOTS,
         SLOT_OTHER, SLOT_REMOVED, SLOT_ROOT, TABLE,
@@ -37,6 +38,15 @@ pub const CGROUP_FREE: &str = "CGROUP_FREE";
 
 /// Name of the ring buffer that wakes user space when slots are taken, and when their cgroups are removed.
 pub const CGROUP_EVENTS: &str = "CGROUP_EVENTS";
+
+/// Name of the ring buffer of [`CgroupBirth`]s.
+pub const CGROUP_BIRTHS: &str = "CGROUP_BIRTHS";
+
+/// Name of the hook at which new cgroups are seen, a BTF tracepoint, and of the program attached to it.
+pub const BIRTH_HOOK: &str = "cgroup_mkdir";
+
+/// Name of the hook at which renamed cgroups are seen, a BTF tracepoint, and of the program attached to it.
+pub const RENAME_HOOK: &str = "cgroup_rename";
 
 /// Name of the hook at which removed cgroups are seen, a BTF tracepoint, and of the program attached to it.
 pub const REMOVAL_HOOK: &str = "cgroup_rmdir";
@@ -103,6 +113,8 @@ globals! {
     HasRemovalHook
     /// Number of slots for cgroups.
     CgroupSlots
+    /// Number of the hierarchy whose cgroups are accounted for.
+    HierarchyId
     /// Offset of `task_struct.cgroups`.
     TaskCgroups
     /// Offset of the pointer to the cgroup's `cgroup_subsys_state` in `css_set`: of `dfl_cgrp`, which

@@ -1,7 +1,8 @@
 //! The kernel program. On every context switch it charges the interval that just ended to one
 //! mode, counts the switch, and records how long the next task waited. It takes a fixed number of
-//! steps on one record that only this CPU writes; `sched/cgroups.rs` divides it among cgroups. It neither loops nor allocates, and reads kernel
-//! structs directly, at offsets that user space looks up in the kernel's BTF.
+//! steps on one record that only this CPU writes; `sched/cgroups.rs` divides it among cgroups, whose paths
+//! come from `sched/births.rs`. It neither loops nor allocates, and reads kernel structs directly, at offsets
+//! that user space looks up in the kernel's BTF.
 
 #![no_std]
 #![no_main]
@@ -47,6 +48,8 @@ fn immediate<const PLACEHOLDER: i32>() -> usize {
     value
 }
 
+#[path = "sched/births.rs"]
+mod births;
 #[path = "sched/cgroups.rs"]
 mod cgroups;
 

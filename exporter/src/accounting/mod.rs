@@ -6,6 +6,7 @@ mod cgroups;
 mod continuity;
 mod features;
 mod groups;
+mod newcomers;
 mod quotas;
 mod ranking;
 mod reader;

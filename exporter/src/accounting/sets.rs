@@ -3,13 +3,19 @@
 //! At every snapshot the sets, `other`, and what is removed or forgotten add up to the totals of all
 //! cgroups: what leaves one of them joins another.
 
-use std::{collections::HashMap, hash::Hash, mem, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::Hash,
+    mem,
+    time::Duration,
+};
 
 use sched_exporter_ebpf::{CgroupTotals, Counters as _};
 
 use super::{
     CgroupReading, CgroupsSnapshot, QuotaCounts, QuotaReading, Quotas,
     continuity::Carried,
+    newcomers::Newcomers,
     quotas::LastQuota,
     ranking::{self, Candidate, Change, Clock, PastUses, Uses, use_ns},
 };
@@ -24,17 +30,18 @@ pub struct Budget {
 }
 
 /// All sets of cgroups, as they were left by the last event: a cgroup was named or removed, a minute
-/// ended, or the configuration was reloaded. A scrape changes nothing.
+/// ended, or the configuration was reloaded. A scrape changes only what can still move out of `other`.
 ///
 /// Each event comes with a snapshot. Neither it nor a snapshot that is shown is older than that of the
-/// last event. A cgroup keeps its slot until the snapshot of an event says that it is removed. Times are
-/// nanoseconds on the clock of the snapshots.
+/// last event. A cgroup keeps its slot until it is [`gone`](Self::gone). Times are nanoseconds on the
+/// clock of the snapshots.
 #[derive(Clone, Debug)]
 pub struct CgroupSets<L> {
     budget: Budget,
     /// Cgroups that have been named or removed, ascending by serial number. The time of all others
     /// belongs to `other`.
     members: Vec<Member>,
+    newcomers: Newcomers,
     /// Ascending by labels.
     sets: Vec<Set<L>>,
     other: Series,
@@ -135,6 +142,7 @@ impl<L> CgroupSets<L> {
         Self {
             budget,
             members: Vec::new(),
+            newcomers: Newcomers::new(now),
             sets: Vec::new(),
             other: Series::default(),
             removed: Carried::default(),
@@ -148,16 +156,36 @@ impl<L> CgroupSets<L> {
         self.clock.ends_at()
     }
 
-    /// The cgroups in a snapshot that have not been named yet.
+    /// The cgroups in a snapshot that have not been named yet. Those that are removed are among them until
+    /// [`Self::settle`] lets them go.
     pub fn unnamed<'s>(
         &'s self,
         snapshot: &'s CgroupsSnapshot,
     ) -> impl Iterator<Item = &'s CgroupReading> {
         let mut members = self.members.as_slice();
-        let is_member = move |reading: &&CgroupReading| {
+        let is_new = move |reading: &&CgroupReading| {
             next(&mut members, reading.serial, |member| member.serial).is_none()
         };
-        snapshot.cgroups.iter().filter(|reading| !reading.is_removed).filter(is_member)
+        snapshot.cgroups.iter().filter(is_new)
+    }
+
+    /// The removed cgroups in a snapshot that can give back their slots.
+    pub fn gone<'s>(
+        &'s self,
+        snapshot: &'s CgroupsSnapshot,
+    ) -> impl Iterator<Item = &'s CgroupReading> {
+        let mut members = self.members.as_slice();
+        let is_gone = move |reading: &&CgroupReading| {
+            let member = next(&mut members, reading.serial, |member| member.serial);
+            reading.is_removed && member.is_some_and(|member| member.place == Place::Removed)
+        };
+        snapshot.cgroups.iter().filter(is_gone)
+    }
+
+    /// Notes that a scrape shows the values of a snapshot, so that none of them may decrease.
+    pub fn show(&mut self, now: u64, snapshot: &CgroupsSnapshot) {
+        let unnamed = self.unnamed(snapshot).map(|it| (it.serial, it.totals)).collect();
+        self.newcomers.show(now, unnamed);
     }
 
     /// What is shown of a snapshot that was taken at `now`.
@@ -198,18 +226,20 @@ impl<L> CgroupSets<L> {
 }
 
 impl<L: Clone + Ord + Hash> CgroupSets<L> {
-    /// Lets removed cgroups leave their sets, which keep what they had. After this, or any other event,
-    /// the cgroups that are removed in its snapshot can give back their slots.
-    pub fn settle(&mut self, now: u64, snapshot: &CgroupsSnapshot) {
+    /// Lets removed cgroups leave their sets, which keep what they had. `awaited` are the serial numbers of
+    /// those without a name that will have one soon: they stay until [`Self::assign`], or until they are
+    /// missing here.
+    pub fn settle(&mut self, now: u64, snapshot: &CgroupsSnapshot, awaited: BTreeSet<u64>) {
+        self.newcomers.awaited = awaited;
         self.begin(now, snapshot);
         self.finish(now, snapshot);
     }
 
     /// Moves cgroups to the sets with their labels, or to `other`. `named` holds serial numbers; those of
-    /// cgroups that have been removed are ignored.
+    /// removed cgroups are ignored, unless they are awaited.
     ///
-    /// A set continues if it is shown, and begins at 0 otherwise; either way it counts only what the
-    /// cgroup does from now on.
+    /// A set continues if it is shown, and begins at 0 otherwise. It counts what the cgroup does from now
+    /// on, and if this is its first name, everything that no scrape has shown in `other`.
     pub fn assign(
         &mut self,
         now: u64,
@@ -218,6 +248,10 @@ impl<L: Clone + Ord + Hash> CgroupSets<L> {
     ) {
         self.begin(now, snapshot);
         self.move_members(now, snapshot, named.into_iter().collect());
+        self.finish(now, snapshot);
+        self.newcomers.named.clear();
+        // Those that were awaited leave their sets again.
+        self.begin(now, snapshot);
         self.finish(now, snapshot);
     }
 
@@ -299,6 +333,9 @@ impl<L: Clone + Ord + Hash> CgroupSets<L> {
                 self.leave_set(now, gone.place);
             }
             let member = members.next_if(|member| member.serial == reading.serial);
+            if member.is_none() && self.newcomers.awaited.contains(&reading.serial) {
+                continue;
+            }
             let member = self.follow(now, member, reading);
             self.members.extend(member);
         }
@@ -331,13 +368,17 @@ impl<L: Clone + Ord + Hash> CgroupSets<L> {
         match (was_removed, reading.is_removed) {
             (true, true) | (false, false) => member,
             (false, true) => {
-                let member = member.unwrap_or_else(|| Member::new(reading.serial));
+                let member = member.unwrap_or_else(|| {
+                    self.newcomers.leave(reading.serial);
+                    Member::new(reading.serial)
+                });
                 Some(self.remove(now, &member, &reading.totals))
             }
             // It was taken for removed, but has a slot again.
             (true, false) => {
                 self.removed.leave(&reading.totals);
                 self.other.carried.join(&reading.totals);
+                self.newcomers.revive(reading);
                 None
             }
         }
@@ -363,9 +404,9 @@ impl<L: Clone + Ord + Hash> CgroupSets<L> {
     ) {
         named.sort_by_key(|(serial, _)| *serial);
         named.dedup_by_key(|(serial, _)| *serial);
-        let existing = |(serial, labels)| Some((existing(snapshot, serial)?, labels));
-        let named: Vec<_> = named.into_iter().filter_map(existing).collect();
-        self.add_members(named.iter().map(|(reading, _)| reading.serial));
+        let movable = |(serial, labels)| Some((self.movable(snapshot, serial)?, labels));
+        let named: Vec<_> = named.into_iter().filter_map(movable).collect();
+        self.add_members(named.iter().map(|(reading, _)| *reading));
         // Each set is looked up once, because comparing labels takes long.
         let places = named.iter().filter_map(|(_, labels)| Some((labels.as_ref()?, Place::Other)));
         let mut places: HashMap<&L, Place> = places.collect();
@@ -388,8 +429,9 @@ impl<L: Clone + Ord + Hash> CgroupSets<L> {
         }
         let is_shown = |place| matches!(place, Place::Set(set) if self.sets[set].shown.is_some());
         if is_shown(from) || is_shown(to) {
-            series(&mut self.sets, &mut self.other, from).carried.leave(&reading.totals);
-            series(&mut self.sets, &mut self.other, to).join(member, &reading.totals);
+            let counted = self.newcomers.counted(reading);
+            series(&mut self.sets, &mut self.other, from).carried.leave(counted);
+            series(&mut self.sets, &mut self.other, to).join(member, counted);
         }
         if let Place::Set(set) = to {
             self.sets[set].members += 1;
@@ -398,11 +440,14 @@ impl<L: Clone + Ord + Hash> CgroupSets<L> {
     }
 
     /// Adds members to `other`, which has had them since they were first seen.
-    fn add_members(&mut self, serials: impl Iterator<Item = u64>) {
-        let is_new = |serial: &u64| self.find_member(*serial).is_err();
-        let new: Vec<Member> = serials.filter(is_new).map(Member::new).collect();
+    fn add_members<'s>(&mut self, readings: impl Iterator<Item = &'s CgroupReading>) {
+        let is_new = |reading: &&CgroupReading| self.find_member(reading.serial).is_err();
+        let new: Vec<_> = readings.filter(is_new).collect();
         if !new.is_empty() {
-            self.members.extend(new);
+            for reading in &new {
+                self.newcomers.name(reading);
+            }
+            self.members.extend(new.iter().map(|reading| Member::new(reading.serial)));
             self.members.sort_by_key(|member| member.serial);
         }
     }
@@ -473,12 +518,31 @@ impl<L: Clone + Ord + Hash> CgroupSets<L> {
         }
         for (member, reading) in readings_of(&mut self.members, snapshot) {
             let Place::Set(set) = member.place else { continue };
+            let mut counted = &reading.totals;
             match by_set[set] {
                 None => continue,
-                Some(Change::Shown) => self.other.carried.leave(&reading.totals),
-                Some(Change::Demoted) => self.forgotten.add(&reading.totals),
+                Some(Change::Shown) => {
+                    counted = self.newcomers.counted(reading);
+                    self.other.carried.leave(counted);
+                }
+                Some(Change::Demoted) => self.forgotten.add(counted),
             }
-            series(&mut self.sets, &mut self.other, member.place).join(member, &reading.totals);
+            series(&mut self.sets, &mut self.other, member.place).join(member, counted);
+        }
+        self.date_back(&by_set);
+    }
+
+    /// Lets sets that have just been shown begin when `other` was shown last, if they count what it has not
+    /// shown.
+    fn date_back(&mut self, by_set: &[Option<Change>]) {
+        for (serial, _) in &self.newcomers.named {
+            let place = self.find_member(*serial).map(|index| self.members[index].place);
+            let Ok(Place::Set(set)) = place else { continue };
+            if by_set[set] == Some(Change::Shown)
+                && let Some(shown) = &mut self.sets[set].shown
+            {
+                shown.created_at = self.newcomers.shown_at;
+            }
         }
     }
 
@@ -521,6 +585,13 @@ impl<L: Clone + Ord + Hash> CgroupSets<L> {
 
     fn find_member(&self, serial: u64) -> Result<usize, usize> {
         self.members.binary_search_by_key(&serial, |member| member.serial)
+    }
+
+    /// The reading of a cgroup that can be in a set: it exists, or is awaited.
+    fn movable<'s>(&self, snapshot: &'s CgroupsSnapshot, serial: u64) -> Option<&'s CgroupReading> {
+        let reading = snapshot.cgroups.binary_search_by_key(&serial, |reading| reading.serial);
+        let reading = &snapshot.cgroups[reading.ok()?];
+        (!reading.is_removed || self.find_member(serial).is_err()).then_some(reading)
     }
 
     /// The labels of the set at a place.
@@ -589,12 +660,6 @@ fn series<'s, L>(sets: &'s mut [Set<L>], other: &'s mut Series, place: Place) ->
         Place::Other | Place::Removed => None,
     };
     shown.map_or(other, |shown| &mut shown.series)
-}
-
-/// The reading of a cgroup that exists.
-fn existing(snapshot: &CgroupsSnapshot, serial: u64) -> Option<&CgroupReading> {
-    let index = snapshot.cgroups.binary_search_by_key(&serial, |reading| reading.serial).ok()?;
-    Some(&snapshot.cgroups[index]).filter(|reading| !reading.is_removed)
 }
 
 /// Pairs members with their readings. Both ascend by serial number.

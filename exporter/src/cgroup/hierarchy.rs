@@ -27,7 +27,7 @@ const MOUNTS: &str = "/proc/self/mountinfo";
 /// The inode number of a hierarchy's root.
 /// <https://github.com/torvalds/linux/blob/v6.12/fs/kernfs/dir.c>: numbers are allocated from 1, and
 /// `kernfs_create_root` allocates the first.
-const ROOT_INODE: u64 = 1;
+pub const ROOT_INODE: u64 = 1;
 
 /// The kind of hierarchy whose cgroups are accounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,10 +62,14 @@ impl Hierarchy {
 }
 
 impl Selection {
-    /// Why cgroups have no names, or not all of them, if that is so.
-    pub fn limitation(&self) -> Option<String> {
+    /// Why cgroups have no names, or not all of them, if that is so. `knows_new` says that the names of new
+    /// ones are known without a mount.
+    pub fn limitation(&self, knows_new: bool) -> Option<String> {
         match &self.mount {
             Ok(mount) => mount.limitation(),
+            Err(reason) if knows_new => {
+                Some(format!("cgroups from before the start have no names: {reason}"))
+            }
             Err(reason) => Some(reason.to_string()),
         }
     }
@@ -467,6 +471,10 @@ mod tests {
         let selection = on(None, "4:cpu,cpuacct:/\n0::/\n", "", &[]);
         assert_eq!(selection.hierarchy, Hierarchy::Unified);
         assert_eq!(selection.mount, Err(MountError::NotMounted(Hierarchy::Unified)));
+        let reason = "cgroup v2 is not mounted here";
+        assert!(selection.limitation(false).unwrap().starts_with(reason));
+        let some = format!("cgroups from before the start have no names: {reason}");
+        assert!(selection.limitation(true).unwrap().starts_with(&some));
         let selection = on(None, "4:cpu,cpuacct:/\n", "", &[]);
         assert_eq!((selection.hierarchy, selection.id), (Hierarchy::Legacy, 4));
         assert_eq!(selection.mount, Err(MountError::NotMounted(Hierarchy::Legacy)));

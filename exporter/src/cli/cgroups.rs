@@ -8,9 +8,11 @@ use crate::{
     cgroup::hierarchy::Selection,
     generation::Current,
     kernel::{
+        births::CgroupBirths,
         cgroups::CgroupEvents,
         scheduler::{ReadError, Scheduler},
     },
+    labels::Violation,
     metrics::{scrape::CgroupSource, telemetry::Telemetry},
     tracker::{Tracked, Tracker},
 };
@@ -19,7 +21,6 @@ use crate::{
 pub(super) struct Cgroups {
     tracked: Tracked,
     tracker: Tracker,
-    events: CgroupEvents,
     hierarchy: &'static str,
     nameless: String,
 }
@@ -32,15 +33,24 @@ impl Cgroups {
         telemetry: &Telemetry,
         selection: Selection,
         events: CgroupEvents,
-    ) -> Self {
+        births: Option<CgroupBirths>,
+    ) -> anyhow::Result<Self> {
         let tracked = Tracked::new(scheduler.attached_at(), current.load().labels.cgroups.as_ref());
         let hierarchy = selection.hierarchy.version();
-        let nameless = selection.limitation().unwrap_or_default();
+        let nameless = selection.limitation(births.is_some()).unwrap_or_default();
         let telemetry = telemetry.clone();
-        let count = move |kind| telemetry.label_rejected(kind);
-        let scheduler = Arc::clone(scheduler);
-        let follower = Tracker::new(scheduler, current, tracked.clone(), selection, count);
-        Self { tracked, tracker: follower, events, hierarchy, nameless }
+        let report = move |violations: &[Violation]| telemetry.labels_rejected(violations);
+        let follower = Tracker::new(
+            Arc::clone(scheduler),
+            current,
+            tracked.clone(),
+            selection,
+            events,
+            births,
+            report,
+        );
+        let follower = follower.context("cannot wait for events of cgroups")?;
+        Ok(Self { tracked, tracker: follower, hierarchy, nameless })
     }
 
     /// What a scrape reads.
@@ -58,9 +68,9 @@ impl Cgroups {
     }
 
     /// Names the cgroups that exist, and follows them from now on.
-    pub(super) async fn follow(mut self) -> anyhow::Result<Tracked> {
+    pub(super) async fn follow(mut self) -> Result<Tracked, ReadError> {
         self.name_all().await?;
-        self.tracker.start(self.events).context("cannot wait for events of cgroups")?;
+        self.tracker.start();
         Ok(self.tracked)
     }
 }

@@ -145,14 +145,15 @@ fn run(
     if let Some(log) = scheduler.take_log() {
         tokio::spawn(log.forward().context("cannot read the BPF program's log")?);
     }
-    let events = scheduler.take_cgroup_events();
+    let (events, births) = (scheduler.take_cgroup_events(), scheduler.take_cgroup_births());
     let scheduler = Arc::new(scheduler);
     scheduler.seed()?;
     reload::warnings(setup.file.path(), &setup.config);
     let reloader = setup.reloader()?;
     let cgroups = selection.zip(events).map(|(selection, events)| {
-        Cgroups::new(&scheduler, reloader.current(), &telemetry, selection, events)
+        Cgroups::new(&scheduler, reloader.current(), &telemetry, selection, events, births)
     });
+    let cgroups = cgroups.transpose()?;
     let exporter = Exporter::new(
         Arc::clone(&scheduler),
         reloader.current(),

@@ -175,6 +175,9 @@ pub(super) fn attach(args: &Args, step: &Step) -> anyhow::Result<Attached> {
         if let Some(reason) = scheduler.no_removal_hook() {
             tracing::warn!(reason, "removed cgroups are found by looking for their directories");
         }
+        if let Some(reason) = scheduler.no_birth_hook() {
+            tracing::warn!(reason, "new cgroups are found by looking for their directories");
+        }
     }
     tracing::info!(hook = HOOK, "attached");
     let is_counted = scheduler.cgroup_slots().is_some();
@@ -202,9 +205,11 @@ fn read_layout(
 ) -> anyhow::Result<Layout> {
     step.reading(Path::new(BTF_PATH));
     let bytes = fs::read(BTF_PATH).with_context(|| format!("cannot read `{BTF_PATH}`"))?;
-    let kind = match cgroups.as_ref().map(|selection| selection.hierarchy) {
-        Ok(hierarchy::Hierarchy::Legacy) => Hierarchy::Legacy,
-        Ok(hierarchy::Hierarchy::Unified) | Err(_) => Hierarchy::Unified,
+    let kind = match cgroups {
+        Ok(Selection { hierarchy: hierarchy::Hierarchy::Legacy, id, .. }) => {
+            Hierarchy::Legacy { id: *id }
+        }
+        Ok(_) | Err(_) => Hierarchy::Unified,
     };
     let mut layout = Layout::from_btf(&Btf::parse(&bytes)?, args.disabled_features(), kind)?;
     if let Err(reason) = cgroups

@@ -8,7 +8,6 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use aya::{
@@ -16,13 +15,10 @@ use aya::{
     maps::{Map, MapData, MapError, RingBuf, Stack},
 };
 use sched_exporter_ebpf::{
-    CGROUP_EVENTS, CGROUP_FREE, CGROUP_META, CGROUP_ROWS, CGROUP_SLOTS, CgroupMeta, CgroupRow,
-    FIRST_SLOT,
+    BIRTHS_BYTES, CGROUP_BIRTHS, CGROUP_EVENTS, CGROUP_FREE, CGROUP_META, CGROUP_ROWS,
+    CGROUP_SLOTS, CgroupMeta, CgroupRow, FIRST_SLOT,
 };
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    time::sleep,
-};
+use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::kernel::{error::LoadError, freeze::freeze, mapped::Mapped};
 
@@ -32,7 +28,10 @@ const META_ATTEMPTS: usize = 100;
 /// Events to take at once: the ring buffer holds fewer.
 const MAX_EVENTS: usize = 4096;
 
-/// The maps. All are frozen, but the stack of free slots and the ring buffer of events.
+/// Size of a ring buffer that is not used; aya rounds it up to one page.
+const RING_BYTES_OFF: u32 = 4_096;
+
+/// The maps. All are frozen, but the stack of free slots and the ring buffers of events and births.
 pub(super) struct CgroupMaps {
     rows: Mapped<CgroupRow>,
     meta: Mapped<CgroupMeta>,
@@ -53,8 +52,10 @@ struct Free {
 
 /// Sets the sizes of the maps; without slots, they are as small as can be.
 pub(super) fn set_sizes(loader: &mut EbpfLoader<'_>, slots: u32, cpus: u32) {
+    let births = if slots == 0 { RING_BYTES_OFF } else { BIRTHS_BYTES };
     let slots = slots.max(1);
     loader
+        .map_max_entries(CGROUP_BIRTHS, births)
         .map_max_entries(CGROUP_ROWS, slots * cpus)
         .map_max_entries(CGROUP_META, slots)
         // CPUs that take a slot have an entry for that.
@@ -192,7 +193,8 @@ pub struct CgroupEvents(RingBuf<MapData>);
 impl CgroupEvents {
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
         let map = ebpf.take_map(CGROUP_EVENTS).ok_or(LoadError::Incomplete(CGROUP_EVENTS))?;
-        RingBuf::try_from(map).map(Self).map_err(LoadError::Events)
+        let ring = RingBuf::try_from(map);
+        ring.map(Self).map_err(|source| LoadError::RingBuffer { map: CGROUP_EVENTS, source })
     }
 
     /// Takes all events, so that the descriptor is readable again only after another. Returns whether there
@@ -214,13 +216,15 @@ impl CgroupListener {
         ready.map(Self).map_err(io::Error::from)
     }
 
-    /// Waits for an event, then `gather` for more, and takes them all.
-    pub async fn take(&mut self, gather: Duration) -> io::Result<()> {
-        let mut ready = self.0.readable_mut().await?;
-        sleep(gather).await;
-        ready.get_inner_mut().drain();
-        ready.clear_ready();
+    /// Waits for an event.
+    pub async fn event(&mut self) -> io::Result<()> {
+        self.0.readable_mut().await?.clear_ready();
         Ok(())
+    }
+
+    /// The events. Drain them before the next wait.
+    pub fn events(&mut self) -> &mut CgroupEvents {
+        self.0.get_mut()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 
 use aya::{maps::MapError, programs::ProgramError};
-use sched_exporter_ebpf::{CGROUP_EVENTS, CGROUP_FREE, Global, HOOK, MAP};
+use sched_exporter_ebpf::{CGROUP_FREE, Global, HOOK, MAP};
 
 use crate::cpu::list::CpuListError;
 
@@ -68,9 +68,14 @@ pub enum LoadError {
     /// The slots for cgroups cannot be made free.
     #[error("writing map `{CGROUP_FREE}`")]
     Slots(#[source] MapError),
-    /// The ring buffer of events about cgroups cannot be opened.
-    #[error("opening map `{CGROUP_EVENTS}`")]
-    Events(#[source] MapError),
+    /// A ring buffer cannot be opened.
+    #[error("opening map `{map}`")]
+    RingBuffer {
+        /// Its name.
+        map: &'static str,
+        /// The kernel's reason.
+        source: MapError,
+    },
     /// A map cannot be made read-only for user space.
     #[error("freezing map `{map}`: bpf(BPF_MAP_FREEZE)")]
     Freeze {

@@ -1,7 +1,7 @@
 //! Decides from the kernel's BTF how to configure the kernel program: the offsets of the fields it reads,
 //! and which optional features this kernel supports. Pure; `scheduler.rs` applies it.
 
-use sched_exporter_ebpf::{Global, HOOK, REMOVAL_HOOK};
+use sched_exporter_ebpf::{BIRTH_HOOK, Global, HOOK, REMOVAL_HOOK, RENAME_HOOK};
 
 use crate::{
     accounting::{CGROUPS, CONTEXT_SWITCHES, Feature, RUNQUEUE_LATENCY, Stores},
@@ -20,9 +20,13 @@ pub struct Layout {
     pub globals: Vec<(Global, u32)>,
     /// Every feature, on or off.
     pub features: Vec<Feature>,
+    /// The hooks at which changes of cgroups are seen, as far as this kernel has them.
+    pub cgroup_hooks: Vec<&'static str>,
     /// Why removed cgroups cannot be seen in the kernel, so that they must be found in another way; `None`
     /// if they can.
     pub no_removal_hook: Option<String>,
+    /// The same for new cgroups and their paths.
+    pub no_birth_hook: Option<String>,
 }
 
 /// The hierarchy of cgroups to account for.
@@ -32,7 +36,20 @@ pub enum Hierarchy {
     #[default]
     Unified,
     /// That of version 1 with the controller `cpu`.
-    Legacy,
+    Legacy {
+        /// Its number, `cgroup_root.hierarchy_id`.
+        id: u32,
+    },
+}
+
+impl Hierarchy {
+    /// Its number, `cgroup_root.hierarchy_id`.
+    pub const fn id(self) -> u32 {
+        match self {
+            Self::Unified => 0,
+            Self::Legacy { id } => id,
+        }
+    }
 }
 
 /// Features that the user disabled.
@@ -102,12 +119,14 @@ impl Layout {
         } else {
             Support::from_fields(cgroup_fields(btf, hierarchy))?
         };
-        // struct cgroup *, const char *.
-        let no_removal_hook = match btf.tracepoint_params(REMOVAL_HOOK)? {
-            Some(_) => None,
-            None => Some(format!("this kernel has no BTF tracepoint `{REMOVAL_HOOK}`")),
-        };
+        let mut cgroup_hooks = Vec::new();
+        let no_removal_hook = missing(btf, &[REMOVAL_HOOK], &mut cgroup_hooks)?;
         globals.push((Global::HasRemovalHook, u32::from(no_removal_hook.is_none())));
+        let birth_hooks: &[_] = match hierarchy {
+            Hierarchy::Unified => &[BIRTH_HOOK],
+            Hierarchy::Legacy { .. } => &[BIRTH_HOOK, RENAME_HOOK],
+        };
+        let no_birth_hook = missing(btf, birth_hooks, &mut cgroup_hooks)?;
         let mut features = Vec::new();
         for (name, switch, support) in [
             (CONTEXT_SWITCHES, Global::CountSwitches, switches),
@@ -127,7 +146,7 @@ impl Layout {
             };
             features.push(Feature { name, off });
         }
-        Ok(Self { globals, features, no_removal_hook })
+        Ok(Self { globals, features, cgroup_hooks, no_removal_hook, no_birth_hook })
     }
 
     /// Turns a feature off after all.
@@ -161,6 +180,22 @@ impl Support {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Adds `hooks`, or says why this kernel lacks one of them. All have the parameters `struct cgroup *` and
+/// `const char *`.
+fn missing(
+    btf: &Btf<'_>,
+    hooks: &[&'static str],
+    found: &mut Vec<&'static str>,
+) -> Result<Option<String>, BtfError> {
+    for hook in hooks {
+        if btf.tracepoint_params(hook)?.is_none() {
+            return Ok(Some(format!("this kernel has no BTF tracepoint `{hook}`")));
+        }
+    }
+    found.extend(hooks);
+    Ok(None)
 }
 
 /// The four fields from which the program computes a wait.
@@ -198,13 +233,14 @@ fn cgroup_fields(btf: &Btf<'_>, hierarchy: Hierarchy) -> Result<Offsets, LayoutE
             offset(btf, "cgroup", "self.serial_nr", 8)?,
             offset(btf, "cgroup", "self.cgroup", 8)?,
         ),
-        Hierarchy::Legacy => (
+        Hierarchy::Legacy { .. } => (
             state_of_cpu_controller(btf)?,
             offset(btf, CSS, "serial_nr", 8)?,
             offset(btf, CSS, "cgroup", 8)?,
         ),
     };
     offsets.extend([
+        (Global::HierarchyId, hierarchy.id()),
         (Global::CssSetCss, css),
         (Global::CssSerial, serial),
         (Global::CssCgroup, cgroup),

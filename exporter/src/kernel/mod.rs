@@ -5,6 +5,7 @@
 //! [`btf`], attaches it, and takes snapshots. [`preflight`] explains a failure, and [`capabilities`]
 //! drops the capabilities that only loading needs.
 
+pub mod births;
 pub mod btf;
 pub mod capabilities;
 pub mod cgroups;

@@ -11,14 +11,13 @@ use aya::{
     programs::{BtfTracePoint, tp_btf::BtfTracePointLink},
 };
 use nix::time::{ClockId, clock_gettime};
-use sched_exporter_ebpf::{
-    CgroupRow, CpuRecord, FIRST_SLOT, Global, HOOK, LOG_LEVEL, MAP, REMOVAL_HOOK,
-};
+use sched_exporter_ebpf::{CgroupRow, CpuRecord, FIRST_SLOT, Global, HOOK, LOG_LEVEL, MAP};
 
 use crate::{
     accounting::{self, CGROUPS, Collector, Feature, Memory, Snapshot, Stores},
     cpu::list::{self, Online},
     kernel::{
+        births::CgroupBirths,
         cgroups::{self, CgroupEvents, CgroupMaps, SlotCounts},
         constants,
         layout::{Layout, STORES},
@@ -69,7 +68,7 @@ const LOG_BUFFER_BYTES_OFF: u32 = 4_096;
 /// The attached kernel program. Dropping it detaches it.
 ///
 /// Of the kernel's objects it keeps open only the links, which can only be closed, and for cgroups the stack
-/// of free slots and the ring buffer of events. All counts are frozen and mapped read-only. The descriptors
+/// of free slots and the ring buffers of events and births. All counts are frozen and mapped read-only. The descriptors
 /// of the programs, the other maps and the BTF are closed once it is attached.
 pub struct Scheduler {
     /// Keep the programs attached, and the programs their maps.
@@ -80,7 +79,10 @@ pub struct Scheduler {
     cgroups: Option<CgroupMaps>,
     /// If cgroups are accounted for, and [`Scheduler::take_cgroup_events`] has not been called.
     cgroup_events: Option<CgroupEvents>,
+    /// The same, if this kernel has the hooks.
+    cgroup_births: Option<CgroupBirths>,
     no_removal_hook: Option<String>,
+    no_birth_hook: Option<String>,
     /// The program's log, if it is on and [`Scheduler::take_log`] has not been called.
     log: Option<ProgramLog>,
     /// Ascending.
@@ -101,24 +103,27 @@ impl Scheduler {
         let cpus = possible.last().map_or(0, |last| last + 1);
         let slots = choose_slots(&mut layout, cgroup_memory, cpus);
         let has_removal_hook = layout.no_removal_hook.is_none();
+        let has_birth_hook = layout.no_birth_hook.is_none();
         let mut ebpf = load(&layout, slots, cpus, log)?;
         let records = cgroups::map(cgroups::frozen(&ebpf, MAP)?, MAP, cpus as usize)?;
-        let cgroups = (slots > 0)
-            .then(|| CgroupMaps::open(&mut ebpf, slots, cpus, has_removal_hook))
-            .transpose()?;
-        let cgroup_events = (slots > 0).then(|| CgroupEvents::open(&mut ebpf)).transpose()?;
+        let (mut cgroups, mut cgroup_events, mut cgroup_births) = (None, None, None);
+        // First those of cgroups: none that has a slot may be removed unseen.
+        let mut hooks = Vec::new();
+        if slots > 0 {
+            cgroups = Some(CgroupMaps::open(&mut ebpf, slots, cpus, has_removal_hook)?);
+            cgroup_events = Some(CgroupEvents::open(&mut ebpf)?);
+            cgroup_births = has_birth_hook.then(|| CgroupBirths::open(&mut ebpf)).transpose()?;
+            hooks.clone_from(&layout.cgroup_hooks);
+        }
         let log = log.then(|| ProgramLog::open(&mut ebpf)).transpose().map_err(LoadError::Log)?;
         let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
-        let mut links = Vec::new();
-        let watches_removals = cgroups.is_some() && has_removal_hook;
-        load_program(&mut ebpf, HOOK, &btf)?;
-        if watches_removals {
-            load_program(&mut ebpf, REMOVAL_HOOK, &btf)?;
+        for hook in [&HOOK].into_iter().chain(&hooks) {
+            load_program(&mut ebpf, hook, &btf)?;
         }
         drop(btf);
-        // First the removals: no cgroup that has a slot may be removed unseen.
-        if watches_removals {
-            links.push(attach_program(&mut ebpf, REMOVAL_HOOK)?);
+        let mut links = Vec::new();
+        for hook in hooks {
+            links.push(attach_program(&mut ebpf, hook)?);
         }
         let attached_at = monotonic_ns().map_err(LoadError::Clock)?;
         links.push(attach_program(&mut ebpf, HOOK)?);
@@ -128,7 +133,9 @@ impl Scheduler {
             records,
             cgroups,
             cgroup_events,
+            cgroup_births,
             no_removal_hook: layout.no_removal_hook,
+            no_birth_hook: layout.no_birth_hook,
             log,
             possible,
             online: Online::open()?,
@@ -246,6 +253,17 @@ impl Scheduler {
     /// Why the kernel program does not see when cgroups are removed.
     pub fn no_removal_hook(&self) -> Option<&str> {
         self.no_removal_hook.as_deref()
+    }
+
+    /// Why the kernel program does not see when cgroups are created.
+    pub fn no_birth_hook(&self) -> Option<&str> {
+        self.no_birth_hook.as_deref()
+    }
+
+    /// Takes what says which cgroups are created; `None` if cgroups are not accounted for, if the kernel
+    /// program does not see it, or if it was taken before.
+    pub fn take_cgroup_births(&mut self) -> Option<CgroupBirths> {
+        self.cgroup_births.take()
     }
 
     /// Takes what wakes whoever waits for cgroups to appear or to be removed; `None` if cgroups are not

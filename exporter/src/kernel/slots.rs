@@ -1,7 +1,7 @@
 //! How many cgroups the kernel program can account for. Pure.
 
 use sched_exporter_ebpf::{
-    CgroupMeta, CgroupRow, CgroupState, CpuEntry, CpuRecord, FIRST_SLOT, MAX_SLOTS,
+    BIRTHS_BYTES, CgroupMeta, CgroupRow, CgroupState, CpuEntry, CpuRecord, FIRST_SLOT, MAX_SLOTS,
 };
 
 /// What the kernel allocates for an entry of a hash map with a key of 8 bytes and a value of 4, besides its
@@ -14,8 +14,8 @@ const HASH_BUCKET: u64 = 16;
 /// An entry of the stack of free slots.
 const STACK_ENTRY: u64 = 4;
 
-/// Whatever the number of slots and CPUs: the ring buffer of events, and headers of the maps.
-const FIXED: u64 = 32 * 1024;
+/// Whatever the number of slots and CPUs: the ring buffers of events and births, and headers of the maps.
+const FIXED: u64 = 32 * 1024 + BIRTHS_BYTES as u64;
 
 /// The most slots whose maps fit into `bytes` of kernel memory. [`FIRST_SLOT`] of them belong to no single
 /// cgroup; 0 if no others would be left. `cpus` is the number of CPU numbers, since an array has an entry

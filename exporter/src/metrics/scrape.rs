@@ -69,7 +69,7 @@ impl Exporter {
         let generation = self.current.load_full();
         let snapshot = self.scheduler.snapshot()?;
         let text = match (&self.cgroups, &snapshot.cgroups) {
-            (Some(source), Some(cgroups)) => source.tracked.scrape(|sets| {
+            (Some(source), Some(cgroups)) => source.tracked.scrape(&snapshot, |sets| {
                 let slots = self.scheduler.cgroup_slots();
                 let cgroups = Cgroups {
                     values: sets.values(snapshot.taken_at, cgroups),

@@ -13,7 +13,7 @@ use prometheus::{
 use crate::{
     exposition::{self, Encoder, Kind, Labels, Value, canonical},
     generation::ReloadOutcome,
-    labels::ViolationKind,
+    labels::{Violation, ViolationKind},
     metrics::{
         catalog::{self, Family, Source},
         selection::Selection,
@@ -157,9 +157,12 @@ impl Telemetry {
         }
     }
 
-    /// Counts a rejected label.
-    pub fn label_rejected(&self, kind: ViolationKind) {
-        self.labels_rejected.with_label_values(&[kind.name()]).inc();
+    /// Logs and counts labels that were dropped or replaced.
+    pub fn labels_rejected(&self, violations: &[Violation]) {
+        for Violation { kind, key, message } in violations {
+            tracing::warn!(reason = message, key, "label rejected");
+            self.labels_rejected.with_label_values(&[kind.name()]).inc();
+        }
     }
 
     /// Records which capabilities the process still holds, by name.

@@ -18,7 +18,7 @@ use crate::{
     metrics::catalog::SERIES,
     os::{log, watch::FileWatch},
     sources::Reader,
-    tracker::{CgroupLabels, NamesBySerial, labels_of},
+    tracker::{CgroupLabels, NamesBySerial, labels_of, violations_of},
 };
 
 /// The error when a generation cannot be built.
@@ -136,7 +136,8 @@ impl BuildJob {
             &mut outcome.next
         {
             // Their violations are reported as the tracker finds them.
-            (*cgroup_labels, _) = labels_of(generation.labels.cgroups.as_ref(), &cgroups);
+            let labeller = generation.labels.cgroups.as_ref();
+            *cgroup_labels = labels_of(labeller, &cgroups, &mut violations_of(labeller));
         }
         outcome
     }

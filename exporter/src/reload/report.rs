@@ -110,10 +110,7 @@ impl Reporter {
 
     /// Reports labels that were dropped or replaced.
     pub(super) fn violations(&self, violations: &[Violation]) {
-        for Violation { kind, key, message } in violations {
-            self.telemetry.label_rejected(*kind);
-            tracing::warn!(reason = message, key, "label rejected");
-        }
+        self.telemetry.labels_rejected(violations);
     }
 
     /// Reports which sources are up. Logs local sources that failed or recovered; remote sources are

@@ -1,29 +1,33 @@
-//! The loop that follows cgroups.
+//! The loop that follows cgroups: waits, takes snapshots, and starts jobs. What it decides is in the modules
+//! beside it.
 
-use std::{
-    collections::BTreeMap,
-    mem,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future, io, mem, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     Tracked,
-    naming::{self, CgroupLabels, Search, labels_of},
+    births::Births,
+    failure::Failure,
+    naming::{Nameless, Naming, NamingJob, labels_of, violations_of},
     quotas,
+    searches::Searches,
+    tracked::Settled,
+    walk::{self, Walk, WalkJob},
 };
 use crate::{
-    accounting::CgroupReading,
-    cgroup::{hierarchy::Selection, paths, quota::QuotaReader},
+    accounting::{CgroupReading, Snapshot},
+    cgroup::{
+        hierarchy::{Hierarchy, Selection},
+        quota::QuotaReader,
+    },
     generation::{Current, Generation},
     kernel::{
+        births::{BirthListener, CgroupBirths},
         cgroups::{CgroupEvents, CgroupListener},
         scheduler::{ReadError, Scheduler, monotonic_ns},
     },
-    labels::{Violation, ViolationKind},
+    labels::{Violation, Violations},
     os::{
         blocking::{BlockingSlot, JobStatus},
         log,
@@ -39,291 +43,442 @@ const MAX_GATHER: Duration = Duration::from_millis(500);
 /// Handling events may take this part of the time.
 const SHARE: u32 = 20;
 
-/// How long to wait for names before looking after other events.
-const SEARCH_WAIT: Duration = Duration::from_millis(200);
+/// How long a walk may take before that is logged. It takes milliseconds unless the filesystem hangs.
+const WALK_LIMIT: Duration = Duration::from_secs(2);
 
-/// Pause before a search is repeated that has not found all names.
-const SEARCH_AGAIN: Duration = Duration::from_secs(1);
+/// How long removed cgroups keep their slots until they have a name.
+const NAMING_LIMIT: Duration = Duration::from_secs(1);
 
-/// How often to search for a cgroup. The first search can miss one that is created meanwhile.
-const MAX_SEARCHES: u8 = 3;
+/// Pause before cgroups are named again if their names could not be worked out.
+const NAMING_RETRY: Duration = Duration::from_secs(1);
 
 /// How often to look for removed cgroups on kernels that do not report them.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Time limit for the first names. It takes milliseconds unless the filesystem hangs.
-const FIRST_NAMES: Duration = Duration::from_secs(2);
+/// Reports labels that are rejected.
+type Report = Box<dyn Fn(&[Violation]) + Send>;
 
 /// Follows cgroups as they come and go.
 pub struct Tracker {
     scheduler: Arc<Scheduler>,
     current: Current,
     tracked: Tracked,
-    /// Counts labels that are rejected.
-    on_violation: Box<dyn Fn(ViolationKind) + Send>,
-    /// Where cgroups have names.
+    report: Report,
+    events: CgroupListener,
+    /// `None` if this kernel does not report new cgroups.
+    listener: Option<BirthListener>,
+    /// Where cgroups can be found.
     mount: Option<PathBuf>,
     quotas: Option<QuotaReader>,
+    births: Births,
+    searches: Searches,
+    walking: BlockingSlot<Walk>,
     naming: BlockingSlot<Naming>,
+    /// Whether the naming has exceeded its limit, so that removed cgroups no longer wait for it.
+    is_naming_late: bool,
+    /// Whether cgroups need a name that the naming under way does not give them.
+    is_naming_behind: bool,
+    /// Finds removed cgroups, by serial number, if this kernel does not report them.
     looking: BlockingSlot<Result<Vec<u64>, String>>,
-    /// How often each cgroup without a name was searched for, by serial number.
-    searches: BTreeMap<u64, u8>,
-    /// When to search again.
-    search_at: Option<Instant>,
-    /// Why names cannot be found, as logged last.
-    failure: Option<String>,
-    /// The generation whose violations have been logged, and those.
-    violations: (u64, Vec<Violation>),
+    look_at: Option<Instant>,
+    /// Whether cgroups can be renamed.
+    can_rename: bool,
+    /// Why names cannot be found.
+    failure: Failure,
+    /// A generation, and the violations of its labels so far.
+    violations: (u64, Violations),
+    /// When to handle the events so far.
+    step_at: Option<Instant>,
+    /// How long to wait for further events.
+    gather: Duration,
 }
 
-/// The result of a search, with labels.
-#[derive(Debug)]
-struct Naming {
-    search: Search,
-    labels: CgroupLabels,
-    violations: Vec<Violation>,
-    /// The number of the generation that the labels are of.
-    generation: u64,
+/// The reasons for which the loop continues.
+enum Wake {
+    Event,
+    Births,
+    Walked(JobStatus<Walk>),
+    Named(JobStatus<Naming>),
+    Looked(JobStatus<Result<Vec<u64>, String>>),
+    Due,
 }
 
 impl Tracker {
-    /// Prepares to follow the cgroups of a hierarchy. Logs why they have no names, if that is so.
+    /// Prepares to follow the cgroups of a hierarchy. Logs why they have no names, if that is so. Call it
+    /// inside a tokio runtime.
     pub fn new(
         scheduler: Arc<Scheduler>,
         current: Current,
         tracked: Tracked,
         selection: Selection,
-        on_violation: impl Fn(ViolationKind) + Send + 'static,
-    ) -> Self {
-        if let Some(reason) = selection.limitation() {
+        events: CgroupEvents,
+        births: Option<CgroupBirths>,
+        report: impl Fn(&[Violation]) + Send + 'static,
+    ) -> io::Result<Self> {
+        if let Some(reason) = selection.limitation(births.is_some()) {
             tracing::warn!(reason, "cgroups without names are summed as `other`");
         }
-        let mount = selection.mount.ok().map(|mount| mount.path);
-        let quotas = match (&mount, selection.quotas) {
-            (Some(mount), Ok(quotas)) => Some(QuotaReader::new(mount.clone(), quotas)),
-            (Some(_), Err(reason)) => {
+        let quotas = match (&selection.mount, selection.quotas) {
+            (Ok(mount), Ok(quotas)) => Some(QuotaReader::new(mount.path.clone(), quotas)),
+            (Ok(_), Err(reason)) => {
                 tracing::warn!(reason = reason.to_string(), "quotas of cgroups are not read");
                 None
             }
-            (None, _) => None,
+            (Err(_), _) => None,
         };
-        Self {
+        let is_whole = selection.mount.as_ref().map_or(true, |mount| mount.is_whole);
+        let now = Instant::now();
+        Ok(Self {
+            look_at: (!scheduler.has_removal_hook()).then_some(now + LOOK),
             scheduler,
             current,
             tracked,
-            on_violation: Box::new(on_violation),
-            mount,
+            report: Box::new(report),
+            events: CgroupListener::new(events)?,
+            searches: Searches::new(now, births.is_some()),
+            listener: births.map(BirthListener::new).transpose()?,
+            mount: selection.mount.ok().map(|mount| mount.path),
             quotas,
+            births: Births::new(is_whole),
+            walking: BlockingSlot::new("cgroup walk"),
             naming: BlockingSlot::new("cgroup names"),
+            is_naming_late: false,
+            is_naming_behind: false,
             looking: BlockingSlot::new("cgroup removal"),
-            searches: BTreeMap::new(),
-            search_at: None,
-            failure: None,
-            violations: (0, Vec::new()),
-        }
+            can_rename: selection.hierarchy == Hierarchy::Legacy,
+            failure: Failure::default(),
+            violations: (0, Violations::default()),
+            step_at: None,
+            gather: GATHER,
+        })
     }
 
-    /// Names the cgroups that exist. For one-shot modes, and before the first scrape.
+    /// Names the cgroups that exist. For one-shot modes, and before the first scrape. Gives up if that takes
+    /// too long.
     pub async fn name_all(&mut self) -> Result<(), ReadError> {
-        let unnamed = self.settle(&[])?;
-        self.name(unnamed, FIRST_NAMES).await
+        self.step()?;
+        loop {
+            let wake = tokio::select! {
+                walked = self.walking.finished(), if !self.walking.is_idle() => Wake::Walked(walked),
+                named = self.naming.finished(), if !self.naming.is_idle() => Wake::Named(named),
+                else => return Ok(()),
+            };
+            let is_late =
+                matches!(wake, Wake::Walked(JobStatus::Running) | Wake::Named(JobStatus::Running));
+            self.handle(wake)?;
+            if is_late {
+                return Ok(());
+            }
+        }
     }
 
     /// Starts to follow cgroups. Call it inside a tokio runtime; it runs as long as the runtime.
-    pub fn start(mut self, events: CgroupEvents) -> std::io::Result<()> {
+    pub fn start(mut self) {
         if let Some((mount, reader)) = self.mount.clone().zip(self.quotas.take()) {
             tokio::spawn(quotas::follow(self.tracked.clone(), mount, reader));
         }
-        tokio::spawn(self.follow(CgroupListener::new(events)?));
-        Ok(())
+        tokio::spawn(self.follow());
     }
 
-    async fn follow(mut self, mut events: CgroupListener) {
+    async fn follow(mut self) {
         loop {
-            let started = Instant::now();
-            if let Err(error) = self.step().await {
-                tracing::warn!(error = log::chain(&error), "cannot follow cgroups");
-            }
-            let gather = (started.elapsed() * SHARE).clamp(GATHER, MAX_GATHER);
-            tokio::select! {
-                taken = events.take(gather) => {
-                    if let Err(error) = taken {
-                        tracing::error!(%error, "cannot wait for events of cgroups");
-                        return;
-                    }
+            let wake = match self.wait().await {
+                Ok(wake) => wake,
+                Err(error) => {
+                    tracing::error!(%error, "cannot wait for events of cgroups");
+                    return;
                 }
-                () = sleep_until(self.due()) => sleep(gather).await,
+            };
+            if let Err(error) = self.handle(wake) {
+                tracing::warn!(error = log::chain(&error), "cannot follow cgroups");
             }
         }
     }
 
-    /// When to go on without an event.
+    async fn wait(&mut self) -> io::Result<Wake> {
+        let due = self.due();
+        let Self { events, listener, walking, naming, looking, step_at, .. } = self;
+        let filling = async {
+            match listener {
+                Some(listener) => listener.filling().await,
+                None => future::pending().await,
+            }
+        };
+        Ok(tokio::select! {
+            event = events.event(), if step_at.is_none() => { event?; Wake::Event }
+            filling = filling => { filling?; Wake::Births }
+            walked = walking.finished() => Wake::Walked(walked),
+            named = naming.finished() => Wake::Named(named),
+            looked = looking.finished() => Wake::Looked(looked),
+            () = sleep_until(due) => Wake::Due,
+        })
+    }
+
+    /// When to continue without an event.
     fn due(&self) -> Instant {
         let now = Instant::now();
         let clock = monotonic_ns().unwrap_or_default();
         let rank = now + Duration::from_nanos(self.tracked.rank_at().saturating_sub(clock));
-        let look = (!self.scheduler.has_removal_hook()).then(|| now + LOOK);
-        let search = self.search_at;
-        [Some(rank), look, search].into_iter().flatten().min().unwrap_or(rank)
+        let walk = self.searches.due().filter(|_| self.mount.is_some() && self.walking.is_idle());
+        let look = self.look_at.filter(|_| self.mount.is_some() && self.looking.is_idle());
+        [self.step_at, walk, look].into_iter().flatten().fold(rank, Instant::min)
     }
 
-    async fn step(&mut self) -> Result<(), ReadError> {
-        let removed = self.look_for_removed().await;
-        let unnamed = self.settle(&removed)?;
-        self.name(unnamed, SEARCH_WAIT).await
+    fn handle(&mut self, wake: Wake) -> Result<(), ReadError> {
+        match wake {
+            Wake::Event => self.step_soon(),
+            Wake::Births => self.take_births(),
+            Wake::Walked(status) => {
+                self.walked(status)?;
+                self.step()?;
+            }
+            Wake::Named(status) => self.named(status)?,
+            Wake::Looked(status) => {
+                let removed = self.looked(status);
+                self.step_without(&removed)?;
+            }
+            Wake::Due => self.step()?,
+        }
+        Ok(())
     }
 
-    /// Lets removed cgroups go: what they had stays in their sets, and their slots are given back. `removed`
-    /// has those that the kernel program does not know of. Returns the cgroups without names.
-    fn settle(&self, removed: &[u64]) -> Result<Vec<CgroupReading>, ReadError> {
+    /// Handles events after a while, together with those that come until then.
+    fn step_soon(&mut self) {
+        self.step_at.get_or_insert(Instant::now() + self.gather);
+    }
+
+    fn step(&mut self) -> Result<(), ReadError> {
+        self.step_without(&[])
+    }
+
+    /// Handles all events so far: lets removed cgroups go, and begins to name others. `removed` has cgroups
+    /// that are removed unseen by the kernel program.
+    fn step_without(&mut self, removed: &[u64]) -> Result<(), ReadError> {
+        let started = Instant::now();
+        self.step_at = None;
+        self.events.events().drain();
         let mut snapshot = self.scheduler.snapshot()?;
-        let Some(cgroups) = &mut snapshot.cgroups else { return Ok(Vec::new()) };
-        for reading in &mut cgroups.cgroups {
+        for reading in snapshot.cgroups.iter_mut().flat_map(|it| &mut it.cgroups) {
             reading.is_removed |= removed.binary_search(&reading.serial).is_ok();
         }
-        let gone = cgroups.cgroups.iter().filter(|reading| reading.is_removed);
-        let gone: Vec<_> = gone.map(|reading| reading.serial).collect();
-        let unnamed = self.tracked.settle(&snapshot);
-        if !gone.is_empty()
-            && let Err(error) = self.scheduler.free_cgroups(&gone)
-        {
+        // After the snapshot, so that all cgroups in it have been born.
+        self.take_births();
+        let unnamed = self.settle(&snapshot);
+        self.search(&snapshot, &unnamed)?;
+        self.name(&snapshot);
+        self.look();
+        self.gather = (started.elapsed() * SHARE).clamp(GATHER, MAX_GATHER);
+        Ok(())
+    }
+
+    /// Takes the cgroups that were created or renamed.
+    fn take_births(&mut self) {
+        let Some(listener) = &mut self.listener else { return };
+        let named = self.tracked.names();
+        let (mut too_long, mut verify) = (None, false);
+        let is_full = listener.births().drain(|birth| {
+            too_long = too_long.or(birth.path.is_none().then_some(birth.id));
+            verify |= birth.is_renamed && !self.walking.is_idle();
+            verify |= self.births.take(birth, &named);
+        });
+        if let Some(id) = too_long {
+            tracing::info!(id, "the path of a new cgroup is too long for the kernel program");
+        }
+        if is_full {
+            tracing::info!("more cgroups were created at once than the kernel program can tell");
+        }
+        // A birth that is missing leads to a walk by itself, a missing rename does not.
+        if verify || is_full && self.can_rename {
+            self.searches.verify();
+        }
+    }
+
+    /// Lets removed cgroups go: what they had stays in their sets, and their slots are given back. Returns the
+    /// cgroups without names.
+    fn settle(&mut self, snapshot: &Snapshot) -> Vec<CgroupReading> {
+        let (births, may_wait) = (&self.births, !self.is_naming_late);
+        let is_awaited = |reading: &CgroupReading| may_wait && births.path(reading.id).is_some();
+        let Settled { unnamed, gone } = self.tracked.settle(snapshot, is_awaited);
+        self.free(&gone);
+        unnamed
+    }
+
+    fn free(&mut self, gone: &[CgroupReading]) {
+        if gone.is_empty() {
+            return;
+        }
+        for reading in gone {
+            self.births.forget(reading.id);
+        }
+        let serials: Vec<_> = gone.iter().map(|reading| reading.serial).collect();
+        if let Err(error) = self.scheduler.free_cgroups(&serials) {
             let error = log::chain(&error);
             tracing::warn!(error, "cannot give back the slots of removed cgroups");
         }
-        Ok(unnamed)
     }
 
-    /// Looks for removed cgroups if the kernel program does not see removals. Returns their serial numbers,
-    /// ascending.
-    async fn look_for_removed(&mut self) -> Vec<u64> {
-        if self.scheduler.has_removal_hook() {
-            return Vec::new();
-        }
-        let Some(mount) = self.mount.clone() else { return Vec::new() };
-        let names = self.tracked.names();
-        let job = move || {
-            let known = names.values().map(|named| (named.id, named.path.as_path()));
-            let ids = paths::removed(&mount, known).map_err(|error| log::chain(&error))?;
-            let is_removed = |id: u64| ids.contains(&id);
-            let removed = names.iter().filter(|(_, named)| is_removed(named.id));
-            Ok(removed.map(|(serial, _)| *serial).collect())
+    /// Searches for cgroups whose path is not known. Without a mount, they have no name.
+    fn search(&mut self, snapshot: &Snapshot, unnamed: &[CgroupReading]) -> Result<(), ReadError> {
+        let is_unknown = |reading: &&CgroupReading| self.births.path(reading.id).is_none();
+        let unknown = unnamed.iter().filter(is_unknown).map(|reading| (reading.serial, reading.id));
+        let Some(mount) = &self.mount else {
+            let nameless: Vec<_> = unknown.map(|(serial, _)| serial).collect();
+            self.tracked.give_up(snapshot, nameless);
+            return Ok(());
         };
-        let looked = self.looking.run(SEARCH_WAIT, job).await;
-        let reason = match looked {
+        let now = Instant::now();
+        let cgroups = snapshot.cgroups.as_ref().map_or(&[][..], |it| &it.cgroups);
+        self.searches.want(now, unknown, |serial| {
+            let found = cgroups.binary_search_by_key(&serial, |reading| reading.serial);
+            found.is_ok_and(|index| !cgroups[index].is_removed)
+        });
+        if !self.walking.is_idle() {
+            return Ok(());
+        }
+        let Some(wanted) = self.searches.begin(now) else { return Ok(()) };
+        let (mount, named) = (mount.clone(), self.tracked.names());
+        let job = WalkJob { mount, wanted, named, unplaced: self.births.unplaced() };
+        if let Err(error) = self.walking.start(WALK_LIMIT, move || job.run()) {
+            self.walked(JobStatus::NotStarted(error))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the result of a walk.
+    fn walked(&mut self, status: JobStatus<Walk>) -> Result<(), ReadError> {
+        let walk = match status {
+            JobStatus::Done(walk) => walk,
+            JobStatus::Running => {
+                self.fail(&status.reason());
+                return Ok(());
+            }
+            JobStatus::Panicked | JobStatus::NotStarted(_) => {
+                Walk { error: Some(status.reason()), ..Walk::default() }
+            }
+        };
+        match &walk.error {
+            Some(error) => self.fail(error),
+            None => self.failure.end(),
+        }
+        if let Some(root) = walk.root {
+            self.births.place(root);
+        }
+        let wanted = self.searches.ids();
+        let nameless = self.searches.end(Instant::now(), |id| walk.paths.contains_key(&id));
+        self.births.find(walk.paths, &self.tracked.names(), |id| wanted.contains(&id));
+        if !nameless.is_empty() {
+            let snapshot = self.scheduler.snapshot()?;
+            self.tracked.give_up(&snapshot, nameless);
+        }
+        Ok(())
+    }
+
+    /// Names the cgroups whose path is known: new ones, and those that were renamed.
+    fn name(&mut self, snapshot: &Snapshot) {
+        let readings = snapshot.cgroups.iter().flat_map(|it| &it.cgroups);
+        let cgroups: Vec<_> = readings
+            .filter_map(|CgroupReading { serial, id, .. }| {
+                let path = self.births.path(*id)?.to_owned();
+                Some(Nameless { serial: *serial, id: *id, path })
+            })
+            .collect();
+        if cgroups.is_empty() {
+            return;
+        }
+        if !self.naming.is_idle() {
+            self.is_naming_behind = true;
+            return;
+        }
+        let generation = self.current.load_full();
+        let violations = self.violations(&generation);
+        let job = NamingJob { cgroups, generation, violations };
+        if let Err(error) = self.naming.start(NAMING_LIMIT, move || job.run()) {
+            self.cannot_name(&JobStatus::NotStarted(error));
+        }
+    }
+
+    fn cannot_name(&mut self, status: &JobStatus<Naming>) {
+        self.fail(&status.reason());
+        self.step_at = Some(Instant::now() + NAMING_RETRY);
+    }
+
+    /// Takes names, and assigns their cgroups to sets.
+    fn named(&mut self, status: JobStatus<Naming>) -> Result<(), ReadError> {
+        self.is_naming_late = matches!(status, JobStatus::Running);
+        let naming = match status {
+            JobStatus::Done(naming) => naming,
+            JobStatus::Running => {
+                self.fail(&status.reason());
+                return self.step();
+            }
+            JobStatus::Panicked | JobStatus::NotStarted(_) => {
+                self.cannot_name(&status);
+                return Ok(());
+            }
+        };
+        let Naming { mut names, mut labels, mut violations, generation } = naming;
+        let current = self.current.load_full();
+        if generation != current.number {
+            violations = self.violations(&current);
+            labels = labels_of(current.labels.cgroups.as_ref(), &names, &mut violations);
+        }
+        (self.report)(&violations.take());
+        self.violations = (current.number, violations);
+        // Those that were renamed in the meantime are named again.
+        names.retain(|_, it| self.births.path(it.id).is_none_or(|path| path == it.path));
+        labels.retain(|serial, _| names.contains_key(serial));
+        for (serial, named) in &names {
+            self.births.forget(named.id);
+            self.searches.forget(*serial);
+        }
+        let snapshot = self.scheduler.snapshot()?;
+        let gone = self.tracked.assign(&snapshot, names, labels);
+        self.free(&gone);
+        if mem::take(&mut self.is_naming_behind) {
+            self.step_soon();
+        }
+        Ok(())
+    }
+
+    /// The violations of a generation so far.
+    fn violations(&self, generation: &Generation) -> Violations {
+        let (number, violations) = &self.violations;
+        if *number == generation.number {
+            violations.clone()
+        } else {
+            violations_of(generation.labels.cgroups.as_ref())
+        }
+    }
+
+    /// Looks for removed cgroups if it is time to.
+    fn look(&mut self) {
+        let Some(mount) = self.mount.clone() else { return };
+        let now = Instant::now();
+        if self.look_at.is_none_or(|at| at > now) || !self.looking.is_idle() {
+            return;
+        }
+        self.look_at = Some(now + LOOK);
+        let named = self.tracked.names();
+        if let Err(error) = self.looking.start(WALK_LIMIT, move || walk::removed(&mount, &named)) {
+            self.fail(&JobStatus::<()>::NotStarted(error).reason());
+        }
+    }
+
+    /// Takes the serial numbers of removed cgroups, ascending.
+    fn looked(&mut self, status: JobStatus<Result<Vec<u64>, String>>) -> Vec<u64> {
+        let reason = match status {
             JobStatus::Done(Ok(removed)) => return removed,
             JobStatus::Done(Err(reason)) => reason,
             status => status.reason(),
         };
-        self.fail(reason);
+        self.fail(&reason);
         Vec::new()
     }
 
-    /// Finds the names of cgroups, and assigns them to sets.
-    async fn name(
-        &mut self,
-        unnamed: Vec<CgroupReading>,
-        limit: Duration,
-    ) -> Result<(), ReadError> {
-        self.search_at = None;
-        let earlier = self.naming.earlier().await;
-        let is_late = earlier.is_some();
-        let searched = match earlier {
-            None => self.search(unnamed, limit).await,
-            earlier => earlier,
-        };
-        match searched {
-            None => {}
-            Some(JobStatus::Done(naming)) => {
-                self.assign(naming)?;
-                if is_late {
-                    // Others may have appeared in the meantime.
-                    self.search_at = Some(Instant::now());
-                }
-            }
-            Some(JobStatus::Running) if !is_late => {
-                self.search_at = Some(Instant::now() + SEARCH_WAIT);
-            }
-            Some(status) => {
-                self.fail(status.reason());
-                self.search_at = Some(Instant::now() + SEARCH_AGAIN);
-            }
-        }
-        Ok(())
-    }
-
-    /// Starts a search on another thread. Returns `None` if there is nothing to search for.
-    async fn search(
-        &mut self,
-        unnamed: Vec<CgroupReading>,
-        limit: Duration,
-    ) -> Option<JobStatus<Naming>> {
-        let mount = self.mount.clone().filter(|_| !unnamed.is_empty())?;
-        let generation = self.current.load_full();
-        let job = move || naming_job(&mount, &unnamed, &generation);
-        Some(self.naming.run(limit, job).await)
-    }
-
-    fn assign(&mut self, naming: Naming) -> Result<(), ReadError> {
-        let Naming { search, mut labels, mut violations, generation } = naming;
-        let current = self.current.load_full();
-        if generation != current.number {
-            (labels, violations) = labels_of(current.labels.cgroups.as_ref(), &search.named);
-        }
-        self.report(current.number, violations);
-        if let Some(error) = search.error {
-            self.fail(error);
-        } else {
-            self.failure = None;
-        }
-        let nameless = self.give_up(search.missing);
-        let snapshot = self.scheduler.snapshot()?;
-        self.tracked.assign(&snapshot, search.named, labels, nameless);
-        Ok(())
-    }
-
-    /// Returns the cgroups that have been searched for often enough; the others are searched for again.
-    fn give_up(&mut self, missing: Vec<u64>) -> Vec<u64> {
-        let mut before = mem::take(&mut self.searches);
-        let mut nameless = Vec::new();
-        for serial in missing {
-            let searches = before.remove(&serial).unwrap_or_default() + 1;
-            if searches < MAX_SEARCHES {
-                self.searches.insert(serial, searches);
-            } else {
-                nameless.push(serial);
-            }
-        }
-        if !self.searches.is_empty() {
-            self.search_at = Some(Instant::now() + SEARCH_AGAIN);
-        }
-        nameless
-    }
-
-    /// Logs and counts the violations of limits that are new in this generation.
-    fn report(&mut self, generation: u64, violations: Vec<Violation>) {
-        if self.violations.0 != generation {
-            self.violations = (generation, Vec::new());
-        }
-        for violation in violations {
-            if !self.violations.1.contains(&violation) {
-                (self.on_violation)(violation.kind);
-                tracing::warn!(reason = violation.message, key = violation.key, "label rejected");
-                self.violations.1.push(violation);
-            }
-        }
-    }
-
     /// Logs a failure, unless it is that of the last time.
-    fn fail(&mut self, reason: String) {
-        if self.failure.as_ref() != Some(&reason) {
+    fn fail(&mut self, reason: &str) {
+        if self.failure.is_news(reason) {
             tracing::warn!(reason, "cannot find the names of all cgroups; trying again");
         }
-        self.failure = Some(reason);
     }
-}
-
-fn naming_job(mount: &Path, unnamed: &[CgroupReading], generation: &Generation) -> Naming {
-    let search = naming::search(mount, unnamed);
-    let (labels, violations) = labels_of(generation.labels.cgroups.as_ref(), &search.named);
-    Naming { labels, violations, generation: generation.number, search }
 }

@@ -5,25 +5,36 @@
 //!  kernel program           tracker, on the reactor           a thread for each job
 //!     │ a cgroup got a slot,       │                                 │
 //!     ├ or was removed ───────────>│ take a snapshot                 │
+//!     ├ paths of new cgroups ─────>│ keep them in births             │
 //!     │                            │ what removed cgroups had        │
 //!     │                            │ stays in their sets             │
 //!     │<──────────── their slots ──┤                                 │
-//!     │                            ├─ cgroups without names ────────>│ find their paths
-//!     │                            │                                 │ compute their labels
-//!     │                            │<──────────────── names, labels ─┤
+//!     │                            ├─ cgroups without a path ───────>│ walk: find their paths,
+//!     │                            │<──────────────────────── paths ─┤ at most every 10 s
+//!     │                            │                                 │
+//!     │                            ├─ cgroups without a name ───────>│ naming: find their names,
+//!     │                            │<──────────────── names, labels ─┤ compute their labels
 //!     │                            │ take a snapshot                 │
 //!     │                            │ assign them to sets             │
 //! ```
+//!
+//! A cgroup has its path from the kernel program before a task can run in it. So one that is removed within
+//! milliseconds has a name, and keeps its slot until what it used is in its set. What existed before the start
+//! is found by a walk. Where no mount shows the cgroups, it has no name.
 //!
 //! Scrapes and reloads run on the reactor too, so none sees a change half done. While no cgroup appears or is
 //! removed, the tracker wakes once a minute, to rank the sets. Quotas are read on another thread, as long as
 //! there are scrapes.
 
+mod births;
+mod failure;
 mod follow;
 mod naming;
 mod quotas;
+mod searches;
 mod tracked;
+mod walk;
 
 pub use follow::Tracker;
-pub use naming::{CgroupLabels, Named, NamesBySerial, labels_of};
+pub use naming::{CgroupLabels, Named, NamesBySerial, labels_of, violations_of};
 pub use tracked::Tracked;

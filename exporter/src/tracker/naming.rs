@@ -1,21 +1,14 @@
-//! Finds the names of cgroups, and computes their labels.
+//! From the paths of cgroups to their names, and to labels, on a thread of its own: a thousand rules take
+//! time, and so may the sources of names.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use crate::{
-    accounting::CgroupReading,
-    cgroup::{
-        self,
-        paths::{self, Limits},
-    },
+    cgroup,
     exposition::Labels,
     expr::cgroup::CgroupNames,
-    labels::{CgroupLabeller, Violation},
-    os::log,
+    generation::Generation,
+    labels::{CgroupLabeller, Violations},
 };
 
 /// A cgroup whose path is known.
@@ -23,7 +16,7 @@ use crate::{
 pub struct Named {
     /// The number of its directory.
     pub id: u64,
-    /// Below the mount.
+    /// Below the mount; without a mount, below the root of the hierarchy.
     pub path: PathBuf,
     /// What labels can say.
     pub names: CgroupNames,
@@ -35,35 +28,48 @@ pub type NamesBySerial = BTreeMap<u64, Arc<Named>>;
 /// The labels of cgroups by serial number; `None` for those that belong to `other`.
 pub type CgroupLabels = BTreeMap<u64, Option<Labels>>;
 
-/// What a search for names has found.
-#[derive(Debug, Default)]
-pub(super) struct Search {
-    pub(super) named: NamesBySerial,
-    /// Cgroups that the search did not find.
-    pub(super) missing: Vec<u64>,
-    /// Why it did not see the whole tree.
-    pub(super) error: Option<String>,
+/// A cgroup that needs a name: a new one, one that was renamed, or one whose names may have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Nameless {
+    pub(super) serial: u64,
+    /// The number of its directory.
+    pub(super) id: u64,
+    pub(super) path: PathBuf,
 }
 
-/// Finds the names of `unnamed` below `mount`. Blocks as long as the filesystem hangs.
-pub(super) fn search(mount: &Path, unnamed: &[CgroupReading]) -> Search {
-    let ids: BTreeSet<u64> = unnamed.iter().map(|reading| reading.id).collect();
-    let (mut found, error) = match paths::find(mount, &ids, Limits::default()) {
-        Ok(found) => {
-            let cut = || "the tree has too many directories".to_owned();
-            let error = found.error.as_ref().map(|error| log::chain(error));
-            (found.paths, error.or_else(|| (!found.is_complete).then(cut)))
-        }
-        Err(error) => (BTreeMap::new(), Some(log::chain(&error))),
-    };
-    let mut search = Search { error, ..Search::default() };
-    for CgroupReading { serial, id, .. } in unnamed {
-        match found.remove(id) {
-            Some(path) => drop(search.named.insert(*serial, Arc::new(named(*id, path)))),
-            None => search.missing.push(*serial),
-        }
+/// Cgroups to name.
+#[derive(Debug)]
+pub(super) struct NamingJob {
+    pub(super) cgroups: Vec<Nameless>,
+    pub(super) generation: Arc<Generation>,
+    /// Those of this generation so far.
+    pub(super) violations: Violations,
+}
+
+/// Cgroups with names and labels.
+#[derive(Debug)]
+pub(super) struct Naming {
+    pub(super) names: NamesBySerial,
+    pub(super) labels: CgroupLabels,
+    pub(super) violations: Violations,
+    /// The number of the generation that the labels and violations are of.
+    pub(super) generation: u64,
+}
+
+impl NamingJob {
+    /// Works out names and labels. May block.
+    pub(super) fn run(self) -> Naming {
+        let Self { cgroups, generation, mut violations } = self;
+        let names = names_of(cgroups);
+        let labels = labels_of(generation.labels.cgroups.as_ref(), &names, &mut violations);
+        Naming { names, labels, violations, generation: generation.number }
     }
-    search
+}
+
+/// Finds the names of cgroups. The only place where they come from.
+fn names_of(cgroups: Vec<Nameless>) -> NamesBySerial {
+    let named = |it: Nameless| (it.serial, Arc::new(named(it.id, it.path)));
+    cgroups.into_iter().map(named).collect()
 }
 
 /// Works out the names of a cgroup from its path.
@@ -72,19 +78,21 @@ pub(super) fn named(id: u64, path: PathBuf) -> Named {
     Named { id, path, names }
 }
 
-/// Computes the labels of cgroups; without a labeller, all belong to `other`. Also returns the violations of
-/// limits.
+/// Computes the labels of cgroups; without a labeller, all belong to `other`. Adds to the violations of limits,
+/// which must be of the same labeller.
 pub fn labels_of(
     labeller: Option<&CgroupLabeller>,
     names: &NamesBySerial,
-) -> (CgroupLabels, Vec<Violation>) {
+    violations: &mut Violations,
+) -> CgroupLabels {
     let Some(labeller) = labeller else {
-        return (names.keys().map(|serial| (*serial, None)).collect(), Vec::new());
+        return names.keys().map(|serial| (*serial, None)).collect();
     };
-    let mut violations = labeller.violations();
-    let mut batch = labeller.batch(&mut violations);
-    let labels = names.iter().map(|(serial, named)| (*serial, batch.labels(&named.names)));
-    let labels = labels.collect();
-    drop(batch);
-    (labels, violations.take())
+    let mut batch = labeller.batch(violations);
+    names.iter().map(|(serial, named)| (*serial, batch.labels(&named.names))).collect()
+}
+
+/// The violations of a labeller before the first cgroup is labelled.
+pub fn violations_of(labeller: Option<&CgroupLabeller>) -> Violations {
+    labeller.map(CgroupLabeller::violations).unwrap_or_default()
 }

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::{NamesBySerial, Tracked};
+use super::{NamesBySerial, Tracked, failure::Failure};
 use crate::{
     accounting::{QuotaCounts, QuotaReading},
     cgroup::{
@@ -38,7 +38,7 @@ pub(super) async fn follow(tracked: Tracked, mount: PathBuf, reader: QuotaReader
         _ => Counts::new(),
     };
     let mut known = Known { before, ..Known::default() };
-    let (mut slot, mut failure) = (BlockingSlot::new("quotas"), None);
+    let (mut slot, mut failure) = (BlockingSlot::new("quotas"), Failure::default());
     loop {
         tracked.scraped().await;
         for _ in 0..READINGS {
@@ -46,15 +46,14 @@ pub(super) async fn follow(tracked: Tracked, mount: PathBuf, reader: QuotaReader
             let limited = Arc::clone(&names);
             match slot.run(TIMEOUT, move || read(&limited, &reader)).await {
                 JobStatus::Done(readings) => {
-                    failure = None;
+                    failure.end();
                     tracked.read_quotas(known.update(readings, &names));
                 }
                 status => {
                     let reason = status.reason();
-                    if failure.as_ref() != Some(&reason) {
+                    if failure.is_news(&reason) {
                         tracing::warn!(reason, "cannot read quotas of cgroups; trying again");
                     }
-                    failure = Some(reason);
                 }
             }
             sleep(PERIOD).await;

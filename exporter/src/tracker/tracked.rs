@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::naming::{CgroupLabels, Named, NamesBySerial, labels_of};
+use super::naming::{CgroupLabels, Named, NamesBySerial, labels_of, violations_of};
 use crate::{
     accounting::{Budget, CgroupReading, CgroupSets, QuotaReading, Snapshot},
     exposition::Labels,
@@ -22,6 +22,15 @@ struct Shared {
     scraped: Notify,
 }
 
+/// The cgroups that need something after they have settled.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    /// Those without a name.
+    pub(super) unnamed: Vec<CgroupReading>,
+    /// Removed ones, which can give back their slots.
+    pub(super) gone: Vec<CgroupReading>,
+}
+
 #[derive(Debug)]
 struct State {
     sets: CgroupSets<Labels>,
@@ -37,10 +46,18 @@ impl Tracked {
         Self(Arc::new(Shared { state, scraped: Notify::new() }))
     }
 
-    /// Calls `use_sets` with the sets, for a scrape.
-    pub fn scrape<T>(&self, use_sets: impl FnOnce(&CgroupSets<Labels>) -> T) -> T {
+    /// Calls `use_sets` with the sets, for a scrape that shows a snapshot.
+    pub fn scrape<T>(
+        &self,
+        snapshot: &Snapshot,
+        use_sets: impl FnOnce(&CgroupSets<Labels>) -> T,
+    ) -> T {
         self.0.scraped.notify_one();
-        use_sets(&self.lock().sets)
+        let sets = &mut self.lock().sets;
+        if let Some(cgroups) = &snapshot.cgroups {
+            sets.show(snapshot.taken_at, cgroups);
+        }
+        use_sets(sets)
     }
 
     /// Waits for a scrape since the last call.
@@ -65,18 +82,24 @@ impl Tracked {
         let State { sets, names } = &mut *self.lock();
         let is_late = |(serial, _): &(&u64, &Arc<Named>)| !labels.contains_key(serial);
         let late = names.iter().filter(is_late).map(|(serial, it)| (*serial, Arc::clone(it)));
-        let (late, _) = labels_of(labeller, &late.collect());
+        let late = labels_of(labeller, &late.collect(), &mut violations_of(labeller));
         sets.regroup(snapshot.taken_at, cgroups, budget(labeller), |serial| {
             labels.get(&serial).or_else(|| late.get(&serial)).cloned().flatten()
         });
     }
 
-    /// Follows the life of the cgroups up to a snapshot, and ranks the sets if it is time. Returns the
-    /// cgroups that have no name yet.
-    pub(super) fn settle(&self, snapshot: &Snapshot) -> Vec<CgroupReading> {
-        let Some(cgroups) = &snapshot.cgroups else { return Vec::new() };
+    /// Follows the life of the cgroups up to a snapshot, and ranks the sets if it is time. Removed cgroups
+    /// stay until they have a name if `is_awaited` says so.
+    pub(super) fn settle(
+        &self,
+        snapshot: &Snapshot,
+        is_awaited: impl Fn(&CgroupReading) -> bool,
+    ) -> Settled {
+        let Some(cgroups) = &snapshot.cgroups else { return Settled::default() };
         let State { sets, names } = &mut *self.lock();
-        sets.settle(snapshot.taken_at, cgroups);
+        let removed = sets.unnamed(cgroups).filter(|reading| reading.is_removed);
+        let awaited = removed.filter(|it| is_awaited(it)).map(|it| it.serial).collect();
+        sets.settle(snapshot.taken_at, cgroups, awaited);
         sets.rank(snapshot.taken_at, cgroups);
         let exists = |serial: &u64| {
             let found = cgroups.cgroups.binary_search_by_key(serial, |reading| reading.serial);
@@ -85,22 +108,32 @@ impl Tracked {
         if !names.keys().all(exists) {
             Arc::make_mut(names).retain(|serial, _| exists(serial));
         }
-        sets.unnamed(cgroups).copied().collect()
+        let unnamed = sets.unnamed(cgroups).copied().collect();
+        Settled { unnamed, gone: sets.gone(cgroups).copied().collect() }
     }
 
-    /// Adds names, and assigns their cgroups to sets, by their labels. `nameless` cgroups belong to `other`.
+    /// Adds names, and assigns their cgroups to sets, by their labels. Returns the removed cgroups that can
+    /// give back their slots.
     pub(super) fn assign(
         &self,
         snapshot: &Snapshot,
         named: NamesBySerial,
-        mut labels: CgroupLabels,
-        nameless: impl IntoIterator<Item = u64>,
-    ) {
-        let Some(cgroups) = &snapshot.cgroups else { return };
+        labels: CgroupLabels,
+    ) -> Vec<CgroupReading> {
+        let Some(cgroups) = &snapshot.cgroups else { return Vec::new() };
         let State { sets, names } = &mut *self.lock();
-        labels.extend(nameless.into_iter().map(|serial| (serial, None)));
         Arc::make_mut(names).extend(named);
         sets.assign(snapshot.taken_at, cgroups, labels);
+        sets.gone(cgroups).copied().collect()
+    }
+
+    /// Assigns cgroups to `other`, since they have no name.
+    pub(super) fn give_up(&self, snapshot: &Snapshot, serials: Vec<u64>) {
+        let Some(cgroups) = snapshot.cgroups.as_ref().filter(|_| !serials.is_empty()) else {
+            return;
+        };
+        let nameless = serials.into_iter().map(|serial| (serial, None));
+        self.lock().sets.assign(snapshot.taken_at, cgroups, nameless);
     }
 
     /// Adds what quotas have held back.

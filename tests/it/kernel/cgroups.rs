@@ -349,7 +349,7 @@ fn threaded_cgroups_are_told_apart() {
 #[test]
 fn cgroups_without_a_slot_are_in_other() {
     // Enough for some hundred.
-    let memory = format!("--ebpf.cgroup-memory={}KiB", 64 + 16 * online().len());
+    let memory = format!("--ebpf.cgroup-memory={}KiB", 128 + 16 * online().len());
     let exporter = Exporter::start_with(EACH, &[&memory]);
     let tree = Tree::new();
     let slots = exporter.scrape().sum(SLOTS, &[]);

@@ -13,6 +13,7 @@ use nix::{errno::Errno, unistd::Pid};
 use sched_exporter::kernel::preflight::Facts;
 use sched_exporter_tests::{
     bpf,
+    cgroups::{Hierarchy, Tree},
     process::{CONFIG, Exporter},
 };
 
@@ -182,8 +183,11 @@ fn it_keeps_only_links_and_what_it_writes() {
     };
     let [map, link] = ["bpf-map", "bpf_link"].map(str::to_owned);
     assert_eq!(names(&["--no-collector.cgroups"]), [link.as_str()]);
-    // The stack of free slots, and the ring buffer of events.
-    let cgroups = [map.as_str(), &map, &link, &link];
+    // The stack of free slots, and the ring buffers of events and births.
+    let mut cgroups = vec![map.as_str(); 3];
+    // Switches, removed cgroups and new ones; in version 1 also renamed ones.
+    let hooks = if Tree::new().hierarchy() == Hierarchy::V1 { 4 } else { 3 };
+    cgroups.extend(vec![link.as_str(); hooks]);
     assert_eq!(names(&[]), cgroups);
     // The ring buffer of the log.
     assert_eq!(names(&["--log.ebpf"]), [&[map.as_str()], &cgroups[..]].concat());

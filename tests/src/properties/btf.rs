@@ -34,7 +34,7 @@ pub fn btf(bytes: &[u8]) {
     }
     for (unwanted, hierarchy) in [
         (DisabledFeatures::default(), Hierarchy::Unified),
-        (DisabledFeatures::default(), Hierarchy::Legacy),
+        (DisabledFeatures::default(), Hierarchy::Legacy { id: 4 }),
         (
             DisabledFeatures { context_switches: true, runqueue_latency: true, cgroups: true },
             Hierarchy::Unified,

@@ -10,7 +10,7 @@
 //! for removed cgroups, when it first has something for the new owner.
 //!
 //! User space can give slots back, and nothing else: it can write no other map (all but `CGROUP_FREE` are
-//! frozen; the ring buffer of events carries no counts). A number in `CGROUP_FREE` is only a proposal. The
+//! frozen; the ring buffers of events and births carry no counts). A number in `CGROUP_FREE` is only a proposal. The
 //! program takes the slot if it exists, if its owner is removed, and if no other CPU is taking it. So a
 //! wrong number can keep slots from being used, or end the accounting of a cgroup that is removed; it
 //! cannot change, move or hide a count.
@@ -297,14 +297,13 @@ fn find_or_take(css: Object, serial: u64) -> Option<u32> {
     }
     let (slot, meta) = take()?;
     let claim = CLAIM | u64::from(slot);
-    let hierarchy: u32 = cgroup.follow(global!(CgroupRoot)).read(global!(CgroupRootHierarchy));
     // SAFETY: no CPU but the one with the claim writes here, and no other knows the slot yet.
     unsafe {
         (*meta).serial = 0;
         compiler_barrier();
         (*meta).id = id;
         (*meta).removed = 0;
-        (*meta).hierarchy = u64::from(hierarchy);
+        (*meta).hierarchy = u64::from(hierarchy(cgroup));
         (*meta).check = CgroupMeta::check(serial, id);
         compiler_barrier();
         (*meta).serial = serial;
@@ -395,8 +394,14 @@ fn wake() {
 /// The number of the cgroup's directory, which is unique in its hierarchy for as long as the machine
 /// runs.
 #[inline(always)]
-fn id(cgroup: Object) -> u64 {
+pub(crate) fn id(cgroup: Object) -> u64 {
     cgroup.follow(global!(CgroupNode)).read(global!(KernfsNodeId))
+}
+
+/// The number of the cgroup's hierarchy.
+#[inline(always)]
+pub(crate) fn hierarchy(cgroup: Object) -> u32 {
+    cgroup.follow(global!(CgroupRoot)).read(global!(CgroupRootHierarchy))
 }
 
 #[inline(always)]
@@ -414,11 +419,10 @@ pub fn cgroup_rmdir(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: an aligned word of the map.
     let slot = unsafe { slot.read_volatile() };
     let Some(meta) = CGROUP_META.get_ptr_mut(slot) else { return 0 };
-    let hierarchy: u32 = cgroup.follow(global!(CgroupRoot)).read(global!(CgroupRootHierarchy));
     // SAFETY: an aligned word of the map.
     let own = unsafe { (&raw const (*meta).hierarchy).read_volatile() };
     // Each hierarchy numbers its cgroups anew.
-    if own == u64::from(hierarchy) {
+    if own == u64::from(hierarchy(cgroup)) {
         retire(id, meta);
     }
     0

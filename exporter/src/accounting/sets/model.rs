@@ -81,6 +81,10 @@ struct Model {
     // What the sets have been told.
     named: BTreeMap<u64, Named>,
     settled: BTreeSet<u64>,
+    awaited: BTreeSet<u64>,
+    shown_at: u64,
+    /// What each cgroup without a name has used since `shown_at`.
+    unshown: BTreeMap<u64, CgroupTotals>,
     // What is to be shown.
     shown: BTreeMap<char, Series>,
     other: (CgroupTotals, Option<QuotaCounts>),
@@ -109,6 +113,9 @@ impl Model {
             next_serial: 0,
             named: BTreeMap::new(),
             settled: BTreeSet::new(),
+            awaited: BTreeSet::new(),
+            shown_at: 0,
+            unshown: BTreeMap::new(),
             shown: BTreeMap::new(),
             other: (CgroupTotals::ZERO, None),
             removed: CgroupTotals::ZERO,
@@ -141,6 +148,11 @@ impl Model {
     fn shown_in(&self, serial: u64) -> Option<char> {
         let name = self.named.get(&serial)?.name?;
         self.shown.contains_key(&name).then_some(name)
+    }
+
+    /// Whether a cgroup can be in a set.
+    fn is_there(&self, serial: u64) -> bool {
+        self.cgroups(false).contains(&serial) || self.is_awaited(serial)
     }
 
     fn has_members(&self, name: char) -> bool {
@@ -192,6 +204,9 @@ impl Model {
                 self.shown.get_mut(&name).unwrap().totals.add(&used);
             } else {
                 self.other.0.add(&used);
+                if !self.named.contains_key(&serial) {
+                    self.unshown.entry(serial).or_insert(CgroupTotals::ZERO).add(&used);
+                }
             }
         }
         let (refused, late) = (self.random.totals(), self.random.totals());
@@ -210,12 +225,19 @@ impl Model {
 
     // What the sets are told.
 
+    /// Whether a removed cgroup stays until it has a name.
+    fn is_awaited(&self, serial: u64) -> bool {
+        let has_left = self.settled.contains(&serial) || self.named.contains_key(&serial);
+        self.awaited.contains(&serial) && !has_left
+    }
+
     /// Settles removed cgroups, and ends sets, as every event does first.
     fn begin(&mut self) {
         for serial in self.cgroups(true) {
-            if !self.settled.insert(serial) {
+            if self.is_awaited(serial) || !self.settled.insert(serial) {
                 continue;
             }
+            self.unshown.remove(&serial);
             let totals = self.reading(serial).totals;
             let Some(named) = self.named.remove(&serial) else { continue };
             let Some(name) = named.name else { continue };
@@ -320,8 +342,9 @@ impl Model {
         }
     }
 
-    /// Follows which sets are shown after an event, and checks that they may be.
-    fn follow(&mut self, sets: &Sets, event: Event) {
+    /// Follows which sets are shown after an event, and checks that they may be. `first` are the cgroups
+    /// that it has named for the first time.
+    fn follow(&mut self, sets: &Sets, event: Event, first: &[u64]) {
         let names: BTreeSet<char> =
             sets.values(self.now, &self.snapshot).sets.iter().map(|set| *set.labels).collect();
         let was: BTreeSet<char> = self.shown.keys().copied().collect();
@@ -360,8 +383,18 @@ impl Model {
             assert!(self.has_members(name));
             let has_quota = |serial: &u64| self.named[serial].quota.is_some();
             let quotas = self.members(name).iter().any(has_quota).then(QuotaCounts::default);
-            let created_at = self.now;
+            let is_first = self.members(name).iter().any(|serial| first.contains(serial));
+            let created_at = if is_first { self.shown_at } else { self.now };
             self.shown.insert(name, Series { created_at, totals: CgroupTotals::ZERO, quotas });
+        }
+    }
+
+    /// Moves what a cgroup has used unseen from `other` to its set.
+    fn move_unshown(&mut self, serial: u64) {
+        let Some(unshown) = self.unshown.remove(&serial) else { return };
+        if let Some(name) = self.shown_in(serial) {
+            self.other.0.subtract(&unshown);
+            self.shown.get_mut(&name).unwrap().totals.add(&unshown);
         }
     }
 
@@ -416,12 +449,16 @@ enum Event {
 struct Pair {
     sets: Sets,
     model: Model,
+    /// What the last scrape showed: the totals of each set since it was created, of `other`, removed and
+    /// forgotten.
+    scraped: (BTreeMap<(char, u64), CgroupTotals>, [CgroupTotals; 3]),
 }
 
 impl Pair {
     fn new(seed: u64) -> Self {
         let budget = Budget { limit: 3, keep: Duration::from_mins(5) };
-        Self { sets: Sets::new(0, budget), model: Model::new(seed, budget) }
+        let scraped = (BTreeMap::new(), [CgroupTotals::ZERO; 3]);
+        Self { sets: Sets::new(0, budget), model: Model::new(seed, budget), scraped }
     }
 
     /// Lets something happen, and checks the sets before and after uses.
@@ -436,6 +473,7 @@ impl Pair {
             41 => self.regroup(),
             42..50 => self.rank(),
             50..54 => self.read_quotas(),
+            54..58 => self.scrape(),
             _ => self.model.wait(),
         }
         self.model.check(&self.sets);
@@ -443,20 +481,56 @@ impl Pair {
         self.model.check(&self.sets);
     }
 
+    /// Shows the values, of which none has decreased.
+    fn scrape(&mut self) {
+        let Self { sets, model, scraped } = self;
+        let values = sets.values(model.now, &model.snapshot);
+        let (of_sets, rest) = scraped;
+        for (set, totals) in values.sets.iter().map(|set| (set, &set.values.totals)) {
+            let last = of_sets.get(&(*set.labels, set.created_at));
+            assert!(last.is_none_or(|last| totals.is_at_least(last)), "{set:?} {last:?}");
+        }
+        let now = [values.other.totals, values.removed, values.forgotten];
+        assert!(
+            now.iter().zip(&*rest).all(|(now, last)| now.is_at_least(last)),
+            "{now:?} {rest:?}"
+        );
+        // One that begins at this instant can end, and begin again at the same instant.
+        let older = values.sets.iter().filter(|set| set.created_at < model.now);
+        *of_sets = older.map(|it| ((*it.labels, it.created_at), it.values.totals)).collect();
+        *rest = now;
+        sets.show(model.now, &model.snapshot);
+        model.shown_at = model.now;
+        model.unshown.clear();
+    }
+
+    /// Lets removed cgroups go, except for some that have no name.
     fn settle(&mut self) {
-        self.sets.settle(self.model.now, &self.model.snapshot);
-        self.model.begin();
+        let Self { sets, model, .. } = self;
+        // A set that is not kept at all would end in the event that it begins in.
+        let is_kept = !model.budget.keep.is_zero();
+        let removed = model.cgroups(true);
+        let awaited = removed.into_iter().filter(|_| is_kept && model.random.one_in(2)).collect();
+        model.awaited = awaited;
+        sets.settle(model.now, &model.snapshot, model.awaited.clone());
+        model.begin();
         self.end(Event::Other);
     }
 
     /// Names most new cgroups, another one again, and one that was removed.
     fn assign(&mut self) {
-        let Self { sets, model } = self;
+        if self.model.budget.keep.is_zero() {
+            self.settle();
+        }
+        let Self { sets, model, .. } = self;
         let (alive, removed) = (model.cgroups(false), model.cgroups(true));
         let unnamed: Vec<u64> =
             sets.unnamed(&model.snapshot).map(|reading| reading.serial).collect();
-        let expected = alive.iter().filter(|serial| !model.named.contains_key(serial));
-        assert_eq!(unnamed, expected.copied().collect::<Vec<_>>());
+        let is_new =
+            |serial: &u64| !model.named.contains_key(serial) && !model.settled.contains(serial);
+        let readings = model.snapshot.cgroups.iter().map(|reading| reading.serial);
+        assert_eq!(unnamed, readings.filter(is_new).collect::<Vec<_>>());
+        let first = unnamed.clone();
         let mut named: BTreeMap<u64, Option<char>> = BTreeMap::new();
         for serial in unnamed {
             if !model.random.one_in(3) {
@@ -470,17 +544,25 @@ impl Pair {
         }
         sets.assign(model.now, &model.snapshot, named.clone());
         model.begin();
+        let first: Vec<u64> =
+            first.into_iter().filter(|it| named.contains_key(it) && model.is_there(*it)).collect();
         for (serial, name) in named {
-            if alive.contains(&serial) {
+            if model.is_there(serial) {
                 model.assign(serial, name);
             }
         }
+        model.expire();
+        model.follow(sets, Event::Other, &first);
+        for serial in first {
+            model.move_unshown(serial);
+        }
+        model.begin();
         self.end(Event::Other);
     }
 
     /// Shows that a cgroup was taken for removed, before or after its slot was given back.
     fn revive(&mut self) {
-        let Self { sets, model } = self;
+        let Self { sets, model, .. } = self;
         let settled: Vec<u64> = model.settled.iter().copied().collect();
         let Some(serial) = model.random.any(&settled) else { return };
         if model.random.one_in(2) {
@@ -488,7 +570,8 @@ impl Pair {
         } else {
             model.give_back(serial);
             if model.random.one_in(2) {
-                sets.settle(model.now, &model.snapshot);
+                model.awaited.clear();
+                sets.settle(model.now, &model.snapshot, BTreeSet::new());
                 model.begin();
             } else {
                 model.settled.insert(serial);
@@ -499,7 +582,7 @@ impl Pair {
     }
 
     fn regroup(&mut self) {
-        let Self { sets, model } = self;
+        let Self { sets, model, .. } = self;
         let mut budget = model.budget;
         if model.random.one_in(2) {
             let keep = model.random.any(&[0, 30, 300, 301]).unwrap();
@@ -528,7 +611,7 @@ impl Pair {
     }
 
     fn rank(&mut self) {
-        let Self { sets, model } = self;
+        let Self { sets, model, .. } = self;
         assert_eq!(sets.rank_at(), model.rank_at);
         sets.rank(model.now, &model.snapshot);
         if model.now >= model.rank_at {
@@ -540,7 +623,7 @@ impl Pair {
 
     /// Reads random counters, which often go back, of all cgroups.
     fn read_quotas(&mut self) {
-        let Self { sets, model } = self;
+        let Self { sets, model, .. } = self;
         let serials = model.snapshot.cgroups.iter().map(|reading| reading.serial);
         for serial in serials.collect::<Vec<_>>() {
             let mut any = || model.random.below(1_000);
@@ -555,9 +638,9 @@ impl Pair {
 
     /// Ends an event, and checks that the sets remember no more than exists.
     fn end(&mut self, event: Event) {
-        let Self { sets, model } = self;
+        let Self { sets, model, .. } = self;
         model.expire();
-        model.follow(sets, event);
+        model.follow(sets, event, &[]);
         model.expire();
         assert!(sets.members.len() <= model.snapshot.cgroups.len());
         let alive = sets.sets.iter().filter(|set| set.members > 0 || set.shown.is_some());

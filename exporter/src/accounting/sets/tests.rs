@@ -61,18 +61,28 @@ fn created(sets: &Sets, now: u64, snapshot: &CgroupsSnapshot) -> Vec<(&'static s
     values.sets.iter().map(|set| (*set.labels, set.created_at)).collect()
 }
 
-/// Names each cgroup.
+/// Names each cgroup, right after a scrape.
 fn assign(
     sets: &mut Sets,
     now: u64,
     snapshot: &CgroupsSnapshot,
     named: &[(u64, Option<&'static str>)],
 ) {
+    sets.show(now, snapshot);
     sets.assign(now, snapshot, named.iter().copied());
 }
 
+/// The serial numbers of the cgroups that can give back their slots.
+fn gone(sets: &Sets, snapshot: &CgroupsSnapshot) -> Vec<u64> {
+    sets.gone(snapshot).map(|reading| reading.serial).collect()
+}
+
+fn settle(sets: &mut Sets, now: u64, snapshot: &CgroupsSnapshot) {
+    sets.settle(now, snapshot, BTreeSet::new());
+}
+
 #[test]
-fn time_before_a_cgroup_is_named_stays_in_other() {
+fn time_that_a_scrape_has_shown_in_other_stays_there() {
     let mut sets = sets(250);
     let early = snapshot(&[(3, 10), (5, 200)]);
     assert_eq!(shown(&sets, 0, &early), (vec![], [210, 0, 0]));
@@ -89,12 +99,99 @@ fn time_before_a_cgroup_is_named_stays_in_other() {
 }
 
 #[test]
+fn time_that_no_scrape_has_shown_moves_to_the_set() {
+    let mut sets = sets(250);
+    sets.show(7, &snapshot(&[(3, 10)]));
+    let now = snapshot(&[(3, 12), (5, 200), (6, 3_000)]);
+    sets.assign(9, &now, [(3, Some("a")), (5, Some("a")), (6, None)]);
+    assert_eq!(shown(&sets, 9, &now), (vec![("a", 202)], [3_010, 0, 0]));
+    // It was 0 when the last scrape did not show it.
+    assert_eq!(created(&sets, 9, &now), [("a", 7)]);
+    // A set that is shown continues.
+    let later = snapshot(&[(3, 12), (5, 201), (6, 3_000), (8, 40_000)]);
+    sets.assign(11, &later, [(8, Some("a"))]);
+    assert_eq!(shown(&sets, 11, &later), (vec![("a", 40_203)], [3_010, 0, 0]));
+    assert_eq!(created(&sets, 11, &later), [("a", 7)]);
+}
+
+#[test]
+fn a_set_that_waits_for_a_place_leaves_its_time_in_other() {
+    let mut sets = sets(1);
+    let now = snapshot(&[(3, 10), (5, 200)]);
+    sets.assign(9, &now, [(3, Some("a")), (5, Some("b"))]);
+    assert_eq!(shown(&sets, 9, &now), (vec![("b", 200)], [10, 0, 0]));
+    sets.show(9, &now);
+    let budget = Budget { limit: 2, ..sets.budget };
+    sets.regroup(10, &now, budget, |serial| Some(if serial == 3 { "a" } else { "b" }));
+    assert_eq!(shown(&sets, 10, &now), (vec![("a", 0), ("b", 200)], [10, 0, 0]));
+    assert_eq!(created(&sets, 10, &now), [("a", 10), ("b", 0)]);
+}
+
+#[test]
+fn less_than_a_scrape_has_shown_stays_in_other() {
+    let mut sets = sets(250);
+    sets.show(0, &snapshot(&[(3, 10)]));
+    let less = snapshot(&[(3, 4)]);
+    sets.assign(1, &less, [(3, Some("a"))]);
+    assert_eq!(shown(&sets, 1, &less), (vec![("a", 0)], [4, 0, 0]));
+}
+
+/// Assigning a cgroup again moves it.
+#[test]
+fn a_cgroup_that_changes_its_set_counts_for_the_new_one_from_then_on() {
+    let mut sets = sets(250);
+    sets.assign(0, &snapshot(&[(3, 10), (5, 1)]), [(3, Some("a")), (5, Some("b"))]);
+    let now = snapshot(&[(3, 12), (5, 3)]);
+    sets.assign(1, &now, [(3, Some("b")), (5, Some("b"))]);
+    assert_eq!(shown(&sets, 1, &now), (vec![("a", 12), ("b", 3)], [0, 0, 0]));
+    let now = snapshot(&[(3, 112), (5, 4)]);
+    assert_eq!(shown(&sets, 2, &now), (vec![("a", 12), ("b", 104)], [0, 0, 0]));
+    // The set that it left ends, and `other` is a place like a set.
+    sets.assign(2, &now, [(3, None)]);
+    let later = snapshot(&[(3, 1_112), (5, 4)]);
+    assert_eq!(shown(&sets, 2, &later), (vec![("a", 12), ("b", 104)], [1_000, 0, 0]));
+    sets.assign(3, &later, [(3, Some("c"))]);
+    let last = snapshot(&[(3, 1_119), (5, 4)]);
+    let expected = (vec![("a", 12), ("b", 104), ("c", 7)], [1_000, 0, 0]);
+    assert_eq!(shown(&sets, 3, &last), expected);
+    assert_eq!(created(&sets, 3, &last), [("a", 0), ("b", 0), ("c", 3)]);
+    let over = 1 + 5 * MINUTE;
+    assert_eq!(shown(&sets, over, &last), (vec![("b", 104), ("c", 7)], [1_000, 0, 12]));
+}
+
+#[test]
 fn only_cgroups_that_exist_are_unnamed() {
     let mut sets = sets(250);
     let now = snapshot(&[(3, 10), (5, 200), (6, 0), (8, 1)]).without(6);
     assign(&mut sets, 0, &now, &[(5, None), (9, Some("a"))]);
     let unnamed = sets.unnamed(&now).map(|reading| (reading.serial, reading.id));
     assert_eq!(unnamed.collect::<Vec<_>>(), [(3, 1_003), (8, 1_008)]);
+    assert_eq!(gone(&sets, &now), [6]);
+}
+
+#[test]
+fn a_removed_cgroup_can_wait_for_its_name() {
+    let mut sets = sets(250);
+    let removed = snapshot(&[(3, 10), (5, 200)]).without(3).without(5);
+    sets.settle(0, &removed, [3].into());
+    assert_eq!(sets.unnamed(&removed).map(|reading| reading.serial).collect::<Vec<_>>(), [3]);
+    assert_eq!(gone(&sets, &removed), [5]);
+    // Until then, it is in `other`, as a late task of it is.
+    let late = snapshot(&[(3, 14), (5, 207)]).without(3).without(5);
+    assert_eq!(shown(&sets, 0, &late), (vec![], [214, 7, 0]));
+    let mut named = sets.clone();
+    named.assign(1, &late, [(3, Some("a")), (5, Some("b"))]);
+    assert_eq!(shown(&named, 1, &late), (vec![("a", 14)], [200, 7, 0]));
+    assert_eq!(gone(&named, &late), [3, 5]);
+    // It has left its set, which is kept.
+    let later = snapshot(&[(3, 19)]).without(3).removed(207);
+    assert_eq!(shown(&named, 2, &later), (vec![("a", 14)], [200, 12, 0]));
+    assert_eq!(shown(&named, 1 + 5 * MINUTE, &later), (vec![], [200, 12, 14]));
+    // It is no longer awaited.
+    settle(&mut sets, 1, &late);
+    sets.assign(1, &late, [(3, Some("a"))]);
+    assert_eq!(shown(&sets, 1, &late), (vec![], [214, 7, 0]));
+    assert_eq!(gone(&sets, &late), [3, 5]);
 }
 
 #[test]
@@ -103,7 +200,7 @@ fn what_a_removed_cgroup_had_stays_in_its_set() {
     assign(&mut sets, 0, &snapshot(&[(3, 0), (5, 0)]), &[(3, Some("a")), (5, Some("b"))]);
     let removed = snapshot(&[(3, 10), (5, 200)]).without(3);
     assert_eq!(shown(&sets, 1, &removed), (vec![("a", 10), ("b", 200)], [0, 0, 0]));
-    sets.settle(1, &removed);
+    settle(&mut sets, 1, &removed);
     assert_eq!(shown(&sets, 1, &removed), (vec![("a", 10), ("b", 200)], [0, 0, 0]));
     // A late task, before and after the slot is given back.
     let late = snapshot(&[(3, 14), (5, 200)]).without(3);
@@ -116,7 +213,7 @@ fn what_a_removed_cgroup_had_stays_in_its_set() {
 fn a_cgroup_that_is_removed_before_it_is_named_stays_in_other() {
     let mut sets = sets(250);
     let removed = snapshot(&[(3, 10)]).without(3);
-    sets.settle(0, &removed);
+    settle(&mut sets, 0, &removed);
     assign(&mut sets, 0, &removed, &[(3, Some("a"))]);
     assert_eq!(shown(&sets, 0, &removed), (vec![], [10, 0, 0]));
     assert_eq!(shown(&sets, 0, &snapshot(&[]).removed(12)), (vec![], [10, 2, 0]));
@@ -126,7 +223,7 @@ fn a_cgroup_that_is_removed_before_it_is_named_stays_in_other() {
 fn a_set_without_cgroups_is_kept_and_then_forgotten() {
     let mut sets = sets(250);
     assign(&mut sets, 7, &snapshot(&[(3, 0)]), &[(3, Some("a"))]);
-    sets.settle(MINUTE, &snapshot(&[(3, 10)]).without(3));
+    settle(&mut sets, MINUTE, &snapshot(&[(3, 10)]).without(3));
     let gone = snapshot(&[]).removed(10);
     let over = 6 * MINUTE;
     assert_eq!(shown(&sets, over - 1, &gone), (vec![("a", 10)], [0, 0, 0]));
@@ -193,7 +290,7 @@ fn removed_cgroups_count_for_the_rank_of_their_set() {
     let mut sets = sets(1);
     let now = snapshot(&[(1, 50), (2, 0), (3, 0)]);
     assign(&mut sets, 0, &now, &[(1, Some("a")), (2, Some("b")), (3, Some("b"))]);
-    sets.settle(1, &snapshot(&[(1, 50), (2, 70), (3, 0)]).without(2));
+    settle(&mut sets, 1, &snapshot(&[(1, 50), (2, 70), (3, 0)]).without(2));
     let now = snapshot(&[(1, 50), (3, 0)]).removed(70);
     sets.rank(MINUTE, &now);
     assert_eq!(created(&sets, MINUTE, &now), [("b", MINUTE)]);
@@ -204,11 +301,11 @@ fn a_place_that_becomes_free_is_filled() {
     let mut sets = sets(1);
     let now = snapshot(&[(1, 50), (2, 10), (3, 20)]);
     assign(&mut sets, 0, &now, &[(1, Some("a")), (2, Some("b")), (3, Some("c"))]);
-    sets.settle(1, &now.clone().without(1));
+    settle(&mut sets, 1, &now.clone().without(1));
     let later = snapshot(&[(2, 10), (3, 20)]).removed(50);
     let over = 1 + 5 * MINUTE;
     assert_eq!(created(&sets, over - 1, &later), [("a", 0)]);
-    sets.settle(over, &later);
+    settle(&mut sets, over, &later);
     assert_eq!(created(&sets, over, &later), [("c", over)]);
 }
 
@@ -219,7 +316,7 @@ fn a_reload_continues_sets_with_the_same_labels_only() {
     let named = [(1, Some("a")), (2, Some("a")), (3, Some("b")), (4, Some("kept"))];
     assign(&mut sets, 0, &now, &named);
     let now = snapshot(&[(1, 10), (2, 200), (3, 3_000), (4, 7)]).without(4);
-    sets.settle(1, &now);
+    settle(&mut sets, 1, &now);
     let expected = (vec![("a", 210), ("b", 3_000), ("kept", 7)], [0, 0, 0]);
     let (budget, labels) = (sets.budget, ["", "a", "a", "b"]);
     sets.regroup(2, &now, budget, |serial| Some(labels[usize::try_from(serial).unwrap()]));
@@ -290,7 +387,7 @@ fn sets_show_what_the_quotas_of_their_cgroups_held_back() {
     // What a removed cgroup counted stays.
     let removed = now.clone().without(2);
     assert_eq!(quotas(&sets, &removed), expected(9, None));
-    sets.settle(0, &removed);
+    settle(&mut sets, 0, &removed);
     sets.read_quotas([reading(2, Some(1.0), 50), reading(1, None, 705)]);
     assert_eq!(quotas(&sets, &removed), expected(10, None));
     assert_eq!(sets.values(0, &removed).other.quotas, None);
@@ -310,7 +407,7 @@ fn nothing_grows_while_cgroups_come_and_go() {
         let named: Vec<_> = serials.iter().map(|serial| (*serial, Some(name(*serial)))).collect();
         assign(&mut sets, now, &alive, &named);
         sets.rank(now, &alive);
-        sets.settle(now, &serials.iter().fold(alive, |alive, serial| alive.without(*serial)));
+        settle(&mut sets, now, &serials.iter().fold(alive, |alive, serial| alive.without(*serial)));
         removed += 4;
         assert!(sets.members.len() <= 4, "{round}");
         assert!(sets.sets.len() <= 10 + 4, "{round}");

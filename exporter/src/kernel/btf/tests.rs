@@ -133,6 +133,8 @@ fn kernel() -> Vec<u8> {
     let prototype = b.prototype(3);
     let probe = b.refer(kind::PTR, "", prototype);
     b.refer(kind::TYPEDEF, "btf_trace_cgroup_rmdir", probe);
+    b.refer(kind::TYPEDEF, "btf_trace_cgroup_mkdir", probe);
+    b.refer(kind::TYPEDEF, "btf_trace_cgroup_rename", probe);
     let prototype = b.prototype(5);
     let probe = b.refer(kind::PTR, "", prototype);
     b.refer(kind::TYPEDEF, "btf_trace_sched_switch", probe);
@@ -487,18 +489,22 @@ fn complete_kernel_has_every_feature() {
     let bytes = kernel();
     let btf = Btf::parse(&bytes).unwrap();
     let layout = Layout::from_btf(&btf, DisabledFeatures::default(), Hierarchy::Unified).unwrap();
-    assert_eq!(layout.no_removal_hook, None);
+    assert_eq!((layout.no_removal_hook, layout.no_birth_hook), (None, None));
+    assert_eq!(layout.cgroup_hooks, ["cgroup_rmdir", "cgroup_mkdir"]);
     assert!(layout.features.iter().all(|feature| feature.off.is_none()), "{:?}", layout.features);
     assert!(layout.globals.contains(&(Global::TaskLastQueued, 40)), "{:?}", layout.globals);
 }
+
+const LEGACY: Hierarchy = Hierarchy::Legacy { id: 4 };
 
 #[test]
 fn a_hierarchy_decides_where_the_cgroup_of_a_task_is() {
     let bytes = kernel();
     let btf = Btf::parse(&bytes).unwrap();
-    for (hierarchy, css) in [(Hierarchy::Unified, 24), (Hierarchy::Legacy, 16)] {
+    for (hierarchy, id, css) in [(Hierarchy::Unified, 0, 24), (LEGACY, 4, 16)] {
         let layout = Layout::from_btf(&btf, DisabledFeatures::default(), hierarchy).unwrap();
         for expected in [
+            (Global::HierarchyId, id),
             (Global::CssSetCss, css),
             (Global::CssSerial, 16),
             (Global::CgroupFlags, 8),
@@ -510,7 +516,7 @@ fn a_hierarchy_decides_where_the_cgroup_of_a_task_is() {
     }
     let bytes = kernel_without("cpu_cgrp_id");
     let btf = Btf::parse(&bytes).unwrap();
-    let layout = Layout::from_btf(&btf, DisabledFeatures::default(), Hierarchy::Legacy).unwrap();
+    let layout = Layout::from_btf(&btf, DisabledFeatures::default(), LEGACY).unwrap();
     let off = layout.features.into_iter().filter_map(|feature| feature.off).collect::<Vec<_>>();
     assert_eq!(off, ["this kernel's BTF has no cgroup_subsys_id.cpu_cgrp_id"]);
 }
@@ -524,6 +530,24 @@ fn without_the_hook_of_removals_cgroups_are_still_accounted_for() {
     assert_eq!(layout.no_removal_hook.as_deref(), Some(reason));
     assert!(layout.features.iter().all(|feature| feature.off.is_none()), "{:?}", layout.features);
     assert!(layout.globals.contains(&(Global::HasRemovalHook, 0)), "{:?}", layout.globals);
+}
+
+#[test]
+fn only_version_1_needs_the_hook_of_renames() {
+    let layout = |without: &str, hierarchy| {
+        let bytes = kernel_without(without);
+        let btf = Btf::parse(&bytes).unwrap();
+        let layout = Layout::from_btf(&btf, DisabledFeatures::default(), hierarchy).unwrap();
+        (layout.cgroup_hooks, layout.no_birth_hook)
+    };
+    let missing = |hook| Some(format!("this kernel has no BTF tracepoint `{hook}`"));
+    let all = vec!["cgroup_rmdir", "cgroup_mkdir", "cgroup_rename"];
+    assert_eq!(layout("last_queued", LEGACY), (all.clone(), None));
+    assert_eq!(layout("btf_trace_cgroup_rename", Hierarchy::Unified), (all[..2].into(), None));
+    for hook in ["cgroup_mkdir", "cgroup_rename"] {
+        let found = layout(&format!("btf_trace_{hook}"), LEGACY);
+        assert_eq!(found, (all[..1].into(), missing(hook)));
+    }
 }
 
 #[test]
