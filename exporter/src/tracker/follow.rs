@@ -163,11 +163,14 @@ impl Tracker {
                 named = self.naming.finished(), if !self.naming.is_idle() => Wake::Named(named),
                 else => return Ok(()),
             };
-            let is_late =
-                matches!(wake, Wake::Walked(JobStatus::Running) | Wake::Named(JobStatus::Running));
+            let is_done =
+                matches!(wake, Wake::Walked(JobStatus::Done(_)) | Wake::Named(JobStatus::Done(_)));
             self.handle(wake)?;
-            if is_late {
+            if !is_done {
                 return Ok(());
+            }
+            if self.step_at.is_some() {
+                self.step()?;
             }
         }
     }
@@ -190,7 +193,8 @@ impl Tracker {
                 }
             };
             if let Err(error) = self.handle(wake) {
-                tracing::warn!(error = log::chain(&error), "cannot follow cgroups");
+                tracing::warn!(error = log::chain(&error), "cannot follow cgroups; trying again");
+                self.step_soon();
             }
         }
     }
