@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -11,6 +12,8 @@ use super::{
     yaml::{Entry, Report},
 };
 use crate::expr::{
+    cgroup::CgroupUses,
+    print::{MAX_CHARS, shorten},
     relabel::{Compiler, Rule, RuleSpec},
     template::Template,
 };
@@ -39,6 +42,17 @@ const DEFAULT_KEEP: Duration = Duration::from_mins(5);
 
 const MAX_KEEP: Duration = Duration::from_hours(24);
 
+/// Maximum number of sockets of runtimes.
+const MAX_RUNTIMES: usize = 16;
+
+/// Maximum size of the path of a socket: <https://man7.org/linux/man-pages/man7/unix.7.html>.
+const MAX_SOCKET_BYTES: usize = 107;
+
+/// What the address of a runtime starts with.
+const UNIX: &str = "unix://";
+
+const KEYS: [&str; 5] = ["labels", "relabel_configs", "keep", "runtimes", "kubernetes_pods"];
+
 /// The labels of cgroups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cgroups {
@@ -48,6 +62,18 @@ pub struct Cgroups {
     pub relabel_configs: Vec<Rule>,
     /// How long a set of labels is shown after its last cgroup ended.
     pub keep: Duration,
+    /// The sockets of the container runtimes to ask for names; `None` for those in the usual places.
+    pub runtimes: Option<Vec<PathBuf>>,
+    /// Whether to ask the Kubernetes API for the pods of this node.
+    pub kubernetes_pods: bool,
+}
+
+impl Cgroups {
+    /// What templates and rules use of cgroups.
+    pub fn uses(&self) -> CgroupUses {
+        let keys = self.labels.values().flat_map(Template::cgroup);
+        CgroupUses::new(keys, &self.relabel_configs)
+    }
 }
 
 impl Default for Cgroups {
@@ -62,6 +88,8 @@ impl Default for Cgroups {
             labels: DEFAULT_LABELS.map(|(name, text)| (name.into(), template(text))).into(),
             relabel_configs: vec![rule.expect("the default rule is valid")],
             keep: DEFAULT_KEEP,
+            runtimes: None,
+            kubernetes_pods: false,
         }
     }
 }
@@ -78,10 +106,12 @@ pub(super) fn cgroups(
     for entry in &entries {
         match entry.name {
             "labels" => {}
-            "relabel_configs" if entry.is_null() => {}
+            "relabel_configs" | "runtimes" | "kubernetes_pods" if entry.is_null() => {}
             "relabel_configs" => cgroups.relabel_configs = relabel::rules(report, entry),
             "keep" => cgroups.keep = keep(report, entry).unwrap_or_default(),
-            _ => report.unknown_key(entry, &["labels", "relabel_configs", "keep"]),
+            "runtimes" => cgroups.runtimes = Some(runtimes(report, entry)),
+            "kubernetes_pods" => cgroups.kubernetes_pods = report.boolean(entry),
+            _ => report.unknown_key(entry, &KEYS),
         }
     }
     // After the rules, which a label that starts with `__` needs.
@@ -127,4 +157,53 @@ fn keep(report: &mut Report<'_>, entry: &Entry<'_>) -> Option<Duration> {
         }),
     }
     None
+}
+
+/// Parses the list of sockets.
+fn runtimes(report: &mut Report<'_>, section: &Entry<'_>) -> Vec<PathBuf> {
+    let items = report.items(section);
+    if items.len() > MAX_RUNTIMES {
+        let count = items.len();
+        report
+            .error(section, |_| format!("there are {count} sockets; keep at most {MAX_RUNTIMES}"));
+    }
+    let mut sockets = Vec::new();
+    for item in &items {
+        let Some(address) = report.string(item) else { continue };
+        match socket(address) {
+            Ok(socket) if sockets.contains(&socket) => {
+                report.error(item, |value| format!("{value} is here twice; remove one"));
+            }
+            Ok(socket) => sockets.push(socket),
+            Err(advice) => {
+                report.error(item, |value| {
+                    format!("{value} is not the address of a socket; {advice}")
+                });
+            }
+        }
+    }
+    sockets
+}
+
+/// Parses `unix:///PATH`. The error says what to write instead.
+fn socket(address: &str) -> Result<PathBuf, String> {
+    const EXAMPLE: &str = "unix:///run/containerd/containerd.sock";
+    let path = address.strip_prefix(UNIX).unwrap_or_default();
+    if !path.starts_with('/') {
+        let path = address.strip_prefix("unix:").unwrap_or(address);
+        return Err(match path.strip_prefix('/') {
+            Some(path) => {
+                format!("write {UNIX}/{}", shorten(path.trim_start_matches('/'), MAX_CHARS))
+            }
+            None => format!("write one like {EXAMPLE}"),
+        });
+    }
+    if path.ends_with('/') {
+        return Err(format!("write the path of the socket, like {EXAMPLE}"));
+    }
+    if path.len() > MAX_SOCKET_BYTES {
+        let length = path.len();
+        return Err(format!("the path has {length} bytes, the kernel allows {MAX_SOCKET_BYTES}"));
+    }
+    Ok(Path::new(path).components().collect())
 }

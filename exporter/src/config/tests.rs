@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     os::unix::{fs::symlink, net::UnixListener},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -1045,13 +1045,25 @@ fn reads_the_section_about_cgroups() {
     let uses: Vec<_> = config.uses().iter().map(|(source, _)| source.name()).collect();
     assert_eq!(uses, ["env"]);
     assert_eq!(config.warnings(), &Diagnostics::default());
+    assert_eq!((&cgroups.runtimes, cgroups.kubernetes_pods), (&None, false));
+    let asked = parse(
+        "cgroups: {runtimes: [unix:///run/crio/crio.sock, unix:///run//docker.sock], kubernetes_pods: true}",
+    );
+    let sockets = ["/run/crio/crio.sock", "/run/docker.sock"].map(PathBuf::from).to_vec();
+    assert_eq!(asked.cgroups().runtimes, Some(sockets));
+    assert!(asked.cgroups().kubernetes_pods);
+    assert_eq!(parse("cgroups: {runtimes: []}").cgroups().runtimes, Some(Vec::new()));
     assert_eq!(parse("cgroups: {keep: 0s}").cgroups().keep, Duration::ZERO);
     assert_eq!(parse("cgroups: {keep: 24h}").cgroups().keep, Duration::from_hours(24));
 }
 
 #[test]
 fn a_missing_or_empty_key_about_cgroups_has_its_default() {
-    for text in ["cgroups:", "cgroups: {}", "cgroups:\n  labels:\n  relabel_configs:\n"] {
+    for text in [
+        "cgroups:",
+        "cgroups: {}",
+        "cgroups:\n  labels:\n  relabel_configs:\n  runtimes:\n  kubernetes_pods:\n",
+    ] {
         assert_eq!(parse(text), Config::default(), "{text}");
     }
     let default = Cgroups::default();
@@ -1086,6 +1098,40 @@ fn rejects_invalid_keys_about_cgroups() {
          9:15: cgroups.labels.unit: unknown name cgroup.unti; did you mean cgroup.unit?\n\
          10:31: cgroups.labels.pod: unknown filter uper; did you mean upper?\n\
          11:19: limits.cgroups: 0 is out of range; write a number from 1 to 65536",
+    );
+    check(
+        "cgroups:\n\
+         \x20 kubernetes_pods: 'yes'\n\
+         \x20 runtimes:\n\
+         \x20 - unix:///run/crio/crio.sock\n\
+         \x20 - /run/containerd/containerd.sock\n\
+         \x20 - unix:/run/docker.sock\n\
+         \x20 - containerd\n\
+         \x20 - tcp://127.0.0.1:2375\n\
+         \x20 - unix:///run/crio//crio.sock\n\
+         \x20 - unix:///run/\n\
+         \x20 - {a: b}\n",
+        "2:20: cgroups.kubernetes_pods: \"yes\" is not a boolean; write true or false\n\
+         5:5: cgroups.runtimes[1]: \"/run/containerd/containerd.sock\" is not the address of a socket; write unix:///run/containerd/containerd.sock\n\
+         6:5: cgroups.runtimes[2]: \"unix:/run/docker.sock\" is not the address of a socket; write unix:///run/docker.sock\n\
+         7:5: cgroups.runtimes[3]: \"containerd\" is not the address of a socket; write one like unix:///run/containerd/containerd.sock\n\
+         8:5: cgroups.runtimes[4]: \"tcp://127.0.0.1:2375\" is not the address of a socket; write one like unix:///run/containerd/containerd.sock\n\
+         9:5: cgroups.runtimes[5]: \"unix:///run/crio//crio.sock\" is here twice; remove one\n\
+         10:5: cgroups.runtimes[6]: \"unix:///run/\" is not the address of a socket; write the path of the socket, like unix:///run/containerd/containerd.sock\n\
+         11:5: cgroups.runtimes[7]: a map is not a string; write one in quotes",
+    );
+    let long = format!("cgroups: {{runtimes: ['unix:///{}']}}\n", "x".repeat(200));
+    check(
+        &long,
+        "1:21: cgroups.runtimes[0]: \"unix:///xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…\" is not the address of a socket; the path has 201 bytes, the kernel allows 107",
+    );
+    let many = "unix:///a, ".repeat(17);
+    let Err(errors) = Config::parse(&format!("cgroups: {{runtimes: [{many}]}}\n")) else {
+        panic!()
+    };
+    assert_eq!(
+        errors.shown[0].to_string(),
+        "1:20: cgroups.runtimes: there are 17 sockets; keep at most 16"
     );
     check(
         "cgroups: {keep: 300, labels: {__a: x}, relabel_configs: []}\n",

@@ -17,7 +17,7 @@ use minijinja::{
 use regex::{Regex, RegexBuilder};
 
 use super::{
-    cgroup::{CGROUP, CgroupName},
+    cgroup::{CGROUP, CgroupKey, CgroupName, PodMap},
     lookalike, suggest,
     values::{Keys, Reading, Source, Uses, Values},
 };
@@ -59,10 +59,10 @@ pub struct Template {
     uses: Uses,
     /// The labels that it uses.
     labels: BTreeSet<String>,
-    /// The names of the cgroup that it uses.
-    cgroup: BTreeSet<CgroupName>,
-    /// The name, if the template is nothing but this name of the cgroup.
-    only: Option<CgroupName>,
+    /// The values of the cgroup that it uses.
+    cgroup: BTreeSet<CgroupKey>,
+    /// The value, if the template is nothing but this value of the cgroup.
+    only: Option<CgroupKey>,
 }
 
 /// An error in a template.
@@ -98,7 +98,7 @@ impl Template {
         Self::parse_in(text, labels, false)
     }
 
-    /// Parses and checks a template that can also use the names of a cgroup. A [`CgroupRenderer`] renders
+    /// Parses and checks a template that can also use the values of a cgroup. A [`CgroupRenderer`] renders
     /// it.
     pub fn parse_for_cgroups(text: &str, labels: &BTreeSet<&str>) -> Result<Self, TemplateError> {
         Self::parse_in(text, labels, true)
@@ -123,7 +123,7 @@ impl Template {
             machinery::parse(text, "", syntax()).map_err(|error| syntax_error(text, &error))?;
         let mut check = Check { text, known: labels, has_cgroup, found: &mut template };
         check.statement(&tree)?;
-        template.only = only_name(&tree).filter(|name| template.cgroup.contains(name));
+        template.only = only_key(&tree).filter(|key| template.cgroup.contains(key));
         template.reject_shadowed_sources()?;
         template.try_rendering()?;
         Ok(template)
@@ -163,8 +163,8 @@ impl Template {
         &self.labels
     }
 
-    /// The names of the cgroup that it uses.
-    pub const fn cgroup(&self) -> &BTreeSet<CgroupName> {
+    /// The values of the cgroup that it uses.
+    pub const fn cgroup(&self) -> &BTreeSet<CgroupKey> {
         &self.cgroup
     }
 
@@ -263,8 +263,7 @@ impl Template {
         let labels = self.labels.iter().map(invented).collect();
         let mut variables = self.variables(&values, &labels);
         if !self.cgroup.is_empty() {
-            let names = self.cgroup.iter().map(|name| (name.field(), Value::from("x")));
-            variables.insert(CGROUP, Value::from(names.collect::<BTreeMap<_, _>>()));
+            variables.insert(CGROUP, cgroup::variable(&self.cgroup, |_| "x"));
         }
         match environment(&values).render_named_str("", &self.text, Value::from(variables)) {
             Err(error) if error.kind() != ErrorKind::UndefinedError => {
@@ -302,12 +301,12 @@ fn check_length(text: String) -> Result<Option<String>, RenderError> {
     }
 }
 
-/// Returns the name of the cgroup that is all of a template, as in `{{ cgroup.unit }}`.
-fn only_name(tree: &ast::Stmt<'_>) -> Option<CgroupName> {
+/// Returns the value of the cgroup that is all of a template, as in `{{ cgroup.unit }}`.
+fn only_key(tree: &ast::Stmt<'_>) -> Option<CgroupKey> {
     let ast::Stmt::Template(template) = tree else { return None };
     let [ast::Stmt::EmitExpr(emit)] = template.children.as_slice() else { return None };
     match path(&emit.expr)?.0.as_slice() {
-        [CGROUP, field] => CgroupName::from_field(field),
+        [CGROUP, rest @ ..] => CgroupKey::from_path(rest),
         _ => None,
     }
 }
@@ -509,7 +508,7 @@ impl Check<'_> {
             return Ok(());
         }
         if let [CGROUP, rest @ ..] = path {
-            return self.cgroup_name(path, rest, offset);
+            return self.cgroup_key(path, rest, offset);
         }
         let Some((source, rest)) = split_source(path) else {
             return Err(error_at(offset, self.unknown_name(path)));
@@ -548,7 +547,7 @@ impl Check<'_> {
     }
 
     /// Checks what follows `cgroup.`, and records its use.
-    fn cgroup_name(
+    fn cgroup_key(
         &mut self,
         path: &[&str],
         rest: &[&str],
@@ -558,18 +557,26 @@ impl Check<'_> {
             let message = format!("{} has a value only in cgroups.labels", path.join("."));
             return Err(error_at(offset, message));
         }
+        if let Some(key) = CgroupKey::from_path(rest) {
+            self.found.cgroup.insert(key);
+            return Ok(());
+        }
+        let map = |field: &str| PodMap::ALL.into_iter().find(|map| map.field() == field);
         let message = match rest {
             [] => format!("cgroup needs a name, as {}", CgroupName::Unit.in_templates()),
-            [field, more @ ..] => match (CgroupName::from_field(field), more) {
-                (Some(name), []) => {
-                    self.found.cgroup.insert(name);
-                    return Ok(());
+            ["pod", field, more @ ..] if let Some(map) = map(field) => {
+                let map = map.in_templates();
+                match more {
+                    [key, field, ..] => {
+                        format!("{map}[\"{key}\"] is a string and has no field {field}")
+                    }
+                    _ => format!("{map} needs a name, as {map}[\"example\"]"),
                 }
-                (Some(name), [field, ..]) => {
-                    format!("{} is a string and has no field {field}", name.in_templates())
-                }
-                (None, _) => self.unknown_name(path),
-            },
+            }
+            [name, field, ..] if let Some(name) = CgroupName::from_field(name) => {
+                format!("{} is a string and has no field {field}", name.in_templates())
+            }
+            _ => self.unknown_name(path),
         };
         Err(error_at(offset, message))
     }
@@ -591,8 +598,14 @@ impl Check<'_> {
             }
         }
         candidates.extend(self.known.iter().map(|name| (written.as_str(), (*name).to_owned())));
-        let of_cgroup = self.names_of_cgroup();
-        candidates.extend(of_cgroup.iter().map(|name| (written.as_str(), name.clone())));
+        let mut of_cgroup = Vec::new();
+        if self.has_cgroup {
+            of_cgroup.extend(CgroupName::ALL.map(CgroupName::in_templates));
+            candidates.extend(of_cgroup.iter().map(|name| (written.as_str(), name.clone())));
+            let maps = PodMap::ALL.map(PodMap::in_templates);
+            candidates.extend(maps.iter().map(|name| (stem.as_str(), name.clone())));
+            of_cgroup.extend(maps);
+        }
         let is_variable = written.chars().all(|c| c == '_' || c.is_ascii_uppercase());
         let advice = suggest::nearest(candidates).unwrap_or_else(|| {
             if is_variable {
@@ -610,12 +623,6 @@ impl Check<'_> {
             format!("write one of {}", names.join(", "))
         });
         format!("unknown name {written}; {advice}")
-    }
-
-    /// The names of a cgroup that the template can use.
-    fn names_of_cgroup(&self) -> Vec<String> {
-        let names = CgroupName::ALL.into_iter().filter(|_| self.has_cgroup);
-        names.map(CgroupName::in_templates).collect()
     }
 
     /// Returns the offset of `part` in the template, or that of `span` if `part` is not a slice of it.

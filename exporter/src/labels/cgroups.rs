@@ -15,7 +15,7 @@ use crate::{
     config::{CPU, Cgroups, Config, LabelsOn, Limits},
     exposition,
     expr::{
-        cgroup::{CgroupName, CgroupNames},
+        cgroup::{CgroupName, CgroupNames, CgroupUses},
         relabel::{self, Rule, Scratch, names_after},
         template::CgroupRenderer,
         values::{Uses, Values},
@@ -47,6 +47,8 @@ pub struct CgroupLabeller {
     /// The violations of the host and of `other`.
     violations: Violations,
     max_sets: usize,
+    /// What templates and rules use of cgroups.
+    uses: CgroupUses,
     other: exposition::Labels,
 }
 
@@ -69,6 +71,7 @@ impl CgroupLabeller {
             shown_host: shown_host.clone(),
             violations: seen,
             max_sets: config.limits().cgroups,
+            uses: config.cgroups().uses(),
             other: exposition::Labels::default(),
         };
         let mut violations = labeller.violations.clone();
@@ -91,7 +94,8 @@ impl CgroupLabeller {
             labeller: self,
             renderer: CgroupRenderer::new(templates, &self.values, &self.host),
             seen_host: host.map(|(name, value)| (name.clone(), value.clone())).collect(),
-            seen_names: CgroupName::ALL.into_iter().filter(|it| is_seen(it.meta_label())).collect(),
+            read_names: self.uses.names_in_rules().collect(),
+            reads_pods: self.uses.pods_in_rules(),
             unseen_host: shown.map(|(name, value)| (name.as_str(), value.as_str())).collect(),
             scratch: Scratch::default(),
             violations,
@@ -107,6 +111,11 @@ impl CgroupLabeller {
     /// The labels of `other`.
     pub const fn other(&self) -> &exposition::Labels {
         &self.other
+    }
+
+    /// What templates and rules use of cgroups.
+    pub const fn uses(&self) -> &CgroupUses {
+        &self.uses
     }
 
     /// Maximum number of sets that are shown, besides `other`.
@@ -209,8 +218,10 @@ pub struct CgroupBatch<'a> {
     renderer: CgroupRenderer<'a>,
     /// The labels of the host that the rules see.
     seen_host: Set,
-    /// The names of a cgroup that the rules see.
-    seen_names: Vec<CgroupName>,
+    /// The names of a cgroup that the rules read.
+    read_names: Vec<CgroupName>,
+    /// Whether the rules may read labels or annotations of pods.
+    reads_pods: bool,
     /// The labels of the host that no rule changes, ascending by name.
     unseen_host: Vec<(&'a str, &'a str)>,
     scratch: Scratch,
@@ -232,8 +243,14 @@ impl CgroupBatch<'_> {
         self.render(cgroup, &mut set);
         let rules = &labeller.config.relabel_configs;
         if !rules.is_empty() {
-            for name in &self.seen_names {
+            for name in &self.read_names {
                 set.insert(name.meta_label().into(), cgroup.get(*name).into());
+            }
+            if self.reads_pods {
+                for (map, key, value) in cgroup.pod_metadata() {
+                    let [label, present] = map.meta_labels(key);
+                    set.extend([(label, value.to_owned()), (present, "true".to_owned())]);
+                }
             }
             match relabel::apply_with(rules, set, &mut self.scratch) {
                 Ok(relabelled) => set = relabelled?,
@@ -249,8 +266,9 @@ impl CgroupBatch<'_> {
 
     /// Renders the templates. If a value is unavailable, the label stays unchanged.
     fn render(&mut self, cgroup: &CgroupNames, set: &mut Set) {
-        for (index, name) in self.labeller.config.labels.keys().enumerate() {
-            match self.renderer.render(index, cgroup) {
+        let texts = self.renderer.render(cgroup);
+        for (name, text) in self.labeller.config.labels.keys().zip(texts) {
+            match text {
                 Ok(Some(text)) => {
                     set.insert(name.clone(), text.into_owned());
                 }

@@ -18,8 +18,13 @@ pub struct Named {
     pub id: u64,
     /// Below the mount; without a mount, below the root of the hierarchy.
     pub path: PathBuf,
-    /// What labels can say.
-    pub names: CgroupNames,
+}
+
+impl Named {
+    /// What labels can say of it. Worked out again each time, since it takes more memory than time.
+    pub fn names(&self) -> CgroupNames {
+        cgroup::describe(self.id, &self.path)
+    }
 }
 
 /// Cgroups by serial number.
@@ -74,8 +79,7 @@ fn names_of(cgroups: Vec<Nameless>) -> NamesBySerial {
 
 /// Works out the names of a cgroup from its path.
 pub(super) fn named(id: u64, path: PathBuf) -> Named {
-    let names = cgroup::describe(id, &path);
-    Named { id, path, names }
+    Named { id, path }
 }
 
 /// Computes the labels of cgroups; without a labeller, all belong to `other`. Adds to the violations of limits,
@@ -89,7 +93,7 @@ pub fn labels_of(
         return names.keys().map(|serial| (*serial, None)).collect();
     };
     let mut batch = labeller.batch(violations);
-    names.iter().map(|(serial, named)| (*serial, batch.labels(&named.names))).collect()
+    names.iter().map(|(serial, named)| (*serial, batch.labels(&named.names()))).collect()
 }
 
 /// The violations of a labeller before the first cgroup is labelled.

@@ -1,6 +1,6 @@
 //! The configuration, from text to the exposition rendered under it.
 
-use std::{collections::BTreeSet, str};
+use std::{collections::BTreeSet, str, sync::Arc};
 
 use sched_exporter::{
     accounting::{
@@ -10,7 +10,7 @@ use sched_exporter::{
     cpu::topology::{CpuLocation, Topology},
     exposition::{Encoder, Family, Format, Kind, Value, le},
     expr::{
-        cgroup::CgroupNames,
+        cgroup::{CgroupNames, PodMetadata},
         values::{Keys, Reading, Source, Uses, Values},
     },
     generation::Generation,
@@ -186,7 +186,12 @@ fn cgroups() -> Vec<CgroupNames> {
         unit: unit.into(),
         slice: slice.into(),
         container_id: container_id.into(),
+        container_name: container_id.into(),
+        image: unit.into(),
+        namespace: slice.into(),
         pod_uid: container_id.into(),
+        pod: (!container_id.is_empty()).then(|| Arc::new(metadata(container_id, slice))),
+        ..CgroupNames::default()
     };
     let long = "x".repeat(5_000);
     vec![
@@ -199,6 +204,11 @@ fn cgroups() -> Vec<CgroupNames> {
         names("/\"\n\\,}{", "\"\n\\,}{.service", "é", "__a"),
         names(&long, &long, &long, &long),
     ]
+}
+
+fn metadata(key: &str, value: &str) -> PodMetadata {
+    let map = |key: &str| [(key.to_owned(), value.to_owned())].into();
+    PodMetadata { labels: map(key), annotations: map("a") }
 }
 
 /// Checks that each series appears once, with valid labels.

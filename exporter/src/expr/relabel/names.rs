@@ -20,6 +20,29 @@ impl Rule {
         Some(self.source_labels.iter().map(String::as_str).chain(target))
     }
 
+    /// Whether the rule reads a label: matches, compares or copies its value.
+    pub fn reads(&self, name: &str, scratch: &mut Scratch) -> bool {
+        match &self.action {
+            Action::LabelMap { pattern, .. } => pattern.is_match(name, scratch),
+            _ => self.inputs().any(|label| label == name),
+        }
+    }
+
+    /// Whether the rule can read a label whose name starts with `prefix`.
+    pub fn may_read(&self, prefix: &str) -> bool {
+        matches!(self.action, Action::LabelMap { .. })
+            || self.inputs().any(|label| label.starts_with(prefix))
+    }
+
+    /// The labels that the rule reads by name.
+    fn inputs(&self) -> impl Iterator<Item = &str> {
+        let compared = match &self.action {
+            Action::KeepEqual { target } | Action::DropEqual { target } => Some(target),
+            _ => None,
+        };
+        self.source_labels.iter().chain(compared).map(String::as_str)
+    }
+
     /// Turns the names of a set's labels into those after the rule, as if each value matched.
     fn rename(&self, names: &mut BTreeSet<String>, scratch: &mut Scratch) {
         match &self.action {

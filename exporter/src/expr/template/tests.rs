@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 
 use super::*;
-use crate::expr::cgroup::CgroupNames;
+use crate::expr::cgroup::{CgroupNames, PodMetadata};
 
 /// The values of a host. Some sources fail or lack values.
 fn values() -> Values {
@@ -371,6 +371,24 @@ fn cgroup() -> CgroupNames {
     }
 }
 
+fn in_pod() -> CgroupNames {
+    let map = |items: &[(&str, &str)]| {
+        items.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    };
+    let labels = map(&[("app", "shop"), ("example.com/team", "a"), ("empty", "")]);
+    let pod = PodMetadata { labels, annotations: map(&[("app", "x")]) };
+    CgroupNames { pod_name: "shop-0".into(), pod: Some(pod.into()), ..cgroup() }
+}
+
+/// Renders templates for a cgroup.
+fn rendered(templates: &[&str], cgroup: &CgroupNames) -> Vec<String> {
+    let parse = |text: &&str| Template::parse_for_cgroups(text, &["zone"].into()).unwrap();
+    let templates: Vec<_> = templates.iter().map(parse).collect();
+    let renderer = CgroupRenderer::new(&templates, &values(), &BTreeMap::new());
+    let texts = renderer.render(cgroup).map(|text| text.unwrap().unwrap_or_default().into_owned());
+    texts.collect()
+}
+
 /// Renders a template for a cgroup on a host with the label `zone`.
 #[track_caller]
 fn check_for_cgroup(template: &str, expected: Option<&str>) {
@@ -378,8 +396,9 @@ fn check_for_cgroup(template: &str, expected: Option<&str>) {
     let template = Template::parse_for_cgroups(template, &["zone", "gone"].into()).unwrap();
     let renderer = CgroupRenderer::new([&template], &values(), &labels);
     let cgroup = cgroup();
-    let text = renderer.render(0, &cgroup).map(|text| text.map(Cow::into_owned));
-    assert_eq!(text, Ok(expected.map(str::to_owned)), "{template:?}");
+    let texts: Vec<_> =
+        renderer.render(&cgroup).map(|text| text.map(|text| text.map(Cow::into_owned))).collect();
+    assert_eq!(texts, [Ok(expected.map(str::to_owned))], "{template:?}");
 }
 
 #[test]
@@ -393,18 +412,41 @@ fn cgroups_have_names_besides_sources_and_labels() {
     check_for_cgroup("eu", Some("eu"));
     check_for_cgroup("<{{ cgroup.unit }}>.html", Some("<ssh.service>.html"));
     let many = ["{{ cgroup.unit }}!", "{{ zone }}", "{{ cgroup.slice }}!"];
-    let many = many.map(|text| Template::parse_for_cgroups(text, &["zone"].into()).unwrap());
-    let renderer = CgroupRenderer::new(&many, &values(), &BTreeMap::new());
-    let cgroup = cgroup();
-    let texts = [0, 1, 2, 3].map(|index| renderer.render(index, &cgroup).unwrap());
-    assert_eq!(texts.map(Option::unwrap_or_default), ["ssh.service!", "", "system.slice!", ""]);
+    assert_eq!(rendered(&many, &cgroup()), ["ssh.service!", "", "system.slice!"]);
+}
+
+#[test]
+fn cgroups_have_the_labels_and_annotations_of_their_pods() {
+    let templates = [
+        "{{ cgroup.pod.labels['app'] }}",
+        "{{ cgroup.pod.labels.app }}-{{ cgroup.pod_name }}",
+        "{{ cgroup.pod.annotations['app'] | upper }}",
+        "{{ cgroup.pod.labels['example.com/team'] | default('none') }}",
+        "{{ cgroup.pod.labels['gone'] }}",
+        "<{{ cgroup.pod.labels['gone'] }}>",
+        "{{ cgroup.pod.labels['gone'] | default('none') }}",
+        "{{ cgroup.pod.labels['empty'] | default(cgroup.pod.annotations['app']) }}",
+        "{{ cgroup.pod.labels['gone'] or cgroup.unit }}",
+        "{{ 'in' if cgroup.pod.labels['app'] == 'shop' else 'out' }}",
+    ];
+    assert_eq!(
+        rendered(&templates, &in_pod()),
+        ["shop", "shop-shop-0", "X", "a", "", "<>", "none", "x", "ssh.service", "in"]
+    );
+    assert_eq!(
+        rendered(&templates, &cgroup()),
+        ["", "-", "", "none", "", "<>", "none", "", "ssh.service", "out"]
+    );
 }
 
 #[test]
 fn a_name_that_a_cgroup_lacks_is_empty() {
     check_for_cgroup("{{ cgroup.pod_uid }}", None);
     check_for_cgroup("pod-{{ cgroup.pod_uid }}", Some("pod-"));
-    check_for_cgroup("{{ cgroup.pod_uid | default('none') }}", None);
+    check_for_cgroup("{{ cgroup.pod_uid | default('none') }}", Some("none"));
+    check_for_cgroup("{{ cgroup.unit | default('none') }}", Some("ssh.service"));
+    check_for_cgroup("{{ env.NONE | default(cgroup.pod_uid) | default(zone) }}", Some("eu-1a"));
+    check_for_cgroup("{{ env.NONE | default(gone) }}{{ cgroup.unit }}", None);
     check_for_cgroup("{{ cgroup.pod_uid or cgroup.unit }}", Some("ssh.service"));
     check_for_cgroup("{{ cgroup.unit if not cgroup.container_id }}", Some("ssh.service"));
     check_for_cgroup("{{ cgroup.unit }}-{{ gone }}", None);
@@ -420,8 +462,8 @@ fn renderer_reports_what_cannot_be_texts() {
     let long = "{{ file('/etc/long') }}".repeat(100) + "{{ cgroup.unit }}";
     let long = Template::parse_for_cgroups(&long, &BTreeSet::new()).unwrap();
     let renderer = CgroupRenderer::new([&long], &values(), &BTreeMap::new());
-    let error = renderer.render(0, &cgroup()).unwrap_err();
-    assert_eq!(error, RenderError::TooLong(102_411));
+    let texts: Vec<_> = renderer.render(&cgroup()).collect();
+    assert_eq!(texts, [Err(RenderError::TooLong(102_411))]);
 }
 
 #[track_caller]
@@ -433,15 +475,17 @@ fn check_cgroup_error(template: &str, expected: &str) {
 
 #[test]
 fn errors_in_names_of_cgroups_list_the_known_ones() {
-    let all =
-        "cgroup.path, cgroup.id, cgroup.unit, cgroup.slice, cgroup.container_id, cgroup.pod_uid";
+    let all = "cgroup.path, cgroup.id, cgroup.unit, cgroup.unit_unescaped, cgroup.slice, \
+               cgroup.user, cgroup.container_id, cgroup.container_name, cgroup.image, \
+               cgroup.runtime, cgroup.namespace, cgroup.pod_name, cgroup.pod_uid, cgroup.pod_qos, \
+               cgroup.pod.labels, cgroup.pod.annotations";
     check_cgroup_error(
         "{{ cgroup.unti }}",
         "3: unknown name cgroup.unti; did you mean cgroup.unit?",
     );
     check_cgroup_error(
-        "{{ cgroup.namespace }}",
-        &format!("3: unknown name cgroup.namespace; write one of {all}"),
+        "{{ cgroup.workload }}",
+        &format!("3: unknown name cgroup.workload; write one of {all}"),
     );
     check_cgroup_error(
         "x {{ cgroup.unit.name }}",
@@ -450,6 +494,22 @@ fn errors_in_names_of_cgroups_list_the_known_ones() {
     check_cgroup_error(
         "{{ cgroup }}{{ cgroup.unit }}",
         "0: the label cgroup hides the names of the cgroup here; rename the label",
+    );
+    check_cgroup_error(
+        "{{ cgroup.pod.label['app'] }}",
+        "3: unknown name cgroup.pod.label.app; did you mean cgroup.pod.labels?",
+    );
+    check_cgroup_error(
+        "{{ cgroup.pod.labels }}",
+        "3: cgroup.pod.labels needs a name, as cgroup.pod.labels[\"example\"]",
+    );
+    check_cgroup_error(
+        "{{ cgroup.pod.annotations[zone] }}",
+        "3: cgroup.pod.annotations needs a name, as cgroup.pod.annotations[\"example\"]",
+    );
+    check_cgroup_error(
+        "{{ cgroup.pod.labels.a.b }}",
+        "3: cgroup.pod.labels[\"a\"] is a string and has no field b",
     );
     let error = Template::parse_for_cgroups("{{ cgroup }}", &BTreeSet::new()).unwrap_err();
     assert_eq!(error.message, "cgroup needs a name, as cgroup.unit");
