@@ -112,7 +112,7 @@ pub(super) fn variable<'a>(
             CgroupKey::OfPod(map, key) => drop(of_pod[*map as usize].1.insert(key.clone(), text)),
         }
     }
-    names.insert("pod", Value::from_iter(of_pod));
+    names.insert("pod", Value::from(BTreeMap::from(of_pod)));
     Value::from(names)
 }
 

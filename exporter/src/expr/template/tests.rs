@@ -462,7 +462,8 @@ fn renderer_reports_what_cannot_be_texts() {
     let long = "{{ file('/etc/long') }}".repeat(100) + "{{ cgroup.unit }}";
     let long = Template::parse_for_cgroups(&long, &BTreeSet::new()).unwrap();
     let renderer = CgroupRenderer::new([&long], &values(), &BTreeMap::new());
-    let texts: Vec<_> = renderer.render(&cgroup()).collect();
+    let cgroup = cgroup();
+    let texts: Vec<_> = renderer.render(&cgroup).collect();
     assert_eq!(texts, [Err(RenderError::TooLong(102_411))]);
 }
 
