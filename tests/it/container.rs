@@ -145,7 +145,7 @@ fn the_commands_of_the_guide_run_query_and_remove_it() {
     let printed = shell(2);
     assert!(printed.contains("\nsched_cpu_seconds_total{host="), "{printed}");
     // Its own cgroup has a name, which it can only know from the host's tree.
-    assert!(printed.contains(&format!("container_id=\"{id}\"")), "{printed}");
+    assert!(printed.contains(&format!("name=\"{id}\"")), "{printed}");
     assert!(!podman(["container", "exists", &container.name]).status.success());
 }
 

@@ -3,11 +3,12 @@
 use std::{fs, path::Path, sync::Arc};
 
 use sched_exporter::{
-    cli::check::{CheckFormat, FoundCgroups, report},
+    cgroup,
+    cli::check::{CheckFormat, FoundCgroup, FoundCgroups, report},
     config::{Config, Limits},
     cpu::topology::Topology,
     expr::{
-        cgroup::{CgroupName, CgroupNames},
+        cgroup::{CgroupName, CgroupNames, NamesFrom, PodMap},
         values::{Keys, Reading, Source},
     },
     generation::Inputs,
@@ -90,18 +91,31 @@ fn docs_labels_md_shows_what_the_check_prints() {
         values: [(Source::Hostname, hostname), (Source::Env, env)].into_iter().collect(),
         topology: Topology::of(vec![0, 1]),
     };
-    let names = |unit: &str, container_id: &str| CgroupNames {
-        unit: unit.into(),
-        container_id: container_id.into(),
-        ..CgroupNames::default()
+    let by_path = [
+        "/",
+        "/system.slice/cron.service",
+        "/system.slice/ssh.service",
+        "/user.slice/user-1000.slice/session-3.scope",
+        "/user.slice/user-1000.slice/user@1000.service/app.slice/editor.service",
+    ];
+    let by_path = by_path.map(|path| FoundCgroup {
+        names: cgroup::describe(7, Path::new(path)),
+        from: NamesFrom::Path,
+    });
+    let container = FoundCgroup {
+        names: CgroupNames {
+            path: "/kubepods/burstable/podea48c833-…/a61627ef…".into(),
+            container_name: "cart".into(),
+            namespace: "shop".into(),
+            pod_name: "cart-0".into(),
+            pod_uid: "ea48c833-…".into(),
+            ..CgroupNames::default()
+        },
+        from: NamesFrom::Runtime("unix:///run/containerd/containerd.sock".into()),
     };
-    let mut cgroups = FoundCgroups { names: vec![names("", ""); 42], error: None };
-    cgroups.names.extend([
-        names("ssh.service", ""),
-        names("cron.service", ""),
-        names("", "4f1c9f1f08a2"),
-    ]);
-    let printed = report(Path::new("exporter.yaml"), &made, &cgroups, CheckFormat::Table);
+    let cgroups = by_path.into_iter().chain([container]).collect();
+    let found = FoundCgroups { cgroups, error: None };
+    let printed = report(Path::new("exporter.yaml"), &made, Some(&found), CheckFormat::Table);
     let (_, shown) = LABELS.split_once("\n```\nexporter.yaml: valid\n").unwrap();
     assert_eq!(printed, format!("exporter.yaml: valid\n{}", shown.split_once("```").unwrap().0));
 }
@@ -121,6 +135,10 @@ fn docs_labels_md_has_every_source_and_limit() {
     }
     for name in CgroupName::ALL {
         let row = format!("| `{}` | ", name.in_templates());
+        assert!(LABELS.lines().any(|line| line.starts_with(&row)), "docs/labels.md lacks {row}");
+    }
+    for map in PodMap::ALL {
+        let row = format!("| `{}['key']` | ", map.in_templates());
         assert!(LABELS.lines().any(|line| line.starts_with(&row)), "docs/labels.md lacks {row}");
     }
     let Limits { labels, name_bytes, value_bytes, values_per_label, series, cgroups } =

@@ -7,16 +7,18 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    time::Duration,
 };
 
 use sched_exporter_tests::{
+    cgroups::{Tree, bursts},
     commands::{block, cgroup_queries},
     dashboard::{Dashboard, Query, array, interpolate, text},
     process::Exporter,
     quiet,
     workload::{Load, online},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::server::{Prometheus, sped_up};
 
@@ -174,6 +176,64 @@ fn no_panel_of_the_dashboard_is_empty(setup: &Setup) {
             }
         }
     }
+}
+
+/// In Kubernetes, Prometheus knows the exporter as a pod, and the labels of its target are those of that
+/// pod. None of its cgroups but one is in this pod.
+#[test]
+fn with_honored_labels_no_cgroup_gets_the_pod_of_the_exporter() {
+    const CONTAINER: &str = "5f0c91b7a1e5d6b9b1b0a3d1c6f0e4d2a7b8c9d0e1f2a3b4c5d6e7f8a9b0c1d2";
+    const MS: Duration = Duration::from_millis(1);
+    const POD: &str = "d5d4df71-6152-41de-9fdf-c0994d70ebc9";
+    let exporter = Exporter::start_with("labels: {host: host-a}\n", &[]);
+    let tree = Tree::new();
+    let plain = tree.create(CONTAINER);
+    let pod = tree.create(&format!("pod{POD}"));
+    let in_pod = pod.create(CONTAINER, false);
+    for cgroup in [&plain, &in_pod] {
+        cgroup.task(0, || bursts(MS * 20, MS * 10, MS)).run();
+    }
+    let target = format!("targets: [\"{}\"]", exporter.address);
+    let labels = "labels: {namespace: monitoring, pod: exporter-1, container: exporter}";
+    let job = |name: &str, honors: bool| {
+        format!(
+            "- job_name: {name}\n  honor_labels: {honors}\n  static_configs:\n  - {target}\n    {labels}\n"
+        )
+    };
+    let (honored, renamed) = (job("honored", true), job("renamed", false));
+    let prometheus = Prometheus::with_config(&format!(
+        "global: {{scrape_interval: 1s}}\nscrape_configs:\n{honored}{renamed}"
+    ));
+    let found = |selector: &str| {
+        let series = prometheus.some(&format!("sched_cgroup_cpu_seconds_total{{{selector}}}"));
+        let [series] = &series[..] else { panic!("{selector}: {series:?}") };
+        let mut labels = series["metric"].as_object().unwrap().clone();
+        labels.retain(|name, _| !["__name__", "host", "instance", "job"].contains(&&**name));
+        Value::Object(labels)
+    };
+    let by_name = |job: &str| found(&format!("job=\"{job}\", name=\"{CONTAINER}\""));
+    assert_eq!(by_name("honored"), json!({ "name": CONTAINER }));
+    assert_eq!(
+        found(&format!("job=\"honored\", pod=\"{POD}\"")),
+        json!({ "pod": POD, "container": CONTAINER })
+    );
+    let of_other = found("job=\"honored\", unit=\"other\"");
+    assert!(of_other.as_object().unwrap().values().all(|value| value == "other"), "{of_other}");
+    // What is no cgroup is the exporter's pod.
+    let info = prometheus.some("sched_exporter_build_info{job=\"honored\"}");
+    assert_eq!(info[0]["metric"]["pod"], "exporter-1");
+    // Without, all would seem to be in that pod.
+    assert_eq!(
+        by_name("renamed"),
+        json!({
+            "name": CONTAINER,
+            "namespace": "monitoring",
+            "pod": "exporter-1",
+            "container": "exporter",
+        })
+    );
+    let exported = found(&format!("job=\"renamed\", exported_pod=\"{POD}\""));
+    assert_eq!(exported["pod"], "exporter-1");
 }
 
 #[test]

@@ -16,6 +16,12 @@ use sched_exporter_tests::properties;
 const KERNEL: &[u8] = include_bytes!("../fuzz/corpus/btf/kernel");
 /// A BTF with every kind of type.
 const KINDS: &[u8] = include_bytes!("../fuzz/corpus/btf/kinds");
+/// Paths of cgroups as runtimes, systemd and orchestrators make them.
+const PATHS: &str = concat!(
+    include_str!("../fuzz/corpus/path/containers"),
+    include_str!("../fuzz/corpus/path/kubernetes"),
+    include_str!("../fuzz/corpus/path/systemd"),
+);
 /// Size of a BTF header in bytes.
 const HEADER_LEN: usize = 24;
 
@@ -46,14 +52,21 @@ const HEADER_PIECES: [&str; 22] = [
 ];
 
 /// Pieces of YAML.
-const YAML_PIECES: [&str; 72] = [
+const YAML_PIECES: [&str; 79] = [
     "labels: ",
     "cgroups: ",
     "cgroups: 9",
     "keep: 1m",
     "'{{ cgroup.unit }}'",
     "'{{ cgroup.path }}{{ a }}'",
+    "'{{ cgroup.pod.labels.c | default(cgroup.image) }}'",
+    "runtimes: ",
+    "unix:///run/a",
+    "kubernetes_pods: ",
     "source_labels: [__meta_cgroup_path]",
+    "regex: __meta_cgroup_pod_(.+)",
+    "source_labels: [__meta_cgroup_pod_annotation_a]",
+    "target_label: x",
     "drop",
     "runqueue_latency: ",
     "relabel_configs: ",
@@ -119,6 +132,44 @@ const YAML_PIECES: [&str; 72] = [
     "\u{85}",
     "\u{2028}",
     "\0",
+];
+
+/// Pieces of paths of cgroups.
+const PATH_PIECES: [&str; 34] = [
+    "/",
+    "/",
+    "/",
+    "/",
+    "\n/",
+    ".slice",
+    ".service",
+    ".scope",
+    ":",
+    "-",
+    "_",
+    "@",
+    "pod",
+    "-pod",
+    "kubepods",
+    "-burstable",
+    "besteffort",
+    "cri-containerd",
+    "crio-conmon",
+    "lxc",
+    "lxc.payload.",
+    "lxc.payload",
+    "libpod_parent",
+    "user-",
+    "user@",
+    "0123",
+    "docker",
+    "nomad.slice",
+    "\\x2d",
+    "\u{1}",
+    "é",
+    "a61627ef0b1c2d3e4f5061728394a5b6c7d8e9f00112233445566778191ac199",
+    "d5d4df71_6152_41de_9fdf_c0994d70ebc9",
+    "0009af54012f5ba19c526ddb4a89e1a5",
 ];
 
 fn bytes(len: usize) -> impl Strategy<Value = Vec<u8>> {
@@ -220,6 +271,29 @@ proptest! {
     #[test]
     fn accept_of_header_pieces(text in text_of(&HEADER_PIECES)) {
         properties::accept(text.as_bytes());
+    }
+
+    #[test]
+    fn path_with_damage(
+        path in select(PATHS.lines().collect::<Vec<_>>()),
+        damage in vec((any::<Index>(), any::<u8>()), 0..4),
+    ) {
+        let mut bytes = path.as_bytes().to_vec();
+        for (index, byte) in damage {
+            let len = bytes.len();
+            bytes[index.index(len)] = byte;
+        }
+        properties::path(&bytes);
+    }
+
+    #[test]
+    fn path_of_any_bytes(bytes in bytes(256)) {
+        properties::path(&bytes);
+    }
+
+    #[test]
+    fn path_of_pieces(text in text_of(&PATH_PIECES)) {
+        properties::path(text.as_bytes());
     }
 
     #[test]

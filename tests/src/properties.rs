@@ -5,10 +5,12 @@ mod accept;
 mod btf;
 mod config;
 mod exposition;
+mod path;
 mod relabel;
 
 pub use accept::accept;
 pub use btf::btf;
 pub use config::config;
 pub use exposition::exposition;
+pub use path::path;
 pub use relabel::relabel;

@@ -35,6 +35,7 @@ enum Target {
     Config,
     Accept,
     Exposition,
+    Path,
     Relabel,
 }
 
@@ -45,6 +46,7 @@ impl Target {
             Self::Config => "config",
             Self::Accept => "accept",
             Self::Exposition => "exposition",
+            Self::Path => "path",
             Self::Relabel => "relabel",
         }
     }

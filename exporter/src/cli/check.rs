@@ -1,21 +1,20 @@
 //! The report of `--config.check`: the labels that a configuration gives this machine, and the origin of
 //! each. Pure.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-    iter,
-    path::Path,
-};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use serde_json::{Value, json};
 
 use crate::{
     config::{CPU, Diagnostic},
     cpu::list,
-    expr::{cgroup::CgroupNames, print, values::Reading},
+    expr::{
+        cgroup::{CgroupNames, NamesFrom},
+        print,
+        values::Reading,
+    },
     generation::Inputs,
-    labels::{self, CgroupCounts, Labels, Set},
+    labels::{self, CgroupsByLabels, Labels, Set},
     metrics::catalog::SERIES,
 };
 
@@ -28,17 +27,31 @@ pub enum CheckFormat {
     Json,
 }
 
+/// A cgroup of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundCgroup {
+    /// Its names.
+    pub names: CgroupNames,
+    /// Where they come from.
+    pub from: NamesFrom,
+}
+
 /// The cgroups of this machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FoundCgroups {
     /// Those that can be read.
-    pub names: Vec<CgroupNames>,
+    pub cgroups: Vec<FoundCgroup>,
     /// Why some or all cannot be read.
     pub error: Option<String>,
 }
 
-/// Formats the report of a valid file.
-pub fn report(path: &Path, inputs: &Inputs, cgroups: &FoundCgroups, format: CheckFormat) -> String {
+/// Formats the report of a valid file. `found` is `None` if cgroups are not accounted for.
+pub fn report(
+    path: &Path,
+    inputs: &Inputs,
+    found: Option<&FoundCgroups>,
+    format: CheckFormat,
+) -> String {
     let expansion = labels::expand(&inputs.config, &inputs.values, &inputs.topology, true);
     let host = expansion.host.clone().unwrap_or_default();
     let cpus = expansion.cpus.clone();
@@ -46,9 +59,9 @@ pub fn report(path: &Path, inputs: &Inputs, cgroups: &FoundCgroups, format: Chec
     let buckets = inputs.config.runqueue_latency().bucket_indices().len();
     let (groups, latency) = (sets.groups.as_slice().len(), sets.latency.as_slice().len());
     let series = groups * SERIES.totals + latency * SERIES.latency(buckets);
-    let cgroups = sets.cgroups.as_ref().map(|labeller| Cgroups {
-        counts: labeller.count(&cgroups.names),
-        error: cgroups.error.as_deref(),
+    let cgroups = sets.cgroups.as_ref().zip(found).map(|(labeller, found)| Cgroups {
+        found,
+        groups: labeller.group(found.cgroups.iter().map(|cgroup| &cgroup.names)),
         max_sets: labeller.max_sets(),
         series: SERIES.cgroups(labeller.max_sets()),
     });
@@ -68,13 +81,13 @@ struct Report<'a> {
     sets: usize,
     /// Series of CPUs.
     series: usize,
-    /// `None` if the rules drop the host.
+    /// `None` if the rules drop the host, or cgroups are not accounted for.
     cgroups: Option<Cgroups<'a>>,
 }
 
 struct Cgroups<'a> {
-    counts: CgroupCounts,
-    error: Option<&'a str>,
+    found: &'a FoundCgroups,
+    groups: CgroupsByLabels,
     /// Maximum number of sets, besides `other`.
     max_sets: usize,
     series: usize,
@@ -212,48 +225,70 @@ impl Report<'_> {
 }
 
 impl Cgroups<'_> {
-    /// Writes a row for each set, with a column for each label.
+    /// Writes a row for each cgroup; those with the same labels follow each other, and those in `other`
+    /// come last.
     fn write(&self, text: &mut String) {
-        if let Some(error) = self.error {
+        if let Some(error) = &self.found.error {
             let _ = writeln!(text, "\ncgroups: {}", print::escape(error));
         }
-        let counts = &self.counts;
-        if counts.sets.is_empty() && counts.in_other == 0 {
-            return;
+        let mut rows = vec![["LABELS", "FROM", "CGROUP"].map(str::to_owned)];
+        for (set, cgroups) in self.sets() {
+            let is_other = *set == self.groups.other;
+            let mut labels = if is_other { labels::OTHER.to_owned() } else { shown(set) };
+            for FoundCgroup { names, from } in cgroups {
+                let from = print::escape(&from.to_string());
+                rows.push([std::mem::take(&mut labels), from, print::escape(&names.path)]);
+            }
         }
-        let names: BTreeSet<_> =
-            counts.sets.keys().chain([&counts.other]).flat_map(Set::keys).collect();
-        let titles = names.iter().map(|name| (*name).clone());
-        let mut rows = vec![iter::once("CGROUPS".to_owned()).chain(titles).collect::<Vec<_>>()];
-        let sets = counts.sets.iter().map(|(set, count)| (set, *count));
-        for (set, count) in sets.chain([(&counts.other, counts.in_other)]) {
-            let value = |name| set.get(name).map_or_else(String::new, |it| print::escape(it));
-            let values = names.iter().map(|name| value(*name));
-            rows.push(iter::once(count.to_string()).chain(values).collect());
+        if rows.len() > 1 {
+            write_rows(text, &rows);
+            let _ = writeln!(text, "\n{} is {}", labels::OTHER, shown(&self.groups.other));
         }
-        write_rows(text, &rows);
-        if counts.sets.len() > self.max_sets {
+        let (sets, max) = (self.groups.sets.len(), self.max_sets);
+        if sets > max {
             let _ = writeln!(
                 text,
-                "\n{} sets of cgroups, {} at most: those that use most keep their labels, the others are \
-                 `other`",
-                counts.sets.len(),
-                self.max_sets
+                "\n{sets} sets of cgroups, {max} at most: those that use most keep their labels, the others \
+                 are `other`"
             );
         }
     }
 
+    /// Iterates over the sets, each with its cgroups. The last is `other`.
+    fn sets(&self) -> impl Iterator<Item = (&Set, impl Iterator<Item = &FoundCgroup>)> {
+        let CgroupsByLabels { sets, other, in_other } = &self.groups;
+        let cgroup = |index: &usize| self.found.cgroups.get(*index);
+        sets.iter()
+            .chain([(other, in_other)])
+            .map(move |(set, members)| (set, members.iter().filter_map(cgroup)))
+    }
+
     fn json(&self) -> Value {
-        let set = |(set, count)| json!({ "labels": set, "cgroups": count });
-        let CgroupCounts { sets, other, in_other } = &self.counts;
+        let cgroup = |FoundCgroup { names, from }: &FoundCgroup| json!({ "path": names.path, "from": from.to_string() });
+        let mut sets: Vec<_> = self
+            .sets()
+            .map(|(set, cgroups)| {
+                json!({ "labels": set, "cgroups": cgroups.map(cgroup).collect::<Vec<_>>() })
+            })
+            .collect();
+        let other = sets.pop();
         json!({
-            "error": self.error,
-            "sets": sets.iter().map(set).collect::<Vec<_>>(),
-            "other": set((other, in_other)),
+            "error": self.found.error,
+            "sets": sets,
+            "other": other,
             "max_sets": self.max_sets,
             "series": self.series,
         })
     }
+}
+
+/// Writes labels as in a query.
+fn shown(set: &Set) -> String {
+    let pair = |(name, value): (&String, &String)| {
+        let value = value.replace('\\', r"\\").replace('"', "\\\"");
+        format!("{name}=\"{}\"", print::escape(&value))
+    };
+    format!("{{{}}}", set.iter().map(pair).collect::<Vec<_>>().join(", "))
 }
 
 /// Aligns all columns except the last.
@@ -306,19 +341,37 @@ mod tests {
         }
     }
 
+    /// A container of a pod in two cgroups, a service, and the root.
     fn cgroups() -> FoundCgroups {
-        let names = |unit: &str, container_id: &str| CgroupNames {
-            unit: unit.into(),
-            container_id: container_id.into(),
+        let runtime = NamesFrom::Runtime("unix:///run/containerd/containerd.sock".into());
+        let in_pod = |path: &str| CgroupNames {
+            path: path.into(),
+            container_id: "c1".into(),
+            container_name: "cart".into(),
+            pod_uid: "1".into(),
+            pod_name: "cart-0".into(),
+            namespace: "shop".into(),
             ..CgroupNames::default()
         };
-        let names = vec![
-            names("ssh.service", ""),
-            names("k3s.service", "c1"),
-            names("", "c1"),
-            names("", ""),
+        let service = CgroupNames {
+            path: "/system.slice/ssh.service".into(),
+            slice: "system.slice".into(),
+            unit: "ssh.service".into(),
+            ..CgroupNames::default()
+        };
+        let root = CgroupNames { path: "/".into(), ..CgroupNames::default() };
+        let found = |names, from| FoundCgroup { names, from };
+        let cgroups = vec![
+            found(root, NamesFrom::Path),
+            found(in_pod("/kubepods/pod1/c1"), runtime.clone()),
+            found(service, NamesFrom::Path),
+            found(in_pod("/kubepods/pod1/c1/init"), runtime),
         ];
-        FoundCgroups { names, error: None }
+        FoundCgroups { cgroups, error: None }
+    }
+
+    fn report(config: &str, found: Option<&FoundCgroups>, format: CheckFormat) -> String {
+        super::report(Path::new("f.yaml"), &inputs(config), found, format)
     }
 
     const CONFIG: &str = "\
@@ -336,45 +389,48 @@ cpu_relabel_configs:
 
     #[test]
     fn table_lists_every_label_with_its_origin() {
-        let text = report(Path::new("f.yaml"), &inputs(CONFIG), &cgroups(), CheckFormat::Table);
-        let expected = "\
-f.yaml: valid
+        let text = report(CONFIG, Some(&cgroups()), CheckFormat::Table);
+        let expected = r#"f.yaml: valid
 
 ON       LABEL  VALUE   FROM
 host     host   web-17  labels.host: hostname
          short  web     relabel_configs[0]
-         zone   a\\nb    labels.zone: node.labels
+         zone   a\nb    labels.zone: node.labels
 cpu 0-1  cpu    0-1     the CPU
          host   web-17  labels.host: hostname
          short  web     relabel_configs[0]
-         zone   a\\nb    labels.zone: node.labels
+         zone   a\nb    labels.zone: node.labels
 cpu 2    cpu    2       the CPU
          host   web-17  labels.host: hostname
          pool   web-b   cpus[0].labels.pool: label short
          short  web     relabel_configs[0]
-         zone   a\\nb    labels.zone: node.labels
+         zone   a\nb    labels.zone: node.labels
 
 SOURCE       STATE
 hostname     ok
 node.labels  environment variable NODE_NAME is not set
 
-CGROUPS  container_id  unit
-2        c1
-1                      ssh.service
-1        other         other
+LABELS                                              FROM                                    CGROUP
+{container="cart", namespace="shop", pod="cart-0"}  unix:///run/containerd/containerd.sock  /kubepods/pod1/c1
+                                                    unix:///run/containerd/containerd.sock  /kubepods/pod1/c1/init
+{slice="system.slice", unit="ssh.service"}          path                                    /system.slice/ssh.service
+other                                               path                                    /
+
+other is {container="other", image="other", name="other", namespace="other", pod="other", slice="other", unit="other", user="other"}
 
 2343 series at most: 84 of CPUs, in 3 sets of labels, and 2259 of cgroups, in at most 251
-";
+"#;
         assert_eq!(text, expected);
     }
 
     #[test]
     fn json_has_the_same_content() {
-        let config = "labels: {host: \"{{ hostname }}\"}\nwithout: [cpu]\nlimits: {cgroups: 1}\n";
-        let table = report(Path::new("f.yaml"), &inputs(config), &cgroups(), CheckFormat::Table);
+        let config = "labels: {host: \"{{ hostname }}\"}\nwithout: [cpu]\nlimits: {cgroups: 1}\n\
+                      cgroups: {labels: {pod: \"{{ cgroup.pod_name }}\", unit: \"{{ cgroup.unit }}\"}}\n";
+        let table = report(config, Some(&cgroups()), CheckFormat::Table);
         let end = "\n46 series at most: 28 of CPUs, in 1 set of labels, and 18 of cgroups, in at most 2\n";
         assert!(table.ends_with(end), "{table}");
-        let text = report(Path::new("f.yaml"), &inputs(config), &cgroups(), CheckFormat::Json);
+        let text = report(config, Some(&cgroups()), CheckFormat::Json);
         let host = json!({ "host": { "value": "web-17", "from": "labels.host: hostname" } });
         let cpus = [0, 1, 2, 3].map(|cpu| json!({ "cpu": cpu, "labels": host }));
         let expected = json!({
@@ -392,10 +448,28 @@ CGROUPS  container_id  unit
             "cgroups": {
                 "error": null,
                 "sets": [
-                    { "labels": { "container_id": "c1" }, "cgroups": 2 },
-                    { "labels": { "unit": "ssh.service" }, "cgroups": 1 },
+                    {
+                        "labels": { "pod": "cart-0" },
+                        "cgroups": [
+                            {
+                                "path": "/kubepods/pod1/c1",
+                                "from": "unix:///run/containerd/containerd.sock",
+                            },
+                            {
+                                "path": "/kubepods/pod1/c1/init",
+                                "from": "unix:///run/containerd/containerd.sock",
+                            },
+                        ],
+                    },
+                    {
+                        "labels": { "unit": "ssh.service" },
+                        "cgroups": [{ "path": "/system.slice/ssh.service", "from": "path" }],
+                    },
                 ],
-                "other": { "labels": { "container_id": "other", "unit": "other" }, "cgroups": 1 },
+                "other": {
+                    "labels": { "pod": "other", "unit": "other" },
+                    "cgroups": [{ "path": "/", "from": "path" }],
+                },
                 "max_sets": 1,
                 "series": 18,
             },
@@ -406,7 +480,7 @@ CGROUPS  container_id  unit
     #[test]
     fn table_says_what_is_left_out_of_the_cgroups() {
         let table = |config: &str, cgroups: &FoundCgroups| {
-            report(Path::new("f.yaml"), &inputs(config), cgroups, CheckFormat::Table)
+            report(config, Some(cgroups), CheckFormat::Table)
         };
         let text = table("limits: {cgroups: 1}", &cgroups());
         let note = "\n2 sets of cgroups, 1 at most: those that use most keep their labels, the others are \
@@ -416,17 +490,35 @@ CGROUPS  container_id  unit
         let text = table("{}", &FoundCgroups { error: error.clone(), ..FoundCgroups::default() });
         assert!(text.contains("\n\ncgroups: no\\ncgroups\n\n2371 series"), "{text}");
         let text = table("{}", &FoundCgroups { error, ..cgroups() });
-        assert!(text.contains("\n\ncgroups: no\\ncgroups\n\nCGROUPS "), "{text}");
+        assert!(text.contains("\n\ncgroups: no\\ncgroups\n\nLABELS "), "{text}");
         let text = table("relabel_configs: [{action: drop, regex: ''}]", &cgroups());
         assert!(text.ends_with("\n\n0 series at most, 0 sets of labels\n"), "{text}");
         let text = table("cgroups: {labels: {}}", &cgroups());
-        assert!(text.contains("\n\nCGROUPS\n4\n\n"), "{text}");
+        let all = "\n\nLABELS  FROM                                    CGROUP\n\
+                   other   path                                    /\n        unix";
+        assert!(text.contains(all) && text.contains("\n\nother is {}\n\n"), "{text}");
+    }
+
+    #[test]
+    fn cgroups_that_are_not_accounted_for_are_not_listed() {
+        let text = report("without: [cpu]", None, CheckFormat::Table);
+        assert!(text.ends_with("\n\n28 series at most, 1 set of labels\n"), "{text}");
+        let text = report("without: [cpu]", None, CheckFormat::Json);
+        let json = serde_json::from_str::<Value>(&text).unwrap();
+        assert_eq!((&json["cgroups"], &json["series"]), (&Value::Null, &json!(28)));
+    }
+
+    #[test]
+    fn labels_are_shown_as_in_queries() {
+        let set = [("a".to_owned(), "b\"\\\n".to_owned()), ("c".to_owned(), "d".to_owned())];
+        assert_eq!(shown(&set.into()), r#"{a="b\"\\\n", c="d"}"#);
+        assert_eq!(shown(&Set::new()), "{}");
     }
 
     #[test]
     fn both_show_the_warnings() {
-        let inputs = inputs("labels:\n  a: ${RACK}\n  b: $(POD)\n");
-        let text = report(Path::new("f.yaml"), &inputs, &cgroups(), CheckFormat::Table);
+        let config = "labels:\n  a: ${RACK}\n  b: $(POD)\n";
+        let text = report(config, Some(&cgroups()), CheckFormat::Table);
         let expected = "\
 f.yaml: valid, with 2 warnings
 f.yaml:2:6: labels.a: ${RACK} is served as written; write {{ env.RACK }}
@@ -434,7 +526,7 @@ f.yaml:3:6: labels.b: $(POD) is served as written; write {{ env.POD }}
 
 ON ";
         assert!(text.starts_with(expected), "{text}");
-        let text = report(Path::new("f.yaml"), &inputs, &cgroups(), CheckFormat::Json);
+        let text = report(config, Some(&cgroups()), CheckFormat::Json);
         let warnings = &serde_json::from_str::<Value>(&text).unwrap()["warnings"];
         let first = json!({
             "line": 2,

@@ -116,7 +116,7 @@ pub async fn check(args: &Args, format: CheckFormat, log: &LogWriter) -> anyhow:
     start_log(log)?;
     let mut reloader = setup.reloader()?;
     reloader.wait_for_sources().await?;
-    print(&check::report(&args.config_file, reloader.inputs(), &cgroups, format))
+    print(&check::report(&args.config_file, reloader.inputs(), cgroups.as_ref(), format))
 }
 
 /// Accounting, ready to be scraped.

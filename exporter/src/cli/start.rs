@@ -2,12 +2,19 @@
 //! of its own, which has ended before privileges are dropped: capabilities are per thread. Meanwhile, the
 //! reactor handles signals.
 
-use std::{env, fs, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    env, fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, anyhow};
 use sched_exporter_ebpf::{Global, HOOK};
 
-use super::{args::Args, check::FoundCgroups};
+use super::{
+    args::Args,
+    check::{FoundCgroup, FoundCgroups},
+};
 use crate::{
     accounting::CGROUPS,
     cgroup::{
@@ -16,6 +23,7 @@ use crate::{
         paths,
     },
     config::{self, Config, ConfigError, ConfigFile},
+    expr::cgroup::NamesFrom,
     kernel::{
         btf::Btf,
         capabilities,
@@ -120,22 +128,30 @@ fn unreadable_by_reloads(path: &Path) -> String {
     )
 }
 
-/// Finds the cgroups of this machine, for a report.
-pub(super) fn cgroups(args: &Args, step: &Step) -> FoundCgroups {
+/// Finds the cgroups of this machine, for a report; `None` if they are not accounted for.
+pub(super) fn cgroups(args: &Args, step: &Step) -> Option<FoundCgroups> {
+    if args.no_cgroups {
+        return None;
+    }
     step.reading(Path::new("/sys/fs/cgroup"));
-    find_cgroups(args).unwrap_or_else(|error| {
+    Some(find_cgroups(args).unwrap_or_else(|error| {
         let error = Some(log::chain(error.as_ref()));
-        FoundCgroups { names: Vec::new(), error }
-    })
+        FoundCgroups { error, ..FoundCgroups::default() }
+    }))
 }
 
 fn find_cgroups(args: &Args) -> anyhow::Result<FoundCgroups> {
     let mount = hierarchy::select(args.cgroup_hierarchy.requested())?.mount?;
     let found = paths::all(&mount.path, paths::Limits::default())?;
-    let names = found.paths.iter().map(|(id, path)| cgroup::describe(*id, path));
+    let named = |(id, path): (&u64, &PathBuf)| FoundCgroup {
+        names: cgroup::describe(*id, path),
+        from: NamesFrom::Path,
+    };
+    let mut cgroups: Vec<_> = found.paths.iter().map(named).collect();
+    cgroups.sort_by(|a, b| a.names.path.cmp(&b.names.path));
     let unread = || found.error.as_ref().map(|error| log::chain(error));
     let error = mount.limitation().or_else(unread);
-    Ok(FoundCgroups { names: names.collect(), error })
+    Ok(FoundCgroups { cgroups, error })
 }
 
 /// The attached kernel program.

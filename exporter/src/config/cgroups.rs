@@ -18,25 +18,37 @@ use crate::expr::{
     template::Template,
 };
 
-/// By default, each systemd unit and each container has its own labels. A container's unit is either a scope
-/// with the container's id, or a service that runs many containers.
-const DEFAULT_LABELS: [(&str, &str); 2] = [
-    ("container_id", "{{ cgroup.container_id }}"),
-    ("unit", "{{ cgroup.unit if not cgroup.container_id }}"),
+/// By default, the containers of pods have the labels that kube-state-metrics and kubelet give them, other
+/// containers those of their runtime, users' sessions and services the user, and all other units theirs.
+///
+/// The unit of a container is left out: it is a scope with the container's id, or a service that runs many
+/// containers. Where nobody knows the names of a pod or container, its id takes their place. Only the pause
+/// container and the pod itself have no name beside that of the pod.
+const DEFAULT_LABELS: [(&str, &str); 8] = [
+    (
+        "container",
+        "{{ cgroup.container_name or (cgroup.container_id if not cgroup.pod_name) if cgroup.pod_uid }}",
+    ),
+    ("image", "{{ cgroup.image if not cgroup.pod_uid }}"),
+    ("name", "{{ cgroup.container_name or cgroup.container_id if not cgroup.pod_uid }}"),
+    ("namespace", "{{ cgroup.namespace }}"),
+    ("pod", "{{ cgroup.pod_name or cgroup.pod_uid }}"),
+    (
+        "slice",
+        "{{ cgroup.slice if cgroup.unit and not (cgroup.container_id or cgroup.pod_uid or cgroup.user) }}",
+    ),
+    ("unit", "{{ cgroup.unit if not (cgroup.container_id or cgroup.pod_uid or cgroup.user) }}"),
+    ("user", "{{ cgroup.user if not cgroup.container_id }}"),
 ];
 
-/// By default, login sessions and the units of `systemd-run` have none: their names are new each time.
-/// `make_unit_name` in <https://github.com/systemd/systemd/blob/v257/src/run/run.c> numbers the latter
-/// by the connection to systemd, at random, or by the process.
-const DEFAULT_DROP: RuleSpec<'_> = RuleSpec {
-    source_labels: None,
-    separator: None,
-    regex: Some(r"session-.+\.scope|run-(u?\d+(-s\d+)?|r[0-9a-f]{32}|p\d+-i\d+)\.(service|scope)"),
-    modulus: None,
-    target_label: None,
-    replacement: None,
-    action: Some("drop"),
-};
+/// By default, units whose names are new each time have none: those of `systemd-run`, which `make_unit_name`
+/// in <https://github.com/systemd/systemd/blob/v257/src/run/run.c> numbers by the connection to systemd, at
+/// random, or by the process; and those with the id of a container, which podman makes to supervise and to
+/// check it.
+const DEFAULT_DROP: [&str; 2] = [
+    r"run-(u?\d+(-s\d+)?|r[0-9a-f]{32}|p\d+-i\d+)\.(service|scope)",
+    r"(.+-)?[0-9a-f]{64}(-.+)?\.(service|scope)",
+];
 
 const DEFAULT_KEEP: Duration = Duration::from_mins(5);
 
@@ -82,11 +94,17 @@ impl Default for Cgroups {
             Template::parse_for_cgroups(text, &BTreeSet::new())
                 .expect("the default templates are valid")
         };
-        let source_labels = Some(vec!["unit"]);
-        let rule = Compiler::default().rule(&RuleSpec { source_labels, ..DEFAULT_DROP });
+        let mut compiler = Compiler::default();
+        let drop = DEFAULT_DROP.map(|regex| RuleSpec {
+            source_labels: Some(vec!["unit"]),
+            regex: Some(regex),
+            action: Some("drop"),
+            ..RuleSpec::default()
+        });
+        let rules = drop.iter().map(|rule| compiler.rule(rule).expect("the rules are valid"));
         Self {
             labels: DEFAULT_LABELS.map(|(name, text)| (name.into(), template(text))).into(),
-            relabel_configs: vec![rule.expect("the default rule is valid")],
+            relabel_configs: rules.collect(),
             keep: DEFAULT_KEEP,
             runtimes: None,
             kubernetes_pods: false,

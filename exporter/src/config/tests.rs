@@ -1118,12 +1118,12 @@ fn rejects_invalid_keys_about_cgroups() {
          8:5: cgroups.runtimes[4]: \"tcp://127.0.0.1:2375\" is not the address of a socket; write one like unix:///run/containerd/containerd.sock\n\
          9:5: cgroups.runtimes[5]: \"unix:///run/crio//crio.sock\" is here twice; remove one\n\
          10:5: cgroups.runtimes[6]: \"unix:///run/\" is not the address of a socket; write the path of the socket, like unix:///run/containerd/containerd.sock\n\
-         11:5: cgroups.runtimes[7]: a map is not a string; write one in quotes",
+         11:5: cgroups.runtimes[7]: a map is not a string; write one, in quotes if it starts with {",
     );
     let long = format!("cgroups: {{runtimes: ['unix:///{}']}}\n", "x".repeat(200));
     check(
         &long,
-        "1:21: cgroups.runtimes[0]: \"unix:///xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…\" is not the address of a socket; the path has 201 bytes, the kernel allows 107",
+        "1:22: cgroups.runtimes[0]: \"unix:///xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…\" is not the address of a socket; the path has 201 bytes, the kernel allows 107",
     );
     let many = "unix:///a, ".repeat(17);
     let Err(errors) = Config::parse(&format!("cgroups: {{runtimes: [{many}]}}\n")) else {
@@ -1131,7 +1131,7 @@ fn rejects_invalid_keys_about_cgroups() {
     };
     assert_eq!(
         errors.shown[0].to_string(),
-        "1:20: cgroups.runtimes: there are 17 sockets; keep at most 16"
+        "1:21: cgroups.runtimes: there are 17 sockets; keep at most 16"
     );
     check(
         "cgroups: {keep: 300, labels: {__a: x}, relabel_configs: []}\n",
@@ -1159,7 +1159,7 @@ fn warns_of_labels_of_cgroups_that_the_host_has() {
 #[test]
 fn the_shipped_file_has_the_default_labels_of_cgroups() {
     let text = include_str!("../../../config/exporter.yaml");
-    assert!(text.contains("\n  labels:\n    container_id: "));
+    assert!(text.contains("\n  labels:\n    namespace: "));
     assert_eq!(parse(text).cgroups(), &Cgroups::default());
     assert_eq!(parse(text).limits(), &Limits::default());
 }

@@ -337,7 +337,12 @@ fn join<'a>(parts: impl IntoIterator<Item = &'a str>) -> Result<String, TooLarge
 /// Removes the labels that start with `__`, as Prometheus does after the last rule: they exist only
 /// for the rules.
 pub fn remove_internal(labels: &mut BTreeMap<String, String>) {
-    labels.retain(|name, _| !name.starts_with("__"));
+    labels.retain(|name, _| !is_internal(name));
+}
+
+/// Whether a label exists only for the rules.
+pub fn is_internal(name: &str) -> bool {
+    name.starts_with("__")
 }
 
 impl Rule {

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     OTHER, Set, ViolationKind, Violations,
-    fit::{Owner, fit, limit_labels},
+    fit::{LabelLimit, Owner, fit, limit_labels},
 };
 use crate::{
     config::{CPU, Cgroups, Config, LabelsOn, Limits},
@@ -32,6 +32,10 @@ const OWNER: Owner<'_> = Owner { name: "a cgroup", reserved: &[CPU], rules: &|_|
 ///
 /// Cgroups whose labels are equal share a set of series. `other` is the set of the cgroups that have no
 /// labels but the host's, or that a rule drops.
+///
+/// Every series has every label whose name does not depend on values, if need be with an empty value: a
+/// server that honors the labels of series then does not fill in those of its target, such as the pod in which
+/// the exporter runs. <https://github.com/prometheus/prometheus/blob/v3.9.1/scrape/scrape.go#L694>
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CgroupLabeller {
     config: Cgroups,
@@ -49,6 +53,8 @@ pub struct CgroupLabeller {
     max_sets: usize,
     /// What templates and rules use of cgroups.
     uses: CgroupUses,
+    /// The names of the labels that series have, unless the names depend on values.
+    names: BTreeSet<String>,
     other: exposition::Labels,
 }
 
@@ -62,6 +68,7 @@ impl CgroupLabeller {
         seen: Violations,
     ) -> Self {
         let mut labeller = Self {
+            names: label_names(config.cgroups(), &host),
             config: config.cgroups().clone(),
             limits: config.limits().clone(),
             without: config.without().clone(),
@@ -84,11 +91,15 @@ impl CgroupLabeller {
     pub fn batch<'a>(&'a self, violations: &'a mut Violations) -> CgroupBatch<'a> {
         let names = names_for(&self.config.relabel_configs);
         let is_seen = |name: &str| names.as_ref().is_none_or(|names| names.contains(name));
-        let host = self.host.iter().filter(|(name, _)| is_seen(name));
+        // A label that cgroups have as well is theirs alone.
+        let is_of_host =
+            |name: &str| self.host.contains_key(name) && !self.config.labels.contains_key(name);
+        let host = self.host.iter().filter(|(name, _)| is_of_host(name) && is_seen(name));
         let shown = self.shown_host.iter().filter(|(name, _)| {
             let is_shown = self.labels_on != LabelsOn::TargetInfo && !self.without.contains(*name);
-            is_shown && !is_seen(name)
+            is_shown && is_of_host(name) && !is_seen(name)
         });
+        let names = self.names.iter().map(String::as_str);
         let templates = self.config.labels.values();
         CgroupBatch {
             labeller: self,
@@ -96,6 +107,7 @@ impl CgroupLabeller {
             seen_host: host.map(|(name, value)| (name.clone(), value.clone())).collect(),
             read_names: self.uses.names_in_rules().collect(),
             reads_pods: self.uses.pods_in_rules(),
+            filled: names.filter(|name| !is_of_host(name) || is_seen(name)).collect(),
             unseen_host: shown.map(|(name, value)| (name.as_str(), value.as_str())).collect(),
             scratch: Scratch::default(),
             violations,
@@ -132,40 +144,35 @@ impl CgroupLabeller {
         self.config.keep
     }
 
-    /// Counts cgroups by their labels, for a report.
-    pub fn count(&self, cgroups: &[CgroupNames]) -> CgroupCounts {
+    /// Groups cgroups by their labels, for a report.
+    pub fn group<'a>(&self, cgroups: impl IntoIterator<Item = &'a CgroupNames>) -> CgroupsByLabels {
         let mut violations = self.violations();
         let other = self.set_of_other(&mut violations);
-        let mut counts = CgroupCounts { other: self.of_cgroup(other), ..CgroupCounts::default() };
+        let mut groups = CgroupsByLabels { other: self.of_cgroup(other), ..Default::default() };
         let mut batch = self.batch(&mut violations);
-        for cgroup in cgroups {
+        for (index, cgroup) in cgroups.into_iter().enumerate() {
             let set = batch.set(cgroup).map(|set| self.of_cgroup(set));
-            match set.filter(|set| *set != counts.other) {
-                Some(set) => *counts.sets.entry(set).or_default() += 1,
-                None => counts.in_other += 1,
+            match set.filter(|set| *set != groups.other) {
+                Some(set) => groups.sets.entry(set).or_default().push(index),
+                None => groups.in_other.push(index),
             }
         }
-        counts
+        groups
     }
 
-    /// Removes the pairs that the host has too.
+    /// Removes empty labels and the pairs that the host has too.
     fn of_cgroup(&self, mut set: Set) -> Set {
-        set.retain(|name, value| self.shown_host.get(name) != Some(value));
+        set.retain(|name, value| !value.is_empty() && self.shown_host.get(name) != Some(value));
         set
     }
 
     /// Computes the labels of `other`: each label that a cgroup can have has the value `other`, and those
     /// of the host are kept, unless the rules delete them.
     fn set_of_other(&self, violations: &mut Violations) -> Set {
-        let rules = &self.config.relabel_configs;
-        let of_cgroups = self.config.labels.keys().cloned();
-        let meta = CgroupName::ALL.iter().map(|name| name.meta_label().to_owned());
-        let before = self.host.keys().cloned().chain(of_cgroups).chain(meta);
         let mut set = Set::new();
-        for name in names_after(rules, before.collect()) {
-            let of_host = self.host.get(&name).filter(|_| !self.config.labels.contains_key(&name));
-            let value = of_host.map_or(OTHER, String::as_str).to_owned();
-            set.insert(name, value);
+        for name in &self.names {
+            let of_host = self.host.get(name).filter(|_| !self.config.labels.contains_key(name));
+            set.insert(name.clone(), of_host.map_or(OTHER, String::as_str).to_owned());
         }
         self.fit(&mut set, &[], violations);
         set
@@ -187,12 +194,14 @@ impl CgroupLabeller {
         let unseen = unseen_host.iter().filter(|(name, _)| !set.contains_key(*name)).count();
         let of_host = unseen + set.keys().filter(|name| is_of_host(name)).count();
         let max = self.limits.labels.saturating_sub(of_host);
-        limit_labels(set, &OWNER, is_of_host, max, &self.limits, violations);
+        let limit =
+            LabelLimit { max, is_exempt: &is_of_host, is_first: &|it| self.names.contains(it) };
+        limit_labels(set, &OWNER, &limit, &self.limits, violations);
     }
 
     /// Whether a set has a label that the host lacks, or one from the templates with another value.
     fn is_of_cgroup(&self, set: &Set) -> bool {
-        set.iter().any(|(name, value)| {
+        set.iter().filter(|(_, value)| !value.is_empty()).any(|(name, value)| {
             let is_of_template = || self.config.labels.contains_key(name);
             !self.host.contains_key(name)
                 || is_of_template() && self.shown_host.get(name) != Some(value)
@@ -200,15 +209,15 @@ impl CgroupLabeller {
     }
 }
 
-/// The number of cgroups by their labels, without those of the host.
+/// Cgroups by their labels, without those of the host. Each is known by its place in the list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CgroupCounts {
+pub struct CgroupsByLabels {
     /// Those with labels of their own.
-    pub sets: BTreeMap<Set, usize>,
+    pub sets: BTreeMap<Set, Vec<usize>>,
     /// The labels of `other`.
     pub other: Set,
     /// Those in `other`.
-    pub in_other: usize,
+    pub in_other: Vec<usize>,
 }
 
 /// Labels one cgroup after another.
@@ -222,6 +231,8 @@ pub struct CgroupBatch<'a> {
     read_names: Vec<CgroupName>,
     /// Whether the rules may read labels or annotations of pods.
     reads_pods: bool,
+    /// The labels that are empty if a cgroup lacks them.
+    filled: Vec<&'a str>,
     /// The labels of the host that no rule changes, ascending by name.
     unseen_host: Vec<(&'a str, &'a str)>,
     scratch: Scratch,
@@ -260,11 +271,16 @@ impl CgroupBatch<'_> {
                 }
             }
         }
+        for name in &self.filled {
+            if !set.contains_key(*name) {
+                set.insert((*name).to_owned(), String::new());
+            }
+        }
         labeller.fit(&mut set, &self.unseen_host, self.violations);
         labeller.is_of_cgroup(&set).then_some(set)
     }
 
-    /// Renders the templates. If a value is unavailable, the label stays unchanged.
+    /// Renders the templates. If a value is unavailable, there is no label.
     fn render(&mut self, cgroup: &CgroupNames, set: &mut Set) {
         let texts = self.renderer.render(cgroup);
         for (name, text) in self.labeller.config.labels.keys().zip(texts) {
@@ -280,6 +296,17 @@ impl CgroupBatch<'_> {
             }
         }
     }
+}
+
+/// The names of the labels that series can have, given the labels of the host. A name that depends on a
+/// value, such as that of a pod's label, is left out.
+fn label_names(config: &Cgroups, host: &Set) -> BTreeSet<String> {
+    let meta = CgroupName::ALL.iter().map(|name| name.meta_label());
+    let before = host.keys().chain(config.labels.keys()).map(String::as_str).chain(meta);
+    let before = before.map(str::to_owned).collect();
+    let mut names = names_after(&config.relabel_configs, before);
+    names.retain(|name| !relabel::is_internal(name));
+    names
 }
 
 /// The labels that rules see; `None` if they see all.

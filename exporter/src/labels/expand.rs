@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     CgroupLabeller, Expansion, Labels, OTHER, Set, ViolationKind, Violations,
-    fit::{Owner, fit, limit_labels},
+    fit::{LabelLimit, Owner, fit, limit_labels},
 };
 use crate::{
     config::{CPU, Config, CpuMatch, LabelsOn},
@@ -151,7 +151,9 @@ impl Expander<'_> {
         let limits = self.config.limits();
         fit(&mut labels.set, &owner, limits, &mut self.violations);
         let violations = &mut self.violations;
-        limit_labels(&mut labels.set, &owner, |it| it == CPU, limits.labels, limits, violations);
+        let limit =
+            LabelLimit { max: limits.labels, is_exempt: &|it| it == CPU, is_first: &|_| true };
+        limit_labels(&mut labels.set, &owner, &limit, limits, violations);
         labels.origins.retain(|name, _| labels.set.contains_key(name));
     }
 

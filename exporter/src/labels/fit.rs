@@ -52,20 +52,29 @@ pub(super) fn fit(set: &mut Set, owner: &Owner<'_>, limits: &Limits, violations:
     });
 }
 
-/// Keeps the first `max` labels, by name, and those that `is_exempt` selects.
+/// Which labels to keep.
+pub(super) struct LabelLimit<'a> {
+    /// Maximum number, besides those that are exempt.
+    pub(super) max: usize,
+    pub(super) is_exempt: &'a dyn Fn(&str) -> bool,
+    /// Whether a label comes before those of which this is not true. Otherwise, they come by name.
+    pub(super) is_first: &'a dyn Fn(&str) -> bool,
+}
+
+/// Removes the labels beyond a limit.
 pub(super) fn limit_labels(
     set: &mut Set,
     owner: &Owner<'_>,
-    is_exempt: impl Fn(&str) -> bool,
-    max: usize,
+    limit: &LabelLimit<'_>,
     limits: &Limits,
     violations: &mut Violations,
 ) {
-    let counted = set.keys().filter(|name| !is_exempt(name));
-    let excess: Vec<_> = counted.skip(max).cloned().collect();
-    if excess.is_empty() {
+    let mut counted: Vec<_> = set.keys().filter(|name| !(limit.is_exempt)(name)).collect();
+    if counted.len() <= limit.max {
         return;
     }
+    counted.sort_by_key(|name| !(limit.is_first)(name));
+    let excess: Vec<_> = counted.into_iter().skip(limit.max).cloned().collect();
     violations.add(ViolationKind::Labels, "limits.labels", "", || {
         let (whose, max) = (owner.name, limits.labels);
         let count = max + excess.len();

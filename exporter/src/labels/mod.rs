@@ -24,13 +24,13 @@ mod limits;
 mod series;
 mod violations;
 
-pub use cgroups::{CgroupBatch, CgroupCounts, CgroupLabeller};
+pub use cgroups::{CgroupBatch, CgroupLabeller, CgroupsByLabels};
 pub use expand::expand;
 pub use limits::SeriesCounts;
 pub use series::group;
 pub use violations::Violations;
 
-/// Label values by name. No value is empty.
+/// Label values by name. Only of cgroups, a value can be empty: every series of theirs has the same labels.
 pub type Set = BTreeMap<String, String>;
 
 /// Replaces values that are too long or too many.

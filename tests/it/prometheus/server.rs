@@ -51,6 +51,18 @@ impl Prometheus {
         for file in ["recording.rules.yaml", "alerts.rules.yaml"] {
             write(file, &sped_up(&read(file)));
         }
+        Self::with_file(directory)
+    }
+
+    /// Starts it with this configuration.
+    pub(super) fn with_config(config: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("prometheus.yaml"), config).unwrap();
+        Self::with_file(directory)
+    }
+
+    /// Starts it with the configuration in a directory.
+    fn with_file(directory: TempDir) -> Self {
         let mut command = ending_with_us(&program());
         command.args(["--config.file=prometheus.yaml", "--storage.tsdb.path=data"]);
         command.arg("--web.listen-address=127.0.0.1:0");

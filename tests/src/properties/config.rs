@@ -6,7 +6,7 @@ use sched_exporter::{
     accounting::{
         CONTEXT_SWITCHES, Counters as _, Cpu, Feature, RUNQUEUE_LATENCY, Snapshot, Totals,
     },
-    config::{Cgroups, Config, Diagnostics},
+    config::{Cgroups, Config, Diagnostics, LabelsOn},
     cpu::topology::{CpuLocation, Topology},
     exposition::{Encoder, Family, Format, Kind, Value, le},
     expr::{
@@ -155,7 +155,8 @@ fn check_rendered(config: &Config) {
     assert!(found.chunks(bounds.len()).all(|chunk| chunk == bounds), "{text}");
 }
 
-/// Checks that the labels of cgroups fit the limits, and that none are those of `other`.
+/// Checks that the labels of cgroups fit the limits, that none are those of `other`, and that each has every
+/// label that `other` has, unless `target_info` has the same one.
 fn check_cgroups(config: &Config, labeller: Option<&CgroupLabeller>) {
     let Some(labeller) = labeller else { return };
     assert!((1..=65_536).contains(&labeller.max_sets()));
@@ -176,6 +177,10 @@ fn check_cgroups(config: &Config, labeller: Option<&CgroupLabeller>) {
     let samples = check_lines(config, &encoder.finish());
     assert_eq!(samples.len(), sets.len());
     assert!(samples.iter().all(|sample| sample.label("cpu").is_none()), "{samples:?}");
+    let (other, sets) = samples.split_last().unwrap();
+    let lacks = |(name, _): &&(String, String)| sets.iter().any(|set| set.label(name).is_none());
+    let missing = other.labels.iter().find(lacks);
+    assert!(missing.is_none() || config.labels_on() == LabelsOn::TargetInfo, "{samples:?}");
 }
 
 /// Cgroups with and without names, some of them hostile.
@@ -236,7 +241,8 @@ fn check_lines(config: &Config, text: &str) -> Vec<Sample> {
             assert!(own(name) || name.len() <= limits.name_bytes, "{sample:?}");
             // The replacement of values that are too long may be too long itself.
             let fits = value.len() <= limits.value_bytes.max("other".len());
-            assert!(own(name) || fits && !value.is_empty(), "{sample:?}");
+            let is_empty = value.is_empty() && sample.name != "cgroup";
+            assert!(own(name) || fits && !is_empty, "{sample:?}");
             assert!(!name.starts_with("__"), "{sample:?}");
             let is_summed_over = sample.name != "target_info" && config.without().contains(name);
             assert!(!is_summed_over, "{sample:?}");

@@ -3,7 +3,10 @@
 use super::*;
 use crate::{
     cpu::topology::Topology,
-    expr::values::{Reading, Source},
+    expr::{
+        cgroup::PodMetadata,
+        values::{Reading, Source},
+    },
     labels::{Violation, expand},
 };
 
@@ -38,10 +41,24 @@ fn labeller(config: &str) -> CgroupLabeller {
     expansion.cgroups.unwrap()
 }
 
-fn shown(labels: &exposition::Labels) -> String {
+/// The pairs of a set's labels, each as `name=value`.
+fn pairs(labels: &exposition::Labels) -> Vec<String> {
     let labels = format!("{labels:?}");
     let labels = labels.trim_start_matches("Labels(\"").trim_end_matches("\")");
-    labels.replace("\\\"", "")
+    labels.replace("\\\"", "").split(',').map(str::to_owned).collect()
+}
+
+/// The labels that are not empty.
+fn shown(labels: &exposition::Labels) -> String {
+    let mut pairs = pairs(labels);
+    pairs.retain(|pair| !pair.ends_with('='));
+    pairs.join(",")
+}
+
+/// The names of the labels, empty ones included.
+fn names(labels: &exposition::Labels) -> Vec<String> {
+    let name = |pair: &String| pair.split_once('=').unwrap_or_default().0.to_owned();
+    pairs(labels).iter().map(name).collect()
 }
 
 fn lines(violations: &[Violation]) -> Vec<String> {
@@ -71,59 +88,174 @@ fn check(config: &str, cgroups: &[CgroupNames], expected: &[&str]) {
     check_with_violations(config, cgroups, expected, &[]);
 }
 
+const DEFAULT_OTHER: &str = "container=other,image=other,name=other,namespace=other,pod=other,slice=other,unit=other,user=other";
+
 #[test]
-fn by_default_units_and_containers_have_their_own_labels() {
-    let in_scope =
+fn by_default_pods_containers_units_and_users_have_their_own_labels() {
+    let in_pod = CgroupNames {
+        namespace: "shop".into(),
+        pod_name: "cart-0".into(),
+        image: "cart:1".into(),
+        ..container("c1")
+    };
+    let docker =
         CgroupNames { container_id: "c1".into(), ..unit("system.slice", "docker-c1.scope") };
+    let user =
+        |unit: &str| CgroupNames { user: "1000".into(), ..self::unit("user-1000.slice", unit) };
+    let conmon = format!("crio-conmon-{CONTAINER}.scope");
     check(
         "labels: {zone: z, host: '{{ hostname }}'}\n",
         &[
             unit("system.slice", "ssh.service"),
-            in_scope,
+            unit("", "init.scope"),
+            // Without names from a runtime, and with them.
+            docker.clone(),
+            CgroupNames { container_name: "web".into(), image: "nginx:1".into(), ..docker },
             container(CONTAINER),
+            CgroupNames { container_name: "cart".into(), ..in_pod.clone() },
+            // The pause container, the pod's own cgroup, and what supervises its containers.
+            in_pod.clone(),
+            CgroupNames { container_id: String::new(), ..in_pod.clone() },
+            CgroupNames { container_id: String::new(), unit: conmon, ..in_pod },
+            container(""),
+            user("session-3.scope"),
+            user("user@1000.service"),
+            user(""),
+            CgroupNames { container_id: "c2".into(), ..user("user@1000.service") },
             unit("user.slice", ""),
+            CgroupNames { path: "/".into(), ..CgroupNames::default() },
         ],
         &[
-            "host=web-17,unit=ssh.service,zone=z",
-            "container_id=c1,host=web-17,zone=z",
-            &format!("container_id={CONTAINER},host=web-17,zone=z"),
+            "host=web-17,slice=system.slice,unit=ssh.service,zone=z",
+            "host=web-17,unit=init.scope,zone=z",
+            "host=web-17,name=c1,zone=z",
+            "host=web-17,image=nginx:1,name=web,zone=z",
+            &format!("container={CONTAINER},host=web-17,pod=1,zone=z"),
+            "container=cart,host=web-17,namespace=shop,pod=cart-0,zone=z",
+            "host=web-17,namespace=shop,pod=cart-0,zone=z",
+            "host=web-17,namespace=shop,pod=cart-0,zone=z",
+            "host=web-17,namespace=shop,pod=cart-0,zone=z",
+            "host=web-17,pod=1,zone=z",
+            "host=web-17,user=1000,zone=z",
+            "host=web-17,user=1000,zone=z",
+            "host=web-17,user=1000,zone=z",
+            "host=web-17,name=c2,zone=z",
             "-",
-            "container_id=other,host=web-17,unit=other,zone=z",
+            "-",
+            "container=other,host=web-17,image=other,name=other,namespace=other,pod=other,\
+             slice=other,unit=other,user=other,zone=z",
         ],
     );
 }
 
 #[test]
-fn by_default_sessions_and_transient_units_are_other() {
-    let of = |unit: &str| self::unit("user-0.slice", unit);
-    check(
+fn by_default_units_with_a_new_name_each_time_are_other() {
+    let of = |unit: &str| self::unit("", unit);
+    let id = CONTAINER;
+    let other = [
+        "run-u12.service",
+        "run-u12-s1.scope",
+        "run-rc7bdc3135f0c91b7a1e5d6b9b1b0a3d1.scope",
+        "run-p4711-i4712.service",
+        "run-4711.scope",
+        &format!("libpod-conmon-{id}.scope"),
+        &format!("{id}.service"),
+        &format!("{id}-4a1f.service"),
+    ];
+    check("", &other.map(of), &[&["-"; 8][..], &[DEFAULT_OTHER]].concat());
+    let named = [
+        "run-backup.service",
+        "run-parts.service",
+        "run-.service",
+        "run-rc7bdc.service",
+        "run-123.mount",
+        "run-u12.service.service",
+        "session-cleanup.service",
+        "sha-5f0c91b7a1e5d6b9.service",
+    ];
+    let expected = named.map(|unit| format!("unit={unit}"));
+    let expected: Vec<_> = expected.iter().map(String::as_str).chain([DEFAULT_OTHER]).collect();
+    check("", &named.map(of), &expected);
+}
+
+#[test]
+fn every_series_has_every_label() {
+    let cgroups = [unit("a.slice", "b.service"), unit("", "c.service"), container("c")];
+    for config in [
         "",
-        &[
-            of("session-3.scope"),
-            of("session-c12.scope"),
-            of("run-u12.service"),
-            of("run-u12-s1.scope"),
-            of("run-rc7bdc3135f0c91b7a1e5d6b9b1b0a3d1.scope"),
-            of("run-p4711-i4712.service"),
-            of("run-4711.scope"),
-            of("run-backup.service"),
-            of("session-cleanup.service"),
-            of("run-u12.service.service"),
-        ],
-        &[
-            "-",
-            "-",
-            "-",
-            "-",
-            "-",
-            "-",
-            "-",
-            "unit=run-backup.service",
-            "unit=session-cleanup.service",
-            "unit=run-u12.service.service",
-            "container_id=other,unit=other",
-        ],
+        "labels: {zone: z, pod: p}\n",
+        "labels: {zone: z, pod: p}\nlabels_on: both\n",
+        "labels: {zone: z}\nlabels_on: target_info\n",
+        "limits: {labels: 3}\n",
+        "limits: {name_bytes: 4}\n",
+        "without: [cpu, slice]\n",
+        "labels: {zone: z}\ncgroups: {labels: {zone: '{{ cgroup.slice }}', a: '{{ cgroup.unit }}'}}\n",
+        "labels: {zone: z, y: z}\ncgroups:\n  relabel_configs:\n  \
+         - {source_labels: [slice], regex: 'a.*', target_label: zone, replacement: ''}\n  \
+         - {source_labels: [slice], regex: 'a(.*)', target_label: y}\n  \
+         - {source_labels: [slice], regex: '(a.*)', target_label: team}\n  \
+         - {regex: image, action: labeldrop}\n  \
+         - {regex: __meta_cgroup_(path), action: labelmap}\n",
+    ] {
+        let labeller = labeller(config);
+        let mut violations = labeller.violations();
+        let mut batch = labeller.batch(&mut violations);
+        for labels in cgroups.iter().filter_map(|cgroup| batch.labels(cgroup)) {
+            assert_eq!(names(&labels), names(labeller.other()), "{config}");
+        }
+    }
+}
+
+/// Tenants choose the labels of their pods. These can neither replace other labels nor push them out.
+#[test]
+fn labels_of_pods_give_way_to_those_of_the_configuration() {
+    let labels = (0..40).map(|index| (format!("a{index:02}"), "x".to_owned())).collect();
+    let pod = PodMetadata { labels, ..PodMetadata::default() };
+    let cgroup = CgroupNames { pod: Some(pod.into()), ..container("c") };
+    check_with_violations(
+        "limits: {labels: 5}\ncgroups:\n  labels: {pod: '{{ cgroup.pod_uid }}', unit: '{{ cgroup.unit }}'}\n  \
+         relabel_configs:\n  - {regex: __meta_cgroup_pod_label_(.+), action: labelmap}\n",
+        &[cgroup],
+        &["a00=x,a01=x,a02=x,pod=1", "pod=other,unit=other"],
+        &["limits.labels: a cgroup has 42 labels, 5 at most; remove some"],
     );
+}
+
+#[test]
+fn rules_see_labels_and_annotations_of_pods() {
+    let map = |items: &[(&str, &str)]| {
+        items.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    };
+    let labels = map(&[("example.com/team", "a"), ("empty", "")]);
+    let pod = PodMetadata { labels, annotations: map(&[("team", "b")]) };
+    let cgroup = CgroupNames { pod: Some(pod.into()), ..container("c") };
+    let config = "cgroups:\n  labels: {unit: '{{ cgroup.unit }}'}\n  relabel_configs:\n  - ";
+    let check = |rule: &str, expected: &str, other: &str| {
+        check(
+            &format!("{config}{rule}\n"),
+            &[cgroup.clone(), container("c")],
+            &[expected, "-", other],
+        );
+    };
+    check(
+        "{source_labels: [__meta_cgroup_pod_label_example_com_team, \
+         __meta_cgroup_pod_annotation_team, __meta_cgroup_pod_labelpresent_empty, \
+         __meta_cgroup_pod_label_empty, __meta_cgroup_pod_label_none], regex: '(.+;.+;.+);;', target_label: of}",
+        "of=a;b;true",
+        "of=other,unit=other",
+    );
+    check(
+        "{regex: __meta_cgroup_pod_(label|annotation)_(.+), replacement: '${1}_$2', action: labelmap}",
+        "annotation_team=b,label_example_com_team=a",
+        "unit=other",
+    );
+    // A name that depends on a pod is only on the series of pods that have it.
+    let labeller = labeller(&format!(
+        "{config}{{regex: __meta_cgroup_pod_label_(.+), replacement: label_$1, action: labelmap}}\n"
+    ));
+    let mut violations = labeller.violations();
+    let labels = labeller.batch(&mut violations).labels(&cgroup).unwrap();
+    assert_eq!(names(&labels), ["label_example_com_team", "unit"]);
 }
 
 #[test]
@@ -159,9 +291,9 @@ fn drop_and_keep_mean_other() {
     let config = "cgroups:\n  relabel_configs:\n  \
                   - {source_labels: [__meta_cgroup_slice], regex: 'a.*', action: ACTION}\n";
     let cgroups = [unit("a.slice", "b.service"), unit("b.slice", "b.service")];
-    let other = "container_id=other,unit=other";
-    check(&config.replace("ACTION", "drop"), &cgroups, &["-", "unit=b.service", other]);
-    check(&config.replace("ACTION", "keep"), &cgroups, &["unit=b.service", "-", other]);
+    let [a, b] = ["slice=a.slice,unit=b.service", "slice=b.slice,unit=b.service"];
+    check(&config.replace("ACTION", "drop"), &cgroups, &["-", b, DEFAULT_OTHER]);
+    check(&config.replace("ACTION", "keep"), &cgroups, &[a, "-", DEFAULT_OTHER]);
 }
 
 /// The labels of `other` follow the names that the rules give, whatever their values.
@@ -235,6 +367,12 @@ fn a_label_of_a_cgroup_replaces_that_of_the_host() {
         &[unit("a.slice", "b.service"), container("c"), unit("infra", "d.service")],
         &["team=a.slice,zone=z", "-", "-", "team=other,zone=z"],
     );
+    // An empty one, too: this unit does not belong to the pod in which the exporter runs.
+    check(
+        "labels: {pod: exporter-1}\ncgroups: {labels: {pod: '{{ cgroup.pod_uid }}', unit: '{{ cgroup.unit }}'}}\n",
+        &[unit("a.slice", "b.service"), container("c")],
+        &["unit=b.service", "pod=1", "pod=other,unit=other"],
+    );
 }
 
 #[test]
@@ -270,16 +408,23 @@ fn limits_drop_or_replace_labels_and_each_is_reported_once() {
         ],
     );
     check_with_violations(
-        "limits: {name_bytes: 8}\n",
+        "limits: {name_bytes: 5}\n",
         &[unit("a.slice", "b.service"), container("c")],
-        &["unit=b.service", "-", "unit=other"],
-        &["limits.name_bytes: the name container_id has 12 bytes, 8 at most; shorten it"],
+        &[
+            "slice=a.slice,unit=b.service",
+            "pod=1",
+            "image=other,name=other,pod=other,slice=other,unit=other,user=other",
+        ],
+        &[
+            "limits.name_bytes: the name container has 9 bytes, 5 at most; shorten it",
+            "limits.name_bytes: the name namespace has 9 bytes, 5 at most; shorten it",
+        ],
     );
     check_with_violations(
         "limits: {labels: 2}\nlabels: {a: b, z: z}\n",
         &[unit("a.slice", "b.service")],
         &["-", "a=b,z=z"],
-        &["limits.labels: a cgroup has 4 labels, 2 at most; remove some"],
+        &["limits.labels: a cgroup has 10 labels, 2 at most; remove some"],
     );
     // The labels of the host come first.
     check_with_violations(
@@ -297,10 +442,10 @@ fn limits_drop_or_replace_labels_and_each_is_reported_once() {
             unit("a.slice", "b.service"),
         ],
         &[
-            "unit=le.service",
-            "unit=cpu.service",
-            "b=x,unit=b.service",
-            "container_id=other,unit=other",
+            "slice=a.slice,unit=le.service",
+            "slice=a.slice,unit=cpu.service",
+            "b=x,slice=a.slice,unit=b.service",
+            DEFAULT_OTHER,
         ],
         &[
             "cgroups.relabel_configs: the rules give a cgroup the label \"le\", which is invalid or \
@@ -356,7 +501,7 @@ fn violations_are_bounded() {
     let mut batch = labeller.batch(&mut violations);
     for index in 0..100 {
         let labels = batch.labels(&unit("a.slice", &long(index))).unwrap();
-        assert_eq!(shown(&labels), format!("unit={}", long(index)));
+        assert_eq!(shown(&labels), format!("slice=a.slice,unit={}", long(index)));
     }
     assert_eq!(violations.take().len(), 20);
     labeller.batch(&mut violations).labels(&unit("a.slice", &long(100)));
@@ -381,11 +526,20 @@ fn a_dropped_host_has_no_labels_for_cgroups() {
 }
 
 #[test]
-fn counts_cgroups_by_their_labels() {
+fn groups_cgroups_by_their_labels() {
     let cgroups = ["b", "a", "b", "other", ""].map(|it| unit("a.slice", it));
-    let labeller = labeller("labels: {zone: z}\ncgroups: {labels: {unit: '{{ cgroup.unit }}'}}\n");
-    let set = |value: &str| Set::from([("unit".to_owned(), value.to_owned())]);
-    let sets = [(set("a"), 1), (set("b"), 2)].into();
-    let expected = CgroupCounts { sets, other: set("other"), in_other: 2 };
-    assert_eq!(labeller.count(&cgroups), expected);
+    let labeller = labeller(
+        "labels: {zone: z}\ncgroups: {labels: {unit: '{{ cgroup.unit }}', user: '{{ cgroup.user }}'}}\n",
+    );
+    let set = |pairs: &[(&str, &str)]| -> Set {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    let sets = [
+        (set(&[("unit", "a")]), vec![1]),
+        (set(&[("unit", "b")]), vec![0, 2]),
+        (set(&[("unit", "other")]), vec![3]),
+    ];
+    let other = set(&[("unit", "other"), ("user", "other")]);
+    let expected = CgroupsByLabels { sets: sets.into(), other, in_other: vec![4] };
+    assert_eq!(labeller.group(&cgroups), expected);
 }
