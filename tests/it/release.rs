@@ -100,6 +100,7 @@ fn the_archive_contains_the_files_for_manual_installation() {
             "LICENSE-APACHE",
             "LICENSE-MIT",
             "exporter.yaml",
+            "names.conf",
             "notify-reload.conf",
             "sched_exporter",
             "sched_exporter.8.gz",

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 const UNIT: &str = include_str!("../../deploy/systemd/sched_exporter.service");
 const DROP_IN: &str =
     include_str!("../../deploy/systemd/sched_exporter.service.d/notify-reload.conf");
+const NAMES: &str = include_str!("../../deploy/systemd/sched_exporter.service.d/names.conf");
 const SOCKET: &str = include_str!("../../deploy/systemd/sched_exporter.socket");
 const PROGRAM: &str = "/usr/bin/sched_exporter";
 
@@ -53,17 +54,28 @@ fn the_units_exposure_is_low() {
     assert!(is_below, "{said}");
 }
 
-#[test]
-fn the_drop_in_works_since_systemd_253() {
-    let (directory, unit) = unit();
+/// Adds a drop-in to the unit, and checks both.
+fn verify_with(drop_in: &str) -> (bool, String) {
+    let (_directory, unit) = unit();
     let drop_ins = Path::new(&unit).with_extension("service.d");
     fs::create_dir(&drop_ins).unwrap();
-    fs::write(drop_ins.join("notify-reload.conf"), DROP_IN).unwrap();
-    let (_, said) = analyze(&["verify", "--man=no", &unit]);
+    fs::write(drop_ins.join("drop-in.conf"), drop_in).unwrap();
+    analyze(&["verify", "--man=no", &unit])
+}
+
+#[test]
+fn systemd_accepts_the_drop_in_for_names() {
+    assert_eq!(verify_with(NAMES), (true, String::new()));
+    let mistake = NAMES.replace("SupplementaryGroups", "SupplementaryGroup");
+    assert!(verify_with(&mistake).1.contains("SupplementaryGroup"));
+}
+
+#[test]
+fn the_drop_in_works_since_systemd_253() {
+    let (_, said) = verify_with(DROP_IN);
     let (_, version) = analyze(&["--version"]);
     let version: u32 = version.split(' ').nth(1).unwrap().parse().unwrap();
     let refused = said.contains("Failed to parse service type, ignoring: notify-reload");
     assert_eq!(refused, version < 253, "{version}: {said}");
     assert_eq!(said.lines().count(), usize::from(refused), "{said}");
-    drop(directory);
 }

@@ -124,12 +124,13 @@ fn archive(directory: &Path, arch: Arch, epoch: &str) -> Result<()> {
     fs::create_dir(&content)?;
     let (binary, page) = (directory.join(&name), directory.join(MANUAL));
     let unit = Path::new("deploy/systemd/sched_exporter.service");
-    let drop_in = Path::new("deploy/systemd/sched_exporter.service.d/notify-reload.conf");
+    let drop_ins = Path::new("deploy/systemd/sched_exporter.service.d");
     for (from, to) in [
         (binary.as_path(), "sched_exporter"),
         (page.as_path(), MANUAL),
         (unit, "sched_exporter.service"),
-        (drop_in, "notify-reload.conf"),
+        (drop_ins.join("names.conf").as_path(), "names.conf"),
+        (drop_ins.join("notify-reload.conf").as_path(), "notify-reload.conf"),
         (Path::new("deploy/systemd/sched_exporter.socket"), "sched_exporter.socket"),
         (Path::new("deploy/exporter.yaml"), "exporter.yaml"),
         (Path::new("LICENSE-APACHE"), "LICENSE-APACHE"),

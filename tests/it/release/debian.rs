@@ -45,6 +45,7 @@ fn the_package_contains_its_files() {
             &format!("-rw-r--r-- {documents}/changelog.Debian.gz"),
             &format!("-rw-r--r-- {documents}/copyright"),
             &format!("-rw-r--r-- {documents}/examples/exporter.yaml"),
+            &format!("-rw-r--r-- {documents}/examples/names.conf"),
             &format!("-rw-r--r-- {documents}/examples/notify-reload.conf"),
             &format!("-rw-r--r-- {documents}/examples/sched_exporter.socket"),
             "-rw-r--r-- usr/share/man/man8/sched_exporter.8.gz",
