@@ -49,15 +49,39 @@ COMPONENTS = {
         },
     },
     "hybrid-cgroups": {"cgroups": {"hostPath": "/sys/fs/cgroup/unified"}},
+    "names-cri": {"names": {"cri": {"enabled": True}}},
+    "names-crio": {"names": {"cri": {"enabled": True, "socket": "/run/crio/crio.sock"}}},
+    "names-api": {"names": {"api": {"enabled": True}}},
     "no-cgroups": {"cgroups": {"enabled": False}},
 }
-# Those that can be combined.
-COMBINED = [name for name in COMPONENTS if name != "no-cgroups"]
-ALL_COMPONENTS = {key: value for name in COMBINED for key, value in COMPONENTS[name].items()}
+# Those that can be combined, with a configuration that has the keys of each.
+COMBINED = [name for name in COMPONENTS if name not in ("names-crio", "no-cgroups")]
+ALL_COMPONENTS = {key: value for name in COMBINED for key, value in COMPONENTS[name].items()} | {
+    "names": {"cri": {"enabled": True}, "api": {"enabled": True}}
+}
+COMBINED_CONFIG = {
+    "labels": {
+        "host": "{{ env.NODE_NAME }}",
+        "zone": "{{ node.labels['topology.kubernetes.io/zone'] | default('none') }}",
+    },
+    "cgroups": {
+        "runtimes": ["unix:///run/containerd/containerd.sock"],
+        "kubernetes_pods": True,
+    },
+}
 
 # The node's cgroups: directories that may be mounted, and where.
 CGROUPS = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/cpu"]
 CGROUPS_MOUNT = "/host/sys/fs/cgroup"
+# The directories of the runtimes' sockets, which are mounted at the same path.
+RUNTIMES = ["/run/containerd", "/run/crio", "/run/k3s/containerd"]
+
+# The rights that the exporter may have in a cluster, by the end of the role's name. Never nodes/proxy: with
+# `get` alone, kubelet runs commands in every pod.
+RIGHTS = {
+    "": {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
+    "-pods": {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
+}
 
 # Every value of a PodMonitor and a ServiceMonitor.
 MONITOR = {
@@ -65,7 +89,7 @@ MONITOR = {
     "labels": {"release": "prometheus"},
     "interval": "1m30s",
     "scrapeTimeout": "10s",
-    "honorLabels": True,
+    "honorLabels": False,
     "relabelings": [
         {"sourceLabels": ["__meta_kubernetes_node_label_pool"], "targetLabel": "pool"},
         {
@@ -111,6 +135,11 @@ VALUES = {
         "extraArgs": ["--log.format=json", "--no-collector.context-switches"],
         "seccompProfile": {"type": "Localhost", "localhostProfile": "profiles/bpf.json"},
         "nodeLabels": {"enabled": True},
+        "names": {
+            "cri": {"enabled": True, "socket": "/run/k3s/containerd/containerd.sock"},
+            "api": {"enabled": True},
+        },
+        "config": {"cgroups": {"keep": "1h"}},
         "cgroups": {"hostPath": "/sys/fs/cgroup/cpu"},
         "serviceAccount": {"name": "bpf", "annotations": {"example.org/a": "b"}},
         "resources": {"limits": {"cpu": 1, "memory": "128Mi"}},
@@ -177,6 +206,16 @@ REFUSED = [
     ({"seccompProfile": {"type": "Docker"}}, "/seccompProfile/type"),
     ({"seccompProfile": {"type": "Localhost"}}, "localhostProfile"),
     ({"nodeLabels": {"enable": True}}, "enable"),
+    ({"names": {"cri": True}}, "/names/cri"),
+    ({"names": {"cri": {"enabled": "yes"}}}, "/names/cri/enabled"),
+    ({"names": {"cri": {"socket": "unix:///run/crio/crio.sock"}}}, "/names/cri/socket"),
+    # Its directory would be the root directory of the node.
+    ({"names": {"cri": {"socket": "/docker.sock"}}}, "/names/cri/socket"),
+    ({"names": {"cri": {"enabled": True}}, "config": "labels: {}"}, "cgroups.runtimes"),
+    ({"names": {"api": {"enabled": True}}, "config": "labels: {}"}, "kubernetes_pods"),
+    ({"names": {"api": {"enabled": True}}, "cgroups": {"enabled": False}}, "cgroups.enabled"),
+    ({"config": {"cgroups": {"kubernetes_pods": True}}}, "names.api.enabled"),
+    ({"config": "cgroups:\n  kubernetes_pods: true\n"}, "names.api.enabled"),
     ({"cgroups": {"enabled": "no"}}, "/cgroups/enabled"),
     ({"cgroups": {"hostPath": "sys/fs/cgroup"}}, "/cgroups/hostPath"),
     ({"cgroups": {"recursiveReadOnly": True}}, "/cgroups/recursiveReadOnly"),
@@ -215,19 +254,20 @@ def kustomize(directory):
     return documents(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
-def kustomize_ours(kustomization):
+def kustomize_ours(kustomization, config={"labels": {"host": "a", "zone": "b"}}):
     """The objects of a user's own kustomization, outside this repository."""
     with tempfile.TemporaryDirectory() as directory:
         below = os.path.relpath(KUSTOMIZE, os.path.realpath(directory))
         kustomization = json.dumps(kustomization).replace("BELOW", below)
         pathlib.Path(directory, "kustomization.yaml").write_text(kustomization)
-        pathlib.Path(directory, "exporter.yaml").write_text("labels: {host: a, zone: b}\n")
+        pathlib.Path(directory, "exporter.yaml").write_text(yaml.safe_dump(config))
         return kustomize(directory)
 
 
 def kustomization_of_the_guide():
     """The kustomization in docs/deploy.md, which is next to a clone of this repository."""
-    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/deploy.md").read_text(), re.S)
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/deploy.md").read_text(), re.S)
+    (block,) = [it for it in blocks if it.startswith("resources:")]
     return yaml.safe_load(block.replace("sched_exporter/deploy/kubernetes", "BELOW"))
 
 
@@ -252,26 +292,29 @@ def helm(values, name=NAME, namespace=NAME):
 def renderings():
     """All renderings to check, by name."""
     found = {f"overlay {path.name}": kustomize(path) for path in (KUSTOMIZE / "overlays").iterdir()}
-    every = {"resources": ["BELOW/base"], "components": [f"BELOW/components/{c}" for c in COMBINED]}
-    found["every component"] = kustomize_ours(every)
+    every = {
+        "resources": ["BELOW/base"],
+        "components": [f"BELOW/components/{c}" for c in COMBINED],
+        "configMapGenerator": [
+            {
+                "name": NAME,
+                "namespace": NAME,
+                "behavior": "replace",
+                "files": ["exporter.yaml"],
+                "options": {"disableNameSuffixHash": True},
+            }
+        ],
+    }
+    found["every component"] = kustomize_ours(every, COMBINED_CONFIG)
     found["our own"] = kustomize_ours(
         every
         | {
             "components": ["BELOW/components/monitoring"],
             "images": [{"name": "sched_exporter", "newName": "registry.example/sched_exporter"}],
-            "configMapGenerator": [
-                {
-                    "name": NAME,
-                    "namespace": NAME,
-                    "behavior": "replace",
-                    "files": ["exporter.yaml"],
-                    "options": {"disableNameSuffixHash": True},
-                }
-            ],
         }
     )
     found["of the guide"] = kustomize_ours(kustomization_of_the_guide())
-    found["our namespace"] = kustomize_ours(every | {"namespace": "observability"})
+    found["our namespace"] = kustomize_ours(every | {"namespace": "observability"}, COMBINED_CONFIG)
     found["chart by default"] = helm({})
     for name, values in (COMPONENTS | {"every component": ALL_COMPONENTS} | VALUES).items():
         found[f"chart: {name}"] = helm(values)
@@ -288,8 +331,18 @@ def one(rendering, kind):
     return found[0] if found else None
 
 
+def named(rendering, kind):
+    """The objects of a kind, by name."""
+    return {it["metadata"]["name"]: it for it in rendering if it["kind"] == kind}
+
+
 def pod_of(rendering):
     return one(rendering, "DaemonSet")["spec"]["template"]
+
+
+def config_of(rendering):
+    ((_, text),) = one(rendering, "ConfigMap")["data"].items()
+    return yaml.safe_load(text)
 
 
 def endpoints(rendering):
@@ -408,18 +461,29 @@ def fits_together(rendering):
     off = "--no-collector.cgroups" in container.get("args", [])
     assert mounts == ([] if off else [CGROUPS_MOUNT]), mounts
 
+    # The runtimes that it asks are those whose sockets' directories are mounted: at the same path.
+    cgroups = config_of(rendering).get("cgroups") or {}
+    sockets = [it.removeprefix("unix://") for it in cgroups.get("runtimes") or []]
+    mounts = [it["mountPath"] for it in more_mounts if it["name"] == "runtime"]
+    assert mounts == [os.path.dirname(it) for it in sockets], f"{mounts} for {sockets}"
+
     # The service account and its permissions.
-    account, role = one(rendering, "ServiceAccount"), one(rendering, "ClusterRole")
+    account, roles = one(rendering, "ServiceAccount"), named(rendering, "ClusterRole")
     name = pod["spec"]["serviceAccountName"]
     assert name == (account["metadata"]["name"] if account else "default"), name
     assert account is None or account["automountServiceAccountToken"] is False
-    assert pod["spec"]["automountServiceAccountToken"] is (role is not None)
-    if role:
-        assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}]
-        binding = one(rendering, "ClusterRoleBinding")
-        assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert pod["spec"]["automountServiceAccountToken"] is bool(roles)
+    for role, of_role in roles.items():
+        assert of_role["rules"] == [RIGHTS[role.removeprefix(daemonset["metadata"]["name"])]], of_role
+    bindings = named(rendering, "ClusterRoleBinding")
+    assert bindings.keys() == roles.keys()
+    for role, binding in bindings.items():
+        assert binding["roleRef"]["name"] == role
         subject = {"kind": "ServiceAccount", "name": name, "namespace": namespace}
         assert binding["subjects"] == [subject], binding
+    lists_pods = any(role.endswith("-pods") for role in roles)
+    assert cgroups.get("kubernetes_pods", False) is lists_pods, cgroups
+    assert "NODE_NAME" in [it["name"] for it in container["env"]]
     for document in rendering:
         if document["kind"] not in ("Namespace", "ClusterRole", "ClusterRoleBinding"):
             assert document["metadata"]["namespace"] == namespace, document["kind"]
@@ -432,9 +496,11 @@ def takes_no_more_than_it_needs(rendering):
         assert key not in spec, key
     for volume in spec["volumes"]:
         if host_path := volume.get("hostPath"):
-            assert host_path["path"] in CGROUPS and host_path["type"] == "Directory", host_path
+            paths = {"cgroup": CGROUPS, "runtime": RUNTIMES}[volume["name"]]
+            assert host_path["path"] in paths and host_path["type"] == "Directory", host_path
             (mount,) = [it for it in container["volumeMounts"] if it["name"] == volume["name"]]
             assert mount["readOnly"] is True, mount
+            assert mount["mountPath"] in [host_path["path"], CGROUPS_MOUNT], mount
     context = dict(container["securityContext"])
     assert context.pop("readOnlyRootFilesystem") is True, "readOnlyRootFilesystem"
     assert (context.pop("runAsUser"), context.pop("runAsGroup")) == (0, 0), "not root"
@@ -499,6 +565,9 @@ def objects_fit_together():
         (container,) = pod_of(rendering)["spec"]["containers"]
         disabled = {"livenessProbe"} if name == "chart: much" else set()
         assert PROBES.keys() - container.keys() == disabled, name
+        for endpoint in endpoints(rendering):
+            honors = endpoint.get("honorLabels", False)
+            assert honors is ("much" not in name), f"{name}: the exporter's pod gets all CPU time"
 
 
 def pods_have_no_more_privileges_than_needed():
@@ -512,6 +581,9 @@ def pods_have_no_more_privileges_than_needed():
         namespace = one(rendering, "Namespace")
         level = "pod-security.kubernetes.io/enforce"
         assert namespace is None or namespace["metadata"]["labels"][level] == "privileged"
+    for path in KUSTOMIZE.glob("*/names-*/kustomization.yaml"):
+        takes = "list the pods of the whole cluster" if "api" in str(path) else "root on the node"
+        assert takes in path.read_text().splitlines()[0], path
 
 
 def labels_are_host_and_zone():
@@ -522,6 +594,9 @@ def labels_are_host_and_zone():
             labels = within(name, lambda it: check_of_configuration(it, zone), rendering)
             assert labels == {"host": "node-1", "zone": expected}, f"{name}: {labels}"
     for name, expected in [
+        ("overlay names-cri", {"host": "node-1", "zone": "eu-1a"}),
+        ("overlay names-crio", {"host": "node-1", "zone": "eu-1a"}),
+        ("overlay names-api", {"host": "node-1", "zone": "eu-1a"}),
         # There is no API to read them from.
         ("overlay node-labels", {"host": "node-1", "zone": "none"}),
         ("chart: node-labels", {"host": "node-1", "zone": "none"}),
@@ -648,6 +723,9 @@ def the_checks_detect_mistakes():
     def spec(kind):
         return lambda rendering: one(rendering, kind)["spec"]
 
+    def role(rendering, name):
+        return named(rendering, "ClusterRole")[name]
+
     mistakes = [
         (fits_kubernetes, lambda it: rename(pod_of(it)["spec"], "tolerations", "toleration")),
         (fits_kubernetes, lambda it: rename(container(it), "livenessProbe", "livelinessProbe")),
@@ -672,7 +750,13 @@ def the_checks_detect_mistakes():
         (fits_together, lambda it: put(one(it, "ConfigMap")["metadata"], name="other")),
         (fits_together, lambda it: put(pod_of(it)["spec"], serviceAccountName="other")),
         (fits_together, lambda it: put(pod_of(it)["spec"], automountServiceAccountToken=False)),
-        (fits_together, lambda it: one(it, "ClusterRole")["rules"][0]["verbs"].append("list")),
+        (fits_together, lambda it: role(it, NAME)["rules"][0]["verbs"].append("list")),
+        (fits_together, lambda it: role(it, NAME)["rules"][0]["resources"].append("nodes/proxy")),
+        (fits_together, lambda it: role(it, f"{NAME}-pods")["rules"][0]["verbs"].append("get")),
+        (fits_together, lambda it: it.remove(role(it, f"{NAME}-pods"))),
+        (fits_together, lambda it: put(container(it)["env"][0], name="NODE")),
+        (fits_together, lambda it: put(container(it)["volumeMounts"][2], mountPath="/run/crio")),
+        (fits_together, lambda it: put(one(it, "ConfigMap"), data={"exporter.yaml": "labels: {}"})),
         (fits_together, lambda it: put(one(it, "Service")["metadata"], namespace="other")),
         (fits_together, lambda it: put(container(it)["volumeMounts"][1], mountPath="/sys/fs/cgroup")),
         (fits_together, lambda it: put(container(it), args=["--no-collector.cgroups"])),
@@ -684,6 +768,18 @@ def the_checks_detect_mistakes():
         (
             takes_no_more_than_it_needs,
             lambda it: put(container(it)["volumeMounts"][1], readOnly=False),
+        ),
+        (
+            takes_no_more_than_it_needs,
+            lambda it: put(pod_of(it)["spec"]["volumes"][2]["hostPath"], path="/run"),
+        ),
+        (
+            takes_no_more_than_it_needs,
+            lambda it: put(
+                pod_of(it)["spec"]["volumes"][2]["hostPath"],
+                path="/run/containerd/containerd.sock",
+                type="Socket",
+            ),
         ),
         (
             takes_no_more_than_it_needs,
@@ -738,18 +834,18 @@ OF_HELM = {
 
 
 def normal(rendering):
-    """The objects by kind, without labels set only by Helm and objects that Helm does not create."""
+    """The objects, without labels set only by Helm and objects that Helm does not create."""
 
     def without_helm(value):
         if isinstance(value, dict):
             return {key: without_helm(it) for key, it in value.items() if key not in OF_HELM}
         return [without_helm(it) for it in value] if isinstance(value, list) else value
 
-    objects = {document["kind"]: without_helm(document) for document in rendering}
-    assert len(objects) == len(rendering), "two objects of a kind"
-    objects.pop("Namespace", None)
-    data = objects["ConfigMap"]["data"]
-    objects["ConfigMap"]["data"] = {file: yaml.safe_load(text) for file, text in data.items()}
+    objects = {f"{it['kind']} {it['metadata']['name']}": without_helm(it) for it in rendering}
+    assert len(objects) == len(rendering), "two objects of a kind and name"
+    objects.pop(f"Namespace {NAME}", None)
+    config = objects[f"ConfigMap {NAME}"]
+    config["data"] = {file: yaml.safe_load(text) for file, text in config["data"].items()}
     return objects
 
 

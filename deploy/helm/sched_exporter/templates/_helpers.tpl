@@ -32,14 +32,41 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* The exporter's configuration, as text. */}}
+{{/* The exporter's configuration, as text. A map also gets the sources of names. */}}
 {{- define "sched_exporter.config" -}}
-{{- $config := kindIs "string" .Values.config | ternary .Values.config (toYaml .Values.config) }}
+{{- $names := .Values.names }}
+{{- $config := .Values.config }}
+{{- if kindIs "map" $config }}
+{{- $sockets := $names.cri.enabled | ternary (list (printf "unix://%s" $names.cri.socket)) list }}
+{{- $cgroups := dict "runtimes" $sockets }}
+{{- if $names.api.enabled }}
+{{- $cgroups = set $cgroups "kubernetes_pods" true }}
+{{- end }}
+{{- $config = merge (deepCopy $config) (dict "cgroups" $cgroups) | toYaml }}
+{{- end }}
 {{- /* Ignores comments. */}}
 {{- if and (regexMatch "(?m)^[^#\n]*node\\.labels" $config) (not .Values.nodeLabels.enabled) }}
 {{- fail "config uses node.labels, which requires nodeLabels.enabled: true" }}
 {{- end }}
+{{- $pods := regexMatch "(?m)^[^#\n]*\\bkubernetes_pods: *true\\b" $config }}
+{{- if and $pods (not $names.api.enabled) }}
+{{- fail "config sets kubernetes_pods, which requires names.api.enabled: true" }}
+{{- end }}
+{{- if and $names.api.enabled (not $pods) }}
+{{- fail "names.api.enabled requires kubernetes_pods: true in cgroups of config" }}
+{{- end }}
+{{- if and $names.cri.enabled (not (contains $names.cri.socket $config)) }}
+{{- fail (printf "names.cri.enabled requires unix://%s in cgroups.runtimes of config" $names.cri.socket) }}
+{{- end }}
+{{- if and (or $names.cri.enabled $names.api.enabled) (not .Values.cgroups.enabled) }}
+{{- fail "names requires cgroups.enabled: true" }}
+{{- end }}
 {{- $config }}
+{{- end }}
+
+{{/* Whether the exporter queries the Kubernetes API: "true" or "false". */}}
+{{- define "sched_exporter.queriesApi" -}}
+{{ or .Values.nodeLabels.enabled .Values.names.api.enabled }}
 {{- end }}
 
 {{/* What a PodMonitor and a ServiceMonitor scrape, from the values of either. */}}
@@ -52,6 +79,9 @@ interval: {{ . }}
 scrapeTimeout: {{ . }}
 {{- end }}
 {{- if .honorLabels }}
+# So that the labels `namespace`, `pod` and `container` name who used the CPU. Otherwise Prometheus would
+# replace them with those of the exporter's pod. Every series of a cgroup has them, with empty values if need
+# be, which are honored, too: the time of a unit is never added to the exporter's pod.
 honorLabels: true
 {{- end }}
 relabelings:
