@@ -156,6 +156,54 @@ fn a_hung_exporter_is_restarted() {
     debian.wait("serving", |it| it.try_run("sched_exporter healthcheck").0);
 }
 
+/// Makes sockets like those of containerd, Docker and Podman, with their owners and modes, on which
+/// systemd accepts connections and counts them. A drop-in connects to each before the exporter starts,
+/// as its user and in its sandbox.
+const RUNTIMES: &str = "groupadd --system docker
+    install --directory --mode=0711 /run/containerd
+    install --directory --mode=0700 /run/podman
+    mkdir /etc/systemd/system/sched_exporter.service.d
+    cd /etc/systemd/system
+    echo '[Service]' > sched_exporter.service.d/connect.conf
+    runtime() {
+        printf '[Service]\\nExecStart=/bin/true\\nStandardInput=socket\\n' > $1@.service
+        printf '[Socket]\\nListenStream=%s\\nSocketGroup=%s\\nSocketMode=0660\\nAccept=yes\\n' \
+            $2 $3 > $1.socket
+        echo \"ExecStartPre=-curl --silent --unix-socket $4 http://localhost/\" \
+            >> sched_exporter.service.d/connect.conf
+    }
+    runtime containerd /run/containerd/containerd.sock root /run/containerd/containerd.sock
+    runtime docker /run/docker.sock docker /run/docker.sock
+    runtime podman /run/podman/podman.sock root /run/sched_exporter/podman.sock
+    systemctl daemon-reload
+    systemctl start containerd.socket docker.socket podman.socket";
+
+#[test]
+fn the_drop_in_lets_the_unit_connect_to_runtimes() {
+    let debian = Debian::boot();
+    debian.run(RUNTIMES);
+    let connected = || {
+        ["containerd", "docker", "podman"].map(|runtime| {
+            let show = format!("systemctl show --value --property=NAccepted {runtime}.socket");
+            debian.run(&show).trim_end() != "0"
+        })
+    };
+    debian.run("dpkg --install sched-exporter_*_$(dpkg --print-architecture).deb");
+    assert_eq!(connected(), [false; 3]);
+
+    debian.run(&block("Names of pods and containers", "sh", 0));
+    assert_eq!(connected(), [true, false, false]);
+
+    // With the lines of all runtimes.
+    debian.run(
+        "sed -i 's/^#\\([^ ]\\)/\\1/' /etc/systemd/system/sched_exporter.service.d/names.conf
+        systemctl daemon-reload
+        systemctl restart sched_exporter",
+    );
+    assert_eq!(connected(), [true; 3]);
+    assert!(total(&debian.scrape(), &[]) > 0);
+}
+
 #[test]
 fn systemd_opens_the_socket_and_keeps_it_across_restarts() {
     let debian = Debian::boot();

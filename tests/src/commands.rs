@@ -6,18 +6,33 @@ const CGROUPS: &str = include_str!("../../docs/cgroups.md");
 
 /// The `PromQL` queries about cgroups, in order.
 pub fn cgroup_queries() -> Vec<&'static str> {
-    let blocks = CGROUPS.split("\n```promql\n").skip(1);
-    blocks.map(|block| block.split("\n```").next().unwrap()).collect()
+    blocks(CGROUPS, "promql")
+}
+
+/// The `PromQL` queries in docs/deploy.md that use the names of pods, in order.
+pub fn name_queries() -> Vec<&'static str> {
+    blocks(section("Names of pods and containers"), "promql")
 }
 
 /// The nth block, from 0, in a language within the section with a title.
 #[track_caller]
 pub fn block(title: &str, language: &str, number: usize) -> String {
+    let blocks = blocks(section(title), language);
+    let block = blocks.get(number);
+    (*block.unwrap_or_else(|| panic!("{title} has no {language} block {number}"))).to_owned()
+}
+
+/// The section of docs/deploy.md with a title.
+#[track_caller]
+fn section(title: &str) -> &'static str {
     let heading = format!("\n## {title}\n");
     let section = GUIDE.split_once(&heading).map(|(_, rest)| rest.split("\n## ").next().unwrap());
-    let section = section.unwrap_or_else(|| panic!("docs/deploy.md has no section {title}"));
+    section.unwrap_or_else(|| panic!("docs/deploy.md has no section {title}"))
+}
+
+/// The blocks in a language, in order.
+fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
     let fence = format!("\n```{language}\n");
-    let block = section.split(fence.as_str()).nth(number + 1);
-    let block = block.unwrap_or_else(|| panic!("{title} has no {language} block {number}"));
-    block.split("\n```").next().unwrap().to_owned()
+    let blocks = text.split(fence.as_str()).skip(1);
+    blocks.map(|block| block.split("\n```").next().unwrap()).collect()
 }

@@ -2,7 +2,8 @@
 
 use std::{fmt::Write as _, fs, path::PathBuf, process::Output};
 
-use sched_exporter_tests::commands::cgroup_queries;
+use sched_exporter_tests::commands::{block, cgroup_queries, name_queries};
+use tempfile::TempDir;
 
 use super::promtool;
 
@@ -38,11 +39,10 @@ fn prometheus_accepts_the_configuration_and_every_rule() {
     assert!(said.contains("2 rule files found"), "{said}");
 }
 
-#[test]
-fn queries_in_docs_cgroups_md_are_valid() {
+/// Writes a rule for each query, named by its number, to `rules.yaml`, and checks them.
+#[track_caller]
+fn rules_of(queries: &[&str]) -> TempDir {
     let mut rules = "groups:\n- name: docs\n  rules:\n".to_owned();
-    let queries = cgroup_queries();
-    assert!(queries.len() > 5, "{}", queries.len());
     for (number, query) in queries.iter().enumerate() {
         let query = query.replace('\n', "\n      ");
         let _ = write!(rules, "  - record: docs:query:{number}\n    expr: |\n      {query}\n");
@@ -51,6 +51,40 @@ fn queries_in_docs_cgroups_md_are_valid() {
     let file = directory.path().join("rules.yaml");
     fs::write(&file, rules).unwrap();
     good(&["check", "rules", "--lint=all", "--lint-fatal"], &[file]);
+    directory
+}
+
+#[test]
+fn queries_in_docs_cgroups_md_are_valid() {
+    let queries = cgroup_queries();
+    assert!(queries.len() > 5, "{}", queries.len());
+    rules_of(&queries);
+}
+
+#[test]
+fn queries_in_docs_deploy_md_join_names() {
+    let queries = name_queries();
+    let directory = rules_of(&queries);
+    let test = include_str!("names.yaml");
+    for number in 0..queries.len() {
+        assert!(test.contains(&format!("- expr: docs:query:{number}\n")), "no test of {number}");
+    }
+    let file = directory.path().join("names.yaml");
+    fs::write(&file, test).unwrap();
+    good(&["test", "rules"], &[file]);
+}
+
+#[test]
+fn prometheus_accepts_the_configuration_in_docs_deploy_md() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("prometheus.yaml");
+    let config = block("Names of pods and containers", "yaml", 0);
+    assert!(config.contains("\n  honor_labels: true\n"), "{config}");
+    // Debian builds Prometheus without the discovery of Kubernetes.
+    let discovery = "\n  kubernetes_sd_configs:\n  - role: pod\n";
+    assert_eq!(config.matches(discovery).count(), 1);
+    fs::write(&file, config.replace(discovery, "\n")).unwrap();
+    good(&["check", "config", "--lint=all", "--lint-fatal"], &[file]);
 }
 
 #[test]
