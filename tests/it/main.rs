@@ -19,6 +19,7 @@ mod properties;
 mod python;
 mod quiet;
 mod release;
+mod runtimes;
 mod systemd;
 mod trace;
 mod unplug;

@@ -6,11 +6,11 @@ use std::{
     io::{self, Read as _, Write as _},
     os::{
         fd::AsRawFd as _,
-        unix::{fs::MetadataExt as _, net::UnixStream},
+        unix::{fs::MetadataExt as _, net::UnixStream, process::CommandExt as _},
     },
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    process,
+    process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -55,6 +55,8 @@ impl Hierarchy {
 #[derive(Clone, Debug)]
 struct Mounts {
     hierarchy: Hierarchy,
+    /// All, with their options.
+    all: Vec<(PathBuf, String)>,
     /// The one whose cgroups the exporter shows.
     shown: PathBuf,
     /// The one with the controller `cpu`.
@@ -64,25 +66,29 @@ struct Mounts {
 impl Mounts {
     fn find() -> Self {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let find = |kind: &str, option: &str| {
-            mounts.lines().find_map(|line| {
-                let mut fields = line.split(' ').skip(1);
-                let (place, found, options) = (fields.next()?, fields.next()?, fields.next()?);
-                let is_it = found == kind && options.split(',').any(|found| found == option);
-                is_it.then(|| PathBuf::from(place))
-            })
+        let all = mounts.lines().filter_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let (place, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
+            kind.starts_with("cgroup").then(|| (PathBuf::from(place), format!("{kind},{options}")))
+        });
+        let all: Vec<_> = all.collect();
+        let find = |options: &[&str]| {
+            let mount = all.iter().find(|(_, found)| has(found, options));
+            mount.map(|(place, _)| place.clone())
         };
-        match (find("cgroup2", "rw"), find("cgroup", "cpu")) {
-            (Some(unified), Some(cpu)) => {
-                Self { hierarchy: Hierarchy::Hybrid, shown: unified, cpu }
-            }
-            (Some(unified), None) => {
-                Self { hierarchy: Hierarchy::V2, shown: unified.clone(), cpu: unified }
-            }
-            (None, Some(cpu)) => Self { hierarchy: Hierarchy::V1, shown: cpu.clone(), cpu },
+        let (hierarchy, shown, cpu) = match (find(&["cgroup2", "rw"]), find(&["cgroup", "cpu"])) {
+            (Some(unified), Some(cpu)) => (Hierarchy::Hybrid, unified, cpu),
+            (Some(unified), None) => (Hierarchy::V2, unified.clone(), unified),
+            (None, Some(cpu)) => (Hierarchy::V1, cpu.clone(), cpu),
             (None, None) => panic!("no cgroup hierarchy is mounted writable:\n{mounts}"),
-        }
+        };
+        Self { hierarchy, all, shown, cpu }
     }
+}
+
+/// Whether the kind and the options of a mount have each of these.
+fn has(found: &str, options: &[&str]) -> bool {
+    options.iter().all(|option| found.split(',').any(|found| found == *option))
 }
 
 /// A cgroup of a test's own, with all others of the test below.
@@ -95,11 +101,16 @@ pub struct Tree {
 impl Tree {
     /// Creates it at the top of the hierarchy.
     pub fn new() -> Self {
+        Self::named("")
+    }
+
+    /// As [`Tree::new`], with a name that ends with `end`.
+    pub fn named(end: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let tree = Self {
             mounts: Mounts::find(),
-            path: format!("/sched_exporter-test-{}-{count}", process::id()),
+            path: format!("/sched_exporter-test-{}-{count}{end}", process::id()),
         };
         fs::create_dir(below(&tree.mounts.shown, &tree.path)).unwrap();
         tree
@@ -123,9 +134,39 @@ impl Tree {
     /// Creates a cgroup with this path below.
     #[track_caller]
     pub fn create(&self, name: &str) -> Cgroup {
-        let cgroup = Cgroup { mounts: self.mounts.clone(), path: format!("{}/{name}", self.path) };
+        let cgroup = self.at(&format!("{}/{name}", self.path));
         fs::create_dir(cgroup.directory()).unwrap();
         cgroup
+    }
+
+    /// The cgroup with a path, which others create.
+    pub fn at(&self, path: &str) -> Cgroup {
+        Cgroup { mounts: self.mounts.clone(), path: path.to_owned() }
+    }
+
+    /// Creates it in every hierarchy.
+    pub fn spread(&self) {
+        for (mount, options) in &self.mounts.all {
+            let directory = below(mount, &self.path);
+            fs::create_dir_all(&directory).unwrap();
+            if has(options, &["cgroup", "cpuset"]) {
+                // Until they are set, no process can join.
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    fs::write(directory.join(file), fs::read(mount.join(file)).unwrap()).unwrap();
+                }
+            }
+        }
+    }
+
+    /// Makes a command start in it, in every hierarchy.
+    pub fn hold(&self, command: &mut Command) {
+        self.spread();
+        for (mount, _) in &self.mounts.all {
+            let processes = below(mount, &self.path).join("cgroup.procs");
+            let processes = File::options().write(true).open(processes).unwrap();
+            // SAFETY: between fork and exec, a system call and nothing else.
+            unsafe { command.pre_exec(move || (&processes).write_all(b"0")) };
+        }
     }
 }
 
@@ -137,11 +178,8 @@ impl Default for Tree {
 
 impl Drop for Tree {
     fn drop(&mut self) {
-        let Mounts { hierarchy, shown, cpu } = &self.mounts;
-        clear(&below(shown, &self.path));
-        match hierarchy {
-            Hierarchy::Hybrid => clear(&below(cpu, &self.path)),
-            Hierarchy::V1 | Hierarchy::V2 => {}
+        for (mount, _) in &self.mounts.all {
+            clear(&below(mount, &self.path));
         }
     }
 }

@@ -9,27 +9,34 @@
     reason = "tests fail by panicking, and print diagnostics"
 )]
 
+pub mod archive;
 pub mod bpf;
 pub mod cgroups;
 pub mod client;
 pub mod commands;
 pub mod config_map;
 pub mod container;
+pub mod containerd;
 pub mod dashboard;
 pub mod exposition;
 pub mod fdinfo;
+pub mod grpc;
 pub mod kernel;
+pub mod kubelet;
 pub mod machine;
 pub mod maps;
+pub mod namespaces;
 pub mod network;
 pub mod pids;
 pub mod process;
 pub mod properties;
+pub mod protobuf;
 pub mod quantiles;
 pub mod quiet;
 pub mod rendering;
 pub mod rules;
 pub mod sample;
 pub mod summary;
+pub mod system;
 pub mod trace;
 pub mod workload;

@@ -67,7 +67,7 @@ pub fn output(command: &mut Command) -> Output {
     panic!("{command:?} did not end\n{stdout}\n{stderr}");
 }
 
-fn pid_of(child: &Child) -> Pid {
+pub(crate) fn pid_of(child: &Child) -> Pid {
     Pid::from_raw(child.id().cast_signed())
 }
 

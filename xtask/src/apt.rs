@@ -24,15 +24,24 @@ pub(crate) struct Apt {
 }
 
 impl Apt {
-    /// Configures apt and updates its lists.
+    /// Configures apt and updates its lists of packages.
     pub(crate) fn new(suite: &str, arch: &str) -> Result<Self> {
-        let cache = cache()?.join(format!("{suite}-{arch}"));
+        Self::of("deb", suite, arch, &format!("{suite}-{arch}"))
+    }
+
+    /// Configures apt for source packages.
+    pub(crate) fn of_sources(suite: &str, arch: &str) -> Result<Self> {
+        Self::of("deb-src", suite, arch, &format!("{suite}-source"))
+    }
+
+    fn of(kind: &str, suite: &str, arch: &str, directory: &str) -> Result<Self> {
+        let cache = cache()?.join(directory);
         for directory in ["lists/partial", "archives/partial"] {
             let path = cache.join(directory);
             fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
         }
         let sources = cache.join("sources.list");
-        fs::write(&sources, format!("deb {} {suite} main\n", mirror()?))
+        fs::write(&sources, format!("{kind} {} {suite} main\n", mirror()?))
             .with_context(|| sources.display().to_string())?;
         let at = |name: &str| cache.join(name).display().to_string();
         let options = [
@@ -96,11 +105,20 @@ impl Apt {
 
     /// Downloads a package into a directory that is removed when dropped.
     pub(crate) fn download(&self, package: &str) -> Result<(TempDir, PathBuf)> {
+        self.get(&["download", package], "deb")
+    }
+
+    /// Downloads a source package likewise. Returns its description, which names the other files.
+    pub(crate) fn download_source(&self, package: &str) -> Result<(TempDir, PathBuf)> {
+        self.get(&["source", "--download-only", package], "dsc")
+    }
+
+    fn get(&self, what: &[&str], extension: &str) -> Result<(TempDir, PathBuf)> {
         let directory = tempfile::tempdir_in(&self.cache)?;
-        let mut download = self.command("apt-get");
-        run(download.args(["-qq", "download", package]).current_dir(&directory))?;
-        let file = fs::read_dir(&directory)?.next().context("apt downloaded nothing")??.path();
-        Ok((directory, file))
+        run(self.command("apt-get").arg("-qq").args(what).current_dir(&directory))?;
+        let mut files = fs::read_dir(&directory)?.filter_map(|entry| Some(entry.ok()?.path()));
+        let file = files.find(|path| path.extension().is_some_and(|found| found == extension));
+        Ok((directory, file.context("apt downloaded nothing")?))
     }
 }
 

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::{
+    runtimes::USUAL,
     tools::{
         PinnedRust, cyclonedx, debian, kustomize, manifests, operator, path_with_bpf_linker,
-        path_with_cargo_deb, prometheus, python,
+        path_with_cargo_deb, prometheus, python, runtimes,
     },
     vm,
 };
@@ -16,7 +17,7 @@ use crate::{
 type Download = (&'static str, fn() -> Result<()>);
 
 /// Everything that is downloaded when a command first needs it.
-const DOWNLOADS: [Download; 10] = [
+const DOWNLOADS: [Download; 11] = [
     ("bpf-linker", || path_with_bpf_linker(&PinnedRust::find()?).map(drop)),
     ("cargo-deb", || path_with_cargo_deb().map(drop)),
     ("prometheus_client", || python().map(drop)),
@@ -26,6 +27,7 @@ const DOWNLOADS: [Download; 10] = [
     ("kustomize", || kustomize().map(drop)),
     ("Prometheus", || prometheus().map(drop)),
     ("a Debian that boots", || debian().map(drop)),
+    ("container runtimes", || runtimes(USUAL).map(drop)),
     ("the kernels of `cargo xtask vm --quick`", vm::download_quick),
 ];
 

@@ -15,6 +15,7 @@ mod apt;
 mod arch;
 mod bench;
 mod check;
+mod cluster;
 mod crates;
 mod dist;
 mod docs;
@@ -22,9 +23,11 @@ mod downloads;
 mod ebpf;
 mod fuzz;
 mod image;
+mod kubernetes;
 mod needs;
 mod object;
 mod run;
+mod runtimes;
 mod shipped;
 mod soak;
 mod suites;
@@ -47,6 +50,10 @@ enum Command {
     Test(test::Args),
     /// Check format, clippy, pure tests and generated documents; needs neither root nor BPF
     Check,
+    /// Run the tests of names of containers with the runtimes of several Debian releases, as root
+    Runtimes(runtimes::Args),
+    /// Run the DaemonSet on a Kubernetes node of this machine, as root; builds Kubernetes at first
+    Cluster,
     /// Run the tests on Debian's kernels in QEMU
     Vm(vm::Args),
     /// Build a release: static binaries, archives, Debian packages and bills of materials
@@ -94,6 +101,8 @@ fn main() -> ExitCode {
         Command::Run { args } => run::run(&args),
         Command::Test(args) => test::test(&args),
         Command::Check => Ok(check::check()),
+        Command::Runtimes(args) => runtimes::runtimes(&args),
+        Command::Cluster => cluster::cluster(),
         Command::Vm(args) => vm::vm(&args),
         Command::Dist(args) => dist::dist(&args),
         Command::Image(args) => image::image(&args),

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     arch::Arch,
-    crates, dist, image,
+    crates, dist, image, runtimes,
     shipped::build_shipped,
     tools,
     workspace::{command, is_root, probe, root_command, run},
@@ -47,12 +47,13 @@ const AS_ROOT: &[&str] = &[
     "container",
     "pod",
     "booted",
+    "runtimes",
 ];
 /// The modules that attach to the kernel.
 const ON_KERNEL: &[&str] = AS_ROOT.split_at(1).1;
 
 /// Everything that tests need. Needs that others depend on come first.
-pub(crate) const NEEDS: [Need; 22] = [
+pub(crate) const NEEDS: [Need; 23] = [
     Need {
         what: ROOT,
         modules: AS_ROOT,
@@ -104,7 +105,16 @@ pub(crate) const NEEDS: [Need; 22] = [
     },
     Need {
         what: "the exporter",
-        modules: &["kernel", "fuse", "unplug", "python", "prometheus", "promtool", "manifests"],
+        modules: &[
+            "kernel",
+            "fuse",
+            "unplug",
+            "python",
+            "prometheus",
+            "promtool",
+            "manifests",
+            "runtimes",
+        ],
         remedy: "make `cargo xtask dist --binaries` work",
         variable: Some("SCHED_EXPORTER_BIN"),
         find: || build_shipped(Arch::host()?),
@@ -181,21 +191,28 @@ pub(crate) const NEEDS: [Need; 22] = [
     },
     Need {
         what: "podman",
-        modules: &["container", "pod", "booted"],
+        modules: &["container", "pod", "booted", "podman"],
         remedy: "install it (Debian's packages are podman, runc and catatonit)",
         variable: Some("SCHED_EXPORTER_IMAGE"),
         find: image::for_this_machine,
     },
     Need {
+        what: "containerd and Docker",
+        modules: &["containerd", "docker", "units"],
+        remedy: "run them on Debian or a derivative",
+        variable: Some(runtimes::VARIABLE),
+        find: || tools::runtimes(runtimes::USUAL),
+    },
+    Need {
         what: "curl",
-        modules: &["container"],
+        modules: &["container", "docker"],
         remedy: "install it",
         variable: None,
         find: || tools::on_path("curl").context("`curl` is not on PATH"),
     },
     Need {
         what: "a Debian that boots",
-        modules: &["booted"],
+        modules: &["booted", "units"],
         remedy: "install mmdebstrap on Debian or a derivative",
         variable: Some("SCHED_EXPORTER_DEBIAN"),
         find: tools::debian,

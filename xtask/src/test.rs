@@ -35,6 +35,16 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         None => build_tests(arch)?,
         Some(name) => build_suites_with(arch, name)?,
     };
+    run(built, name, &[])
+}
+
+/// Runs the tests of these programs whose path contains a name. `given` has paths by the variables of needs, which are
+/// not looked for.
+pub(crate) fn run(
+    built: Vec<Executable>,
+    name: Option<&str>,
+    given: &[(&'static str, PathBuf)],
+) -> Result<ExitCode> {
     let mut selected = Vec::new();
     for harness in built.into_iter().filter(|built| built.test) {
         let tests = list(&harness, name)?;
@@ -46,7 +56,7 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         bail!("no test's path contains `{name}`");
     }
     let whole = selected.iter().filter(|(harness, _)| runs_exporter(harness));
-    let machine = Machine::find(whole.flat_map(|(_, tests)| tests));
+    let machine = Machine::find(whole.flat_map(|(_, tests)| tests), given);
     let mut tally = Tally::default();
     for (harness, _) in &selected {
         let mut command =
@@ -54,7 +64,7 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         tally.run(&harness.title(), command.args(name))?;
     }
     if name.is_none() {
-        tally.run("examples in the documentation", &mut doctests(arch)?)?;
+        tally.run("examples in the documentation", &mut doctests(Arch::host()?)?)?;
     }
     Ok(report(&tally, &machine.missing))
 }
@@ -107,12 +117,17 @@ struct Missing {
 }
 
 impl Machine {
-    /// Finds what these tests need.
-    fn find<'t>(tests: impl Iterator<Item = &'t String>) -> Self {
+    /// Finds what these tests need, except what is given.
+    fn find<'t>(
+        tests: impl Iterator<Item = &'t String>,
+        given: &[(&'static str, PathBuf)],
+    ) -> Self {
         let tests: Vec<_> = tests.collect();
         let settings = image::containers_conf().map(|path| (image::CONTAINERS_CONF, path));
-        let mut machine = Self { variables: settings.into_iter().collect(), missing: Vec::new() };
-        for need in &NEEDS {
+        let variables = settings.into_iter().chain(given.iter().cloned());
+        let mut machine = Self { variables: variables.collect(), missing: Vec::new() };
+        let is_given = |need: &&Need| given.iter().any(|(name, _)| need.variable == Some(*name));
+        for need in NEEDS.iter().filter(|need| !is_given(need)) {
             let mut modules = need.modules.to_vec();
             modules.retain(|module| !machine.skipped_modules().any(|skipped| skipped == *module));
             let in_module = |test: &&&String| modules.iter().any(|module| is_in(test, module));

@@ -5,7 +5,7 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fs, iter,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -35,6 +35,8 @@ const CYCLONEDX: [&str; 2] = ["cyclonedx-python-lib==11.12.0", "jsonschema==4.26
 const OPERATOR: [&str; 2] = ["@kubernetes-models/prometheus-operator@6.0.0", "typescript@5.9.3"];
 /// The Debian release to take kustomize from.
 const KUSTOMIZE_SUITE: &str = "trixie";
+/// The Debian release to take runc from. Those of newer ones need a newer C library than this one has.
+const RUNC_SUITE: &str = "bookworm";
 /// The Debian release that tests boot.
 const BOOTED_SUITE: &str = "bookworm";
 /// The Debian releases to take the standard library's source from.
@@ -284,13 +286,34 @@ pub(crate) fn kustomize() -> Result<PathBuf> {
     let unpacked = tools().join("kustomize");
     let kustomize = unpacked.join("usr/bin/kustomize");
     if !kustomize.exists() {
-        let arch = probe(command("dpkg").arg("--print-architecture"));
-        let arch = arch.context("this is not Debian, and `kustomize` is not on PATH")?;
         eprintln!("installing kustomize in {}", unpacked.display());
-        let (_directory, package) = Apt::new(KUSTOMIZE_SUITE, &arch)?.download("kustomize")?;
-        run(command("dpkg-deb").arg("--extract").arg(package).arg(&unpacked))?;
+        unpack_debian(KUSTOMIZE_SUITE, "kustomize", &unpacked)
+            .context("`kustomize` is not on PATH")?;
     }
     Ok(kustomize)
+}
+
+/// Returns the directory in which the container runtimes of a Debian release are unpacked.
+pub(crate) fn runtimes(suite: &str) -> Result<PathBuf> {
+    let unpacked = tools().join("runtimes").join(suite);
+    for (suite, package) in [(suite, "containerd"), (suite, "docker.io"), (RUNC_SUITE, "runc")] {
+        let mark = unpacked.join(package);
+        if !mark.exists() {
+            eprintln!("unpacking {package} of Debian {suite} in {}", unpacked.display());
+            fs::create_dir_all(&unpacked).with_context(|| unpacked.display().to_string())?;
+            unpack_debian(suite, package, &unpacked)?;
+            fs::write(&mark, "").with_context(|| mark.display().to_string())?;
+        }
+    }
+    Ok(unpacked)
+}
+
+/// Downloads a package of any Debian release and unpacks it.
+pub(crate) fn unpack_debian(suite: &str, package: &str, directory: &Path) -> Result<()> {
+    let arch = probe(command("dpkg").arg("--print-architecture"));
+    let arch = arch.context("this is neither Debian nor a derivative: `dpkg` is not on PATH")?;
+    let (_directory, package) = Apt::new(suite, &arch)?.download(package)?;
+    run(command("dpkg-deb").arg("--extract").arg(package).arg(directory))
 }
 
 /// Returns the root directory of a Debian with systemd, which is installed outside the tree.

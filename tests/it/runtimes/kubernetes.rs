@@ -1,0 +1,160 @@
+//! Names from the Kubernetes API, where the runtime's socket is not mounted.
+
+use std::{
+    convert::Infallible,
+    fs,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Request, Response, StatusCode, body::Incoming, header::AUTHORIZATION, server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use sched_exporter_tests::{cgroups::Tree, namespaces::Namespaces, process::Exporter};
+use serde_json::{Value, json};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Runtime},
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, pki_types::PrivateKeyDer},
+};
+
+use super::{fakes::Running, find, sets, wait_for};
+
+/// Where every pod finds its service account.
+const ACCOUNT: &str = "/run/secrets/kubernetes.io/serviceaccount";
+
+const NODE: &str = "node-1";
+
+/// The pods that the API has.
+type Pods = Arc<Mutex<Vec<Value>>>;
+
+/// An API server that lists pods to those who may; it ends when dropped.
+struct Api {
+    port: u16,
+    authority: String,
+    pods: Pods,
+    _runtime: Runtime,
+}
+
+impl Api {
+    fn start() -> Self {
+        let pods = Pods::default();
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (tls, authority) = tls();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let served = Arc::clone(&pods);
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (tls, pods) = (tls.clone(), Arc::clone(&served));
+                tokio::spawn(async move {
+                    let Ok(stream) = tls.accept(stream).await else { return };
+                    let service = service_fn(|request| {
+                        let answer = answer(&request, &pods.lock().unwrap());
+                        async { Ok::<_, Infallible>(answer) }
+                    });
+                    let _ =
+                        http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Self { port, authority, pods, _runtime: runtime }
+    }
+}
+
+/// A certificate for the loopback, and its authority.
+fn tls() -> (TlsAcceptor, String) {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let authority = params.self_signed(&key).unwrap();
+    let issuer = Issuer::new(params, key);
+    let key = KeyPair::generate().unwrap();
+    let server = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    let server = server.signed_by(&key, &issuer).unwrap();
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let config = ServerConfig::builder().with_no_client_auth();
+    let config = config.with_single_cert(vec![server.der().clone()], key).unwrap();
+    (TlsAcceptor::from(Arc::new(config)), authority.pem())
+}
+
+/// Lists the pods of the node, and allows nothing else.
+fn answer(request: &Request<Incoming>, pods: &[Value]) -> Response<Full<Bytes>> {
+    let query = request.uri().query().unwrap_or_default();
+    let selector = format!("fieldSelector=spec.nodeName%3D{NODE}");
+    let token = request.headers().get(AUTHORIZATION).map(|it| it.as_bytes());
+    let status = if token != Some(b"Bearer secret") {
+        StatusCode::UNAUTHORIZED
+    } else if request.uri().path() != "/api/v1/pods" || !query.split('&').any(|it| it == selector) {
+        StatusCode::FORBIDDEN
+    } else {
+        StatusCode::OK
+    };
+    let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods});
+    let body = if status == StatusCode::OK { list } else { json!({"kind": "Status"}) };
+    Response::builder().status(status).body(Full::new(body.to_string().into())).unwrap()
+}
+
+/// A pod with one container, as the API has it.
+fn pod(name: &str, uid: &str, annotations: Value, container: &Running) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "shop", "uid": uid, "annotations": annotations},
+        "spec": {"nodeName": NODE, "containers": [{"name": "main", "image": "localhost/image:1"}]},
+        "status": {"containerStatuses": [{
+            "name": "main",
+            "image": "localhost/image:1",
+            "containerID": format!("containerd://{}", container.id),
+        }]},
+    })
+}
+
+/// Starts an exporter as in a pod.
+fn exporter(namespaces: &Namespaces, api: &Api) -> Exporter {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("exporter.yaml");
+    fs::write(&path, "cgroups: {runtimes: [], kubernetes_pods: true}\n").unwrap();
+    fs::create_dir_all(namespaces.path(ACCOUNT)).unwrap();
+    for (file, text) in [("ca.crt", api.authority.as_str()), ("token", "secret\n")] {
+        fs::write(namespaces.path(ACCOUNT).join(file), text).unwrap();
+    }
+    Exporter::start_prepared(directory, path, &[], |command| {
+        namespaces.share_mounts(command);
+        command.env("NODE_NAME", NODE).env("KUBERNETES_SERVICE_HOST", "127.0.0.1");
+        command.env("KUBERNETES_SERVICE_PORT", api.port.to_string());
+    })
+}
+
+#[test]
+fn pods_of_the_node_have_their_names() {
+    let (api, namespaces, tree) = (Api::start(), Namespaces::new(), Tree::new());
+    let web = Running::start(&tree, 1, [b"shop", b"web", b"main"]);
+    let uid = "00000001-0000-4000-8000-000000000000";
+    api.pods.lock().unwrap().push(pod("web", uid, json!({}), &web));
+    let exporter = exporter(&namespaces, &api);
+    find(&exporter, &web.pairs());
+
+    // A static pod has another uid in the API than in paths.
+    let static_uid = "0009af54012f5ba19c526ddb4a89e1a5";
+    let proxy =
+        Running::with_uid(&tree, 2, [b"shop", b"proxy-node-1", b"main"], static_uid.to_owned());
+    let mirror = json!({"kubernetes.io/config.mirror": static_uid});
+    let other_uid = "6d04794c-0000-4000-8000-000000000000";
+    api.pods.lock().unwrap().push(pod("proxy-node-1", other_uid, mirror, &proxy));
+    wait_for(&exporter, &proxy.pairs());
+
+    // The API is not yet aware of a container: until then, it has its ids.
+    let late = Running::start(&tree, 3, [b"shop", b"late", b"main"]);
+    let id = format!("container=\"{}\"", late.id);
+    wait_for(&exporter, &[&id]);
+    let uid = "00000003-0000-4000-8000-000000000000";
+    api.pods.lock().unwrap().push(pod("late", uid, json!({}), &late));
+    let exposition = wait_for(&exporter, &late.pairs());
+    assert_eq!(sets(&exposition, &[&id]), 0);
+}
