@@ -101,17 +101,29 @@ pub struct Tree {
 impl Tree {
     /// Creates it at the top of the hierarchy.
     pub fn new() -> Self {
-        Self::named("")
+        Self::below(Mounts::find(), "")
     }
 
     /// As [`Tree::new`], with a name that ends with `end`.
     pub fn named(end: &str) -> Self {
+        Self::below(Mounts::find(), end)
+    }
+
+    /// Creates it in the hierarchy of version 1 with the controller `cpu`, if that is mounted. The CPU time
+    /// of its cgroups may be unknown.
+    pub fn legacy() -> Option<Self> {
+        let mut mounts = Mounts::find();
+        let has_legacy = mounts.hierarchy != Hierarchy::V2;
+        mounts.hierarchy = Hierarchy::V1;
+        mounts.shown.clone_from(&mounts.cpu);
+        has_legacy.then(|| Self::below(mounts, ""))
+    }
+
+    fn below(mounts: Mounts, end: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let tree = Self {
-            mounts: Mounts::find(),
-            path: format!("/sched_exporter-test-{}-{count}{end}", process::id()),
-        };
+        let path = format!("/sched_exporter-test-{}-{count}{end}", process::id());
+        let tree = Self { mounts, path };
         fs::create_dir(below(&tree.mounts.shown, &tree.path)).unwrap();
         tree
     }
@@ -134,7 +146,7 @@ impl Tree {
     /// Creates a cgroup with this path below.
     #[track_caller]
     pub fn create(&self, name: &str) -> Cgroup {
-        let cgroup = self.at(&format!("{}/{name}", self.path));
+        let cgroup = self.child(name);
         fs::create_dir(cgroup.directory()).unwrap();
         cgroup
     }
@@ -167,6 +179,11 @@ impl Tree {
             // SAFETY: between fork and exec, a system call and nothing else.
             unsafe { command.pre_exec(move || (&processes).write_all(b"0")) };
         }
+    }
+
+    /// The cgroup with this path below, whether it exists or not.
+    pub fn child(&self, name: &str) -> Cgroup {
+        self.at(&format!("{}/{name}", self.path))
     }
 }
 

@@ -26,9 +26,10 @@ pub const CGROUP_MEMORY: u64 = 16 << 20;
 pub fn attach() -> Scheduler {
     let bytes = fs::read(BTF_PATH).unwrap();
     let btf = Btf::parse(&bytes).unwrap();
-    let hierarchy = match hierarchy::select(None).unwrap().hierarchy {
+    let selection = hierarchy::select(None).unwrap();
+    let hierarchy = match selection.hierarchy {
         hierarchy::Hierarchy::Unified => Hierarchy::Unified,
-        hierarchy::Hierarchy::Legacy => Hierarchy::Legacy,
+        hierarchy::Hierarchy::Legacy => Hierarchy::Legacy { id: selection.id },
     };
     let layout = Layout::from_btf(&btf, DisabledFeatures::default(), hierarchy).unwrap();
     assert!(layout.features.iter().all(|feature| feature.off.is_none()), "{:?}", layout.features);

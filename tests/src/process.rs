@@ -101,8 +101,18 @@ impl Exporter {
 
     /// Starts it with a configuration and waits until it listens.
     pub fn start_with(config: &str, args: &[&str]) -> Self {
+        Self::start_with_prepared(config, args, |_| ())
+    }
+
+    /// Starts it with a configuration, after `prepare` has changed how it is started, and waits until it
+    /// listens.
+    pub fn start_with_prepared(
+        config: &str,
+        args: &[&str],
+        prepare: impl FnOnce(&mut Command),
+    ) -> Self {
         let (directory, config) = in_place(config);
-        Self::start_at(directory, config, args)
+        Self::start_prepared(directory, config, args, prepare)
     }
 
     /// Starts it with [`CONFIG`] and additional environment variables.

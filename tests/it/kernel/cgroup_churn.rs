@@ -20,7 +20,7 @@ use super::cgroups::{CPU, SECONDS, SLOTS_USED, check_forward, scrape};
 
 /// All cgroups below `churn` are one set, those of [`load`] another, and the rest of the machine is a
 /// third. So only cgroups that have no name yet are in `other`.
-const SETS: &str = "
+pub(super) const SETS: &str = "
 cgroups:
   labels: {set: \"{{ cgroup.path }}\"}
   relabel_configs:
@@ -70,7 +70,7 @@ fn load(tree: &Tree) -> Vec<Process> {
 
 /// Creates cgroups below `parent`, in each of which a process works briefly, and removes them.
 /// Returns the CPU time of their tasks by the kernel, in nanoseconds.
-fn churn(parent: &Cgroup, count: u64) -> u64 {
+pub(super) fn churn(parent: &Cgroup, count: u64) -> u64 {
     const ALIVE: usize = 4;
     let mut alive = std::collections::VecDeque::new();
     let mut used = 0;

@@ -1,6 +1,7 @@
 //! Tests that need root and the kernel's BTF.
 
 mod accounting;
+mod cgroup_births;
 mod cgroup_churn;
 mod cgroup_sets;
 mod cgroup_slots;

@@ -36,7 +36,7 @@ fn names(path: &[u8]) -> CgroupNames {
 }
 
 /// The segments of a path.
-fn segments(names: &CgroupNames) -> impl Iterator<Item = &str> {
+fn segments(names: &CgroupNames) -> impl Iterator<Item = &str> + Clone {
     names.path.split('/').filter(|segment| !segment.is_empty())
 }
 
