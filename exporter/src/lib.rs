@@ -19,11 +19,12 @@
 //! | [`cgroup`] | reads which cgroups exist, their names and their quotas from the cgroup filesystem | | `expr` |
 //! | [`os`] | wraps the operating system in thin layers that know nothing about the exporter | | |
 //! | [`kernel`] | loads, attaches and reads the kernel program | | `cpu`, `accounting` |
+//! | [`runtimes`] | asks container runtimes and the Kubernetes API who the containers are | | `expr`, `os` |
 //! | [`config`] | parses the strict YAML | | `expr`, `cpu`, `os` in `config/file.rs` |
 //! | [`sources`] | reads the values that templates name | | `expr`, `os` |
 //! | [`labels`] | computes the labels of each series | yes | `expr`, `config`, `cpu`, `accounting`, `exposition` |
 //! | [`generation`] | prepares the configuration for scrapes on this machine | yes | `labels`, `config`, `expr`, `cpu`, `accounting`, `exposition` |
-//! | [`tracker`] | follows cgroups as they come and go | | `generation`, `labels`, `expr`, `accounting`, `exposition`, `kernel`, `cgroup`, `os` |
+//! | [`tracker`] | follows cgroups as they come and go | | `generation`, `labels`, `expr`, `accounting`, `exposition`, `kernel`, `cgroup`, `runtimes`, `os` |
 //! | [`metrics`] | decides which metrics are shown, and renders them | | `generation`, `labels`, `accounting`, `exposition`, `kernel`, `os` and `tracker` in `metrics/scrape.rs` |
 //! | [`reload`] | replaces the current generation | | `metrics`, `tracker`, `generation`, `labels`, `config`, `sources`, `kernel`, `cpu`, `expr`, `os` |
 //! | [`web`] | serves HTTP | | `metrics`, `reload`, `exposition`, `os` |
@@ -42,6 +43,7 @@ pub mod labels;
 pub mod metrics;
 pub mod os;
 pub mod reload;
+pub mod runtimes;
 pub mod sources;
 pub mod tracker;
 pub mod web;

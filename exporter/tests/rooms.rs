@@ -14,7 +14,7 @@ use quote::ToTokens as _;
 use syn::{Attribute, File, Item, UseTree};
 
 /// Crates that a room may name besides std, `thiserror`, `tracing` and `serde`.
-const CRATES: [(&str, &[&str]); 16] = [
+const CRATES: [(&str, &[&str]); 17] = [
     ("exposition", &["itoa"]),
     ("accounting", &["sched_exporter_ebpf"]),
     ("expr", &["md5", "minijinja", "regex", "regex_automata", "strsim"]),
@@ -39,6 +39,7 @@ const CRATES: [(&str, &[&str]); 16] = [
         ],
     ),
     ("kernel", &["aya", "aya_log", "caps", "libc", "log", "nix", "sched_exporter_ebpf", "tokio"]),
+    ("runtimes", &["bytes", "http_body_util", "hyper", "hyper_util", "serde_json", "tokio"]),
     ("config", &["humantime", "serde_yaml", "sha2", "strsim"]),
     (
         "sources",

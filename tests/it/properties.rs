@@ -22,6 +22,12 @@ const PATHS: &str = concat!(
     include_str!("../fuzz/corpus/path/kubernetes"),
     include_str!("../fuzz/corpus/path/systemd"),
 );
+/// Answers of container runtimes and of the Kubernetes API.
+const ANSWERS: [&[u8]; 3] = [
+    include_bytes!("../fuzz/corpus/runtimes/cri"),
+    include_bytes!("../fuzz/corpus/runtimes/docker"),
+    include_bytes!("../fuzz/corpus/runtimes/kubernetes"),
+];
 /// Size of a BTF header in bytes.
 const HEADER_LEN: usize = 24;
 
@@ -299,6 +305,24 @@ proptest! {
     #[test]
     fn relabel_of_any_choices(bytes in bytes(512)) {
         properties::relabel(&bytes);
+    }
+
+    #[test]
+    fn runtimes_of_any_bytes(bytes in bytes(256)) {
+        properties::runtimes(&bytes);
+    }
+
+    #[test]
+    fn runtimes_with_damage(
+        answer in select(&ANSWERS[..]),
+        damage in vec((any::<Index>(), any::<u8>()), 0..4),
+    ) {
+        let mut bytes = answer.to_vec();
+        for (index, byte) in damage {
+            let len = bytes.len();
+            bytes[index.index(len)] = byte;
+        }
+        properties::runtimes(&bytes);
     }
 
     #[test]

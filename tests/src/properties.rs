@@ -7,6 +7,7 @@ mod config;
 mod exposition;
 mod path;
 mod relabel;
+mod runtimes;
 
 pub use accept::accept;
 pub use btf::btf;
@@ -14,3 +15,4 @@ pub use config::config;
 pub use exposition::exposition;
 pub use path::path;
 pub use relabel::relabel;
+pub use runtimes::runtimes;

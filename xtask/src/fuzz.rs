@@ -37,6 +37,7 @@ enum Target {
     Exposition,
     Path,
     Relabel,
+    Runtimes,
 }
 
 impl Target {
@@ -48,6 +49,7 @@ impl Target {
             Self::Exposition => "exposition",
             Self::Path => "path",
             Self::Relabel => "relabel",
+            Self::Runtimes => "runtimes",
         }
     }
 }

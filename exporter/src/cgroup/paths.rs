@@ -8,7 +8,6 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     ffi::{CString, OsStr},
-    fmt::Write as _,
     os::{fd::AsFd, unix::ffi::OsStrExt as _},
     path::{Path, PathBuf},
 };
@@ -19,6 +18,8 @@ use nix::{
     fcntl::{AtFlags, OFlag},
     sys::stat::{FileStat, Mode, fstat, fstatat},
 };
+
+use crate::expr::print;
 
 /// The error when a directory cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -127,35 +128,9 @@ pub fn removed<'a>(
     Ok(known.into_iter().filter(is_removed).map(|(id, _)| id).collect())
 }
 
-/// A path as the value of a label. Bytes that are not UTF-8, and control characters, become `\xNN`, as
-/// systemd writes them in the names of units. An equal text is ambiguous only if a name contains such an
-/// escape literally.
+/// A path as the value of a label, with escapes for control characters.
 pub fn label(path: &Path) -> Cow<'_, str> {
-    let bytes = path.as_os_str().as_bytes();
-    match std::str::from_utf8(bytes) {
-        Ok(text) if !text.chars().any(char::is_control) => Cow::Borrowed(text),
-        _ => Cow::Owned(escaped(bytes)),
-    }
-}
-
-fn escaped(bytes: &[u8]) -> String {
-    let mut label = String::new();
-    let escape = |label: &mut String, bytes: &[u8]| {
-        for byte in bytes {
-            let _ = write!(label, "\\x{byte:02x}");
-        }
-    };
-    for chunk in bytes.utf8_chunks() {
-        for char in chunk.valid().chars() {
-            if char.is_control() {
-                escape(&mut label, char.encode_utf8(&mut [0; 4]).as_bytes());
-            } else {
-                label.push(char);
-            }
-        }
-        escape(&mut label, chunk.invalid());
-    }
-    label
+    print::visible(path.as_os_str().as_bytes())
 }
 
 /// How directories are opened.

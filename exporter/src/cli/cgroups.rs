@@ -14,7 +14,8 @@ use crate::{
     },
     labels::Violation,
     metrics::{scrape::CgroupSource, telemetry::Telemetry},
-    tracker::{Tracked, Tracker},
+    runtimes::{Origins, SourceState},
+    tracker::{Outside, Tracked, Tracker},
 };
 
 /// What follows cgroups.
@@ -34,12 +35,22 @@ impl Cgroups {
         selection: Selection,
         events: CgroupEvents,
         births: Option<CgroupBirths>,
+        origins: Origins,
     ) -> anyhow::Result<Self> {
         let tracked = Tracked::new(scheduler.attached_at(), current.load().labels.cgroups.as_ref());
         let hierarchy = selection.hierarchy.version();
         let nameless = selection.limitation(births.is_some()).unwrap_or_default();
-        let telemetry = telemetry.clone();
+        let (telemetry, of_sources) = (telemetry.clone(), telemetry.clone());
         let report = move |violations: &[Violation]| telemetry.labels_rejected(violations);
+        let report_sources = move |states: &[SourceState]| {
+            let states = states.iter().map(|it| (it.name.as_str(), it.error.is_none()));
+            of_sources.container_sources(states);
+        };
+        let outside = Outside {
+            origins,
+            report_violations: Box::new(report),
+            report_sources: Box::new(report_sources),
+        };
         let follower = Tracker::new(
             Arc::clone(scheduler),
             current,
@@ -47,7 +58,7 @@ impl Cgroups {
             selection,
             events,
             births,
-            report,
+            outside,
         );
         let follower = follower.context("cannot wait for events of cgroups")?;
         Ok(Self { tracked, tracker: follower, hierarchy, nameless })

@@ -11,11 +11,11 @@ use crate::{
     expr::{
         cgroup::{CgroupNames, NamesFrom},
         print,
-        values::Reading,
     },
     generation::Inputs,
     labels::{self, CgroupsByLabels, Labels, Set},
     metrics::catalog::SERIES,
+    runtimes::SourceState,
 };
 
 /// Output format of the report.
@@ -43,6 +43,8 @@ pub struct FoundCgroups {
     pub cgroups: Vec<FoundCgroup>,
     /// Why some or all cannot be read.
     pub error: Option<String>,
+    /// Those who were asked for the names of containers.
+    pub sources: Vec<SourceState>,
 }
 
 /// Formats the report of a valid file. `found` is `None` if cgroups are not accounted for.
@@ -59,13 +61,14 @@ pub fn report(
     let buckets = inputs.config.runqueue_latency().bucket_indices().len();
     let (groups, latency) = (sets.groups.as_slice().len(), sets.latency.as_slice().len());
     let series = groups * SERIES.totals + latency * SERIES.latency(buckets);
+    let containers = found.map_or(&[][..], |found| &found.sources);
     let cgroups = sets.cgroups.as_ref().zip(found).map(|(labeller, found)| Cgroups {
         found,
         groups: labeller.group(found.cgroups.iter().map(|cgroup| &cgroup.names)),
         max_sets: labeller.max_sets(),
         series: SERIES.cgroups(labeller.max_sets()),
     });
-    let report = Report { path, inputs, host, cpus, sets: groups, series, cgroups };
+    let report = Report { path, inputs, host, cpus, sets: groups, series, containers, cgroups };
     match format {
         CheckFormat::Table => report.table(),
         CheckFormat::Json => format!("{:#}\n", report.json()),
@@ -81,6 +84,8 @@ struct Report<'a> {
     sets: usize,
     /// Series of CPUs.
     series: usize,
+    /// Those who were asked for the names of containers.
+    containers: &'a [SourceState],
     /// `None` if the rules drop the host, or cgroups are not accounted for.
     cgroups: Option<Cgroups<'a>>,
 }
@@ -120,6 +125,15 @@ fn blocks(cpus: &[(u32, Labels)]) -> Vec<(Vec<u32>, Labels)> {
 }
 
 impl Report<'_> {
+    /// The names of the sources of templates and of containers, each with its error.
+    fn sources(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        let readings = self.inputs.values.readings();
+        let of_templates =
+            readings.map(|(source, reading)| (source.name(), reading.error.as_deref()));
+        let states = self.containers.iter();
+        of_templates.chain(states.map(|it| (it.name.as_str(), it.error.as_deref())))
+    }
+
     fn table(&self) -> String {
         let warnings = self.inputs.config.warnings();
         let count = match warnings.count() {
@@ -138,9 +152,8 @@ impl Report<'_> {
         }
         write_rows(&mut text, &rows);
         let mut rows = vec![["SOURCE", "STATE"].map(str::to_owned)];
-        for (source, Reading { error, .. }) in self.inputs.values.readings() {
-            let state = error.as_deref().unwrap_or("ok");
-            rows.push([source.name().into(), print::escape(state)]);
+        for (source, error) in self.sources() {
+            rows.push([source.into(), print::escape(error.unwrap_or("ok"))]);
         }
         if rows.len() > 1 {
             write_rows(&mut text, &rows);
@@ -201,9 +214,9 @@ impl Report<'_> {
             };
             Value::Object(labels.set.iter().map(label).collect())
         };
-        let sources = self.inputs.values.readings().map(|(source, reading)| {
-            json!({ "source": source.name(), "up": reading.error.is_none(), "error": reading.error })
-        });
+        let sources = self.sources().map(
+            |(source, error)| json!({ "source": source, "up": error.is_none(), "error": error }),
+        );
         let warnings = self.inputs.config.warnings().shown.iter().map(|warning| {
             let Diagnostic { line, column, key, message } = warning;
             json!({ "line": line, "column": column, "key": key, "message": message })
@@ -322,7 +335,7 @@ mod tests {
     use crate::{
         config::Config,
         cpu::topology::Topology,
-        expr::values::{Source, Values},
+        expr::values::{Reading, Source, Values},
     };
 
     fn inputs(config: &str) -> Inputs {
@@ -367,7 +380,9 @@ mod tests {
             found(service, NamesFrom::Path),
             found(in_pod("/kubepods/pod1/c1/init"), runtime),
         ];
-        FoundCgroups { cgroups, error: None }
+        let name = "unix:///run/docker.sock".to_owned();
+        let sources = vec![SourceState { name, error: Some("no\tsocket".into()) }];
+        FoundCgroups { cgroups, error: None, sources }
     }
 
     fn report(config: &str, found: Option<&FoundCgroups>, format: CheckFormat) -> String {
@@ -406,9 +421,10 @@ cpu 2    cpu    2       the CPU
          short  web     relabel_configs[0]
          zone   a\nb    labels.zone: node.labels
 
-SOURCE       STATE
-hostname     ok
-node.labels  environment variable NODE_NAME is not set
+SOURCE                   STATE
+hostname                 ok
+node.labels              environment variable NODE_NAME is not set
+unix:///run/docker.sock  no\tsocket
 
 LABELS                                              FROM                                    CGROUP
 {container="cart", namespace="shop", pod="cart-0"}  unix:///run/containerd/containerd.sock  /kubepods/pod1/c1
@@ -442,6 +458,7 @@ other is {container="other", image="other", name="other", namespace="other", pod
             "sources": [
                 { "source": "hostname", "up": true, "error": null },
                 { "source": "node.labels", "up": false, "error": "environment variable NODE_NAME is not set" },
+                { "source": "unix:///run/docker.sock", "up": false, "error": "no\tsocket" },
             ],
             "sets": 1,
             "series": 46,

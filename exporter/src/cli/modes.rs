@@ -116,6 +116,8 @@ pub async fn check(args: &Args, format: CheckFormat, log: &LogWriter) -> anyhow:
     start_log(log)?;
     let mut reloader = setup.reloader()?;
     reloader.wait_for_sources().await?;
+    let config = Arc::clone(&reloader.inputs().config);
+    let cgroups = start::ask_for_containers(args, config, cgroups).await?;
     print(&check::report(&args.config_file, reloader.inputs(), cgroups.as_ref(), format))
 }
 
@@ -151,7 +153,8 @@ fn run(
     reload::warnings(setup.file.path(), &setup.config);
     let reloader = setup.reloader()?;
     let cgroups = selection.zip(events).map(|(selection, events)| {
-        Cgroups::new(&scheduler, reloader.current(), &telemetry, selection, events, births)
+        let (current, origins) = (reloader.current(), start::container_origins());
+        Cgroups::new(&scheduler, current, &telemetry, selection, events, births, origins)
     });
     let cgroups = cgroups.transpose()?;
     let exporter = Exporter::new(

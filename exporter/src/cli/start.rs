@@ -6,6 +6,7 @@ use std::{
     env, fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, anyhow};
@@ -38,6 +39,7 @@ use crate::{
         patience::{self, Step},
     },
     reload::{self, Reloader},
+    runtimes::{Origins, Runtimes, Settings},
     sources::SourceOrigins,
 };
 
@@ -128,6 +130,13 @@ fn unreadable_by_reloads(path: &Path) -> String {
     )
 }
 
+/// Where container runtimes and the Kubernetes API are.
+pub(super) fn container_origins() -> Origins {
+    let SourceOrigins { root, environment, service_account, .. } =
+        SourceOrigins::new(env::vars_os());
+    Origins { root, environment: environment.into(), service_account }
+}
+
 /// Finds the cgroups of this machine, for a report; `None` if they are not accounted for.
 pub(super) fn cgroups(args: &Args, step: &Step) -> Option<FoundCgroups> {
     if args.no_cgroups {
@@ -151,7 +160,39 @@ fn find_cgroups(args: &Args) -> anyhow::Result<FoundCgroups> {
     cgroups.sort_by(|a, b| a.names.path.cmp(&b.names.path));
     let unread = || found.error.as_ref().map(|error| log::chain(error));
     let error = mount.limitation().or_else(unread);
-    Ok(FoundCgroups { cgroups, error })
+    Ok(FoundCgroups { cgroups, error, sources: Vec::new() })
+}
+
+/// Adds what container runtimes and the Kubernetes API know to the names of cgroups.
+pub(super) async fn ask_for_containers(
+    args: &Args,
+    config: Arc<Config>,
+    found: Option<FoundCgroups>,
+) -> anyhow::Result<Option<FoundCgroups>> {
+    let Some(mut found) = found else { return Ok(None) };
+    on_thread(args, move |_, step| {
+        step.doing("asking for the names of containers");
+        let cgroups = config.cgroups();
+        let mut runtimes = Runtimes::new(
+            Settings {
+                sockets: cgroups.runtimes.clone(),
+                kubernetes_pods: cgroups.kubernetes_pods,
+                uses: Arc::new(cgroups.uses()),
+            },
+            container_origins(),
+        );
+        runtimes.ask(true);
+        let inventory = runtimes.inventory();
+        for FoundCgroup { names, from } in &mut found.cgroups {
+            if let Some(known) = inventory.find(names) {
+                known.add_to(names);
+                from.clone_from(known.from());
+            }
+        }
+        found.sources = runtimes.states();
+        Ok(Some(found))
+    })
+    .await
 }
 
 /// The attached kernel program.

@@ -245,10 +245,14 @@ impl CgroupUses {
     /// Whether anything is used that paths lack, so that a container runtime or the Kubernetes API must be
     /// asked.
     pub fn needs_runtime(&self) -> bool {
-        let is_of_pod = |key: &CgroupKey| matches!(key, CgroupKey::OfPod(..));
         CgroupName::ALL.into_iter().any(|name| name.is_from_runtime() && self.name(name))
-            || self.keys.iter().any(is_of_pod)
-            || self.pods_in_rules()
+            || self.needs_pods()
+    }
+
+    /// Whether labels or annotations of pods are used.
+    pub fn needs_pods(&self) -> bool {
+        let is_of_pod = |key: &CgroupKey| matches!(key, CgroupKey::OfPod(..));
+        self.keys.iter().any(is_of_pod) || self.pods_in_rules()
     }
 
     /// The names that rules read.

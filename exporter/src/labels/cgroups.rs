@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     iter,
+    path::PathBuf,
     time::Duration,
 };
 
@@ -128,6 +129,16 @@ impl CgroupLabeller {
     /// What templates and rules use of cgroups.
     pub const fn uses(&self) -> &CgroupUses {
         &self.uses
+    }
+
+    /// The sockets of the container runtimes to ask for names; `None` for those at the usual paths.
+    pub fn runtimes(&self) -> Option<&[PathBuf]> {
+        self.config.runtimes.as_deref()
+    }
+
+    /// Whether to ask the Kubernetes API for names.
+    pub const fn asks_kubernetes(&self) -> bool {
+        self.config.kubernetes_pods
     }
 
     /// Maximum number of sets that are shown, besides `other`.

@@ -514,7 +514,9 @@ catalog! {
     LABEL_SOURCE_UP: Family {
         name: "sched_exporter_label_source_up",
         kind: Kind::Gauge,
-        help: "Whether the last read of each source of label values that a template names succeeded.",
+        help: "Whether the last read of each source of label values that a template names succeeded; likewise of \
+               each container runtime (by the URL of its socket) and of the Kubernetes API (kubernetes-pods) \
+               that is asked for the names of containers.",
         labels: &["source"],
         feature: None,
         source: Source::Registry,

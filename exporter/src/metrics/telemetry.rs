@@ -1,13 +1,16 @@
 //! The daemon's own metrics that change while it runs, kept by the `prometheus` crate: connections,
 //! requests, scrapes and reloads.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
     core::{Atomic, Collector, GenericGauge},
-    proto::{MetricFamily, MetricType},
+    proto::{Metric, MetricFamily, MetricType},
 };
 
 use crate::{
@@ -149,9 +152,26 @@ impl Telemetry {
         }
     }
 
-    /// Updates which sources are up, by name, and forgets the others.
-    pub fn label_sources(&self, sources: impl IntoIterator<Item = (&'static str, bool)>) {
-        self.label_source_up.reset();
+    /// Updates which sources of templates are up, by name, and forgets the others.
+    pub fn label_sources<'s>(&self, sources: impl IntoIterator<Item = (&'s str, bool)>) {
+        self.update_sources(sources.into_iter().collect(), |name| !is_of_containers(name));
+    }
+
+    /// Updates which sources of the names of containers are up, and forgets the others.
+    pub fn container_sources<'s>(&self, sources: impl IntoIterator<Item = (&'s str, bool)>) {
+        self.update_sources(sources.into_iter().collect(), is_of_containers);
+    }
+
+    /// Updates the sources of one kind.
+    fn update_sources(&self, sources: BTreeMap<&str, bool>, is_of_kind: impl Fn(&str) -> bool) {
+        for family in self.label_source_up.collect() {
+            for pair in family.get_metric().iter().flat_map(Metric::get_label) {
+                if is_of_kind(pair.value()) && !sources.contains_key(pair.value()) {
+                    // Fails only if it is gone already.
+                    let _ = self.label_source_up.remove_label_values(&[pair.value()]);
+                }
+            }
+        }
         for (source, is_up) in sources {
             self.label_source_up.with_label_values(&[source]).set(i64::from(is_up));
         }
@@ -188,6 +208,11 @@ impl Telemetry {
         });
         families
     }
+}
+
+/// Whether a source is asked about containers, by its name: the URL of a socket, or `kubernetes-pods`.
+fn is_of_containers(source: &str) -> bool {
+    source.starts_with("unix://") || source == "kubernetes-pods"
 }
 
 fn register<C: Collector + Clone + 'static>(

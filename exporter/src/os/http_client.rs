@@ -1,15 +1,21 @@
 //! An HTTP client: one request per connection, and a response of bounded size. No proxies, redirects or
 //! cookies. Timeouts are up to the caller.
 
-use std::{fmt, io, net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    fmt, io,
+    net::{SocketAddr, ToSocketAddrs as _},
+    path::Path,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{
     Request, Response,
-    body::Body,
-    client::conn::http1,
+    body::{Body, Incoming},
+    client::conn::http1::{self, SendRequest},
     header::{HOST, HeaderValue},
+    http::response::Parts,
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -49,6 +55,14 @@ pub(crate) enum HttpError {
     TooLarge { server: String },
 }
 
+/// The error when the addresses of a host are not known.
+#[derive(Debug, thiserror::Error)]
+#[error("looking up {host}")]
+pub(crate) struct LookupError {
+    host: String,
+    source: io::Error,
+}
+
 /// The error when certificate authorities cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TrustError {
@@ -83,73 +97,135 @@ impl Server<'_> {
     /// Sends a request without a body, over TLS if `tls` is given.
     pub(crate) async fn send(
         self,
-        mut request: Request<Empty<Bytes>>,
+        request: Request<Empty<Bytes>>,
         tls: Option<Arc<ClientConfig>>,
     ) -> Result<Response<Bytes>, HttpError> {
+        self.open(request, tls).await?.finish().await
+    }
+
+    /// Sends a request like [`Server::send`], and returns once the head of the response is there.
+    pub(crate) async fn open(
+        self,
+        mut request: Request<Empty<Bytes>>,
+        tls: Option<Arc<ClientConfig>>,
+    ) -> Result<Exchange, HttpError> {
         let server = || self.to_string();
         if let Ok(host) = server().parse() {
             request.headers_mut().insert(HOST, host);
         }
         let stream = TcpStream::connect(self.addresses).await;
         let stream = stream.map_err(|source| HttpError::Connect { server: server(), source })?;
-        let Some(tls) = tls else { return exchange(server(), stream, request).await };
+        let Some(tls) = tls else { return Exchange::begin(server(), stream, request).await };
         let name = ServerName::try_from(self.host.to_owned())
             .map_err(|source| HttpError::ServerName { server: server(), source })?;
         let stream = TlsConnector::from(tls).connect(name, stream).await;
         let stream = stream.map_err(|source| HttpError::Tls { server: server(), source })?;
-        exchange(server(), stream, request).await
+        Exchange::begin(server(), stream, request).await
     }
 }
 
 /// Sends a request without a body over a Unix socket.
 pub(crate) async fn send_to_socket(
     path: &Path,
-    mut request: Request<Empty<Bytes>>,
+    request: Request<Empty<Bytes>>,
 ) -> Result<Response<Bytes>, HttpError> {
+    open_socket(path, request).await?.finish().await
+}
+
+/// Sends a request like [`send_to_socket`], and returns once the head of the response is there.
+pub(crate) async fn open_socket(
+    path: &Path,
+    mut request: Request<Empty<Bytes>>,
+) -> Result<Exchange, HttpError> {
     let server = format!("unix:{}", path.display());
     request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
     match UnixStream::connect(path).await {
-        Ok(stream) => exchange(server, stream, request).await,
+        Ok(stream) => Exchange::begin(server, stream, request).await,
         Err(source) => Err(HttpError::Connect { server, source }),
     }
 }
 
-async fn exchange(
+/// A response whose body may not be there yet. Dropping it ends the connection.
+#[derive(Debug)]
+pub(crate) struct Exchange {
     server: String,
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    request: Request<Empty<Bytes>>,
-) -> Result<Response<Bytes>, HttpError> {
-    let protocol = |source| HttpError::Protocol { server: server.clone(), source };
-    let mut client = http1::Builder::new();
-    client.max_buf_size(MAX_HEAD_BYTES);
-    let (mut sender, connection) =
-        client.handshake(TokioIo::new(stream)).await.map_err(protocol)?;
-    // Ends the connection with this exchange, even if the caller drops it halfway.
-    let mut driver = JoinSet::new();
-    driver.spawn(connection);
-    let (head, body) = sender.send_request(request).await.map_err(protocol)?.into_parts();
-    let body = match collect(body).await {
-        Ok(body) => body.ok_or(HttpError::TooLarge { server })?,
-        Err(source) => return Err(HttpError::Body { server, source }),
-    };
-    Ok(Response::from_parts(head, body))
+    head: Parts,
+    body: Incoming,
+    _sender: SendRequest<Empty<Bytes>>,
+    _driver: JoinSet<hyper::Result<()>>,
+}
+
+impl Exchange {
+    async fn begin(
+        server: String,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        request: Request<Empty<Bytes>>,
+    ) -> Result<Self, HttpError> {
+        let protocol = |source| HttpError::Protocol { server: server.clone(), source };
+        let mut client = http1::Builder::new();
+        client.max_buf_size(MAX_HEAD_BYTES);
+        let (mut sender, connection) =
+            client.handshake(TokioIo::new(stream)).await.map_err(protocol)?;
+        let mut driver = JoinSet::new();
+        driver.spawn(connection);
+        let (head, body) = sender.send_request(request).await.map_err(protocol)?.into_parts();
+        Ok(Self { server, head, body, _sender: sender, _driver: driver })
+    }
+
+    /// The head of the response.
+    pub(crate) const fn head(&self) -> &Parts {
+        &self.head
+    }
+
+    /// Waits for the next piece of the body; `None` at its end. Trailers, which hyper limits, are dropped.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, HttpError> {
+        chunk(&mut self.body)
+            .await
+            .map_err(|source| HttpError::Body { server: self.server.clone(), source })
+    }
+
+    /// Receives the whole body, of at most [`MAX_BODY_BYTES`].
+    pub(crate) async fn finish(self) -> Result<Response<Bytes>, HttpError> {
+        match collect(self.body).await {
+            Ok(Some(body)) => Ok(Response::from_parts(self.head, body)),
+            Ok(None) => Err(HttpError::TooLarge { server: self.server }),
+            Err(source) => Err(HttpError::Body { server: self.server, source }),
+        }
+    }
+}
+
+async fn chunk<B>(body: &mut B) -> Result<Option<Bytes>, B::Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    while let Some(frame) = body.frame().await {
+        if let Ok(chunk) = frame?.into_data() {
+            return Ok(Some(chunk));
+        }
+    }
+    Ok(None)
 }
 
 /// Reads a whole body; `None` if it is larger than [`MAX_BODY_BYTES`]. Copies each chunk: to keep one of a
-/// single byte costs more than a hundred. Trailers, which hyper limits, are dropped.
+/// single byte costs more than a hundred.
 async fn collect<B>(mut body: B) -> Result<Option<Bytes>, B::Error>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     let mut bytes = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(chunk) = frame?.into_data() else { continue };
+    while let Some(chunk) = chunk(&mut body).await? {
         if chunk.len() > MAX_BODY_BYTES - bytes.len() {
             return Ok(None);
         }
         bytes.extend_from_slice(&chunk);
     }
     Ok(Some(bytes.into()))
+}
+
+/// Returns the addresses of a host: itself, or those of its name. A name blocks as long as its resolver does.
+pub(crate) fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, LookupError> {
+    let lookup = |source| LookupError { host: host.to_owned(), source };
+    Ok((host, port).to_socket_addrs().map_err(lookup)?.collect())
 }
 
 /// Builds a TLS configuration that trusts only these certificate authorities, in PEM.

@@ -1,14 +1,15 @@
 //! The errors of sources.
 
-use std::{io, num::ParseIntError, path::PathBuf, str::Utf8Error, time::Duration};
+use std::{io, path::PathBuf, str::Utf8Error, time::Duration};
 
-use hyper::{StatusCode, header::InvalidHeaderValue};
+use hyper::StatusCode;
 use nix::errno::Errno;
 use tokio::sync::oneshot::error::RecvError;
 
 use crate::os::{
     files::FileError,
-    http_client::{HttpError, TrustError},
+    http_client::{HttpError, LookupError},
+    kubernetes::ApiError,
     log,
 };
 
@@ -42,16 +43,10 @@ pub(super) enum SourceError {
     Thread(#[source] io::Error),
     #[error("the thread that read it panicked")]
     Panicked(#[from] RecvError),
-    #[error("looking up {host}")]
-    Lookup { host: String, source: io::Error },
-    #[error("NODE_NAME `{0}` is not a valid node name")]
-    NodeName(String),
-    #[error("KUBERNETES_SERVICE_PORT `{port}` is not a port")]
-    Port { port: String, source: ParseIntError },
-    #[error("cannot trust `{}`", path.display())]
-    Trust { path: PathBuf, source: TrustError },
-    #[error("the service account's token cannot be sent in a header")]
-    Token(#[source] InvalidHeaderValue),
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    #[error(transparent)]
+    Api(#[from] ApiError),
     #[error("cannot build a request for {server}")]
     Request { server: String, source: hyper::http::Error },
     #[error(transparent)]

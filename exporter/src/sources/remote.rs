@@ -2,8 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    hash::{BuildHasher as _, Hasher as _, RandomState},
-    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -19,7 +18,10 @@ use super::{
 };
 use crate::{
     expr::values::{Reading, Source},
-    os::http_client::Server,
+    os::{
+        http_client::{self, Server},
+        jitter::{jittered, random},
+    },
 };
 
 /// When to poll remote sources.
@@ -68,13 +70,6 @@ impl Service {
             Self::Kubernetes => schedule.node,
         }
     }
-}
-
-/// Returns the addresses of a host: itself, or those of its name. A name blocks as long as its resolver
-/// does.
-pub(super) fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, SourceError> {
-    let lookup = |source| SourceError::Lookup { host: host.to_owned(), source };
-    Ok((host, port).to_socket_addrs().map_err(lookup)?.collect())
 }
 
 /// A server and its addresses.
@@ -139,7 +134,7 @@ impl Poll {
             vec![(address, port).into()]
         } else {
             let name = host.clone();
-            self.threads.run(self.source, move || addresses(&name, port)).await??
+            self.threads.run(self.source, move || http_client::addresses(&name, port)).await??
         };
         Ok(Located { host, port, addresses })
     }
@@ -161,15 +156,4 @@ impl Poll {
             (self.on_change)();
         }
     }
-}
-
-/// Varies a pause by up to 10 %, so that hosts that started together do not poll together.
-pub(super) fn jittered(pause: Duration, random: u32) -> Duration {
-    pause.mul_f64(0.9 + 0.2 * f64::from(random) / f64::from(u32::MAX))
-}
-
-/// Returns a random number from the standard library's hash seeds: good enough to spread requests.
-pub(super) fn random() -> u32 {
-    let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
-    u32::from_ne_bytes([a, b, c, d])
 }

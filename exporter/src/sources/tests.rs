@@ -1,7 +1,5 @@
 use std::{
-    convert::Infallible,
     fs,
-    future::pending,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -10,35 +8,20 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{
-    Request, Response, body::Incoming, header::HeaderMap, server::conn::http1, service::service_fn,
-};
-use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use hyper::header::HeaderMap;
 use tempfile::TempDir;
 use tokio::{
     net::TcpListener,
     time::{sleep, timeout},
 };
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        ServerConfig,
-        crypto::ring,
-        pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
-    },
-};
 
-use super::{
-    answer::Answer,
-    remote::{jittered, random},
-    *,
-};
+use super::{answer::Answer, *};
 use crate::{
     expr::values::{Keys as SourceKeys, Place},
-    os::http_client::Server,
+    os::{
+        fake::{Authority, HttpAnswer, answer, serve},
+        http_client::Server,
+    },
 };
 
 /// Maximum time to wait for anything in these tests.
@@ -52,48 +35,6 @@ const FAST: Schedule = Schedule {
     first_retry: Duration::from_millis(5),
     max_retry: Duration::from_millis(20),
 };
-
-type HttpAnswer = Response<Full<Bytes>>;
-
-fn answer(status: u16, body: impl Into<Bytes>) -> HttpAnswer {
-    Response::builder().status(status).body(Full::new(body.into())).unwrap()
-}
-
-/// Starts a server on a free loopback port. If `respond` returns `None`, the request hangs.
-async fn serve(
-    tls: Option<TlsAcceptor>,
-    respond: impl Fn(Request<Incoming>) -> Option<HttpAnswer> + Send + Sync + 'static,
-) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let respond = Arc::new(respond);
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let (tls, respond) = (tls.clone(), Arc::clone(&respond));
-            let service = service_fn(move |request| {
-                let answer = respond(request);
-                async move {
-                    match answer {
-                        Some(answer) => Ok::<_, Infallible>(answer),
-                        None => pending().await,
-                    }
-                }
-            });
-            tokio::spawn(async move {
-                let http = http1::Builder::new();
-                // Errors are expected: some tests give up on a connection.
-                if let Some(tls) = tls {
-                    let Ok(stream) = tls.accept(stream).await else { return };
-                    let _ = http.serve_connection(TokioIo::new(stream), service).await;
-                } else {
-                    let _ = http.serve_connection(TokioIo::new(stream), service).await;
-                }
-            });
-        }
-    });
-    port
-}
 
 fn header<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
     headers.get(name).map_or("", |value| value.to_str().unwrap())
@@ -275,33 +216,6 @@ async fn answers_are_bounded_and_redirects_are_not_followed() {
     let port = listener.local_addr().unwrap().port();
     drop(listener);
     assert_error(&cloud::azure(server(port), &keys(&["zone"])).await, "connecting to 127.0.0.1:");
-}
-
-/// A certificate authority and a server with a certificate signed by it.
-struct Authority {
-    pem: String,
-    acceptor: TlsAcceptor,
-}
-
-impl Authority {
-    fn new(server: &str) -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let authority = params.self_signed(&key).unwrap();
-        let issuer = Issuer::new(params, key);
-        let key = KeyPair::generate().unwrap();
-        let certificate =
-            CertificateParams::new([server.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .unwrap();
-        Self { pem: authority.pem(), acceptor: TlsAcceptor::from(Arc::new(config)) }
-    }
 }
 
 /// A Kubernetes API with one node, which accepts one token.
@@ -637,17 +551,6 @@ fn files_to_watch_are_those_in_use() {
     let expected = ["/zone", "/rack", "/podinfo/labels"].map(PathBuf::from);
     assert_eq!(sources.files(&uses), expected.into());
     assert_eq!(sources.files(&Uses::default()), BTreeSet::new());
-}
-
-#[test]
-fn jitter_is_ten_percent() {
-    let period = Duration::from_mins(5);
-    assert_eq!(jittered(period, 0), Duration::from_secs(270));
-    assert_eq!(jittered(period, u32::MAX), Duration::from_secs(330));
-    let seconds: Vec<_> = (0..100).map(|_| jittered(period, random()).as_secs()).collect();
-    assert!(seconds.iter().all(|seconds| (270..=330).contains(seconds)), "{seconds:?}");
-    let distinct: BTreeSet<_> = seconds.iter().collect();
-    assert!(distinct.len() > 20, "{seconds:?}");
 }
 
 #[test]

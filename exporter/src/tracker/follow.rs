@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     Tracked,
     births::Births,
+    containers::{Asked, Containers},
     failure::Failure,
     naming::{Nameless, Naming, NamingJob, labels_of, violations_of},
     quotas,
@@ -27,11 +28,12 @@ use crate::{
         cgroups::{CgroupEvents, CgroupListener},
         scheduler::{ReadError, Scheduler, monotonic_ns},
     },
-    labels::{Violation, Violations},
+    labels::{CgroupLabeller, Violation, Violations},
     os::{
         blocking::{BlockingSlot, JobStatus},
         log,
     },
+    runtimes::{Origins, Settings, SourceState},
 };
 
 /// Events that come within this time after the first are handled together.
@@ -46,6 +48,12 @@ const SHARE: u32 = 20;
 /// How long a walk may take before that is logged. It takes milliseconds unless the filesystem hangs.
 const WALK_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long a question about containers may take before that is logged. Each source has a shorter limit.
+const ASK_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the first names may take. A runtime that hangs must not delay the start any longer.
+const FIRST_NAMES: Duration = Duration::from_secs(3);
+
 /// How long removed cgroups keep their slots until they have a name.
 const NAMING_LIMIT: Duration = Duration::from_secs(1);
 
@@ -55,15 +63,26 @@ const NAMING_RETRY: Duration = Duration::from_secs(1);
 /// How often to look for removed cgroups on kernels that do not report them.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Reports labels that are rejected.
-type Report = Box<dyn Fn(&[Violation]) + Send>;
+
+/// Takes something that is to be reported.
+pub type Report<T> = Box<dyn Fn(&[T]) + Send>;
+
+/// What the tracker needs besides cgroups.
+pub struct Outside {
+    /// Where those are who know containers.
+    pub origins: Origins,
+    /// Takes labels that are rejected.
+    pub report_violations: Report<Violation>,
+    /// Takes the states of those who are asked about containers.
+    pub report_sources: Report<SourceState>,
+}
 
 /// Follows cgroups as they come and go.
 pub struct Tracker {
     scheduler: Arc<Scheduler>,
     current: Current,
     tracked: Tracked,
-    report: Report,
+    report: Report<Violation>,
     events: CgroupListener,
     /// `None` if this kernel does not report new cgroups.
     listener: Option<BirthListener>,
@@ -74,6 +93,10 @@ pub struct Tracker {
     searches: Searches,
     walking: BlockingSlot<Walk>,
     naming: BlockingSlot<Naming>,
+    containers: Containers,
+    asking: BlockingSlot<Asked>,
+    /// Reports the states of those who are asked about containers.
+    report_sources: Report<SourceState>,
     /// Whether the naming has exceeded its limit, so that removed cgroups no longer wait for it.
     is_naming_late: bool,
     /// Whether cgroups need a name that the naming under way does not give them.
@@ -99,6 +122,7 @@ enum Wake {
     Births,
     Walked(JobStatus<Walk>),
     Named(JobStatus<Naming>),
+    Asked(JobStatus<Asked>),
     Looked(JobStatus<Result<Vec<u64>, String>>),
     Due,
 }
@@ -113,7 +137,7 @@ impl Tracker {
         selection: Selection,
         events: CgroupEvents,
         births: Option<CgroupBirths>,
-        report: impl Fn(&[Violation]) + Send + 'static,
+        outside: Outside,
     ) -> io::Result<Self> {
         if let Some(reason) = selection.limitation(births.is_some()) {
             tracing::warn!(reason, "cgroups without names are summed as `other`");
@@ -133,7 +157,7 @@ impl Tracker {
             scheduler,
             current,
             tracked,
-            report: Box::new(report),
+            report: outside.report_violations,
             events: CgroupListener::new(events)?,
             searches: Searches::new(now, births.is_some()),
             listener: births.map(BirthListener::new).transpose()?,
@@ -142,6 +166,9 @@ impl Tracker {
             births: Births::new(is_whole),
             walking: BlockingSlot::new("cgroup walk"),
             naming: BlockingSlot::new("cgroup names"),
+            containers: Containers::new(outside.origins),
+            asking: BlockingSlot::new("containers"),
+            report_sources: outside.report_sources,
             is_naming_late: false,
             is_naming_behind: false,
             looking: BlockingSlot::new("cgroup removal"),
@@ -156,11 +183,24 @@ impl Tracker {
     /// Names the cgroups that exist. For one-shot modes, and before the first scrape. Gives up if that takes
     /// too long.
     pub async fn name_all(&mut self) -> Result<(), ReadError> {
+        let give_up_at = Instant::now() + FIRST_NAMES;
         self.step()?;
+        self.finish_jobs(give_up_at).await?;
+        // What nobody knows now has the names that its path gives.
+        self.containers.release(Instant::now());
+        self.step()?;
+        self.finish_jobs(give_up_at).await
+    }
+
+    /// Waits for the jobs that have been started, and for those that follow from them. Gives up if that takes
+    /// too long.
+    async fn finish_jobs(&mut self, give_up_at: Instant) -> Result<(), ReadError> {
         loop {
             let wake = tokio::select! {
                 walked = self.walking.finished(), if !self.walking.is_idle() => Wake::Walked(walked),
                 named = self.naming.finished(), if !self.naming.is_idle() => Wake::Named(named),
+                asked = self.asking.finished(), if !self.asking.is_idle() => Wake::Asked(asked),
+                () = sleep_until(give_up_at), if !self.is_idle() => return Ok(()),
                 else => return Ok(()),
             };
             let is_done =
@@ -173,6 +213,11 @@ impl Tracker {
                 self.step()?;
             }
         }
+    }
+
+    /// Whether no job is under way.
+    const fn is_idle(&self) -> bool {
+        self.walking.is_idle() && self.naming.is_idle() && self.asking.is_idle()
     }
 
     /// Starts to follow cgroups. Call it inside a tokio runtime; it runs as long as the runtime.
@@ -201,7 +246,8 @@ impl Tracker {
 
     async fn wait(&mut self) -> io::Result<Wake> {
         let due = self.due();
-        let Self { events, listener, walking, naming, looking, step_at, .. } = self;
+        let Self { events, listener, walking, naming, asking, looking, step_at, tracked, .. } =
+            self;
         let filling = async {
             match listener {
                 Some(listener) => listener.filling().await,
@@ -213,7 +259,9 @@ impl Tracker {
             filling = filling => { filling?; Wake::Births }
             walked = walking.finished() => Wake::Walked(walked),
             named = naming.finished() => Wake::Named(named),
+            asked = asking.finished() => Wake::Asked(asked),
             looked = looking.finished() => Wake::Looked(looked),
+            () = tracked.regrouped() => Wake::Due,
             () = sleep_until(due) => Wake::Due,
         })
     }
@@ -225,7 +273,8 @@ impl Tracker {
         let rank = now + Duration::from_nanos(self.tracked.rank_at().saturating_sub(clock));
         let walk = self.searches.due().filter(|_| self.mount.is_some() && self.walking.is_idle());
         let look = self.look_at.filter(|_| self.mount.is_some() && self.looking.is_idle());
-        [self.step_at, walk, look].into_iter().flatten().fold(rank, Instant::min)
+        let ask = self.containers.due(now).filter(|_| self.naming.is_idle());
+        [self.step_at, walk, look, ask].into_iter().flatten().fold(rank, Instant::min)
     }
 
     fn handle(&mut self, wake: Wake) -> Result<(), ReadError> {
@@ -237,6 +286,10 @@ impl Tracker {
                 self.step()?;
             }
             Wake::Named(status) => self.named(status)?,
+            Wake::Asked(status) => {
+                self.asked(status);
+                self.step()?;
+            }
             Wake::Looked(status) => {
                 let removed = self.looked(status);
                 self.step_without(&removed)?;
@@ -269,6 +322,7 @@ impl Tracker {
         self.take_births();
         let unnamed = self.settle(&snapshot);
         self.search(&snapshot, &unnamed)?;
+        self.ask(&snapshot);
         self.name(&snapshot);
         self.look();
         self.gather = (started.elapsed() * SHARE).clamp(GATHER, MAX_GATHER);
@@ -386,16 +440,18 @@ impl Tracker {
                 Some(Nameless { serial: *serial, id: *id, path })
             })
             .collect();
-        if cgroups.is_empty() {
+        if !self.naming.is_idle() {
+            self.is_naming_behind |= !cgroups.is_empty();
             return;
         }
-        if !self.naming.is_idle() {
-            self.is_naming_behind = true;
+        let recheck = self.containers.take_recheck().map(|how| (self.tracked.names(), how));
+        if cgroups.is_empty() && recheck.is_none() {
             return;
         }
         let generation = self.current.load_full();
         let violations = self.violations(&generation);
-        let job = NamingJob { cgroups, generation, violations };
+        let inventory = self.containers.inventory();
+        let job = NamingJob { cgroups, inventory, recheck, generation, violations };
         if let Err(error) = self.naming.start(NAMING_LIMIT, move || job.run()) {
             self.cannot_name(&JobStatus::NotStarted(error));
         }
@@ -403,6 +459,7 @@ impl Tracker {
 
     fn cannot_name(&mut self, status: &JobStatus<Naming>) {
         self.fail(&status.reason());
+        self.containers.recheck();
         self.step_at = Some(Instant::now() + NAMING_RETRY);
     }
 
@@ -420,7 +477,11 @@ impl Tracker {
                 return Ok(());
             }
         };
-        let Naming { mut names, mut labels, mut violations, generation } = naming;
+        let Naming { mut names, mut labels, mut violations, generation, unknown, has_containers } =
+            naming;
+        let serials = names.keys().copied();
+        let held = self.containers.named(Instant::now(), serials, &unknown, has_containers);
+        names.retain(|serial, _| !held.contains(serial));
         let current = self.current.load_full();
         if generation != current.number {
             violations = self.violations(&current);
@@ -442,6 +503,39 @@ impl Tracker {
             self.step_soon();
         }
         Ok(())
+    }
+
+    /// Asks about containers, if it is time to.
+    fn ask(&mut self, snapshot: &Snapshot) {
+        let cgroups = snapshot.cgroups.as_ref().map_or(&[][..], |it| &it.cgroups);
+        self.containers.retain(|serial| {
+            cgroups.binary_search_by_key(&serial, |reading| reading.serial).is_ok()
+        });
+        let generation = self.current.load();
+        let labeller = generation.labels.cgroups.as_ref();
+        self.containers.configure(generation.number, || settings(labeller));
+        if !self.asking.is_idle() {
+            return;
+        }
+        let Some(question) = self.containers.question(Instant::now()) else { return };
+        if let Err(error) = self.asking.start(ASK_LIMIT, move || question.ask()) {
+            self.asked(JobStatus::NotStarted(error));
+        }
+    }
+
+    /// Takes answers about containers.
+    fn asked(&mut self, status: JobStatus<Asked>) {
+        match status {
+            JobStatus::Done(asked) => {
+                let sources = self.containers.answered(asked);
+                (self.report_sources)(&sources);
+            }
+            JobStatus::Running => self.fail(&status.reason()),
+            JobStatus::Panicked | JobStatus::NotStarted(_) => {
+                self.fail(&status.reason());
+                self.containers.lost();
+            }
+        }
     }
 
     /// The violations of a generation so far.
@@ -484,5 +578,15 @@ impl Tracker {
         if self.failure.is_news(reason) {
             tracing::warn!(reason, "cannot find the names of all cgroups; trying again");
         }
+    }
+}
+
+/// Whom to ask about containers.
+fn settings(labeller: Option<&CgroupLabeller>) -> Settings {
+    let Some(labeller) = labeller else { return Settings::default() };
+    Settings {
+        sockets: labeller.runtimes().map(<[_]>::to_vec),
+        kubernetes_pods: labeller.asks_kubernetes(),
+        uses: Arc::new(labeller.uses().clone()),
     }
 }

@@ -1,5 +1,5 @@
 //! Follows the cgroups of this machine as they come and go. May name `kernel`, `cgroup`, `accounting`,
-//! `labels`, `generation`, `expr`, `exposition` and `os`.
+//! `labels`, `generation`, `expr`, `exposition`, `runtimes` and `os`.
 //!
 //! ```text
 //!  kernel program           tracker, on the reactor           a thread for each job
@@ -12,6 +12,9 @@
 //!     │                            ├─ cgroups without a path ───────>│ walk: find their paths,
 //!     │                            │<──────────────────────── paths ─┤ at most every 10 s
 //!     │                            │                                 │
+//!     │                            ├─ containers nobody knows ──────>│ ask runtimes and the
+//!     │                            │<────────────────── an inventory ┤ Kubernetes API
+//!     │                            │                                 │
 //!     │                            ├─ cgroups without a name ───────>│ naming: find their names,
 //!     │                            │<──────────────── names, labels ─┤ compute their labels
 //!     │                            │ take a snapshot                 │
@@ -22,11 +25,15 @@
 //! milliseconds has a name, and keeps its slot until what it used is in its set. What existed before the start
 //! is found by a walk. Where no mount shows the cgroups, it has no name.
 //!
+//! A cgroup of a container that nobody knows waits a moment for its names. Then it gets those that its path
+//! gives, and moves to another set if an answer names it later.
+//!
 //! Scrapes and reloads run on the reactor too, so none sees a change half done. While no cgroup appears or is
 //! removed, the tracker wakes once a minute, to rank the sets. Quotas are read on another thread, as long as
 //! there are scrapes.
 
 mod births;
+mod containers;
 mod failure;
 mod follow;
 mod naming;
@@ -35,6 +42,6 @@ mod searches;
 mod tracked;
 mod walk;
 
-pub use follow::Tracker;
+pub use follow::{Outside, Report, Tracker};
 pub use naming::{CgroupLabels, Named, NamesBySerial, labels_of, violations_of};
 pub use tracked::Tracked;

@@ -1,7 +1,11 @@
 //! From the paths of cgroups to their names, and to labels, on a thread of its own: a thousand rules take
-//! time, and so may the sources of names.
+//! time.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use crate::{
     cgroup,
@@ -9,6 +13,7 @@ use crate::{
     expr::cgroup::CgroupNames,
     generation::Generation,
     labels::{CgroupLabeller, Violations},
+    runtimes::{Inventory, Known, is_in_container},
 };
 
 /// A cgroup whose path is known.
@@ -18,12 +23,18 @@ pub struct Named {
     pub id: u64,
     /// Below the mount; without a mount, below the root of the hierarchy.
     pub path: PathBuf,
+    /// What a container runtime or the Kubernetes API knows of it. It stays when they forget the container.
+    pub known: Option<Known>,
 }
 
 impl Named {
     /// What labels can say of it. Worked out again each time, since it takes more memory than time.
     pub fn names(&self) -> CgroupNames {
-        cgroup::describe(self.id, &self.path)
+        let mut names = cgroup::describe(self.id, &self.path);
+        if let Some(known) = &self.known {
+            known.add_to(&mut names);
+        }
+        names
     }
 }
 
@@ -33,7 +44,7 @@ pub type NamesBySerial = BTreeMap<u64, Arc<Named>>;
 /// The labels of cgroups by serial number; `None` for those that belong to `other`.
 pub type CgroupLabels = BTreeMap<u64, Option<Labels>>;
 
-/// A cgroup that needs a name: a new one, one that was renamed, or one whose names may have changed.
+/// A cgroup that needs a name: a new one, or one that was renamed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Nameless {
     pub(super) serial: u64,
@@ -46,9 +57,21 @@ pub(super) struct Nameless {
 #[derive(Debug)]
 pub(super) struct NamingJob {
     pub(super) cgroups: Vec<Nameless>,
+    pub(super) inventory: Inventory,
+    /// The cgroups that have names, if these may have changed, and how.
+    pub(super) recheck: Option<(Arc<NamesBySerial>, Recheck)>,
     pub(super) generation: Arc<Generation>,
     /// Those of this generation so far.
     pub(super) violations: Violations,
+}
+
+/// How names may have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recheck {
+    /// The inventory knows more. What it has forgotten stays.
+    Update,
+    /// The inventory is of other sources. What these do not know is gone.
+    Replace,
 }
 
 /// Cgroups with names and labels.
@@ -59,27 +82,57 @@ pub(super) struct Naming {
     pub(super) violations: Violations,
     /// The number of the generation that the labels and violations are of.
     pub(super) generation: u64,
+    /// Those of the cgroups to name whose container nobody knows.
+    pub(super) unknown: BTreeSet<u64>,
+    /// Whether any cgroup belongs to a container.
+    pub(super) has_containers: bool,
 }
 
 impl NamingJob {
-    /// Works out names and labels. May block.
+    /// Works out names and labels.
     pub(super) fn run(self) -> Naming {
-        let Self { cgroups, generation, mut violations } = self;
-        let names = names_of(cgroups);
+        let Self { cgroups, inventory, recheck, generation, mut violations } = self;
+        let mut unknown = BTreeSet::new();
+        let mut has_containers = false;
+        let mut names = NamesBySerial::new();
+        for Nameless { serial, id, path } in cgroups {
+            let by_path = cgroup::describe(id, &path);
+            has_containers |= is_in_container(&by_path);
+            if inventory.lacks(&by_path) {
+                unknown.insert(serial);
+            }
+            let known = inventory.find(&by_path);
+            names.insert(serial, Arc::new(Named { id, path, known }));
+        }
+        if let Some((known, how)) = recheck {
+            let changed = known.iter().filter(|(serial, _)| !names.contains_key(serial));
+            let changed =
+                changed.filter_map(|(serial, it)| Some((*serial, renamed(it, &inventory, how)?)));
+            let changed: Vec<_> = changed.collect();
+            names.extend(changed);
+        }
         let labels = labels_of(generation.labels.cgroups.as_ref(), &names, &mut violations);
-        Naming { names, labels, violations, generation: generation.number }
+        let generation = generation.number;
+        Naming { names, labels, violations, generation, unknown, has_containers }
     }
 }
 
-/// Finds the names of cgroups. The only place where they come from.
-fn names_of(cgroups: Vec<Nameless>) -> NamesBySerial {
-    let named = |it: Nameless| (it.serial, Arc::new(named(it.id, it.path)));
-    cgroups.into_iter().map(named).collect()
+/// Returns a cgroup with what is known of it now, if that has changed.
+fn renamed(named: &Named, inventory: &Inventory, how: Recheck) -> Option<Arc<Named>> {
+    let found = inventory.find(&cgroup::describe(named.id, &named.path));
+    let is_container = |known: &Option<Known>| known.as_ref().is_some_and(Known::is_container);
+    // A container that is no longer listed may still have its pod there.
+    let is_less = found.is_none() || is_container(&named.known) && !is_container(&found);
+    if found == named.known || how == Recheck::Update && is_less {
+        return None;
+    }
+    Some(Arc::new(Named { known: found, ..named.clone() }))
 }
 
-/// Works out the names of a cgroup from its path.
+/// A cgroup that only its path names.
+#[cfg(test)]
 pub(super) fn named(id: u64, path: PathBuf) -> Named {
-    Named { id, path }
+    Named { id, path, known: None }
 }
 
 /// Computes the labels of cgroups; without a labeller, all belong to `other`. Adds to the violations of limits,

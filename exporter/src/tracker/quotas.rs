@@ -161,12 +161,11 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tracker::naming::Named;
+    use crate::tracker::naming::named;
 
     fn names(paths: &[(u64, &str)]) -> NamesBySerial {
-        let named = |(serial, path): &(u64, &str)| {
-            (*serial, Arc::new(Named { id: *serial + 100, path: path.into() }))
-        };
+        let named =
+            |(serial, path): &(u64, &str)| (*serial, Arc::new(named(*serial + 100, path.into())));
         paths.iter().map(named).collect()
     }
 

@@ -20,6 +20,7 @@ pub struct Tracked(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     scraped: Notify,
+    regrouped: Notify,
 }
 
 /// The cgroups that need something after they have settled.
@@ -43,7 +44,7 @@ impl Tracked {
     pub fn new(now: u64, labeller: Option<&CgroupLabeller>) -> Self {
         let sets = CgroupSets::new(now, budget(labeller));
         let state = Mutex::new(State { sets, names: Arc::default() });
-        Self(Arc::new(Shared { state, scraped: Notify::new() }))
+        Self(Arc::new(Shared { state, scraped: Notify::new(), regrouped: Notify::new() }))
     }
 
     /// Calls `use_sets` with the sets, for a scrape that shows a snapshot.
@@ -65,6 +66,11 @@ impl Tracked {
         self.0.scraped.notified().await;
     }
 
+    /// Waits for another configuration since the last call.
+    pub(super) async fn regrouped(&self) {
+        self.0.regrouped.notified().await;
+    }
+
     /// The names of the cgroups that have been found.
     pub fn names(&self) -> Arc<NamesBySerial> {
         Arc::clone(&self.lock().names)
@@ -78,6 +84,7 @@ impl Tracked {
         labeller: Option<&CgroupLabeller>,
         labels: &CgroupLabels,
     ) {
+        self.0.regrouped.notify_one();
         let Some(cgroups) = &snapshot.cgroups else { return };
         let State { sets, names } = &mut *self.lock();
         let is_late = |(serial, _): &(&u64, &Arc<Named>)| !labels.contains_key(serial);

@@ -1,0 +1,148 @@
+//! Builds the answer of one source within limits: tenants choose names, and can start many containers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::inventory::{Answer, Container, ContainerId};
+use crate::expr::{
+    cgroup::{CgroupUses, PodMap},
+    print,
+};
+
+/// Maximum number of containers and pods.
+const MAX_ITEMS: usize = 16_384;
+
+/// Maximum number of bytes of all names, labels and annotations.
+const MAX_BYTES: usize = 4 << 20;
+
+/// Maximum length of the names of containers, pods and namespaces: <https://kubernetes.io/docs/concepts/overview/working-with-objects/names/>.
+const MAX_NAME_BYTES: usize = 253;
+
+/// Maximum length of an image's name: a name of 255, a tag of 128 and a digest.
+/// <https://github.com/distribution/reference/blob/v0.6.0/reference.go>
+const MAX_IMAGE_BYTES: usize = 512;
+
+/// Maximum length of the key of a label or an annotation: a prefix of 253, a slash and a name of 63.
+const MAX_KEY_BYTES: usize = 317;
+
+/// Maximum length of a label or an annotation that is kept.
+const MAX_VALUE_BYTES: usize = 4096;
+
+/// Maximum number of different keys of labels and annotations. Pods have a few dozen.
+const MAX_KEYS: usize = 4096;
+
+/// What fits into an answer. A name that is too long names nothing: cut short, it could be another's.
+#[derive(Debug)]
+pub(super) struct Room {
+    items: usize,
+    bytes: usize,
+    images: BTreeSet<Arc<str>>,
+    uses: Arc<CgroupUses>,
+    /// Whether anything of pods may be used.
+    uses_pods: bool,
+    /// Whether keys are used. To find out takes longer than to look them up.
+    keys: [BTreeMap<Box<str>, bool>; PodMap::ALL.len()],
+    /// Whether something was left out.
+    pub(super) is_exceeded: bool,
+}
+
+impl Room {
+    /// An empty answer. Only labels and annotations in `uses` are kept.
+    pub(super) fn new(uses: &Arc<CgroupUses>) -> Self {
+        Self {
+            items: MAX_ITEMS,
+            bytes: MAX_BYTES,
+            images: BTreeSet::new(),
+            uses: Arc::clone(uses),
+            uses_pods: uses.needs_pods(),
+            keys: Default::default(),
+            is_exceeded: false,
+        }
+    }
+
+    /// Whether there is room for one more item.
+    pub(super) fn item(&mut self) -> bool {
+        let left = self.items.checked_sub(1);
+        self.items = left.unwrap_or_default();
+        self.is_exceeded |= left.is_none();
+        left.is_some()
+    }
+
+    /// The name of a container, pod or namespace; `None` if it is empty or too long.
+    pub(super) fn name(&mut self, name: &[u8]) -> Option<Box<str>> {
+        self.text(name, MAX_NAME_BYTES).filter(|name| !name.is_empty())
+    }
+
+    /// The name of an image, which containers share; empty if it is too long.
+    pub(super) fn image(&mut self, name: &[u8]) -> Arc<str> {
+        let known = str::from_utf8(name).ok().and_then(|name| self.images.get(name));
+        if let Some(known) = known {
+            return Arc::clone(known);
+        }
+        let image: Arc<str> = self.text(name, MAX_IMAGE_BYTES).unwrap_or_default().into();
+        self.images.insert(Arc::clone(&image));
+        image
+    }
+
+    /// Whether any label or annotation may be used.
+    pub(super) const fn uses_pods(&self) -> bool {
+        self.uses_pods
+    }
+
+    /// Adds a label or an annotation to `pairs` if it is used. The last of several values counts.
+    pub(super) fn pair(
+        &mut self,
+        pairs: &mut BTreeMap<String, String>,
+        map: PodMap,
+        (key, value): (&[u8], &[u8]),
+    ) {
+        let Some(key) = str::from_utf8(key).ok().filter(|key| self.is_used(map, key)) else {
+            return;
+        };
+        match self.text(value, MAX_VALUE_BYTES) {
+            Some(value) => drop(pairs.insert(key.into(), value.into())),
+            None => drop(pairs.remove(key)),
+        }
+    }
+
+    fn is_used(&mut self, map: PodMap, key: &str) -> bool {
+        if !self.uses_pods {
+            return false;
+        }
+        let keys = &mut self.keys[map as usize];
+        if let Some(is_used) = keys.get(key) {
+            return *is_used;
+        }
+        if key.len() > MAX_KEY_BYTES || keys.len() == MAX_KEYS {
+            return false;
+        }
+        let is_used = self.uses.of_pod(map, key);
+        keys.insert(key.into(), is_used);
+        is_used
+    }
+
+    /// A text with escapes for control characters; `None` if it is too long.
+    fn text(&mut self, text: &[u8], max_bytes: usize) -> Option<Box<str>> {
+        if text.len() > max_bytes {
+            return None;
+        }
+        let text = print::visible(text);
+        let left = self.bytes.checked_sub(text.len());
+        self.bytes = left.unwrap_or(self.bytes);
+        self.is_exceeded |= left.is_none();
+        left.map(|_| text.into())
+    }
+}
+
+impl Answer {
+    /// Adds a container. Of several with the same id, the smallest counts, whatever their order.
+    pub(super) fn add(&mut self, id: ContainerId, container: Container) {
+        match self.containers.get_mut(&id) {
+            Some(known) if **known <= container => {}
+            Some(known) => *known = Arc::new(container),
+            None => drop(self.containers.insert(id, Arc::new(container))),
+        }
+    }
+}

@@ -1,0 +1,491 @@
+//! When each source is asked, and what is kept of its answers.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fmt, io, mem,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{runtime, task::JoinSet, time::timeout};
+
+use super::{
+    answer::Room,
+    endpoint::Endpoint,
+    error::AskError,
+    inventory::{Answer, Inventory},
+    source::{Kubernetes, Source},
+};
+use crate::{
+    expr::cgroup::CgroupUses,
+    os::{
+        jitter::{jittered, random},
+        log,
+    },
+};
+
+/// Whom to ask, and for what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The sockets of container runtimes; `None` for those at the usual paths.
+    pub sockets: Option<Vec<PathBuf>>,
+    /// Whether to ask the Kubernetes API.
+    pub kubernetes_pods: bool,
+    /// What is used of the names. If nothing is used that runtimes know, nobody is asked.
+    pub uses: Arc<CgroupUses>,
+}
+
+/// Where sources are.
+#[derive(Clone)]
+pub struct Origins {
+    /// The directory above the usual paths of sockets: `/`, except in tests.
+    pub root: PathBuf,
+    /// The environment at start-up.
+    pub environment: Arc<BTreeMap<OsString, OsString>>,
+    /// The directory with the service account's `ca.crt` and `token`.
+    pub service_account: PathBuf,
+}
+
+/// How often sources are asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// Time limit for an answer.
+    pub(super) limit: Duration,
+    /// How long an answer of a socket is good for, varied by up to 10 %.
+    pub(super) refresh: Duration,
+    /// Likewise of the Kubernetes API, which many nodes ask.
+    pub(super) api_refresh: Duration,
+    /// How long to wait before a socket is asked for a container that its answer lacks. It doubles with each
+    /// failure.
+    pub(super) retry: Duration,
+    /// Likewise the Kubernetes API. It also doubles while answers have nothing new.
+    pub(super) api_retry: Duration,
+    /// Maximum of both.
+    pub(super) max_retry: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            limit: Duration::from_secs(5),
+            refresh: Duration::from_mins(1),
+            api_refresh: Duration::from_mins(5),
+            retry: Duration::from_secs(1),
+            api_retry: Duration::from_secs(4),
+            max_retry: Duration::from_mins(1),
+        }
+    }
+}
+
+/// A source that has been asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceState {
+    /// Its URL, or `kubernetes-pods`.
+    pub name: String,
+    /// Why the last answer is missing or incomplete.
+    pub error: Option<String>,
+}
+
+/// Asks container runtimes and the Kubernetes API who the containers are, and keeps the last good answer of each.
+pub struct Runtimes {
+    settings: Settings,
+    origins: Origins,
+    pace: Pace,
+    /// In the order of precedence.
+    sources: Vec<Followed>,
+    /// When to look for sockets at the usual paths.
+    look_at: Instant,
+}
+
+/// A source, and what is known of it.
+struct Followed {
+    source: Source,
+    /// Whether it was found at a usual path, rather than configured.
+    is_usual: bool,
+    good: Option<Arc<Answer>>,
+    status: Status,
+    /// How often it failed, or had nothing new, since the last time that it had.
+    attempts: u32,
+    /// When to ask for changes. `None` if the answer has no containers.
+    refresh_at: Option<Instant>,
+    /// When to ask for a container that the answer lacks. `None` if it cannot know containers.
+    retry_at: Option<Instant>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Status {
+    NotAsked,
+    Up,
+    Down(String),
+    /// Something else has a usual path.
+    NotASource,
+}
+
+impl Runtimes {
+    /// Starts without asking anyone.
+    pub fn new(settings: Settings, origins: Origins) -> Self {
+        Self::with_pace(settings, origins, Pace::default())
+    }
+
+    pub(super) fn with_pace(settings: Settings, origins: Origins, pace: Pace) -> Self {
+        let mut runtimes = Self {
+            settings: Settings::default(),
+            origins,
+            pace,
+            sources: Vec::new(),
+            look_at: Instant::now(),
+        };
+        runtimes.configure(settings);
+        runtimes
+    }
+
+    /// Applies other settings. The answers of sources that stay are kept.
+    pub fn configure(&mut self, settings: Settings) {
+        let now = Instant::now();
+        if settings.uses != self.settings.uses {
+            for followed in &mut self.sources {
+                followed.refresh_at = Some(now);
+            }
+        }
+        if settings.sockets.is_some() != self.settings.sockets.is_some() {
+            self.sources.retain(|it| matches!(it.source, Source::Kubernetes(_)));
+        }
+        self.settings = settings;
+        self.look_at = now;
+        self.choose_sources(now);
+    }
+
+    /// Asks the sources that are due, all at the same time, and returns whether the inventory changed. With
+    /// `is_missing`, it lacks a container. Blocks for at most some seconds.
+    pub fn ask(&mut self, is_missing: bool) -> bool {
+        let now = Instant::now();
+        let before = self.inventory();
+        if self.look_at <= now {
+            self.choose_sources(now);
+            self.look_at = now + self.pace.retry;
+        }
+        let is_due = |it: &Followed| it.ask_at(is_missing).is_some_and(|at| at <= now);
+        let (due, idle) = mem::take(&mut self.sources).into_iter().partition(is_due);
+        self.sources = idle;
+        self.ask_all(due);
+        // If a task panicked, this replaces its source.
+        self.choose_sources(now);
+        before != self.inventory()
+    }
+
+    fn ask_all(&mut self, due: Vec<Followed>) {
+        if due.is_empty() {
+            return;
+        }
+        let reactor = runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        match reactor {
+            Ok(reactor) => {
+                let (uses, pace) = (&self.settings.uses, self.pace);
+                let answered = reactor.block_on(async {
+                    let mut asking = JoinSet::new();
+                    for followed in due {
+                        asking.spawn(followed.ask(Arc::clone(uses), pace));
+                    }
+                    let mut answered = Vec::new();
+                    while let Some(result) = asking.join_next().await {
+                        answered.extend(result);
+                    }
+                    answered
+                });
+                self.sources.extend(answered);
+            }
+            Err(error) => {
+                let failed = |mut followed: Followed| {
+                    let error = io::Error::new(error.kind(), error.to_string());
+                    followed.note(Err(AskError::EventLoop(error)), self.pace);
+                    followed
+                };
+                self.sources.extend(due.into_iter().map(failed));
+            }
+        }
+    }
+
+    /// When to ask again; `None` if there is no need. With `is_missing`, the inventory lacks a container.
+    pub fn ask_at(&self, is_missing: bool) -> Option<Instant> {
+        let looks = is_missing && self.looks();
+        let sources = self.sources.iter().filter_map(|it| it.ask_at(is_missing));
+        sources.chain(looks.then_some(self.look_at)).min()
+    }
+
+    /// Who the containers are, by the last good answers.
+    pub fn inventory(&self) -> Inventory {
+        let answers = self.sources.iter().filter_map(|it| it.good.clone().map(|good| (it, good)));
+        Inventory::new(answers.map(|(it, good)| (it.source.names_from(), good)))
+    }
+
+    /// Whether a source answers, or may do so once it is asked.
+    pub fn may_answer(&self) -> bool {
+        self.sources.iter().any(|it| matches!(it.status, Status::NotAsked | Status::Up))
+    }
+
+    /// The sources that have been asked.
+    pub fn states(&self) -> Vec<SourceState> {
+        self.sources.iter().filter_map(Followed::state).collect()
+    }
+
+    /// Adds the sources that are missing, and removes those that are not in the settings. A socket at a usual
+    /// path that has answered stays, even if it is gone: its runtime may be starting again.
+    fn choose_sources(&mut self, now: Instant) {
+        let looks = self.looks();
+        let endpoints: Vec<_> = match &self.settings.sockets {
+            _ if !self.settings.uses.needs_runtime() => Vec::new(),
+            Some(sockets) => sockets.iter().map(|path| Endpoint::at(path)).collect(),
+            None => Endpoint::usual_below(&self.origins.root),
+        };
+        let has_api = self.settings.kubernetes_pods && self.settings.uses.needs_runtime();
+        self.sources.retain(|it| match &it.source {
+            Source::Socket(endpoint, _) => {
+                endpoints.contains(endpoint) || looks && it.good.is_some()
+            }
+            Source::Kubernetes(_) => has_api,
+        });
+        for endpoint in endpoints {
+            if !self.sources.iter().any(|it| it.source.is_at(&endpoint)) {
+                self.sources.push(Followed::new(Source::Socket(endpoint, None), looks, now));
+            }
+        }
+        if has_api && !self.sources.iter().any(|it| matches!(it.source, Source::Kubernetes(_))) {
+            let Origins { environment, service_account, .. } = &self.origins;
+            let api = Kubernetes::new(Arc::clone(environment), service_account.clone());
+            self.sources.push(Followed::new(Source::Kubernetes(api), false, now));
+        }
+        let place = |endpoint: &Endpoint| match &self.settings.sockets {
+            Some(sockets) => sockets.iter().position(|path| path == endpoint.path()),
+            None => endpoint.usual_place(&self.origins.root),
+        };
+        self.sources.sort_by_key(|it| match &it.source {
+            Source::Socket(endpoint, _) => (false, place(endpoint)),
+            Source::Kubernetes(_) => (true, None),
+        });
+    }
+
+    /// Whether sockets at the usual paths are asked.
+    fn looks(&self) -> bool {
+        self.settings.sockets.is_none() && self.settings.uses.needs_runtime()
+    }
+}
+
+impl Followed {
+    const fn new(source: Source, is_usual: bool, now: Instant) -> Self {
+        Self {
+            source,
+            is_usual,
+            good: None,
+            status: Status::NotAsked,
+            attempts: 0,
+            refresh_at: Some(now),
+            retry_at: Some(now),
+        }
+    }
+
+    fn ask_at(&self, is_missing: bool) -> Option<Instant> {
+        let retry_at = self.retry_at.filter(|_| is_missing);
+        [self.refresh_at, retry_at].into_iter().flatten().min()
+    }
+
+    async fn ask(mut self, uses: Arc<CgroupUses>, pace: Pace) -> Self {
+        let answer = match timeout(pace.limit, self.source.ask(&uses, pace.limit)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(AskError::Timeout(pace.limit)),
+        };
+        self.note(answer, pace);
+        self
+    }
+
+    /// Takes an answer, and decides when to ask again.
+    fn note(&mut self, answer: Result<(Answer, Room), AskError>, pace: Pace) {
+        let before = self.status.clone();
+        let mut is_news = false;
+        self.status = match answer {
+            Ok((answer, room)) => {
+                is_news = self.good.as_deref() != Some(&answer);
+                if is_news {
+                    self.good = Some(Arc::new(answer));
+                }
+                if room.is_exceeded { Status::down(&AskError::Exceeded) } else { Status::Up }
+            }
+            Err(error) if self.is_usual && self.good.is_none() && error.is_of_another() => {
+                Status::NotASource
+            }
+            Err(error) => Status::down(&error),
+        };
+        self.schedule(is_news, pace);
+        self.log_change(&before);
+    }
+
+    fn schedule(&mut self, is_news: bool, pace: Pace) {
+        let (refresh, retry, is_up) = match self.source {
+            Source::Socket(..) => (pace.refresh, pace.retry, self.status == Status::Up),
+            Source::Kubernetes(_) => (pace.api_refresh, pace.api_retry, is_news),
+        };
+        self.attempts = if is_up { 0 } else { self.attempts.saturating_add(1) };
+        let retry = retry.saturating_mul(1 << self.attempts.min(16)).min(pace.max_retry);
+        let now = Instant::now();
+        let is_empty = self.good.as_ref().is_some_and(|answer| answer.containers.is_empty());
+        let is_idle = self.status == Status::Up && is_empty;
+        self.refresh_at = (!is_idle).then(|| now + jittered(refresh, random()));
+        self.retry_at = (self.status != Status::NotASource).then(|| now + retry);
+    }
+
+    /// Logs a new error, or the end of one.
+    fn log_change(&self, before: &Status) {
+        let source = self.source.to_string();
+        match &self.status {
+            after if after == before => {}
+            Status::Up if *before == Status::NotAsked => {
+                tracing::info!(source, "source of names of containers found");
+            }
+            Status::Up => tracing::info!(source, "source recovered"),
+            Status::Down(reason) => {
+                let keeping_last_values = self.good.is_some();
+                if self.is_usual && !keeping_last_values {
+                    tracing::info!(source, reason, "source unavailable");
+                } else {
+                    tracing::warn!(source, reason, keeping_last_values, "source unavailable");
+                }
+            }
+            Status::NotAsked | Status::NotASource => {}
+        }
+    }
+
+    fn state(&self) -> Option<SourceState> {
+        let error = match &self.status {
+            Status::NotAsked | Status::NotASource => return None,
+            Status::Up => None,
+            Status::Down(reason) => Some(reason.clone()),
+        };
+        Some(SourceState { name: self.source.to_string(), error })
+    }
+}
+
+impl Status {
+    fn down(error: &AskError) -> Self {
+        Self::Down(log::chain(error))
+    }
+}
+
+impl fmt::Debug for Origins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Origins").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Runtimes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtimes").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtimes::{
+        endpoint::Endpoint,
+        inventory::{Container, ContainerId},
+    };
+
+    fn socket() -> Followed {
+        Followed::new(Source::Socket(Endpoint::at("/s".as_ref()), None), false, Instant::now())
+    }
+
+    fn api() -> Followed {
+        let api = Kubernetes::new(Arc::default(), PathBuf::new());
+        Followed::new(Source::Kubernetes(api), false, Instant::now())
+    }
+
+    /// An answer with a container whose name changes with `name`.
+    fn answer(name: &str) -> Result<(Answer, Room), AskError> {
+        let mut answer = Answer::default();
+        let (image, runtime) = (Arc::default(), Arc::default());
+        let id = ContainerId::parse("a".repeat(64).as_bytes()).unwrap();
+        answer.add(id, Container { name: name.into(), image, runtime, pod: None });
+        Ok((answer, Room::new(&Arc::default())))
+    }
+
+    fn empty() -> Result<(Answer, Room), AskError> {
+        Ok((Answer::default(), Room::new(&Arc::default())))
+    }
+
+    fn failed() -> Result<(Answer, Room), AskError> {
+        Err(AskError::NoVersion)
+    }
+
+    /// After how many seconds a source is asked again, and whether that is for changes alone.
+    fn pause(
+        followed: &mut Followed,
+        answer: Result<(Answer, Room), AskError>,
+    ) -> [Option<u64>; 2] {
+        followed.note(answer, Pace::default());
+        // The clock goes on between the two readings.
+        let in_seconds = |at: Instant| (at + Duration::from_millis(500) - Instant::now()).as_secs();
+        [true, false].map(|is_missing| followed.ask_at(is_missing).map(in_seconds))
+    }
+
+    #[track_caller]
+    fn assert_pause(found: [Option<u64>; 2], missing: u64, refresh: std::ops::RangeInclusive<u64>) {
+        assert_eq!(found[0], Some(missing));
+        assert!(found[1].is_some_and(|seconds| refresh.contains(&seconds)), "{found:?}");
+    }
+
+    #[test]
+    fn sockets_are_asked_each_minute_and_for_missing_containers_each_second() {
+        let mut followed = socket();
+        assert!(followed.ask_at(false).is_some_and(|at| at <= Instant::now()));
+        for _ in 0..3 {
+            assert_pause(pause(&mut followed, answer("a")), 1, 54..=66);
+        }
+        // A runtime that fails is asked less and less often, but as often for changes.
+        for seconds in [2, 4, 8, 16, 32] {
+            assert_pause(pause(&mut followed, failed()), seconds, 54..=66);
+        }
+        for _ in 0..20 {
+            followed.note(failed(), Pace::default());
+        }
+        let [missing, refresh] = pause(&mut followed, failed());
+        assert!(missing.is_some_and(|it| (54..=60).contains(&it)) && refresh >= missing);
+        assert_pause(pause(&mut followed, answer("a")), 1, 54..=66);
+    }
+
+    #[test]
+    fn the_api_is_asked_less_often_while_it_has_nothing_new() {
+        let mut followed = api();
+        assert_pause(pause(&mut followed, answer("a")), 4, 270..=330);
+        for seconds in [8, 16, 32, 60, 60] {
+            assert_pause(pause(&mut followed, answer("a")), seconds, 270..=330);
+        }
+        assert_pause(pause(&mut followed, answer("b")), 4, 270..=330);
+        assert_pause(pause(&mut followed, failed()), 8, 270..=330);
+    }
+
+    #[test]
+    fn a_runtime_without_containers_is_asked_only_for_missing_ones() {
+        let mut followed = socket();
+        assert_eq!(pause(&mut followed, empty()), [Some(1), None]);
+        // One that fails is asked, so that its state is known.
+        assert_pause(pause(&mut followed, failed()), 2, 54..=66);
+    }
+
+    #[test]
+    fn what_is_no_runtime_is_not_asked_for_missing_containers() {
+        let mut followed = Followed { is_usual: true, ..socket() };
+        let other = || Err(AskError::NoCri(super::super::grpc::GrpcError::NoStatus));
+        let [missing, refresh] = pause(&mut followed, other());
+        assert!(missing == refresh && refresh >= Some(54), "{missing:?}");
+        assert_eq!((followed.state(), &followed.status), (None, &Status::NotASource));
+        // One that has answered is down.
+        followed.note(answer("a"), Pace::default());
+        followed.note(other(), Pace::default());
+        assert!(followed.state().unwrap().error.is_some());
+        // So is one that is configured.
+        let mut followed = socket();
+        followed.note(other(), Pace::default());
+        assert!(followed.state().unwrap().error.is_some());
+    }
+}

@@ -1,0 +1,153 @@
+//! Who the containers are, as the sources say.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::expr::cgroup::{CgroupNames, NamesFrom, PodMetadata};
+
+/// The id of a container: 64 hexadecimal digits in paths of cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ContainerId([u8; 32]);
+
+impl ContainerId {
+    /// Parses lowercase digits; `None` if it is another kind of id.
+    pub(super) fn parse(digits: &[u8]) -> Option<Self> {
+        let mut id = [0; 32];
+        let value = |digit: u8| match digit {
+            b'0'..=b'9' => Some(digit - b'0'),
+            b'a'..=b'f' => Some(digit - b'a' + 10),
+            _ => None,
+        };
+        let (pairs, []) = digits.as_chunks::<2>() else { return None };
+        if pairs.len() != id.len() {
+            return None;
+        }
+        for (byte, [high, low]) in id.iter_mut().zip(pairs) {
+            *byte = value(*high)? << 4 | value(*low)?;
+        }
+        Some(Self(id))
+    }
+}
+
+/// A container.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Container {
+    /// Empty for the container that holds the namespaces of a pod.
+    pub(super) name: Box<str>,
+    pub(super) image: Arc<str>,
+    pub(super) runtime: Arc<str>,
+    pub(super) pod: Option<Arc<Pod>>,
+}
+
+/// A pod of Kubernetes, or of podman, which has neither namespace nor uid.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Pod {
+    pub(super) namespace: Box<str>,
+    pub(super) name: Box<str>,
+    /// As in paths of cgroups.
+    pub(super) uid: Box<str>,
+    /// What is used of its labels and annotations.
+    pub(super) metadata: Option<Arc<PodMetadata>>,
+}
+
+/// What one source says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) containers: BTreeMap<ContainerId, Arc<Container>>,
+    /// By uid.
+    pub(super) pods: BTreeMap<Box<str>, Arc<Pod>>,
+}
+
+/// Who the containers are. If two sources know a container or a pod, the first one counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    answers: Vec<(NamesFrom, Arc<Answer>)>,
+}
+
+/// What a source knows of a cgroup. It is shared with the source's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    from: NamesFrom,
+    what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum What {
+    Container(Arc<Container>),
+    /// Only the pod, by its uid.
+    Pod(Arc<Pod>),
+}
+
+impl Inventory {
+    pub(super) fn new(answers: impl IntoIterator<Item = (NamesFrom, Arc<Answer>)>) -> Self {
+        Self { answers: answers.into_iter().collect() }
+    }
+
+    /// Finds the container of a cgroup, or at least its pod, by what its path says.
+    pub fn find(&self, names: &CgroupNames) -> Option<Known> {
+        self.container(names).or_else(|| self.pod(names))
+    }
+
+    /// Whether a cgroup has a container, or a pod, that is not known. If only its pod is known, the container
+    /// may be one that holds the pod's namespaces.
+    pub fn lacks(&self, names: &CgroupNames) -> bool {
+        match ContainerId::parse(names.container_id.as_bytes()) {
+            Some(_) => self.container(names).is_none(),
+            None => !names.pod_uid.is_empty() && self.pod(names).is_none(),
+        }
+    }
+
+    fn container(&self, names: &CgroupNames) -> Option<Known> {
+        let id = ContainerId::parse(names.container_id.as_bytes())?;
+        self.answers.iter().find_map(|(from, answer)| {
+            let what = What::Container(Arc::clone(answer.containers.get(&id)?));
+            Some(Known { from: from.clone(), what })
+        })
+    }
+
+    fn pod(&self, names: &CgroupNames) -> Option<Known> {
+        let uid = names.pod_uid.as_str();
+        self.answers.iter().find_map(|(from, answer)| {
+            let what = What::Pod(Arc::clone(answer.pods.get(uid)?));
+            Some(Known { from: from.clone(), what })
+        })
+    }
+}
+
+impl Known {
+    /// Who knows it.
+    pub const fn from(&self) -> &NamesFrom {
+        &self.from
+    }
+
+    /// Whether this says a cgroup's container, and not only its pod.
+    pub const fn is_container(&self) -> bool {
+        matches!(self.what, What::Container(_))
+    }
+
+    /// Adds to what the path of a cgroup says of its names.
+    pub fn add_to(&self, names: &mut CgroupNames) {
+        let pod = match &self.what {
+            What::Container(container) => {
+                let Container { name, image, runtime, pod } = &**container;
+                names.container_name = (**name).into();
+                names.image = (**image).into();
+                names.runtime = (**runtime).into();
+                pod.as_ref()
+            }
+            What::Pod(pod) => Some(pod),
+        };
+        let Some(pod) = pod else { return };
+        names.namespace = (*pod.namespace).into();
+        names.pod_name = (*pod.name).into();
+        names.pod.clone_from(&pod.metadata);
+        // The path knows better: in the API, a static pod has another.
+        if names.pod_uid.is_empty() {
+            names.pod_uid = (*pod.uid).into();
+        }
+    }
+}
+
+/// Whether the path of a cgroup says that it belongs to a container or a pod that somebody may know.
+pub fn is_in_container(names: &CgroupNames) -> bool {
+    ContainerId::parse(names.container_id.as_bytes()).is_some() || !names.pod_uid.is_empty()
+}

@@ -1,0 +1,136 @@
+//! A source: a socket, or the Kubernetes API.
+
+use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use super::{
+    answer::Room,
+    cri::{self, Cri},
+    docker::{self, Engine},
+    endpoint::Endpoint,
+    error::AskError,
+    inventory::Answer,
+    kubernetes,
+};
+use crate::{
+    expr::cgroup::{CgroupUses, NamesFrom},
+    os::{
+        blocking::{BlockingSlot, JobStatus},
+        kubernetes::{Access, ApiError, ApiServer},
+        log,
+    },
+};
+
+/// The name of the Kubernetes API among sources.
+const KUBERNETES: &str = "kubernetes-pods";
+
+/// A source, with what is remembered between two questions.
+pub(super) enum Source {
+    /// What speaks at the socket, as long as it works.
+    Socket(Endpoint, Option<Protocol>),
+    Kubernetes(Kubernetes),
+}
+
+/// What speaks at a socket.
+pub(super) enum Protocol {
+    Cri(Cri),
+    Docker(Engine),
+}
+
+/// The Kubernetes API, and how to find it.
+pub(super) struct Kubernetes {
+    pub(super) environment: Arc<BTreeMap<OsString, OsString>>,
+    pub(super) service_account: PathBuf,
+    /// Reads the certificate and the token.
+    access: BlockingSlot<Result<Access, ApiError>>,
+}
+
+impl Kubernetes {
+    pub(super) const fn new(
+        environment: Arc<BTreeMap<OsString, OsString>>,
+        service_account: PathBuf,
+    ) -> Self {
+        Self { environment, service_account, access: BlockingSlot::new("kubernetes") }
+    }
+
+    /// Rereads the certificate and the token each time, since both can change.
+    async fn ask(
+        &mut self,
+        uses: &Arc<CgroupUses>,
+        limit: Duration,
+    ) -> Result<(Answer, Room), AskError> {
+        let api = ApiServer::find(&self.environment, &self.service_account)?;
+        let reading = api.clone();
+        match self.access.run(limit, move || reading.access()).await {
+            JobStatus::Done(access) => kubernetes::list(&api, &access?, uses).await,
+            status => Err(AskError::Blocked(status.reason())),
+        }
+    }
+}
+
+impl Source {
+    /// Whether it is a socket.
+    pub(super) fn is_at(&self, endpoint: &Endpoint) -> bool {
+        matches!(self, Self::Socket(known, _) if known == endpoint)
+    }
+
+    /// How reports name it.
+    pub(super) fn names_from(&self) -> NamesFrom {
+        match self {
+            Self::Socket(endpoint, _) => NamesFrom::Runtime(endpoint.to_string().into()),
+            Self::Kubernetes(_) => NamesFrom::KubernetesApi,
+        }
+    }
+
+    /// Asks who the containers are. Connects anew each time, since a runtime may have been restarted. `limit` is
+    /// the time that the caller waits.
+    pub(super) async fn ask(
+        &mut self,
+        uses: &Arc<CgroupUses>,
+        limit: Duration,
+    ) -> Result<(Answer, Room), AskError> {
+        match self {
+            Self::Socket(endpoint, protocol) => {
+                // A protocol that fails is forgotten.
+                let known = protocol.take();
+                let mut found = match known {
+                    Some(known) => known,
+                    None => Protocol::find(endpoint).await?,
+                };
+                let answer = match &mut found {
+                    Protocol::Cri(cri) => cri.list(endpoint.path(), uses).await?,
+                    Protocol::Docker(engine) => engine.list(endpoint.path(), uses).await?,
+                };
+                *protocol = Some(found);
+                Ok(answer)
+            }
+            Self::Kubernetes(kubernetes) => kubernetes.ask(uses, limit).await,
+        }
+    }
+}
+
+impl Protocol {
+    /// Finds out what speaks at a socket.
+    async fn find(endpoint: &Endpoint) -> Result<Self, AskError> {
+        let error = match cri::version(endpoint.path()).await {
+            Ok(cri) => return Ok(Self::Cri(cri)),
+            Err(AskError::Grpc(error)) if error.is_unimplemented() => {
+                return Err(AskError::NoCri(error));
+            }
+            Err(AskError::Grpc(error)) if error.may_not_be_grpc() => error,
+            Err(error) => return Err(error),
+        };
+        match docker::ping(endpoint.path()).await {
+            Ok(engine) => Ok(Self::Docker(engine)),
+            Err(http) => Err(AskError::UnknownProtocol { http: log::chain(&http), source: error }),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(endpoint, _) => endpoint.fmt(f),
+            Self::Kubernetes(_) => f.write_str(KUBERNETES),
+        }
+    }
+}
