@@ -48,7 +48,7 @@ impl<'n> Discovery<'n> {
     /// Waits until it has scraped the exporter, and checks whose series it stores.
     pub(crate) fn check(&self) {
         let web = r#"sched_cgroup_cpu_seconds_total{namespace="default", pod=~"web-.+", container="main"}"#;
-        self.node.wait("scraped", || {
+        Node::wait("scraped", || {
             let found = self.query(web);
             found.len() >= 2 && found.iter().all(|it| it["metric"]["instance"] == NODE)
         });
@@ -66,14 +66,16 @@ fn config() -> String {
     let (before, after) =
         CONFIG.split_once("  static_configs:\n  - targets: [\"127.0.0.1:10435\"]\n").unwrap();
     let (_, discovery) = after.split_once("  # kubernetes_sd_configs:\n").unwrap();
-    let discovery = discovery.lines().map_while(|line| line.strip_prefix("  # "));
-    let discovery: String = discovery.map(|line| format!("  {line}\n")).collect();
+    let mut lines = String::new();
+    for line in discovery.lines().map_while(|line| line.strip_prefix("  # ")) {
+        lines.extend(["  ", line, "\n"]);
+    }
     let role = "- role: pod\n";
-    assert!(discovery.contains(role), "{discovery}");
+    assert!(lines.contains(role), "{lines}");
     let account = format!("{role}    kubeconfig_file: /run/node/admin.json\n");
     let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/prometheus");
     let before = before.replace("_interval: 15s", "_interval: 1s");
     let before = before.replace("\n- recording", &format!("\n- {}/recording", rules.display()));
     let before = before.replace("\n- alerts", &format!("\n- {}/alerts", rules.display()));
-    format!("{before}  kubernetes_sd_configs:\n{}", discovery.replace(role, &account))
+    format!("{before}  kubernetes_sd_configs:\n{}", lines.replace(role, &account))
 }

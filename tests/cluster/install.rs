@@ -138,7 +138,7 @@ impl Installed<'_> {
     #[track_caller]
     fn wait(&self, what: &str, mut done: impl FnMut(&Exposition) -> bool) -> Exposition {
         let mut exposition = self.scrape();
-        self.node.wait(what, || {
+        Node::wait(what, || {
             exposition = self.scrape();
             done(&exposition)
         });
@@ -207,7 +207,7 @@ impl Installed<'_> {
             exposition.select(SECONDS, &pairs.each_ref().map(String::as_str)).count() == 1
         };
         self.wait("named", |it| before.union(&pods()).all(|names| is_shown(it, names)));
-        self.node.wait("gone", || pods().is_disjoint(&before));
+        Node::wait("gone", || pods().is_disjoint(&before));
     }
 
     /// Checks that a new exporter replaces this one, and names what runs.
@@ -221,7 +221,7 @@ impl Installed<'_> {
             &format!("daemonset/{NAME}"),
         ]);
         self.wait_for_roll_out();
-        self.node.wait("replaced", || self.pod()["metadata"]["name"] != before["metadata"]["name"]);
+        Node::wait("replaced", || self.pod()["metadata"]["name"] != before["metadata"]["name"]);
         self.check_names();
     }
 

@@ -114,7 +114,7 @@ impl Node {
         let mut node = Self { daemons: Vec::new(), containerd, _sysctls: sysctls };
         node.load_image();
         node.start_daemons();
-        node.wait("ready", || {
+        Self::wait("ready", || {
             node.kubectl(&["wait", "--for=condition=Ready", "--timeout=1s", "node", NODE])
                 .status
                 .success()
@@ -160,7 +160,9 @@ impl Node {
                 "--service-account-signing-key-file=/run/node/tokens.key",
             ],
         );
-        self.wait("served by the API", || self.kubectl(&["get", "--raw=/readyz"]).status.success());
+        Self::wait("served by the API", || {
+            self.kubectl(&["get", "--raw=/readyz"]).status.success()
+        });
         let account = "--kubeconfig=/run/node/admin.json";
         let loopback = ["--leader-elect=false", "--bind-address=127.0.0.1", "--port=0"];
         let controller = [
@@ -241,8 +243,7 @@ impl Node {
 
     /// Waits until something is done.
     #[track_caller]
-    pub(crate) fn wait(&self, what: &str, done: impl FnMut() -> bool) {
-        let done: &mut dyn FnMut() -> bool = &mut { done };
+    pub(crate) fn wait(what: &str, mut done: impl FnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !done() {
             assert!(Instant::now() < deadline, "never {what}");

@@ -52,7 +52,7 @@ pub(crate) fn start(node: &Node) {
     for controller in ["deployment/web", "daemonset/agent"] {
         node.kubectl_ok(&["rollout", "status", "--timeout=2m", controller]);
     }
-    node.wait("a static pod", || {
+    Node::wait("a static pod", || {
         let pods = node.get(&["pods"]);
         pods.iter().any(|pod| {
             pod["metadata"]["name"] == "static-node-1" && pod["status"]["phase"] == "Running"

@@ -114,7 +114,7 @@ fn docs_labels_md_shows_what_the_check_prints() {
         from: NamesFrom::Runtime("unix:///run/containerd/containerd.sock".into()),
     };
     let cgroups = by_path.into_iter().chain([container]).collect();
-    let found = FoundCgroups { cgroups, error: None };
+    let found = FoundCgroups { cgroups, ..FoundCgroups::default() };
     let printed = report(Path::new("exporter.yaml"), &made, Some(&found), CheckFormat::Table);
     let (_, shown) = LABELS.split_once("\n```\nexporter.yaml: valid\n").unwrap();
     assert_eq!(printed, format!("exporter.yaml: valid\n{}", shown.split_once("```").unwrap().0));

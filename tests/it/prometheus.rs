@@ -232,8 +232,8 @@ fn with_honored_labels_no_cgroup_gets_the_pod_of_the_exporter() {
             "container": "exporter",
         })
     );
-    let exported = found(&format!("job=\"renamed\", exported_pod=\"{POD}\""));
-    assert_eq!(exported["pod"], "exporter-1");
+    let renamed = found(&format!("job=\"renamed\", exported_pod=\"{POD}\""));
+    assert_eq!(renamed["pod"], "exporter-1");
 }
 
 #[test]

@@ -57,9 +57,11 @@ impl Driver {
             Self::Cgroupfs(_) => format!("{parent}/{id}"),
             Self::Systemd(above) => {
                 // A slice is in the slice whose name is the part before the last dash.
-                let dashes = parent.match_indices('-').map(|(dash, _)| &parent[..dash]);
-                let slices: String = dashes.map(|slice| format!("/{slice}.slice")).collect();
-                format!("{above}{slices}/{parent}/cri-containerd-{id}.scope")
+                let mut path = above.clone();
+                for (dash, _) in parent.match_indices('-') {
+                    path.extend(["/", &parent[..dash], ".slice"]);
+                }
+                format!("{path}/{parent}/cri-containerd-{id}.scope")
             }
         }
     }

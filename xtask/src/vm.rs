@@ -131,7 +131,7 @@ fn build(arch: Arch) -> Result<PathBuf> {
 
 /// Tests that need more than a kernel, tests that need no kernel, and tests that wait for the exporter's
 /// timeouts.
-const SKIPPED: [&str; 16] = [
+const SKIPPED: [&str; 17] = [
     "booted::",
     "container::",
     "crates::",
@@ -144,6 +144,7 @@ const SKIPPED: [&str; 16] = [
     "properties::",
     "python::",
     "release::",
+    "runtimes::",
     "systemd::",
     "trace::",
     "clients_that_do_not_read",
@@ -174,7 +175,7 @@ fn run(
     let started = Instant::now();
     let mut harness = vec!["--test-threads=1".to_owned()];
     let not_quick = if args.quick { NOT_QUICK } else { &[] };
-    let skip = SKIPPED.iter().chain(guest.skip).chain(not_quick);
+    let skip = SKIPPED.iter().chain(guest.skip).chain(guest.hierarchy.skip()).chain(not_quick);
     harness.extend(skip.map(|module| format!("--skip={module}")));
     harness.extend_from_slice(&args.filters);
     let mut console = Console::start(guest, &kernel.image, initramfs, &harness)?;

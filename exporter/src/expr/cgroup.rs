@@ -304,7 +304,7 @@ mod tests {
         CgroupUses::new(keys, &rules)
     }
 
-    fn copy<'a>(source: &'a str) -> RuleSpec<'a> {
+    fn copy(source: &str) -> RuleSpec<'_> {
         let source_labels = Some(vec![source]);
         RuleSpec { source_labels, target_label: Some("x"), ..RuleSpec::default() }
     }

@@ -401,16 +401,16 @@ mod tests {
     }
 
     /// An answer with a container whose name changes with `name`.
-    fn answer(name: &str) -> Result<(Answer, Room), AskError> {
+    fn answer(name: &str) -> (Answer, Room) {
         let mut answer = Answer::default();
         let (image, runtime) = (Arc::default(), Arc::default());
         let id = ContainerId::parse("a".repeat(64).as_bytes()).unwrap();
         answer.add(id, Container { name: name.into(), image, runtime, pod: None });
-        Ok((answer, Room::new(&Arc::default())))
+        (answer, Room::new(&Arc::default()))
     }
 
-    fn empty() -> Result<(Answer, Room), AskError> {
-        Ok((Answer::default(), Room::new(&Arc::default())))
+    fn empty() -> (Answer, Room) {
+        (Answer::default(), Room::new(&Arc::default()))
     }
 
     fn failed() -> Result<(Answer, Room), AskError> {
@@ -439,7 +439,7 @@ mod tests {
         let mut followed = socket();
         assert!(followed.ask_at(false).is_some_and(|at| at <= Instant::now()));
         for _ in 0..3 {
-            assert_pause(pause(&mut followed, answer("a")), 1, 54..=66);
+            assert_pause(pause(&mut followed, Ok(answer("a"))), 1, 54..=66);
         }
         // A runtime that fails is asked less and less often, but as often for changes.
         for seconds in [2, 4, 8, 16, 32] {
@@ -450,24 +450,24 @@ mod tests {
         }
         let [missing, refresh] = pause(&mut followed, failed());
         assert!(missing.is_some_and(|it| (54..=60).contains(&it)) && refresh >= missing);
-        assert_pause(pause(&mut followed, answer("a")), 1, 54..=66);
+        assert_pause(pause(&mut followed, Ok(answer("a"))), 1, 54..=66);
     }
 
     #[test]
     fn the_api_is_asked_less_often_while_it_has_nothing_new() {
         let mut followed = api();
-        assert_pause(pause(&mut followed, answer("a")), 4, 270..=330);
+        assert_pause(pause(&mut followed, Ok(answer("a"))), 4, 270..=330);
         for seconds in [8, 16, 32, 60, 60] {
-            assert_pause(pause(&mut followed, answer("a")), seconds, 270..=330);
+            assert_pause(pause(&mut followed, Ok(answer("a"))), seconds, 270..=330);
         }
-        assert_pause(pause(&mut followed, answer("b")), 4, 270..=330);
+        assert_pause(pause(&mut followed, Ok(answer("b"))), 4, 270..=330);
         assert_pause(pause(&mut followed, failed()), 8, 270..=330);
     }
 
     #[test]
     fn a_runtime_without_containers_is_asked_only_for_missing_ones() {
         let mut followed = socket();
-        assert_eq!(pause(&mut followed, empty()), [Some(1), None]);
+        assert_eq!(pause(&mut followed, Ok(empty())), [Some(1), None]);
         // One that fails is asked, so that its state is known.
         assert_pause(pause(&mut followed, failed()), 2, 54..=66);
     }
@@ -480,7 +480,7 @@ mod tests {
         assert!(missing == refresh && refresh >= Some(54), "{missing:?}");
         assert_eq!((followed.state(), &followed.status), (None, &Status::NotASource));
         // One that has answered is down.
-        followed.note(answer("a"), Pace::default());
+        followed.note(Ok(answer("a")), Pace::default());
         followed.note(other(), Pace::default());
         assert!(followed.state().unwrap().error.is_some());
         // So is one that is configured.

@@ -561,7 +561,7 @@ fn a_runtime_that_hangs_delays_no_other() {
     let host = Host::new();
     let _hanging = Fake::start(&host.path("accepts"), |stream| async move {
         let _stream = stream;
-        pending().await
+        pending::<()>().await;
     });
     let _silent = Fake::grpc(&host.path("silent"), |_| None);
     let _halfway = Fake::grpc(&host.path("halfway"), |method| {

@@ -63,7 +63,6 @@ const NAMING_RETRY: Duration = Duration::from_secs(1);
 /// How often to look for removed cgroups on kernels that do not report them.
 const LOOK: Duration = Duration::from_secs(5);
 
-
 /// Takes something that is to be reported.
 pub type Report<T> = Box<dyn Fn(&[T]) + Send>;
 

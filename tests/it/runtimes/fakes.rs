@@ -130,17 +130,18 @@ pub(super) enum Conduct {
 /// A server on a socket; it ends when dropped.
 pub(super) struct Server {
     directory: TempDir,
-    _runtime: Runtime,
+    /// Ends the tasks of the server when dropped.
+    runtime: Runtime,
 }
 
 impl Server {
     pub(super) fn start(conduct: Conduct) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let server = Self { directory, _runtime: runtime };
-        let _context = server._runtime.enter();
+        let server = Self { directory, runtime };
+        let _context = server.runtime.enter();
         let listener = UnixListener::bind(server.socket()).unwrap();
-        server._runtime.spawn(async move {
+        server.runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(serve(stream, conduct.clone()));
             }
@@ -164,7 +165,7 @@ async fn serve(mut stream: UnixStream, conduct: Conduct) {
         Conduct::Silent => pending().await,
         Conduct::Closing => {}
         Conduct::Garbage => {
-            let _ = stream.write_all(&[0xa5; 100_000]).await;
+            let _ = stream.write_all(&vec![0xa5; 100_000]).await;
         }
         _ => {
             let service = service_fn(|request| {

@@ -9,7 +9,10 @@ use std::{
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
-    Request, Response, StatusCode, body::Incoming, header::AUTHORIZATION, server::conn::http1,
+    Request, Response, StatusCode,
+    body::Incoming,
+    header::{AUTHORIZATION, HeaderValue},
+    server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
@@ -89,7 +92,7 @@ fn tls() -> (TlsAcceptor, String) {
 fn answer(request: &Request<Incoming>, pods: &[Value]) -> Response<Full<Bytes>> {
     let query = request.uri().query().unwrap_or_default();
     let selector = format!("fieldSelector=spec.nodeName%3D{NODE}");
-    let token = request.headers().get(AUTHORIZATION).map(|it| it.as_bytes());
+    let token = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
     let status = if token != Some(b"Bearer secret") {
         StatusCode::UNAUTHORIZED
     } else if request.uri().path() != "/api/v1/pods" || !query.split('&').any(|it| it == selector) {
@@ -103,7 +106,7 @@ fn answer(request: &Request<Incoming>, pods: &[Value]) -> Response<Full<Bytes>> 
 }
 
 /// A pod with one container, as the API has it.
-fn pod(name: &str, uid: &str, annotations: Value, container: &Running) -> Value {
+fn pod(name: &str, uid: &str, annotations: &Value, container: &Running) -> Value {
     json!({
         "metadata": {"name": name, "namespace": "shop", "uid": uid, "annotations": annotations},
         "spec": {"nodeName": NODE, "containers": [{"name": "main", "image": "localhost/image:1"}]},
@@ -136,7 +139,7 @@ fn pods_of_the_node_have_their_names() {
     let (api, namespaces, tree) = (Api::start(), Namespaces::new(), Tree::new());
     let web = Running::start(&tree, 1, [b"shop", b"web", b"main"]);
     let uid = "00000001-0000-4000-8000-000000000000";
-    api.pods.lock().unwrap().push(pod("web", uid, json!({}), &web));
+    api.pods.lock().unwrap().push(pod("web", uid, &json!({}), &web));
     let exporter = exporter(&namespaces, &api);
     find(&exporter, &web.pairs());
 
@@ -146,7 +149,7 @@ fn pods_of_the_node_have_their_names() {
         Running::with_uid(&tree, 2, [b"shop", b"proxy-node-1", b"main"], static_uid.to_owned());
     let mirror = json!({"kubernetes.io/config.mirror": static_uid});
     let other_uid = "6d04794c-0000-4000-8000-000000000000";
-    api.pods.lock().unwrap().push(pod("proxy-node-1", other_uid, mirror, &proxy));
+    api.pods.lock().unwrap().push(pod("proxy-node-1", other_uid, &mirror, &proxy));
     wait_for(&exporter, &proxy.pairs());
 
     // The API is not yet aware of a container: until then, it has its ids.
@@ -154,7 +157,7 @@ fn pods_of_the_node_have_their_names() {
     let id = format!("container=\"{}\"", late.id);
     wait_for(&exporter, &[&id]);
     let uid = "00000003-0000-4000-8000-000000000000";
-    api.pods.lock().unwrap().push(pod("late", uid, json!({}), &late));
+    api.pods.lock().unwrap().push(pod("late", uid, &json!({}), &late));
     let exposition = wait_for(&exporter, &late.pairs());
     assert_eq!(sets(&exposition, &[&id]), 0);
 }

@@ -53,7 +53,8 @@ fn check_texts(path: &[u8], names: &CgroupNames) {
 
 fn check_units(names: &CgroupNames) {
     let is = |segment: &str, unit: &str| segment.strip_prefix('_').unwrap_or(segment) == unit;
-    let is_slice = |segment: &str| segment.ends_with(".slice");
+    let is_slice =
+        |segment: &str| segment.rsplit_once('.').is_some_and(|(_, kind)| kind == "slice");
     let slices = segments(names).take_while(|segment| is_slice(segment));
     let (slice, unit) = (&names.slice, &names.unit);
     if !slice.is_empty() {

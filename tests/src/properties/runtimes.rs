@@ -11,7 +11,7 @@ use sched_exporter::{
 };
 
 /// The ids whose names are looked up.
-pub const IDS: [&str; 2] = [
+pub(super) const IDS: [&str; 2] = [
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb",
 ];
