@@ -69,7 +69,7 @@ pub(super) struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            limit: Duration::from_secs(5),
+            limit: Duration::from_secs(2),
             refresh: Duration::from_mins(1),
             api_refresh: Duration::from_mins(5),
             retry: Duration::from_secs(1),
