@@ -57,14 +57,18 @@ pub(super) struct Pace {
     pub(super) refresh: Duration,
     /// Likewise of the Kubernetes API, which many nodes ask.
     pub(super) api_refresh: Duration,
-    /// How long to wait before a socket is asked for a container that its answer lacks. It doubles with each
-    /// failure.
+    /// How long to wait before a socket is asked for a container that its answer lacks, on average. It doubles
+    /// with each failure.
     pub(super) retry: Duration,
     /// Likewise the Kubernetes API. It also doubles while answers have nothing new.
     pub(super) api_retry: Duration,
     /// Maximum of both.
     pub(super) max_retry: Duration,
 }
+
+/// How many questions a socket is asked in quick succession: a pod that starts has several containers, one after
+/// another, and each is listed only after it has started.
+const BURST: u32 = 3;
 
 impl Default for Pace {
     fn default() -> Self {
@@ -108,6 +112,8 @@ struct Followed {
     status: Status,
     /// How often it failed, or had nothing new, since the last time that it had.
     attempts: u32,
+    /// The questions so far are as many as fit into the time until then.
+    paid_until: Instant,
     /// When to ask for changes. `None` if the answer has no containers.
     refresh_at: Option<Instant>,
     /// When to ask for a container that the answer lacks. `None` if it cannot know containers.
@@ -280,6 +286,7 @@ impl Followed {
             good: None,
             status: Status::NotAsked,
             attempts: 0,
+            paid_until: now,
             refresh_at: Some(now),
             retry_at: Some(now),
         }
@@ -326,12 +333,18 @@ impl Followed {
             Source::Kubernetes(_) => (pace.api_refresh, pace.api_retry, is_news),
         };
         self.attempts = if is_up { 0 } else { self.attempts.saturating_add(1) };
-        let retry = retry.saturating_mul(1 << self.attempts.min(16)).min(pace.max_retry);
         let now = Instant::now();
+        self.paid_until = self.paid_until.max(now) + pace.retry;
+        let retry_at = match self.source {
+            Source::Socket(..) if is_up => {
+                (now + pace.retry / 8).max(self.paid_until - pace.retry * (BURST - 1))
+            }
+            _ => now + retry.saturating_mul(1 << self.attempts.min(16)).min(pace.max_retry),
+        };
         let is_empty = self.good.as_ref().is_some_and(|answer| answer.containers.is_empty());
         let is_idle = self.status == Status::Up && is_empty;
         self.refresh_at = (!is_idle).then(|| now + jittered(refresh, random()));
-        self.retry_at = (self.status != Status::NotASource).then(|| now + retry);
+        self.retry_at = (self.status != Status::NotASource).then_some(retry_at);
     }
 
     /// Logs a new error, or the end of one.
@@ -438,8 +451,9 @@ mod tests {
     fn sockets_are_asked_each_minute_and_for_missing_containers_each_second() {
         let mut followed = socket();
         assert!(followed.ask_at(false).is_some_and(|at| at <= Instant::now()));
-        for _ in 0..3 {
-            assert_pause(pause(&mut followed, Ok(answer("a"))), 1, 54..=66);
+        // Some questions follow soon, the others on average after a second each.
+        for seconds in [0, 0, 1, 2, 3] {
+            assert_pause(pause(&mut followed, Ok(answer("a"))), seconds, 54..=66);
         }
         // A runtime that fails is asked less and less often, but as often for changes.
         for seconds in [2, 4, 8, 16, 32] {
@@ -450,7 +464,8 @@ mod tests {
         }
         let [missing, refresh] = pause(&mut followed, failed());
         assert!(missing.is_some_and(|it| (54..=60).contains(&it)) && refresh >= missing);
-        assert_pause(pause(&mut followed, Ok(answer("a"))), 1, 54..=66);
+        followed.paid_until = Instant::now();
+        assert_pause(pause(&mut followed, Ok(answer("a"))), 0, 54..=66);
     }
 
     #[test]
@@ -467,7 +482,7 @@ mod tests {
     #[test]
     fn a_runtime_without_containers_is_asked_only_for_missing_ones() {
         let mut followed = socket();
-        assert_eq!(pause(&mut followed, Ok(empty())), [Some(1), None]);
+        assert_eq!(pause(&mut followed, Ok(empty())), [Some(0), None]);
         // One that fails is asked, so that its state is known.
         assert_pause(pause(&mut followed, failed()), 2, 54..=66);
     }

@@ -15,7 +15,7 @@ use crate::runtimes::{Inventory, Origins, Runtimes, Settings, SourceState};
 const HOLD: Duration = Duration::from_secs(3);
 
 /// Pause before the second question for a cgroup. It doubles with each.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 /// After a pause of this, there are no more questions for a cgroup.
 const LAST_PAUSE: Duration = Duration::from_mins(1);
@@ -283,7 +283,7 @@ mod tests {
         assert_eq!(named(&mut containers, now), [4].into());
         assert_eq!(named(&mut containers, now + HOLD), [].into());
         // It is not forgotten then.
-        assert_eq!(questions(&mut containers, now), [0, 1, 3, 7, 15, 31, 63]);
+        assert_eq!(questions(&mut containers, now), [0, 0, 0, 1, 3, 7, 15, 31, 63]);
         assert_eq!(named(&mut containers, now + HOLD), [].into());
         assert_eq!(containers.due(now + HOLD), None);
     }
