@@ -291,3 +291,31 @@ fn family_of(family: &MetricFamily, kind: Kind) -> exposition::Family<'_> {
         if kind == Kind::Counter { name.strip_suffix("_total").unwrap_or(name) } else { name };
     exposition::Family { name, kind, help: family.help() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_of_one_kind_do_not_replace_the_other() {
+        let telemetry = Telemetry::new().unwrap();
+        let shown = || {
+            let family = telemetry.label_source_up.collect().remove(0);
+            let metrics = family.get_metric().iter();
+            let values = metrics.map(|metric| {
+                let up = metric.get_gauge().get_value();
+                format!("{} {up}", metric.get_label()[0].value())
+            });
+            let mut values: Vec<_> = values.collect();
+            values.sort();
+            values
+        };
+        telemetry.label_sources([("env", true), ("node.labels", false)]);
+        telemetry
+            .container_sources([("unix:///run/docker.sock", false), ("kubernetes-pods", true)]);
+        telemetry.label_sources([("env", false)]);
+        assert_eq!(shown(), ["env 0", "kubernetes-pods 1", "unix:///run/docker.sock 0"]);
+        telemetry.container_sources([("unix:///run/docker.sock", true)]);
+        assert_eq!(shown(), ["env 0", "unix:///run/docker.sock 1"]);
+    }
+}

@@ -23,6 +23,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use nix::time::ClockId;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{net::UnixListener, runtime, sync::oneshot};
@@ -819,6 +820,48 @@ fn runtimes_without_cri_v1_are_errors_that_say_what_to_do() {
         "does not serve CRI v1: its CRI plugin is disabled, or it is older than containerd 1.6 or CRI-O \
          1.23: the call failed with gRPC status UNIMPLEMENTED: unknown service runtime.v1.RuntimeService",
     );
+}
+
+/// As on a node that has as many pods as kubelet allows by default, with labels and annotations as Kubernetes
+/// makes them.
+#[test]
+fn a_full_node_costs_little_time() {
+    let labels: Vec<_> =
+        (0..8).map(|n| (format!("app.kubernetes.io/label-{n}"), "x".repeat(20))).collect();
+    let labels: Vec<_> = labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let sandboxes = (0..110).flat_map(|n| {
+        let [id, uid] = [id(&format!("5{n:03}")), uid(&n.to_string())];
+        sandbox(&id, "default", &format!("deployment-7d9f4b6c5d-{n:05}"), &uid, &labels)
+    });
+    let containers = (0..250).flat_map(|n| {
+        let [id, sandbox] = [id(&format!("c{n:03}")), id(&format!("5{:03}", n % 110))];
+        let image = format!("registry.example.com/team/image-{}:1.2.3", n % 20);
+        let padding = bytes(
+            9,
+            [bytes(1, "io.kubernetes.container.hash"), bytes(2, "x".repeat(300))].concat(),
+        );
+        let mut container = container(&id, &sandbox, &format!("container-{}", n % 3), &image);
+        container.extend(bytes(2, padding));
+        container
+    });
+    let lists = Lists {
+        containers: containers.collect(),
+        sandboxes: sandboxes.collect(),
+        ..Lists::default()
+    };
+    let host = Host::new();
+    let _runtime = containerd(&host.path("s"), &shared(lists));
+    let mut runtimes = host.runtimes(&["s"], AT_ONCE);
+    runtimes.ask(true);
+    let clock = || Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap());
+    let before = clock();
+    for _ in 0..10 {
+        runtimes.ask(true);
+    }
+    let each = (clock() - before) / 10;
+    // Unoptimized, on a busy machine.
+    assert!(each < Duration::from_millis(50), "{each:?}");
+    assert_eq!(names_of(&runtimes, &id("c249"), "")[2], "container-0");
 }
 
 // ---- Docker and podman ----

@@ -153,3 +153,74 @@ pub fn labels_of(
 pub fn violations_of(labeller: Option<&CgroupLabeller>) -> Violations {
     labeller.map(CgroupLabeller::violations).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtimes::Received;
+
+    const ID: &str = "a61627ef0b1c2d3e4f5061728394a5b6c7d8e9f00112233445566778191ac199";
+
+    /// What Docker says of a container with this name.
+    fn inventory(name: &str) -> Inventory {
+        let list = format!(r#"[{{"Id": "{ID}", "Names": ["/{name}"], "Image": "image"}}]"#);
+        Received::Docker(list.as_bytes()).read(&Arc::default(), 100).unwrap()
+    }
+
+    fn container() -> PathBuf {
+        format!("/docker/{ID}").into()
+    }
+
+    fn run(
+        cgroups: Vec<Nameless>,
+        inventory: Inventory,
+        recheck: Option<(Arc<NamesBySerial>, Recheck)>,
+    ) -> Naming {
+        let (generation, violations) = (Arc::default(), Violations::default());
+        NamingJob { cgroups, inventory, recheck, generation, violations }.run()
+    }
+
+    fn name(named: &Named) -> String {
+        named.names().container_name
+    }
+
+    #[test]
+    fn cgroups_of_containers_have_the_names_of_these() {
+        let cgroups = || {
+            vec![
+                Nameless { serial: 3, id: 103, path: "/a.service".into() },
+                Nameless { serial: 4, id: 104, path: container() },
+            ]
+        };
+        let naming = run(cgroups(), Inventory::default(), None);
+        assert_eq!((naming.unknown, naming.has_containers), ([4].into(), true));
+        assert_eq!(name(&naming.names[&4]), "");
+        let naming = run(cgroups(), inventory("web"), None);
+        assert_eq!((naming.unknown, naming.has_containers), ([].into(), true));
+        assert_eq!([3, 4].map(|serial| name(&naming.names[&serial])), ["", "web"]);
+        assert_eq!(naming.labels, [(3, None), (4, None)].into());
+        let naming = run(cgroups()[..1].to_vec(), inventory("web"), None);
+        assert!(!naming.has_containers);
+    }
+
+    #[test]
+    fn names_follow_the_inventory_and_stay_when_it_forgets_a_container() {
+        let recheck = |before: Option<&str>, after: Inventory, how| {
+            let known = before.and_then(|it| inventory(it).find(&named(104, container()).names()));
+            let names = [
+                (3, Arc::new(named(103, "/a.service".into()))),
+                (4, Arc::new(Named { known, ..named(104, container()) })),
+            ];
+            let naming = run(Vec::new(), after, Some((Arc::new(names.into()), how)));
+            assert!(!naming.names.contains_key(&3));
+            naming.names.get(&4).map(|it| name(it))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(recheck(None, inventory("web"), Recheck::Update), some("web"));
+        assert_eq!(recheck(Some("web"), inventory("web"), Recheck::Update), None);
+        assert_eq!(recheck(Some("web"), inventory("renamed"), Recheck::Update), some("renamed"));
+        assert_eq!(recheck(Some("web"), Inventory::default(), Recheck::Update), None);
+        assert_eq!(recheck(Some("web"), Inventory::default(), Recheck::Replace), some(""));
+        assert_eq!(recheck(None, Inventory::default(), Recheck::Replace), None);
+    }
+}
