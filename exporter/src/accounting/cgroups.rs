@@ -63,8 +63,14 @@ impl<'a, M: Fn(usize) -> CgroupMeta> Collector<'a, M> {
     /// Adds the rows of a CPU, by slot, and what was counted since the last of them was written: the
     /// difference between `totals`, which include the open interval, and the record.
     pub fn add(&mut self, record: &CpuRecord, totals: &Totals, rows: &[CgroupRow]) {
+        self.look_up_owners(rows.len());
         for (slot, row) in rows.iter().enumerate() {
-            self.add_row(slot, row.serial, &row.totals);
+            let owner = &mut self.owners[slot];
+            if row.serial != 0 && row.serial == owner.serial {
+                owner.totals.add(&row.totals);
+            } else {
+                self.add_row(slot, row.serial, &row.totals);
+            }
         }
         let (serial, slot) = CgroupState::unpack(record.cgroups.current);
         let mut stretch = counted(record, totals);
@@ -83,12 +89,16 @@ impl<'a, M: Fn(usize) -> CgroupMeta> Collector<'a, M> {
         }
     }
 
-    fn add_owned(&mut self, slot: usize, serial: u64, totals: &CgroupTotals) {
-        while self.owners.len() <= slot {
-            let next = self.owners.len();
-            let serial = if next < FIRST_SLOT as usize { 0 } else { (self.meta)(next).serial };
+    /// Looks up the owners of the first slots, except those that are known.
+    fn look_up_owners(&mut self, slots: usize) {
+        for slot in self.owners.len()..slots {
+            let serial = if slot < FIRST_SLOT as usize { 0 } else { (self.meta)(slot).serial };
             self.owners.push(Owner { serial, totals: CgroupTotals::ZERO });
         }
+    }
+
+    fn add_owned(&mut self, slot: usize, serial: u64, totals: &CgroupTotals) {
+        self.look_up_owners(slot + 1);
         let owner = &mut self.owners[slot];
         if owner.serial != serial {
             if (self.meta)(slot).serial != serial {
