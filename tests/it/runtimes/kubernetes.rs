@@ -120,14 +120,12 @@ fn pod(name: &str, uid: &str, annotations: &Value, container: &Running) -> Value
 
 /// Starts an exporter as in a pod.
 fn exporter(namespaces: &Namespaces, api: &Api) -> Exporter {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("exporter.yaml");
-    fs::write(&path, "cgroups: {runtimes: [], kubernetes_pods: true}\n").unwrap();
     fs::create_dir_all(namespaces.path(ACCOUNT)).unwrap();
     for (file, text) in [("ca.crt", api.authority.as_str()), ("token", "secret\n")] {
         fs::write(namespaces.path(ACCOUNT).join(file), text).unwrap();
     }
-    Exporter::start_prepared(directory, path, &[], |command| {
+    let config = "cgroups: {runtimes: [], kubernetes_pods: true}\n";
+    Exporter::start_with_prepared(config, &[], |command| {
         namespaces.share_mounts(command);
         command.env("NODE_NAME", NODE).env("KUBERNETES_SERVICE_HOST", "127.0.0.1");
         command.env("KUBERNETES_SERVICE_PORT", api.port.to_string());

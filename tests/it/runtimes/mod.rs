@@ -8,10 +8,7 @@ mod podman;
 mod sockets;
 mod units;
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use sched_exporter_tests::{
     cgroups::{Account, Cgroup},
@@ -27,10 +24,7 @@ const SOON: Duration = Duration::from_secs(2);
 
 /// Starts an exporter that sees the mounts of namespaces, and so the sockets in their `/run`.
 fn exporter_in(namespaces: &Namespaces, config: &str) -> Exporter {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("exporter.yaml");
-    fs::write(&path, config).unwrap();
-    Exporter::start_prepared(directory, path, &[], |command| namespaces.share_mounts(command))
+    Exporter::start_with_prepared(config, &[], |command| namespaces.share_mounts(command))
 }
 
 /// Waits until a set of cgroups has its series; panics if that is later than [`SOON`].
