@@ -337,7 +337,8 @@ impl Followed {
         self.paid_until = self.paid_until.max(now) + pace.retry;
         let retry_at = match self.source {
             Source::Socket(..) if is_up => {
-                (now + pace.retry / 8).max(self.paid_until - pace.retry * (BURST - 1))
+                let paid = self.paid_until.checked_sub(pace.retry * (BURST - 1)).unwrap_or(now);
+                paid.max(now + pace.retry / 8)
             }
             _ => now + retry.saturating_mul(1 << self.attempts.min(16)).min(pace.max_retry),
         };

