@@ -17,8 +17,9 @@ use sched_exporter_ebpf::{BIRTH_PATH, BIRTHS_BYTES, CgroupBirth, Global};
 
 use crate::{Object, cgroups};
 
-/// The cgroups that were created or renamed. It wakes user space only when it is half full: a cgroup in
-/// which nothing runs needs no name yet, and one in which a task runs wakes user space in another way.
+/// The cgroups that were created or renamed. A new one wakes user space only when the buffer is half full: a
+/// cgroup in which nothing runs needs no name yet, and one in which a task runs wakes user space in another
+/// way.
 #[map]
 static CGROUP_BIRTHS: RingBuf = RingBuf::with_byte_size(BIRTHS_BYTES, 0);
 
@@ -55,7 +56,7 @@ fn tell(ctx: &BtfTracePointContext, event: u64) {
         bpf_probe_read_kernel_str(path, BIRTH_PATH as u32, ctx.arg(1))
     };
     // With the final zero. The helper cuts a path that does not fit, so one that fills it may be cut.
-    let mut length = if read < 0 { 0 } else { read as u64 };
+    let mut length = if read < 0 { 0 } else { read.cast_unsigned() };
     // SAFETY: the statement changes only its operand.
     unsafe { asm!("{0} &= 511", inout(reg) length, options(pure, nomem, nostack)) };
     if length >= BIRTH_PATH as u64 {
@@ -65,6 +66,7 @@ fn tell(ctx: &BtfTracePointContext, event: u64) {
     let told =
         unsafe { slice::from_raw_parts(birth.cast::<u8>(), CgroupBirth::HEADER + length as usize) };
     let is_filling = CGROUP_BIRTHS.query(BPF_RB_AVAIL_DATA.into()) > u64::from(BIRTHS_BYTES) / 2;
-    let wakeup = if is_filling { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    let is_urgent = is_filling || event == CgroupBirth::RENAMED;
+    let wakeup = if is_urgent { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     let _ = CGROUP_BIRTHS.output::<[u8]>(told, wakeup.into());
 }

@@ -10,10 +10,10 @@
 //! for removed cgroups, when it first has something for the new owner.
 //!
 //! User space can give slots back, and nothing else: it can write no other map (all but `CGROUP_FREE` are
-//! frozen; the ring buffers of events and births carry no counts). A number in `CGROUP_FREE` is only a proposal. The
-//! program takes the slot if it exists, if its owner is removed, and if no other CPU is taking it. So a
-//! wrong number can keep slots from being used, or end the accounting of a cgroup that is removed; it
-//! cannot change, move or hide a count.
+//! frozen; the ring buffers of events and births carry no counts). A number in `CGROUP_FREE` is only a
+//! proposal. The program takes the slot if it exists, if its owner is removed, and if no other CPU is taking
+//! it. So a wrong number can keep slots from being used, or end the accounting of a cgroup that is removed;
+//! it cannot change, move or hide a count.
 
 use core::arch::asm;
 
