@@ -12,7 +12,9 @@ use sched_exporter_tests::{
     quiet,
 };
 
-use super::{check_account, check_usage, counted, cpu_ns, exporter_in, find, sets, wait_for};
+use super::{
+    check_account, check_usage, check_usage_since, cpu_ns, exporter_in, find, sets, wait_for,
+};
 
 /// Uses a fifth of a CPU, for longer than any test takes.
 const SPIN: [&str; 4] = ["spin", "20", "80", "300"];
@@ -40,17 +42,17 @@ fn pods_of_each_class_are_found_soon_and_counted_exactly() {
             (Class::Burstable, "web"),
             (Class::BestEffort, "batch"),
         ] {
-            let had =
-                ["main", ""].map(|container| counted(&exporter, &pairs("shop", name, container)));
             let pod = kubelet.run_pod("shop", name, class);
             let container = start(&kubelet, &pod);
-            find(&exporter, &pod.pairs("main"));
-            thread::sleep(WINDOW);
+            let series = pod.pairs("main");
+            let found = find(&exporter, &series);
             // The container that holds the pod's namespaces is in the pod's own series.
-            for ((name, id), had) in [("main", &container), ("", &pod.sandbox)].into_iter().zip(had)
-            {
-                check_usage(&exporter, &pod.pairs(name), &containerd.cgroup(&pod, id), had);
-            }
+            assert_eq!(sets(&found, &pod.pairs("")), 1);
+            let cgroup = containerd.cgroup(&pod, &container);
+            // Until it had its name, its time was in `other`.
+            let (had, usage) = (cpu_ns(&exporter.scrape(), &series), cgroup.usage_ns());
+            thread::sleep(WINDOW);
+            check_usage_since(&exporter, &series, &cgroup, had, usage);
             kubelet.remove_pod(&pod);
         }
     });

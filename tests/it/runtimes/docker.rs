@@ -25,7 +25,7 @@ impl Docker {
         let docker = Self { daemon, containerd };
         let archive = docker.containerd.directory().join("image.tar");
         let body = format!("--data-binary=@{}", archive.display());
-        docker.ask("POST", "/images/load", &["--header=Content-Type: application/x-tar", &body]);
+        docker.ask("POST", "/images/load", &["--header", "Content-Type: application/x-tar", &body]);
         docker
     }
 
@@ -65,7 +65,7 @@ impl Docker {
             "HostConfig": {"NetworkMode": "host"},
         });
         let body = format!("--data={container}");
-        let options = ["--header=Content-Type: application/json", body.as_str()];
+        let options = ["--header", "Content-Type: application/json", body.as_str()];
         let created = self.ask("POST", &format!("/containers/create?name={name}"), &options);
         let id = created["Id"].as_str().unwrap().to_owned();
         self.ask("POST", &format!("/containers/{id}/start"), &[]);

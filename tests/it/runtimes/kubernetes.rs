@@ -28,7 +28,7 @@ use tokio_rustls::{
     rustls::{ServerConfig, pki_types::PrivateKeyDer},
 };
 
-use super::{fakes::Running, find, sets, wait_for};
+use super::{fakes::Running, find, wait_for};
 
 /// Where every pod finds its service account.
 const ACCOUNT: &str = "/run/secrets/kubernetes.io/serviceaccount";
@@ -156,6 +156,5 @@ fn pods_of_the_node_have_their_names() {
     wait_for(&exporter, &[&id]);
     let uid = "00000003-0000-4000-8000-000000000000";
     api.pods.lock().unwrap().push(pod("late", uid, &json!({}), &late));
-    let exposition = wait_for(&exporter, &late.pairs());
-    assert_eq!(sets(&exposition, &[&id]), 0);
+    wait_for(&exporter, &late.pairs());
 }
