@@ -279,7 +279,13 @@ impl Tracker {
     fn handle(&mut self, wake: Wake) -> Result<(), ReadError> {
         match wake {
             Wake::Event => self.step_soon(),
-            Wake::Births => self.take_births(),
+            Wake::Births => {
+                self.take_births();
+                if self.can_rename {
+                    // A renamed cgroup has a slot already, so no other event follows.
+                    self.step_soon();
+                }
+            }
             Wake::Walked(status) => {
                 self.walked(status)?;
                 self.step()?;

@@ -24,8 +24,12 @@ impl Docker {
         let daemon = Self::daemon(&containerd);
         let docker = Self { daemon, containerd };
         let archive = docker.containerd.directory().join("image.tar");
-        let body = format!("--data-binary=@{}", archive.display());
-        docker.ask("POST", "/images/load", &["--header", "Content-Type: application/x-tar", &body]);
+        let body = format!("@{}", archive.display());
+        docker.ask(
+            "POST",
+            "/images/load",
+            &["--header", "Content-Type: application/x-tar", "--data-binary", &body],
+        );
         docker
     }
 
@@ -64,8 +68,8 @@ impl Docker {
             "Cmd": ["spin", "20", "80", "300"],
             "HostConfig": {"NetworkMode": "host"},
         });
-        let body = format!("--data={container}");
-        let options = ["--header", "Content-Type: application/json", body.as_str()];
+        let body = container.to_string();
+        let options = ["--header", "Content-Type: application/json", "--data", body.as_str()];
         let created = self.ask("POST", &format!("/containers/create?name={name}"), &options);
         let id = created["Id"].as_str().unwrap().to_owned();
         self.ask("POST", &format!("/containers/{id}/start"), &[]);

@@ -70,28 +70,16 @@ fn counted(exporter: &Exporter, pairs: &[impl AsRef<str>]) -> u64 {
     exporter.scrape().sum_ns(SECONDS, &pairs)
 }
 
-/// Checks that a set has used what the kernel says of its only cgroup, next to what it `had` before.
-#[track_caller]
-fn check_usage(exporter: &Exporter, pairs: &[impl AsRef<str>], cgroup: &Cgroup, had: u64) {
-    check_usage_since(exporter, pairs, cgroup, had, 0);
-}
-
-/// Checks that a set has used what the kernel says of its only cgroup, since both had these values. It may differ by
+/// Checks that a set has used what the kernel says of its only cgroup, next to what it `had` before. It may differ by
 /// 0.5 %, because we charge interrupts and the way from a wakeup to the switch to a task, and many kernels do not,
 /// and by half a millisecond because a process joins its cgroup while it runs.
 #[track_caller]
-fn check_usage_since(
-    exporter: &Exporter,
-    pairs: &[impl AsRef<str>],
-    cgroup: &Cgroup,
-    ours: u64,
-    kernels: u64,
-) {
-    let least = cgroup.usage_ns() - kernels;
+fn check_usage(exporter: &Exporter, pairs: &[impl AsRef<str>], cgroup: &Cgroup, had: u64) {
+    let least = cgroup.usage_ns();
     let exposition = exporter.scrape();
-    let most = cgroup.usage_ns() - kernels;
+    let most = cgroup.usage_ns();
     check_account(&exposition);
-    let ours = cpu_ns(&exposition, pairs) - ours;
+    let ours = cpu_ns(&exposition, pairs) - had;
     let tolerance = most / 200 + 500_000;
     assert!(
         least <= ours + tolerance && ours <= most + tolerance,
