@@ -16,7 +16,8 @@ use super::{
 /// Maximum length in bytes of each text of a message that is kept. A longer one is cut.
 const MAX_TEXT: usize = 1_024;
 
-/// Leaves out events of level info or above that are too frequent.
+/// Leaves out events of level info or above that are too frequent, and debug events of libraries, some of which
+/// log every frame that they send.
 pub(super) struct RateLimit {
     pub(super) log: LogWriter,
     /// Events with this target are never left out.
@@ -24,8 +25,9 @@ pub(super) struct RateLimit {
 }
 
 impl<S: Subscriber> Filter<S> for RateLimit {
-    fn enabled(&self, _metadata: &Metadata<'_>, _context: &Context<'_, S>) -> bool {
-        true
+    fn enabled(&self, metadata: &Metadata<'_>, _context: &Context<'_, S>) -> bool {
+        let is_ours = || metadata.target().split("::").next() == OWN_TARGET.split("::").next();
+        *metadata.level() <= Level::INFO || is_ours()
     }
 
     fn event_enabled(&self, event: &Event<'_>, _context: &Context<'_, S>) -> bool {

@@ -471,6 +471,7 @@ mod tests {
                 tracing::error!(reason = "why not", number, "it failed");
                 tracing::debug!(reason = "why not", number, "details");
                 tracing::info!(target: "unlimited", reason = "why not", number, "more");
+                tracing::debug!(target: "h2::codec", number, "frame");
             }
         });
         assert_eq!(counted, [("error", 30), ("warn", 0)]);
@@ -478,7 +479,8 @@ mod tests {
         logged(&log, || ());
         let text = text(log, reader);
         let count = |part: &str| text.lines().filter(|line| line.contains(part)).count();
-        assert_eq!([" message=\"it failed\"", "details", "more"].map(count), [10, 30, 30]);
+        let parts = [" message=\"it failed\"", "details", "more", "frame"];
+        assert_eq!(parts.map(count), [10, 30, 30, 0]);
         let end = "level=error message=\"messages left out\" count=20 of=\"it failed\" \
                    last=\"reason=\\\"why not\\\" number=30\"\n";
         assert!(text.ends_with(end), "{text}");
