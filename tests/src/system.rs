@@ -36,7 +36,9 @@ while read -r _ place kind options _; do
     esac
     mkdir -p ".$place"
     mount -t "$kind" -o "$options" "$kind" ".$place"
-done </proc/self/mounts
+done <<mounts
+$(cat /proc/self/mounts)
+mounts
 for directory do
     mkdir -p ".$directory"
     mount --bind "$directory" ".$directory"
