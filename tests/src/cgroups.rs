@@ -151,6 +151,14 @@ impl Tree {
         cgroup
     }
 
+    /// As [`Tree::create`], but also creates those above it that are missing.
+    #[track_caller]
+    pub fn create_all(&self, name: &str) -> Cgroup {
+        let cgroup = self.child(name);
+        fs::create_dir_all(cgroup.directory()).unwrap();
+        cgroup
+    }
+
     /// The cgroup with a path, which others create.
     pub fn at(&self, path: &str) -> Cgroup {
         Cgroup { mounts: self.mounts.clone(), path: path.to_owned() }

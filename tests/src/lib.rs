@@ -19,6 +19,7 @@ pub mod container;
 pub mod containerd;
 pub mod dashboard;
 pub mod exposition;
+pub mod fake_runtime;
 pub mod fdinfo;
 pub mod grpc;
 pub mod kernel;

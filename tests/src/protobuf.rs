@@ -36,7 +36,7 @@ impl Message {
 
     /// Adds entries of a map.
     #[must_use]
-    pub fn map(self, field: u32, entries: &[(&str, &str)]) -> Self {
+    pub fn map(self, field: u32, entries: &[(&str, impl AsRef<[u8]>)]) -> Self {
         entries.iter().fold(self, |message, (key, value)| {
             message.message(field, &Self::new().text(1, key).text(2, value))
         })

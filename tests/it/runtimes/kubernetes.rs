@@ -17,7 +17,9 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use sched_exporter_tests::{cgroups::Tree, namespaces::Namespaces, process::Exporter};
+use sched_exporter_tests::{
+    cgroups::Tree, fake_runtime::Listed, namespaces::Namespaces, process::Exporter,
+};
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
@@ -113,7 +115,7 @@ fn pod(name: &str, uid: &str, annotations: &Value, container: &Running) -> Value
         "status": {"containerStatuses": [{
             "name": "main",
             "image": "localhost/image:1",
-            "containerID": format!("containerd://{}", container.id),
+            "containerID": format!("containerd://{}", container.listed.id),
         }]},
     })
 }
@@ -136,15 +138,15 @@ fn exporter(namespaces: &Namespaces, api: &Api) -> Exporter {
 fn pods_of_the_node_have_their_names() {
     let (api, namespaces, tree) = (Api::start(), Namespaces::new(), Tree::new());
     let web = Running::start(&tree, 1, [b"shop", b"web", b"main"]);
-    let uid = "00000001-0000-4000-8000-000000000000";
-    api.pods.lock().unwrap().push(pod("web", uid, &json!({}), &web));
+    api.pods.lock().unwrap().push(pod("web", &web.listed.uid, &json!({}), &web));
     let exporter = exporter(&namespaces, &api);
     find(&exporter, &web.pairs());
 
     // A static pod has another uid in the API than in paths.
     let static_uid = "0009af54012f5ba19c526ddb4a89e1a5";
-    let proxy =
-        Running::with_uid(&tree, 2, [b"shop", b"proxy-node-1", b"main"], static_uid.to_owned());
+    let mut proxy = Listed::numbered(2, [b"shop", b"proxy-node-1", b"main"]);
+    proxy.uid = static_uid.to_owned();
+    let proxy = Running::of(&tree, proxy);
     let mirror = json!({"kubernetes.io/config.mirror": static_uid});
     let other_uid = "6d04794c-0000-4000-8000-000000000000";
     api.pods.lock().unwrap().push(pod("proxy-node-1", other_uid, &mirror, &proxy));
@@ -152,9 +154,8 @@ fn pods_of_the_node_have_their_names() {
 
     // The API is not yet aware of a container: until then, it has its ids.
     let late = Running::start(&tree, 3, [b"shop", b"late", b"main"]);
-    let id = format!("container=\"{}\"", late.id);
+    let id = format!("container=\"{}\"", late.listed.id);
     wait_for(&exporter, &[&id]);
-    let uid = "00000003-0000-4000-8000-000000000000";
-    api.pods.lock().unwrap().push(pod("late", uid, &json!({}), &late));
+    api.pods.lock().unwrap().push(pod("late", &late.listed.uid, &json!({}), &late));
     wait_for(&exporter, &late.pairs());
 }
