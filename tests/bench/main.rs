@@ -21,6 +21,7 @@ mod children;
 mod daemon;
 mod idle;
 mod memory;
+mod names;
 mod page;
 mod peers;
 mod programs;
@@ -81,6 +82,7 @@ enum Subject {
     Cgroups,
     Scrape,
     CgroupScrapes,
+    Names,
     Render,
     Reload,
     Memory,
@@ -96,6 +98,7 @@ impl Subject {
             Self::Cgroups => "measuring switches between cgroups",
             Self::Scrape => "measuring scrapes",
             Self::CgroupScrapes => "measuring scrapes of many cgroups",
+            Self::Names => "measuring names from a container runtime",
             Self::Render => "measuring rendering",
             Self::Reload => "measuring reloads",
             Self::Memory => "measuring start and memory",
@@ -111,6 +114,7 @@ impl Subject {
             Self::Cgroups => cgroups::measure(effort, peers),
             Self::Scrape => scrape::measure(effort, peers),
             Self::CgroupScrapes => cgroup_scrapes::measure(effort, peers),
+            Self::Names => names::measure(effort),
             Self::Render => render::measure(effort),
             Self::Reload => reload::measure(effort),
             Self::Memory => memory::measure(effort, peers),

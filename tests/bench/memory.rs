@@ -161,7 +161,7 @@ fn hold(daemon: &Daemon, scrapes: usize) -> Result<Held> {
 }
 
 /// A line of `/proc/PID/status`.
-fn resident_mib(pid: u32, name: &str) -> Result<f64> {
+pub(crate) fn resident_mib(pid: u32, name: &str) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find(|line| line.starts_with(name));
     line.and_then(mib).with_context(|| format!("/proc/{pid}/status has no {name}"))
