@@ -80,8 +80,8 @@ scrapeTimeout: {{ . }}
 {{- end }}
 {{- if .honorLabels }}
 # So that the labels `namespace`, `pod` and `container` name who used the CPU. Otherwise Prometheus would
-# replace them with those of the exporter's pod. Every series of a cgroup has them, with empty values if need
-# be, which are honored, too: the time of a unit is never added to the exporter's pod.
+# replace them with those of the exporter's pod. Every series of a cgroup has them, even if empty, and empty
+# ones are honored, too: the time of a unit is never added to the exporter's pod.
 honorLabels: true
 {{- end }}
 relabelings:
