@@ -535,7 +535,7 @@ catalog! {
     SCRAPE_DURATION: Family {
         name: "sched_exporter_scrape_duration_seconds",
         kind: Kind::Histogram,
-        help: "Time to read the kernel's map and render an exposition, excluding this scrape.",
+        help: "Time to read the kernel's maps and render an exposition, excluding this scrape.",
         labels: &["le"],
         feature: None,
         source: Source::Registry,

@@ -1,4 +1,4 @@
-//! A scrape: reads the kernel's map once and renders it.
+//! A scrape: reads the kernel's maps once and renders them.
 
 use std::{
     sync::Arc,
@@ -62,7 +62,7 @@ impl Exporter {
         Self { scheduler, current, telemetry, log_counts, process, cgroups, created, epoch }
     }
 
-    /// Reads the kernel's map once and renders the families in `selection` under one generation of the
+    /// Reads the kernel's maps once and renders the families in `selection` under one generation of the
     /// configuration.
     pub fn scrape(&self, format: Format, selection: &Selection) -> Result<String, ReadError> {
         let started = Instant::now();
