@@ -1,4 +1,4 @@
-//! Reads which cgroups were created or renamed, as the kernel program tells it.
+//! Reads which cgroups were created or renamed, as the kernel program reports it.
 
 use std::{
     ffi::OsStr,

@@ -31,7 +31,7 @@ const MAX_EVENTS: usize = 4096;
 /// Size of a ring buffer that is not used; aya rounds it up to one page.
 const RING_BYTES_OFF: u32 = 4_096;
 
-/// The maps. All are frozen, but the stack of free slots and the ring buffers of events and births.
+/// The maps. All are frozen, except the stack of free slots and the ring buffers of events and births.
 pub(super) struct CgroupMaps {
     rows: Mapped<CgroupRow>,
     meta: Mapped<CgroupMeta>,
@@ -45,8 +45,7 @@ pub(super) struct CgroupMaps {
 /// The slots that were given back.
 struct Free {
     stack: Map,
-    /// By slot, the serial number of the owner that gave it back last. Whoever reads rows counts it as
-    /// removed.
+    /// By slot, the serial number of the owner that gave it back last. Readers of rows count it as removed.
     given_back: Vec<u64>,
 }
 
@@ -186,8 +185,8 @@ pub struct SlotCounts {
     pub refused: u64,
 }
 
-/// Wakes whoever waits for cgroups to appear or to be removed: the descriptor becomes readable when one gets
-/// a slot, and when one that has a slot is removed. Reading it needs no system call.
+/// Events of cgroups that appear or are removed: the descriptor becomes readable when one gets a slot, and
+/// when one that has a slot is removed. Reading it needs no system call.
 pub struct CgroupEvents(RingBuf<MapData>);
 
 impl CgroupEvents {

@@ -68,8 +68,8 @@ const LOG_BUFFER_BYTES_OFF: u32 = 4_096;
 /// The attached kernel program. Dropping it detaches it.
 ///
 /// Of the kernel's objects it keeps open only the links, which can only be closed, and for cgroups the stack
-/// of free slots and the ring buffers of events and births. All counts are frozen and mapped read-only. The descriptors
-/// of the programs, the other maps and the BTF are closed once it is attached.
+/// of free slots and the ring buffers of events and births. The maps of counts are frozen and mapped read-only.
+/// The descriptors of the programs, the other maps and the BTF are closed once it is attached.
 pub struct Scheduler {
     /// Keep the programs attached, and the programs their maps.
     _links: Vec<BtfTracePointLink>,
@@ -260,14 +260,14 @@ impl Scheduler {
         self.no_birth_hook.as_deref()
     }
 
-    /// Takes what says which cgroups are created; `None` if cgroups are not accounted for, if the kernel
-    /// program does not see it, or if it was taken before.
+    /// Takes the births of cgroups; `None` if cgroups are not accounted for, if this kernel lacks the hooks,
+    /// or if they were taken before.
     pub fn take_cgroup_births(&mut self) -> Option<CgroupBirths> {
         self.cgroup_births.take()
     }
 
-    /// Takes what wakes whoever waits for cgroups to appear or to be removed; `None` if cgroups are not
-    /// accounted for, or if it was taken before.
+    /// Takes the events of cgroups that appear or are removed; `None` if cgroups are not accounted for, or if
+    /// they were taken before.
     pub fn take_cgroup_events(&mut self) -> Option<CgroupEvents> {
         self.cgroup_events.take()
     }

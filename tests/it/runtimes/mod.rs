@@ -1,4 +1,4 @@
-//! Names of cgroups from whoever made them: container runtimes, systemd, Kubernetes.
+//! Names of cgroups, as container runtimes, systemd and Kubernetes make them.
 
 mod containerd;
 mod docker;
