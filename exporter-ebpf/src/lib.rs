@@ -1,7 +1,7 @@
-//! What the kernel program and user space share: the record of each CPU, the names of the map and
-//! the hook, and the constants that user space sets.
+//! What the kernel program and user space share: the values of the maps, the names of the maps and
+//! the hooks, and the constants that user space sets.
 //!
-//! A record is `repr(C)` and made of `u64` alone, so both sides see the same bytes. The kernel program
+//! A value is `repr(C)` and made of integers, so both sides see the same bytes. The kernel program
 //! itself is `src/bin/sched.rs`.
 
 #![no_std]
@@ -30,7 +30,7 @@ pub const CGROUP_ROWS: &str = "CGROUP_ROWS";
 /// Name of the map of slots: an array with a [`CgroupMeta`] for each, which user space maps.
 pub const CGROUP_META: &str = "CGROUP_META";
 
-/// Name of the hash map of slots by cgroup, of which user space has no use.
+/// Name of the hash map of slots by cgroup, which user space does not read.
 pub const CGROUP_SLOTS: &str = "CGROUP_SLOTS";
 
 /// Name of the stack of free slots, the only map that user space writes.
@@ -51,7 +51,7 @@ pub const RENAME_HOOK: &str = "cgroup_rename";
 /// Name of the hook at which removed cgroups are seen, a BTF tracepoint, and of the program attached to it.
 pub const REMOVAL_HOOK: &str = "cgroup_rmdir";
 
-/// Name of the hook, a BTF tracepoint, and of the program attached to it.
+/// Name of the hook at which CPUs switch tasks, a BTF tracepoint, and of the program attached to it.
 pub const HOOK: &str = "sched_switch";
 
 /// Name of aya-log's own level, a variable of the object: 0 removes every log statement.

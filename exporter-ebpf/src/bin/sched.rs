@@ -1,8 +1,8 @@
 //! The kernel program. On every context switch it charges the interval that just ended to one
 //! mode, counts the switch, and records how long the next task waited. It takes a fixed number of
-//! steps on one record that only this CPU writes; `sched/cgroups.rs` divides it among cgroups, whose paths
-//! come from `sched/births.rs`. It neither loops nor allocates, and reads kernel structs directly, at offsets
-//! that user space looks up in the kernel's BTF.
+//! steps on one record that only this CPU writes. `sched/cgroups.rs` divides the counts among cgroups, and
+//! `sched/births.rs` sends their paths. It neither loops nor allocates, and reads kernel structs directly, at
+//! offsets that user space looks up in the kernel's BTF.
 
 #![no_std]
 #![no_main]
@@ -269,7 +269,7 @@ fn measure_wait(record: &mut CpuRecord, task: Object) {
     }
     let rq = task.follow(global!(TaskCfsRq)).follow(global!(CfsRqRq));
     let clock: u64 = rq.read(global!(RqClock));
-    // Both are of one clock that never goes back, since a task that moves is stamped again; the
+    // Both are of one clock that never goes back, since a task that moves gets a new time; the
     // subtraction saturates only as a guard.
     let wait = clock.saturating_sub(last_queued);
     record.totals.wait_ns += wait;

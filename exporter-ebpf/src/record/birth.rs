@@ -1,4 +1,4 @@
-//! What the kernel program says about a cgroup that is created or renamed.
+//! What the kernel program sends about a cgroup that is created or renamed.
 
 /// Bytes of the longest path, with its final zero. Containers in nodes that are containers have paths of up
 /// to about 320 bytes.
@@ -18,14 +18,14 @@ pub struct CgroupBirth {
     pub id: u64,
     /// [`CgroupBirth::CREATED`] or [`CgroupBirth::RENAMED`].
     pub event: u64,
-    /// From the root of the hierarchy, whatever the namespaces of the reader.
+    /// The path from the root of the hierarchy, the same in every namespace.
     pub path: [u8; BIRTH_PATH],
 }
 
 impl CgroupBirth {
     /// The cgroup is new, and no task has been in it yet.
     pub const CREATED: u64 = 0;
-    /// It has another path now.
+    /// The cgroup has another path now.
     pub const RENAMED: u64 = 1;
     /// Bytes before the path.
     pub const HEADER: usize = size_of::<Self>() - BIRTH_PATH;

@@ -5,7 +5,7 @@
 
 use super::counters::Counters;
 
-/// Everything that a cgroup counts up. Idle tasks belong to no cgroup.
+/// Everything that is counted for a cgroup. Idle tasks belong to no cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct CgroupTotals {
@@ -25,7 +25,7 @@ pub struct CgroupTotals {
 unsafe impl Counters for CgroupTotals {}
 
 impl CgroupTotals {
-    /// The sum of all, modulo 2^64, which means nothing but serves as a checksum.
+    /// The sum of all fields, modulo 2^64. It has no unit, and serves as a checksum.
     #[inline(always)]
     pub const fn sum(&self) -> u64 {
         let times = self.cpu_ns.wrapping_add(self.wait_ns);
@@ -45,7 +45,7 @@ pub const FIRST_SLOT: u32 = 3;
 
 /// Bits of a slot in [`CgroupState::pack`].
 const SLOT_BITS: u32 = 16;
-/// The most slots.
+/// Maximum number of slots.
 pub const MAX_SLOTS: u32 = 4096;
 /// Places in the table of a CPU.
 pub const TABLE: usize = 512;
@@ -58,7 +58,7 @@ const _: () = assert!(MAX_SLOTS <= 1 << SLOT_BITS);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct CgroupRow {
-    /// Serial number of the cgroup; 0 if none had the row yet, and in the rows below [`FIRST_SLOT`].
+    /// Serial number of the cgroup; 0 if no cgroup has had the row, and in the rows below [`FIRST_SLOT`].
     pub serial: u64,
     /// What it used, up to the last pour.
     pub totals: CgroupTotals,
@@ -80,7 +80,7 @@ impl CgroupRow {
     }
 }
 
-/// Whose a slot is.
+/// The owner of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct CgroupMeta {
@@ -91,7 +91,7 @@ pub struct CgroupMeta {
     pub id: u64,
     /// Equal to `id` once the cgroup is removed.
     pub removed: u64,
-    /// Number of its hierarchy, because each hierarchy numbers its directories anew.
+    /// Number of its hierarchy, because directories of two hierarchies can have the same number.
     pub hierarchy: u64,
     /// [`CgroupMeta::check`] of `serial` and `id`, which shows that both are of the same owner.
     pub check: u64,
@@ -101,8 +101,8 @@ impl CgroupMeta {
     /// Of a slot that has had no owner.
     pub const ZERO: Self = Self { serial: 0, id: 0, removed: 0, hierarchy: 0, check: 0 };
 
-    /// Differs from that of any pair in which one number is the same and the other is not. So words of two
-    /// owners are never taken for those of one, in whatever order they were seen.
+    /// Differs for two pairs that have one number in common. So a reader never takes words of two owners for
+    /// those of one, in whatever order it sees them.
     #[inline(always)]
     pub const fn check(serial: u64, id: u64) -> u64 {
         serial ^ id
@@ -134,7 +134,7 @@ pub struct CgroupState {
     pub last_slot: u64,
     /// Times that a cgroup found no slot.
     pub refused: u64,
-    /// No cgroup that found no slot asks again before.
+    /// When cgroups that found no slot may try again.
     pub retry_at: u64,
     /// The slot whose row pour `n` wrote, at `n % JOURNAL`.
     pub journal: [u32; JOURNAL],

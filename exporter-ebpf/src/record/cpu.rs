@@ -60,7 +60,7 @@ impl Reason {
     pub const ALL: [Self; 3] = [Self::Voluntary, Self::Preempted, Self::Idle];
 }
 
-/// Everything that a CPU counts up, since its first switch.
+/// Everything that is counted for a CPU, since its first switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Totals {

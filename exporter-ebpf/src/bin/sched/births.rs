@@ -1,8 +1,8 @@
-//! Tells user space the path of each new cgroup, so that even one that lives for milliseconds has a name.
+//! Sends user space the path of each new cgroup, so that even one that lives for milliseconds has a name.
 //!
 //! The kernel passes the path from the root of the hierarchy: it is the same in every namespace, and no
-//! mount is needed. Nothing is lost that matters if the ring buffer is full or a path too long: user space
-//! looks for the path itself once a task runs in the cgroup.
+//! mount is needed. If the ring buffer is full or a path too long, user space looks for the path itself
+//! once a task runs in the cgroup.
 
 use core::{arch::asm, mem::MaybeUninit, slice};
 
@@ -18,8 +18,8 @@ use sched_exporter_ebpf::{BIRTH_PATH, BIRTHS_BYTES, CgroupBirth, Global};
 use crate::{Object, cgroups};
 
 /// The cgroups that were created or renamed. A new one wakes user space only when the buffer is half full: a
-/// cgroup in which nothing runs needs no name yet, and one in which a task runs wakes user space in another
-/// way.
+/// cgroup in which nothing runs needs no name yet, and when a task first runs in it, its slot's event wakes
+/// user space.
 #[map]
 static CGROUP_BIRTHS: RingBuf = RingBuf::with_byte_size(BIRTHS_BYTES, 0);
 
@@ -42,7 +42,7 @@ pub fn cgroup_rename(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn tell(ctx: &BtfTracePointContext, event: u64) {
     let cgroup = Object(ctx.arg(0));
-    // Each hierarchy numbers its cgroups anew.
+    // Cgroups of two hierarchies can have the same number.
     if cgroups::hierarchy(cgroup) as usize != global!(HierarchyId) {
         return;
     }
@@ -55,14 +55,14 @@ fn tell(ctx: &BtfTracePointContext, event: u64) {
         let path = (&raw mut (*birth).path).cast();
         bpf_probe_read_kernel_str(path, BIRTH_PATH as u32, ctx.arg(1))
     };
-    // With the final zero. The helper cuts a path that does not fit, so one that fills it may be cut.
+    // Includes the final zero. The helper cuts a path that does not fit, so one that fills the field may be cut.
     let mut length = if read < 0 { 0 } else { read.cast_unsigned() };
     // SAFETY: the statement changes only its operand.
     unsafe { asm!("{0} &= 511", inout(reg) length, options(pure, nomem, nostack)) };
     if length >= BIRTH_PATH as u64 {
         length = 0;
     }
-    // SAFETY: what comes before the path is written, and so is as much of the path.
+    // SAFETY: the fields before the path are written, and so is this much of the path.
     let told =
         unsafe { slice::from_raw_parts(birth.cast::<u8>(), CgroupBirth::HEADER + length as usize) };
     let is_filling = CGROUP_BIRTHS.query(BPF_RB_AVAIL_DATA.into()) > u64::from(BIRTHS_BYTES) / 2;

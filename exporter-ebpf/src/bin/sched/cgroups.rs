@@ -1,13 +1,13 @@
 //! Charges CPU time, waits and switches to cgroups.
 //!
 //! A cgroup's key is the serial number of its `cgroup_subsys_state`, which is never used again. While the
-//! tasks that a CPU runs have the same key, nothing happens but a comparison: what they use gathers in the
-//! totals that the CPU's record has anyway. When another key comes, the difference since the last change
+//! tasks that a CPU runs have the same key, the program only compares: what they use gathers in the
+//! totals that the CPU's record has anyway. When the key changes, the difference since the last change
 //! is added to the old cgroup's row of this CPU. Idle tasks belong to no cgroup and change nothing.
 //!
 //! A row is tagged with the serial number of its cgroup, and only its own CPU writes it. So a slot can be
-//! given to another cgroup at once: each CPU whose row still has the old tag moves what is in it to its row
-//! for removed cgroups, when it first has something for the new owner.
+//! given to another cgroup at once: each CPU whose row still has the old tag moves its counts to its row
+//! for removed cgroups when it first has counts for the new owner.
 //!
 //! User space can give slots back, and nothing else: it can write no other map (all but `CGROUP_FREE` are
 //! frozen; the ring buffers of events and births carry no counts). A number in `CGROUP_FREE` is only a
@@ -30,16 +30,16 @@ use sched_exporter_ebpf::{
 
 use crate::{Object, compiler_barrier};
 
-/// Of each CPU number, a row for each slot; user space sets the sizes of all maps.
+/// A row for each CPU number and slot. User space sets the sizes of all maps.
 #[map]
 static CGROUP_ROWS: Array<CgroupRow> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Whose each slot is.
+/// The owner of each slot.
 #[map]
 static CGROUP_META: Array<CgroupMeta> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// The slot of each cgroup that has one and is not removed, by [`CgroupMeta::id`]; and of each CPU that is
-/// taking a slot, its claim.
+/// The slot of each cgroup that has one and is not removed, by [`CgroupMeta::id`]; also the claim of each
+/// CPU that is taking a slot.
 #[map]
 static CGROUP_SLOTS: HashMap<u64, u32> = HashMap::with_max_entries(1, 0);
 
@@ -47,8 +47,8 @@ static CGROUP_SLOTS: HashMap<u64, u32> = HashMap::with_max_entries(1, 0);
 #[map]
 static CGROUP_FREE: Stack<u32> = Stack::with_max_entries(1, 0);
 
-/// Wakes user space when a slot is taken, and when the cgroup of one is removed. It is told once until it
-/// has read everything, and finds out the rest from [`CGROUP_META`].
+/// Wakes user space when a slot is taken, and when the cgroup of one is removed. It is not woken again until
+/// it has read all events; what they were about is in [`CGROUP_META`].
 #[map]
 static CGROUP_EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 
@@ -59,7 +59,7 @@ const CLAIM: u64 = 1 << 63;
 /// <https://elixir.bootlin.com/linux/v6.12.107/source/include/linux/cgroup-defs.h#L52>
 const CSS_ONLINE: u32 = 1 << 1;
 
-/// How long a CPU waits before it asks again for a slot for a cgroup that found none.
+/// How long a CPU waits before it retries to take a slot for a cgroup that found none.
 const RETRY_NS: u64 = 1_000_000_000;
 
 /// Prepares the entry of a CPU that is switched for the first time, to `next`.
@@ -89,7 +89,7 @@ pub(crate) fn enter(entry: &mut CpuEntry, next: Object) {
     }
 }
 
-/// Pours what the last cgroup used into its row, and finds the row of another.
+/// Pours what the last cgroup used into its row, and finds the slot of the next one.
 #[inline(always)]
 fn change(entry: &mut CpuEntry, css: Object, serial: u64) {
     let record = &mut entry.record;
@@ -110,7 +110,7 @@ fn change(entry: &mut CpuEntry, css: Object, serial: u64) {
     let cgroups = &mut entry.record.cgroups;
     cgroups.current = current;
     if global!(KeepChecks) != 0 {
-        // As `checksum` adds it up, which would load all of it again.
+        // The same sum as `checksum`, which would load every word again.
         cgroups.sum = current.wrapping_add(poured);
     }
 }
@@ -213,10 +213,10 @@ fn owner(slot: u32) -> u64 {
         .map_or(0, |meta| unsafe { (&raw const (*meta).serial).read_volatile() })
 }
 
-/// A cgroup with its slot, by the table of this CPU if it has the cgroup.
+/// A cgroup packed with its slot, from the table of this CPU if the cgroup is there.
 #[inline(always)]
 fn slot_of(entry: &mut CpuEntry, css: Object, serial: u64) -> u64 {
-    // The root of the unified hierarchy has no number, and an empty place of the table none, either.
+    // The root of the unified hierarchy has no serial number, and neither has an empty place of the table.
     if serial == 0 {
         return CgroupState::pack(0, SLOT_ROOT);
     }
@@ -232,7 +232,7 @@ fn slot_of(entry: &mut CpuEntry, css: Object, serial: u64) -> u64 {
     find_slot(entry, css.0, serial)
 }
 
-/// Whether cgroups that found no slot can ask again.
+/// Whether cgroups that found no slot can try again.
 #[inline(always)]
 fn may_retry(record: &CpuRecord) -> bool {
     CpuRecord::open(record.open).0 >= record.cgroups.retry_at
@@ -259,8 +259,8 @@ fn at_place(entry: &mut CpuEntry, place: u64) -> &mut u64 {
     }
 }
 
-/// Finds or takes the slot of a cgroup that the table lacks, and puts it there. A function of its own, or
-/// its registers would cost the path on which the cgroup stays the same.
+/// Finds or takes the slot of a cgroup that the table lacks, and puts it there. Not inlined, because its
+/// registers would slow down the path on which the cgroup stays the same.
 #[inline(never)]
 fn find_slot(entry: &mut CpuEntry, css: *const u8, serial: u64) -> u64 {
     let now = CpuRecord::open(entry.record.open).0;
@@ -269,8 +269,8 @@ fn find_slot(entry: &mut CpuEntry, css: *const u8, serial: u64) -> u64 {
         entry.record.cgroups.refused += 1;
         entry.record.cgroups.retry_at = now + RETRY_NS;
     }
-    // At an empty place, or else at any of the two: so cgroups that drive each other out soon have one
-    // each.
+    // Use an empty place, otherwise either of the two: so cgroups that displace each other soon have
+    // one each.
     let place = place(serial);
     let (one, other) = (*at_place(entry, place), *at_place(entry, place ^ OTHER_PLACE));
     let mut at = place ^ (now & OTHER_PLACE);
@@ -348,11 +348,11 @@ fn take() -> Option<(u32, *mut CgroupMeta)> {
     if slot < FIRST_SLOT {
         return None;
     }
-    // No such slot, if it is too large.
+    // There is no such slot if the number is too large.
     let meta = CGROUP_META.get_ptr_mut(slot)?;
     let claim = CLAIM | u64::from(slot);
-    // The number may have been there twice: only one CPU at a time goes on. What it has written is seen
-    // by the next, because the hash map has locks.
+    // The number may have been there twice: only one CPU at a time continues. The next one sees what it
+    // has written, because the hash map has locks.
     CGROUP_SLOTS.insert(claim, slot, u64::from(BPF_NOEXIST)).ok()?;
     // SAFETY: aligned words of the map.
     let (owner, id, removed) = unsafe {
@@ -364,7 +364,7 @@ fn take() -> Option<(u32, *mut CgroupMeta)> {
     };
     if owner != 0 && removed != id {
         if global!(HasRemovalHook) != 0 {
-            // Its owner lives.
+            // Its owner still exists.
             let _ = CGROUP_SLOTS.remove(claim);
             return None;
         }
@@ -375,7 +375,7 @@ fn take() -> Option<(u32, *mut CgroupMeta)> {
     Some((slot, meta))
 }
 
-/// Marks the owner of a slot as removed, and lets nobody find the slot by its id any more.
+/// Marks the owner of a slot as removed, so that the slot is no longer found by its id.
 #[inline(always)]
 fn retire(id: u64, meta: *mut CgroupMeta) {
     // SAFETY: an aligned word of the map. The slot can have no other owner yet, and if it had, this would
@@ -385,7 +385,7 @@ fn retire(id: u64, meta: *mut CgroupMeta) {
     wake();
 }
 
-/// Wakes user space, unless it has been woken and has not yet read. If the buffer is full, it has not.
+/// Wakes user space, unless it was woken and has not read yet, as is the case if the buffer is full.
 #[inline(always)]
 fn wake() {
     let _ = CGROUP_EVENTS.output::<u64>(1, 0);
@@ -421,7 +421,7 @@ pub fn cgroup_rmdir(ctx: BtfTracePointContext) -> i32 {
     let Some(meta) = CGROUP_META.get_ptr_mut(slot) else { return 0 };
     // SAFETY: an aligned word of the map.
     let own = unsafe { (&raw const (*meta).hierarchy).read_volatile() };
-    // Each hierarchy numbers its cgroups anew.
+    // Cgroups of two hierarchies can have the same number.
     if own == u64::from(hierarchy(cgroup)) {
         retire(id, meta);
     }
