@@ -33,16 +33,16 @@ const MAX_VALUE_BYTES: usize = 4096;
 /// Maximum number of different keys of labels and annotations. Pods have a few dozen.
 const MAX_KEYS: usize = 4096;
 
-/// What fits into an answer. A name that is too long names nothing: cut short, it could be another's.
+/// The room left in an answer. A name that is too long is left out: shortened, it could be that of another.
 #[derive(Debug)]
 pub(super) struct Room {
     items: usize,
     bytes: usize,
     images: BTreeSet<Arc<str>>,
     uses: Arc<CgroupUses>,
-    /// Whether anything of pods may be used.
+    /// Whether labels or annotations of pods may be used.
     uses_pods: bool,
-    /// Whether keys are used. To find out takes longer than to look them up.
+    /// Whether each key seen so far is used. Looking it up here is faster than finding out again.
     keys: [BTreeMap<Box<str>, bool>; PodMap::ALL.len()],
     /// Whether something was left out.
     pub(super) is_exceeded: bool,
@@ -123,7 +123,7 @@ impl Room {
         is_used
     }
 
-    /// A text with escapes for control characters; `None` if it is too long.
+    /// Escapes control characters of a text; `None` if it is too long, or the room is used up.
     fn text(&mut self, text: &[u8], max_bytes: usize) -> Option<Box<str>> {
         if text.len() > max_bytes {
             return None;
@@ -137,7 +137,7 @@ impl Room {
 }
 
 impl Answer {
-    /// Adds a container. Of several with the same id, the smallest counts, whatever their order.
+    /// Adds a container. Of several with the same id, keeps the smallest, so that their order does not matter.
     pub(super) fn add(&mut self, id: ContainerId, container: Container) {
         match self.containers.get_mut(&id) {
             Some(known) if **known <= container => {}

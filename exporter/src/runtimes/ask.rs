@@ -33,11 +33,11 @@ pub struct Settings {
     pub sockets: Option<Vec<PathBuf>>,
     /// Whether to ask the Kubernetes API.
     pub kubernetes_pods: bool,
-    /// What is used of the names. If nothing is used that runtimes know, nobody is asked.
+    /// The names that templates and rules use. If none of them is from a runtime, nobody is asked.
     pub uses: Arc<CgroupUses>,
 }
 
-/// Where sources are.
+/// Where to find sources.
 #[derive(Clone)]
 pub struct Origins {
     /// The directory above the usual paths of sockets: `/`, except in tests.
@@ -53,21 +53,21 @@ pub struct Origins {
 pub(super) struct Pace {
     /// Time limit for an answer.
     pub(super) limit: Duration,
-    /// How long an answer of a socket is good for, varied by up to 10 %.
+    /// How often to ask a socket for changes, varied by up to 10 %.
     pub(super) refresh: Duration,
-    /// Likewise of the Kubernetes API, which many nodes ask.
+    /// The same for the Kubernetes API, which many nodes ask.
     pub(super) api_refresh: Duration,
-    /// How long to wait before a socket is asked for a container that its answer lacks, on average. It doubles
-    /// with each failure.
+    /// Average pause between two questions to a socket for containers that its answer lacks. It doubles with
+    /// each failure.
     pub(super) retry: Duration,
-    /// Likewise the Kubernetes API. It also doubles while answers have nothing new.
+    /// The same for the Kubernetes API. It also doubles while answers have nothing new.
     pub(super) api_retry: Duration,
-    /// Maximum of both.
+    /// Maximum of both pauses.
     pub(super) max_retry: Duration,
 }
 
-/// How many questions a socket is asked in quick succession: a pod that starts has several containers, one after
-/// another, and each is listed only after it has started.
+/// How many questions to send to a socket in quick succession: the containers of a pod start one after another,
+/// and a runtime lists each only after it has started.
 const BURST: u32 = 3;
 
 impl Default for Pace {
@@ -103,20 +103,20 @@ pub struct Runtimes {
     look_at: Instant,
 }
 
-/// A source, and what is known of it.
+/// A source with its last good answer, its status and its schedule.
 struct Followed {
     source: Source,
     /// Whether it was found at a usual path, rather than configured.
     is_usual: bool,
     good: Option<Arc<Answer>>,
     status: Status,
-    /// How often it failed, or had nothing new, since the last time that it had.
+    /// Questions that failed since the last success; for the Kubernetes API, also those that had nothing new.
     attempts: u32,
-    /// The questions so far are as many as fit into the time until then.
+    /// The time that the questions so far take up, at one in each [`Pace::retry`]. If it is far ahead, wait.
     paid_until: Instant,
     /// When to ask for changes. `None` if the answer has no containers.
     refresh_at: Option<Instant>,
-    /// When to ask for a container that the answer lacks. `None` if it cannot know containers.
+    /// When to ask for a container that the answer lacks. `None` if nothing there can know containers.
     retry_at: Option<Instant>,
 }
 
@@ -125,7 +125,7 @@ enum Status {
     NotAsked,
     Up,
     Down(String),
-    /// Something else has a usual path.
+    /// Something other than a runtime listens at a usual path.
     NotASource,
 }
 
@@ -147,7 +147,7 @@ impl Runtimes {
         runtimes
     }
 
-    /// Applies other settings. The answers of sources that stay are kept.
+    /// Applies new settings. Keeps the answers of the sources that remain.
     pub fn configure(&mut self, settings: Settings) {
         let now = Instant::now();
         if settings.uses != self.settings.uses {
@@ -163,8 +163,8 @@ impl Runtimes {
         self.choose_sources(now);
     }
 
-    /// Asks the sources that are due, all at the same time, and returns whether the inventory changed. With
-    /// `is_missing`, it lacks a container. Blocks for at most some seconds.
+    /// Asks the sources that are due, all at the same time, and returns whether the inventory changed.
+    /// `is_missing` says that it lacks a container. Blocks for at most some seconds.
     pub fn ask(&mut self, is_missing: bool) -> bool {
         let now = Instant::now();
         let before = self.inventory();
@@ -213,7 +213,7 @@ impl Runtimes {
         }
     }
 
-    /// When to ask again; `None` if there is no need. With `is_missing`, the inventory lacks a container.
+    /// When to ask again; `None` if there is no need. `is_missing` says that the inventory lacks a container.
     pub fn ask_at(&self, is_missing: bool) -> Option<Instant> {
         let looks = is_missing && self.looks();
         let sources = self.sources.iter().filter_map(|it| it.ask_at(is_missing));
@@ -354,7 +354,7 @@ impl Followed {
         match &self.status {
             after if after == before => {}
             Status::Up if *before == Status::NotAsked => {
-                tracing::info!(source, "source of names of containers found");
+                tracing::info!(source, "source of container names found");
             }
             Status::Up => tracing::info!(source, "source recovered"),
             Status::Down(reason) => {
@@ -437,7 +437,7 @@ mod tests {
         answer: Result<(Answer, Room), AskError>,
     ) -> [Option<u64>; 2] {
         followed.note(answer, Pace::default());
-        // The clock goes on between the two readings.
+        // The clock advances between the two readings.
         let in_seconds = |at: Instant| (at + Duration::from_millis(500) - Instant::now()).as_secs();
         [true, false].map(|is_missing| followed.ask_at(is_missing).map(in_seconds))
     }
@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_runtime_is_not_asked_for_missing_containers() {
+    fn anything_but_a_runtime_is_not_asked_for_missing_containers() {
         let mut followed = Followed { is_usual: true, ..socket() };
         let other = || Err(AskError::NoCri(super::super::grpc::GrpcError::NoStatus));
         let [missing, refresh] = pause(&mut followed, other());

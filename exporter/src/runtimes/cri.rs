@@ -1,8 +1,8 @@
 //! Asks a runtime by the Container Runtime Interface, version 1: containerd, CRI-O, cri-dockerd.
 //! <https://github.com/kubernetes/cri-api/blob/v0.34.0/pkg/apis/runtime/v1/api.proto>
 //!
-//! A runtime lists what kubelet told it. Names and uids are taken from the metadata of sandboxes and
-//! containers, which kubelet alone sets, and never from labels, which users set too.
+//! Names and uids are taken from the metadata of sandboxes and containers, which only kubelet sets, and never
+//! from labels, which users set too.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +26,7 @@ const MAX_BYTES: usize = 16 << 20;
 /// Maximum size of a sandbox, container or image in it. Annotations of a pod have up to 256 KiB.
 const MAX_ITEM_BYTES: usize = 1 << 20;
 
-/// What is remembered about a runtime.
+/// What the exporter remembers about a runtime between questions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Cri {
     /// The name that it gives itself, like `containerd`.
@@ -38,7 +38,7 @@ pub(super) struct Cri {
 /// The names of images by id.
 type Images = BTreeMap<Arc<str>, Arc<str>>;
 
-/// Asks whether a runtime speaks CRI, and how it is called.
+/// Asks whether a runtime speaks CRI, and for its name.
 pub(super) async fn version(path: &Path) -> Result<Cri, AskError> {
     let mut connection = Connection::open(path).await?;
     let mut reply = connection.call("/runtime.v1.RuntimeService/Version").await?;
@@ -63,7 +63,7 @@ impl Cri {
     ) -> Result<(Answer, Room), AskError> {
         let mut connection = Connection::open(path).await?;
         let mut found = Listed::new(uses);
-        // A container's sandbox is there before the container.
+        // Containers first: a container's sandbox exists before it, so the second list contains it.
         each(&mut connection, "/runtime.v1.RuntimeService/ListContainers", |item| {
             found.container(item)
         })
@@ -242,7 +242,7 @@ impl Listed {
                 (3, Value::Bytes(text)) => (&mut digest, text),
                 _ => continue,
             };
-            // Docker has such names for images without one.
+            // Docker lists such names for images without a name.
             if !text.starts_with(b"<none>") && smallest.is_none_or(|it| text < it) {
                 *smallest = Some(text);
             }

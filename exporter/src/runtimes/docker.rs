@@ -26,8 +26,8 @@ const MAX_BYTES: usize = 16 << 20;
 /// Maximum size of a container in it.
 const MAX_ITEM_BYTES: usize = 1 << 20;
 
-/// Besides containers that run, this number of the newest containers is listed: some have just been created, or
-/// have ended already.
+/// Number of the newest containers to list, besides those that run: some have just been created, or have ended
+/// already.
 const NEWEST: u32 = 100;
 
 /// An engine, and the path below which its API has containers.
@@ -37,7 +37,7 @@ pub(super) struct Engine {
     api: String,
 }
 
-/// Asks which engine listens.
+/// Asks which engine listens at a socket.
 pub(super) async fn ping(path: &Path) -> Result<Engine, AskError> {
     let mut answer = get(path, "/_ping").await?;
     let headers = &answer.head().headers;
@@ -49,12 +49,12 @@ pub(super) async fn ping(path: &Path) -> Result<Engine, AskError> {
             .map(|version| Engine { runtime: "docker", api: format!("/v{version}") })
     };
     let engine = podman.or_else(docker).ok_or(AskError::NoVersion);
-    // Let it finish, rather than close the connection on it.
+    // Read to the end, so that the engine does not see a broken connection.
     answer.chunk().await?;
     engine
 }
 
-/// A version, like `1.47`, as it becomes part of a path.
+/// A version in a header, like `1.47`, if it can be part of a path.
 fn version<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     const MAX_BYTES: usize = 16;
     let version = headers.get(name)?.to_str().ok()?;
@@ -125,7 +125,7 @@ struct ListedContainer<'j> {
     names: Option<&'j RawValue>,
     #[serde(borrow, default)]
     image: Option<Cow<'j, str>>,
-    /// podman's, like the following.
+    /// Only in podman's API, like the next field.
     #[serde(borrow, default)]
     pod_name: Option<Cow<'j, str>>,
     #[serde(default)]
@@ -142,8 +142,8 @@ impl Listed {
         }
         let mut name = None;
         json::elements(listed.names, |candidate: String| {
-            // Docker's names begin with a slash. A second one belongs to a name that another container has for
-            // this one.
+            // Docker's names begin with a slash. A name with a second one is that which another container uses
+            // for this one.
             let candidate = candidate.strip_prefix('/').unwrap_or(&candidate);
             if !candidate.contains('/') && name.as_deref().is_none_or(|it| candidate < it) {
                 name = Some(candidate.to_owned());

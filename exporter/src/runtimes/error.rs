@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use super::{grpc::GrpcError, json::SplitError, protobuf::Malformed};
 use crate::os::{http_client::HttpError, kubernetes::ApiError};
 
-/// The reason why a source does not say who the containers are. Causes are in the source chain.
+/// The reason why a source cannot name containers. Causes are in the source chain.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AskError {
     #[error("it speaks neither CRI nor Docker's API ({http})")]
@@ -48,7 +48,7 @@ pub(super) enum AskError {
 }
 
 impl AskError {
-    /// Whether something listens that is no container runtime, or none that can be asked.
+    /// Whether something other than a container runtime listens, or a runtime that cannot list containers.
     pub(super) const fn is_of_another(&self) -> bool {
         matches!(self, Self::UnknownProtocol { .. } | Self::NoCri(_))
     }

@@ -15,7 +15,7 @@ use tokio::{net::UnixStream, task::JoinSet};
 
 use crate::expr::print;
 
-/// What is received before it is taken.
+/// Maximum size of what the server may send before it is read.
 const WINDOW_BYTES: u32 = 1 << 16;
 
 /// Maximum size of headers and trailers.
@@ -24,13 +24,13 @@ const MAX_HEAD_BYTES: u32 = 1 << 14;
 /// Maximum number of characters of a server's message in an error.
 const MAX_MESSAGE_CHARS: usize = 200;
 
-/// Length of what precedes a message: whether it is compressed, and its length.
+/// Length of the prefix of a message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
 
 /// A message without fields.
 const EMPTY_MESSAGE: &[u8] = &[0; PREFIX_BYTES];
 
-/// The error when a call gives no message.
+/// The error when a call returns no message.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GrpcError {
     #[error("cannot connect")]
@@ -133,9 +133,9 @@ pub(super) struct Reply {
     has_status: bool,
 }
 
-/// What comes next.
+/// What to read next.
 enum State {
-    /// The rest of a prefix, of which this much is known.
+    /// The rest of a prefix, of which this many bytes are known.
     Prefix([u8; PREFIX_BYTES], usize),
     /// This many bytes of the message.
     Message(usize),

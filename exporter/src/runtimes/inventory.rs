@@ -1,4 +1,4 @@
-//! Who the containers are, as the sources say.
+//! The containers and pods that the sources know.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -45,11 +45,11 @@ pub(super) struct Pod {
     pub(super) name: Box<str>,
     /// As in paths of cgroups.
     pub(super) uid: Box<str>,
-    /// What is used of its labels and annotations.
+    /// Those of its labels and annotations that templates or rules use.
     pub(super) metadata: Option<Arc<PodMetadata>>,
 }
 
-/// What one source says.
+/// The answer of one source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) containers: BTreeMap<ContainerId, Arc<Container>>,
@@ -87,8 +87,7 @@ impl Inventory {
         self.container(names).or_else(|| self.pod(names))
     }
 
-    /// Whether a cgroup has a container, or a pod, that is not known. If only its pod is known, the container
-    /// may be one that holds the pod's namespaces.
+    /// Whether the path of a cgroup names a container, or only a pod, that no source knows.
     pub fn lacks(&self, names: &CgroupNames) -> bool {
         match ContainerId::parse(names.container_id.as_bytes()) {
             Some(_) => self.container(names).is_none(),
@@ -114,17 +113,17 @@ impl Inventory {
 }
 
 impl Known {
-    /// Who knows it.
+    /// The source that knows it.
     pub const fn from(&self) -> &NamesFrom {
         &self.from
     }
 
-    /// Whether this says a cgroup's container, and not only its pod.
+    /// Whether this is a cgroup's container, and not only its pod.
     pub const fn is_container(&self) -> bool {
         matches!(self.what, What::Container(_))
     }
 
-    /// Adds to what the path of a cgroup says of its names.
+    /// Adds to the names that the path of a cgroup gives.
     pub fn add_to(&self, names: &mut CgroupNames) {
         let pod = match &self.what {
             What::Container(container) => {
@@ -140,14 +139,14 @@ impl Known {
         names.namespace = (*pod.namespace).into();
         names.pod_name = (*pod.name).into();
         names.pod.clone_from(&pod.metadata);
-        // The path knows better: in the API, a static pod has another.
+        // Keep the uid of the path: in the API, a static pod has a different one.
         if names.pod_uid.is_empty() {
             names.pod_uid = (*pod.uid).into();
         }
     }
 }
 
-/// Whether the path of a cgroup says that it belongs to a container or a pod that somebody may know.
+/// Whether the path of a cgroup names a container or a pod that a source may know.
 pub fn is_in_container(names: &CgroupNames) -> bool {
     ContainerId::parse(names.container_id.as_bytes()).is_some() || !names.pod_uid.is_empty()
 }

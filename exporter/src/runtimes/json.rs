@@ -18,7 +18,7 @@ pub(super) enum SplitError {
 }
 
 /// Splits a text that arrives in pieces into the objects of one of its arrays, so that only one of them is in
-/// memory at a time. It checks only what it needs to find them: whoever parses the objects checks these.
+/// memory at a time. It checks only what it needs to find them: the parser of the objects checks the rest.
 #[derive(Debug)]
 pub(super) struct Objects {
     /// The brackets that enclose an object, from the outside.
@@ -32,7 +32,7 @@ pub(super) struct Objects {
     is_done: bool,
     /// The object so far; `None` outside of objects, and of objects that are too large.
     object: Option<Vec<u8>>,
-    /// How far the text has been read.
+    /// Number of bytes read so far.
     offset: u64,
 }
 
@@ -67,7 +67,7 @@ impl Objects {
         piece: &[u8],
         each: &mut impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        // Where the part of the object in this piece begins.
+        // Where the object, or the rest of it, begins in this piece.
         let mut from = 0;
         let mut at = 0;
         while at < piece.len() {

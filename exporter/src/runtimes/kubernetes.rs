@@ -1,8 +1,8 @@
 //! Asks the Kubernetes API for the pods of this node.
 //! <https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/>
 //!
-//! Containers are found by their ids, which the API has a while after they start. Containers that hold the
-//! namespaces of a pod are not in the API: such a container has the pod's uid in its path, and no more.
+//! Containers are found by their ids, which the API has a while after they start. The API does not list the
+//! containers that hold the namespaces of pods: these are found by the pod's uid in their paths.
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
@@ -27,8 +27,8 @@ const MAX_BYTES: usize = 64 << 20;
 /// Maximum size of a pod in it: <https://etcd.io/docs/v3.6/dev-guide/limit/>, as JSON.
 const MAX_ITEM_BYTES: usize = 3 << 20;
 
-/// The uid in paths of a static pod, whose uid in the API is another. It is 32 hexadecimal digits, so it cannot
-/// name a pod that is not static.
+/// The annotation with the uid that a static pod has in paths; in the API, it has a different one. It is 32
+/// hexadecimal digits, so it cannot be the uid of a pod that is not static.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// Lists the pods of the node.
@@ -37,7 +37,8 @@ pub(super) async fn list(
     access: &Access,
     uses: &Arc<CgroupUses>,
 ) -> Result<(Answer, Room), AskError> {
-    // The API server answers a request for any version from memory.
+    // With `resourceVersion=0`, the API server answers from memory.
+    // <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>
     let path =
         format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}&resourceVersion=0", api.node());
     let mut answer = api.get(access, &path, "application/json").await?;
@@ -209,7 +210,7 @@ impl Listed {
         Some(runtime)
     }
 
-    /// Static pods are found by the uid in paths too, unless a pod has it in the API.
+    /// Returns the answer. Static pods are found by the uid in paths too, unless a pod has that uid in the API.
     fn answer(mut self) -> (Answer, Room) {
         for (uid, pod) in self.mirrors {
             if let Some(pod) = pod {

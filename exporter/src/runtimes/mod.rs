@@ -18,10 +18,10 @@
 //! | `json.rs` | JSON in pieces |
 //! | `answer.rs` | the limits of an answer |
 //! | `inventory.rs` | who the containers are |
-//! | `received.rs` | answers that tests have |
+//! | `received.rs` | reads answers that were received already, for tests |
 //!
-//! Answers are data that tenants choose. They are read in pieces, so that what they cost does not depend on their
-//! size, and what is kept of them is bounded.
+//! Tenants choose what answers contain. They are read in pieces, so that memory does not depend on their size, and
+//! only a bounded part of them is kept.
 
 mod answer;
 mod ask;

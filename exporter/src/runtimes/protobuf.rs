@@ -22,7 +22,7 @@ pub(super) enum Value<'m> {
     Varint(u64),
     /// A string, bytes, a message, or packed numbers.
     Bytes(&'m [u8]),
-    /// 32 or 64 bits, which no message here uses.
+    /// 32 or 64 bits, in no field that is used here.
     Fixed,
 }
 
@@ -202,7 +202,7 @@ impl Items {
         }
     }
 
-    /// Reads bytes one by one until they are a tag: two numbers at most.
+    /// Reads bytes one by one until they form a tag: at most two numbers.
     fn tag(&mut self, piece: &mut &[u8]) -> Result<(), Malformed> {
         let Some(tag) = self.complete(piece, Tag::read)? else { return Ok(()) };
         match tag {

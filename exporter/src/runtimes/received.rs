@@ -1,4 +1,4 @@
-//! Answers that have been received already. For tests, which read arbitrary bytes.
+//! Reads answers that were received already. For tests, which try arbitrary bytes.
 
 use std::sync::Arc;
 

@@ -25,12 +25,12 @@ const KUBERNETES: &str = "kubernetes-pods";
 
 /// A source, with what is remembered between two questions.
 pub(super) enum Source {
-    /// What speaks at the socket, as long as it works.
+    /// A socket, and the protocol that it speaks, as long as it works.
     Socket(Endpoint, Option<Protocol>),
     Kubernetes(Kubernetes),
 }
 
-/// What speaks at a socket.
+/// The protocol that a socket speaks.
 pub(super) enum Protocol {
     Cri(Cri),
     Docker(Engine),
@@ -52,7 +52,7 @@ impl Kubernetes {
         Self { environment, service_account, access: BlockingSlot::new("kubernetes") }
     }
 
-    /// Rereads the certificate and the token each time, since both can change.
+    /// Lists the pods. Rereads the certificate and the token each time, since both can change.
     async fn ask(
         &mut self,
         uses: &Arc<CgroupUses>,
@@ -73,7 +73,7 @@ impl Source {
         matches!(self, Self::Socket(known, _) if known == endpoint)
     }
 
-    /// How reports name it.
+    /// The source in reports.
     pub(super) fn names_from(&self) -> NamesFrom {
         match self {
             Self::Socket(endpoint, _) => NamesFrom::Runtime(endpoint.to_string().into()),
@@ -81,7 +81,7 @@ impl Source {
         }
     }
 
-    /// Asks who the containers are. Connects anew each time, since a runtime may have been restarted. `limit` is
+    /// Asks who the containers are. Connects again each time, since a runtime may have been restarted. `limit` is
     /// the time that the caller waits.
     pub(super) async fn ask(
         &mut self,
@@ -109,7 +109,7 @@ impl Source {
 }
 
 impl Protocol {
-    /// Finds out what speaks at a socket.
+    /// Finds out which protocol a socket speaks.
     async fn find(endpoint: &Endpoint) -> Result<Self, AskError> {
         let error = match cri::version(endpoint.path()).await {
             Ok(cri) => return Ok(Self::Cri(cri)),

@@ -40,7 +40,7 @@ use crate::{
     os::fake::{self, Authority, HttpAnswer, answer},
 };
 
-/// Every question may be asked again at once; a busy machine answers within the limit.
+/// Allows each question again at once; the limit is long enough for a busy machine.
 const AT_ONCE: Pace = Pace {
     limit: Duration::from_secs(10),
     refresh: Duration::ZERO,
@@ -160,7 +160,7 @@ struct Reply {
     head: Vec<(&'static str, String)>,
     status: u16,
     data: VecDeque<Bytes>,
-    /// Repeats the last piece of data for ever.
+    /// Repeats the last piece of data forever.
     is_endless: bool,
     has_yielded: bool,
     trailers: Option<Vec<(&'static str, String)>>,
@@ -1183,7 +1183,7 @@ fn a_pod_cannot_claim_the_uid_of_another() {
     runtimes.ask(true);
     assert_eq!(names_of(&runtimes, "", &victim)[..2], ["shop", "cart-0"]);
     assert_eq!(names_of(&runtimes, "", "FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF"), NOTHING);
-    // Nobody knows which of them is the static pod.
+    // It is unknown which of them is the static pod.
     assert_eq!(names_of(&runtimes, "", hash), NOTHING);
 }
 
