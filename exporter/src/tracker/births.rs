@@ -15,14 +15,14 @@ const MAX_CGROUPS: usize = 4096;
 /// Maximum length of all their paths together.
 const MAX_BYTES: usize = 1 << 20;
 
-/// Paths of cgroups by id, until they are named. Most never are, because no task ever runs in them: slices,
-/// and the directories of pods. So the oldest give way to new ones.
+/// Paths of cgroups by id, until they are named. Most are never named, because no task ever runs in them: slices,
+/// and the directories of pods. So new ones displace the oldest.
 #[derive(Debug)]
 pub(super) struct Births {
     root: Root,
     /// Below the mount; without a mount, below the root of the hierarchy.
     paths: Paths,
-    /// Below the root of the hierarchy, as long as it is not known where the mount is.
+    /// Below the root of the hierarchy, while the place of the mount is unknown.
     unplaced: Paths,
 }
 
@@ -38,7 +38,7 @@ enum Root {
 }
 
 impl Births {
-    /// Starts without cgroups but the root. `is_whole` says that paths begin at the root of the hierarchy.
+    /// Starts with no cgroup except the root. `is_whole` says that paths begin at the root of the hierarchy.
     pub(super) fn new(is_whole: bool) -> Self {
         let mut paths = Paths::default();
         let root = if is_whole {
@@ -62,7 +62,7 @@ impl Births {
     }
 
     /// Takes a cgroup that was created or renamed; if it was renamed, the cgroups in `named` at and below its
-    /// path need new names. Returns whether only a walk can tell which paths have changed.
+    /// path need new names. Returns whether only a walk can find out which paths have changed.
     pub(super) fn take(&mut self, birth: Birth, named: &NamesBySerial) -> bool {
         let Birth { id, is_renamed, path } = birth;
         match path {
@@ -267,13 +267,13 @@ mod tests {
         assert_eq!(births.path(7), Some(Path::new("/a.slice/b.service")));
         births.forget(7);
         assert_eq!(births.path(7), None);
-        // One that is too long can only be found.
+        // A walk must find one whose path is too long.
         assert!(!births.take(Birth { path: None, ..born(8, "") }, &names(&[])));
         assert_eq!(births.path(8), None);
     }
 
     #[test]
-    fn a_renamed_cgroup_takes_those_below_along() {
+    fn a_rename_changes_the_paths_below() {
         let mut births = births();
         let named = names(&[(3, "/a"), (4, "/a/named"), (5, "/ab"), (6, "/a/b/c")]);
         for (id, path) in [(7, "/a/new"), (8, "/a/new/below"), (9, "/b")] {
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_rename_of_an_unknown_cgroup_only_a_walk_helps() {
+    fn a_rename_of_an_unknown_cgroup_needs_a_walk() {
         let mut births = births();
         let named = names(&[(4, "/a/named"), (5, "/b")]);
         assert!(births.take(renamed(3, "/z"), &named));
@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(paths(&births), [].into());
         births.find(found(&[(4, "/z/named"), (5, "/b"), (6, "/z/idle")]), &named, |_| true);
         assert_eq!(paths(&births), [(4, "/z/named"), (6, "/z/idle")].into());
-        // What an event says is never older than what a walk has found.
+        // The path of an event is never older than that of a walk.
         births.find(found(&[(6, "/old/idle")]), &named, |_| true);
         assert_eq!(births.path(6), Some(Path::new("/z/idle")));
     }
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_give_way() {
+    fn new_cgroups_displace_the_oldest() {
         let mut births = births();
         let count = MAX_CGROUPS as u64;
         for id in 0..count + 3 {
@@ -342,7 +342,7 @@ mod tests {
         }
         assert_eq!(births.path(2), None);
         assert_eq!(births.path(3), Some(Path::new("/a")));
-        // Those that a walk finds idle give way to those that run.
+        // Those that run displace those that a walk finds idle.
         let found = (count + 3..3 * count).map(|id| (id, "/b".into())).collect();
         births.find(found, &names(&[]), |id| id < count + 5);
         assert_eq!(births.path(count + 4), Some(Path::new("/b")));

@@ -1,4 +1,4 @@
-//! Decides when to ask who the containers of cgroups are, and which cgroups wait for the answer.
+//! Decides when to ask for the names of containers, and which cgroups wait for the answer.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::naming::Recheck;
 use crate::runtimes::{Inventory, Origins, Runtimes, Settings, SourceState};
 
-/// How long a new cgroup waits for its names, before it gets those that its path gives. A runtime lists a pod's
+/// How long a new cgroup waits for its names before it gets those that its path gives. A runtime lists a pod's
 /// first container only after it has started.
 const HOLD: Duration = Duration::from_secs(3);
 
@@ -20,7 +20,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// After a pause of this, there are no more questions for a cgroup.
 const LAST_PAUSE: Duration = Duration::from_mins(1);
 
-/// Who the containers are, and the questions for those that nobody knows.
+/// The known containers, and the questions for those that no source knows.
 #[derive(Debug)]
 pub(super) struct Containers {
     /// `None` while they are being asked.
@@ -29,17 +29,17 @@ pub(super) struct Containers {
     /// The settings in force, and the number of their generation.
     settings: (u64, Settings),
     missing: BTreeMap<u64, Missing>,
-    /// Whether any cgroup belongs to one.
+    /// Whether any cgroup belongs to a container.
     has_any: bool,
-    /// Whether a source may know more.
+    /// Whether a source answers, or may do so once it is asked.
     may_answer: bool,
-    /// Whether there is someone to ask who has not been asked under these settings.
+    /// Whether there is a source that has not been asked under these settings.
     is_new: bool,
     origins: Origins,
     recheck: Option<Recheck>,
 }
 
-/// A cgroup whose container nobody knows.
+/// A cgroup whose container no source knows.
 #[derive(Debug)]
 struct Missing {
     /// Until when it waits for its names.
@@ -84,7 +84,7 @@ impl Containers {
         }
     }
 
-    /// Applies the settings of a generation, unless they are being asked under others.
+    /// Applies the settings of a generation, unless a question under other settings is under way.
     pub(super) fn configure(&mut self, generation: u64, settings: impl FnOnce() -> Settings) {
         let Some(runtimes) = &mut self.runtimes else { return };
         if self.settings.0 == generation {
@@ -160,8 +160,7 @@ impl Containers {
         self.runtimes = Some(Runtimes::new(Settings::default(), self.origins.clone()));
     }
 
-    /// How the names of cgroups may have changed since the last time. Nothing, while other sources have not been
-    /// asked.
+    /// How the names of cgroups may have changed since the last call. `None` until new sources have been asked.
     pub(super) fn take_recheck(&mut self) -> Option<Recheck> {
         if self.is_new || self.runtimes.is_none() { None } else { self.recheck.take() }
     }
@@ -171,8 +170,8 @@ impl Containers {
         self.recheck = self.recheck.or(Some(Recheck::Update));
     }
 
-    /// Notes the cgroups of a naming. Of those whose container nobody knows, returns those that wait for their
-    /// names.
+    /// Notes the cgroups of a naming. Returns those that wait for their names, because no source knows their
+    /// container.
     pub(super) fn named(
         &mut self,
         now: Instant,
@@ -201,7 +200,7 @@ impl Containers {
         held
     }
 
-    /// Lets no cgroup wait any longer.
+    /// Ends the wait of all cgroups.
     pub(super) fn release(&mut self, now: Instant) {
         self.missing.values_mut().for_each(|missing| missing.hold_until = now);
     }
@@ -236,7 +235,7 @@ mod tests {
         containers
     }
 
-    /// Takes the question that is due, as if nobody answered.
+    /// Takes the question that is due, as if no source answered.
     fn ask(containers: &mut Containers, now: Instant) -> bool {
         let Some(Question { runtimes, is_missing }) = containers.question(now) else {
             return false;
@@ -246,7 +245,7 @@ mod tests {
         is_missing
     }
 
-    /// Asks until there is nothing to ask, as time goes on. Returns when, in seconds.
+    /// Asks whenever a question is due, until none is left. Returns the times, in seconds.
     fn questions(containers: &mut Containers, start: Instant) -> Vec<u64> {
         let mut times = Vec::new();
         let mut now = start;
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_that_nobody_knows_waits_for_a_while_and_is_asked_for_less_and_less() {
+    fn an_unknown_cgroup_waits_for_a_while_and_is_asked_for_less_and_less() {
         let now = Instant::now();
         let mut containers = containers(&["/s"]);
         // Before any cgroup is known, so that the first ones have names.

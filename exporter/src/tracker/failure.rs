@@ -1,11 +1,11 @@
-//! Keeps a failure that lasts from being logged each time.
+//! Logs a lasting failure only once.
 
-/// The last failure of something that is tried again and again.
+/// The last failure of something that is retried.
 #[derive(Debug, Default)]
 pub(super) struct Failure(Option<String>);
 
 impl Failure {
-    /// Takes a reason. Returns whether it differs from that of the last time.
+    /// Takes a reason. Returns whether it differs from the last one.
     pub(super) fn is_news(&mut self, reason: &str) -> bool {
         let is_news = self.0.as_deref() != Some(reason);
         if is_news {

@@ -1,5 +1,5 @@
-//! The loop that follows cgroups: waits, takes snapshots, and starts jobs. What it decides is in the modules
-//! beside it.
+//! The loop that follows cgroups: waits, takes snapshots, and starts jobs. The modules next to it make the
+//! decisions.
 
 use std::{future, io, mem, path::PathBuf, sync::Arc, time::Duration};
 
@@ -36,22 +36,22 @@ use crate::{
     runtimes::{Origins, Settings, SourceState},
 };
 
-/// Events that come within this time after the first are handled together.
+/// How long to gather events after the first, to handle them together.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// The most that events wait while many cgroups come and go.
+/// Maximum time to gather events, while many cgroups come and go.
 const MAX_GATHER: Duration = Duration::from_millis(500);
 
-/// Handling events may take this part of the time.
+/// Handling events may take one part in this many of the time.
 const SHARE: u32 = 20;
 
-/// How long a walk may take before that is logged. It takes milliseconds unless the filesystem hangs.
+/// How long a walk may take before a warning. It takes milliseconds unless the filesystem hangs.
 const WALK_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a question about containers may take before that is logged. Each source has a shorter limit.
+/// How long a question about containers may take before a warning. Each source has a shorter limit.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long the first names may take. A runtime that hangs must not delay the start any longer.
+/// How long to wait for the first names. A runtime that hangs must not delay the start any longer.
 const FIRST_NAMES: Duration = Duration::from_secs(3);
 
 /// How long removed cgroups keep their slots until they have a name.
@@ -63,16 +63,16 @@ const NAMING_RETRY: Duration = Duration::from_secs(1);
 /// How often to look for removed cgroups on kernels that do not report them.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Takes something that is to be reported.
+/// Receives items to report.
 pub type Report<T> = Box<dyn Fn(&[T]) + Send>;
 
 /// What the tracker needs besides cgroups.
 pub struct Outside {
-    /// Where those are who know containers.
+    /// Where to find container runtimes and the Kubernetes API.
     pub origins: Origins,
-    /// Takes labels that are rejected.
+    /// Receives labels that are rejected.
     pub report_violations: Report<Violation>,
-    /// Takes the states of those who are asked about containers.
+    /// Receives the states of container runtimes and the Kubernetes API.
     pub report_sources: Report<SourceState>,
 }
 
@@ -94,11 +94,10 @@ pub struct Tracker {
     naming: BlockingSlot<Naming>,
     containers: Containers,
     asking: BlockingSlot<Asked>,
-    /// Reports the states of those who are asked about containers.
     report_sources: Report<SourceState>,
     /// Whether the naming has exceeded its limit, so that removed cgroups no longer wait for it.
     is_naming_late: bool,
-    /// Whether cgroups need a name that the naming under way does not give them.
+    /// Whether cgroups need a name that are not part of the naming under way.
     is_naming_behind: bool,
     /// Finds removed cgroups, by serial number, if this kernel does not report them.
     looking: BlockingSlot<Result<Vec<u64>, String>>,
@@ -115,7 +114,7 @@ pub struct Tracker {
     gather: Duration,
 }
 
-/// The reasons for which the loop continues.
+/// What woke the loop.
 enum Wake {
     Event,
     Births,
@@ -127,8 +126,8 @@ enum Wake {
 }
 
 impl Tracker {
-    /// Prepares to follow the cgroups of a hierarchy. Logs why they have no names, if that is so. Call it
-    /// inside a tokio runtime.
+    /// Prepares to follow the cgroups of a hierarchy. If some have no names, logs why. Call it inside a tokio
+    /// runtime.
     pub fn new(
         scheduler: Arc<Scheduler>,
         current: Current,
@@ -185,7 +184,7 @@ impl Tracker {
         let give_up_at = Instant::now() + FIRST_NAMES;
         self.step()?;
         self.finish_jobs(give_up_at).await?;
-        // What nobody knows now has the names that its path gives.
+        // From now on, a container that no source knows has the names that its path gives.
         self.containers.release(Instant::now());
         self.step()?;
         self.finish_jobs(give_up_at).await
@@ -313,8 +312,8 @@ impl Tracker {
         self.step_without(&[])
     }
 
-    /// Handles all events so far: lets removed cgroups go, and begins to name others. `removed` has cgroups
-    /// that are removed unseen by the kernel program.
+    /// Handles all events so far: frees the slots of removed cgroups, and begins to name others. `removed` are
+    /// the serial numbers of removed cgroups that the kernel program did not see, ascending.
     fn step_without(&mut self, removed: &[u64]) -> Result<(), ReadError> {
         let started = Instant::now();
         self.step_at = None;
@@ -323,7 +322,7 @@ impl Tracker {
         for reading in snapshot.cgroups.iter_mut().flat_map(|it| &mut it.cgroups) {
             reading.is_removed |= removed.binary_search(&reading.serial).is_ok();
         }
-        // After the snapshot, so that all cgroups in it have been born.
+        // After the snapshot, so that the births of all cgroups in it have arrived.
         self.take_births();
         let unnamed = self.settle(&snapshot);
         self.search(&snapshot, &unnamed)?;
@@ -348,16 +347,15 @@ impl Tracker {
             tracing::info!(id, "the path of a new cgroup is too long for the kernel program");
         }
         if is_full {
-            tracing::info!("more cgroups were created at once than the kernel program can tell");
+            tracing::info!("more cgroups were created at once than the kernel program can report");
         }
-        // A birth that is missing leads to a walk by itself, a missing rename does not.
+        // A missing birth leads to a walk by itself; a missing rename does not.
         if verify || is_full && self.can_rename {
             self.searches.verify();
         }
     }
 
-    /// Lets removed cgroups go: what they had stays in their sets, and their slots are given back. Returns the
-    /// cgroups without names.
+    /// Frees the slots of removed cgroups; what they used stays in their sets. Returns the cgroups without names.
     fn settle(&mut self, snapshot: &Snapshot) -> Vec<CgroupReading> {
         let (births, may_wait) = (&self.births, !self.is_naming_late);
         let is_awaited = |reading: &CgroupReading| may_wait && births.path(reading.id).is_some();
@@ -510,7 +508,7 @@ impl Tracker {
         Ok(())
     }
 
-    /// Asks about containers, if it is time to.
+    /// Asks about containers if it is time to.
     fn ask(&mut self, snapshot: &Snapshot) {
         let cgroups = snapshot.cgroups.as_ref().map_or(&[][..], |it| &it.cgroups);
         self.containers.retain(|serial| {
@@ -578,7 +576,7 @@ impl Tracker {
         Vec::new()
     }
 
-    /// Logs a failure, unless it is that of the last time.
+    /// Logs a failure, unless it is the same as the last one.
     fn fail(&mut self, reason: &str) {
         if self.failure.is_news(reason) {
             tracing::warn!(reason, "cannot find the names of all cgroups; trying again");

@@ -12,7 +12,7 @@
 //!     │                            ├─ cgroups without a path ───────>│ walk: find their paths,
 //!     │                            │<──────────────────────── paths ─┤ at most every 10 s
 //!     │                            │                                 │
-//!     │                            ├─ containers nobody knows ──────>│ ask runtimes and the
+//!     │                            ├─ unknown containers ───────────>│ ask runtimes and the
 //!     │                            │<────────────────── an inventory ┤ Kubernetes API
 //!     │                            │                                 │
 //!     │                            ├─ cgroups without a name ───────>│ naming: find their names,
@@ -21,16 +21,16 @@
 //!     │                            │ assign them to sets             │
 //! ```
 //!
-//! A cgroup has its path from the kernel program before a task can run in it. So one that is removed within
-//! milliseconds has a name, and keeps its slot until what it used is in its set. What existed before the start
-//! is found by a walk. Where no mount shows the cgroups, it has no name.
+//! The kernel program sends the path of a cgroup before a task can run in it. So one that is removed within
+//! milliseconds has a name, and keeps its slot until what it used is in its set. A walk finds the cgroups that
+//! existed before the start. If no mount shows them, they have no name.
 //!
-//! A cgroup of a container that nobody knows waits a moment for its names. Then it gets those that its path
-//! gives, and moves to another set if an answer names it later.
+//! A cgroup of a container that no source knows waits up to 3 seconds for its names. Then it gets those that its
+//! path gives, and moves to another set if an answer names it later.
 //!
 //! Scrapes and reloads run on the reactor too, so none sees a change half done. While no cgroup appears or is
-//! removed, the tracker wakes once a minute, to rank the sets. Quotas are read on another thread, as long as
-//! there are scrapes.
+//! removed, the tracker wakes once a minute to rank the sets, and to ask about containers if there are any.
+//! Quotas are read on another thread, as long as there are scrapes.
 
 mod births;
 mod containers;

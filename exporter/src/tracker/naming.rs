@@ -1,5 +1,4 @@
-//! From the paths of cgroups to their names, and to labels, on a thread of its own: a thousand rules take
-//! time.
+//! Derives names and labels from the paths of cgroups, on a thread of its own: a thousand rules take time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,12 +22,12 @@ pub struct Named {
     pub id: u64,
     /// Below the mount; without a mount, below the root of the hierarchy.
     pub path: PathBuf,
-    /// What a container runtime or the Kubernetes API knows of it. It stays when they forget the container.
+    /// What a container runtime or the Kubernetes API knows of it. It is kept when they forget the container.
     pub known: Option<Known>,
 }
 
 impl Named {
-    /// What labels can say of it. Worked out again each time, since it takes more memory than time.
+    /// The names that labels can use. Computed each time, since keeping them would take much memory.
     pub fn names(&self) -> CgroupNames {
         let mut names = cgroup::describe(self.id, &self.path);
         if let Some(known) = &self.known {
@@ -61,16 +60,16 @@ pub(super) struct NamingJob {
     /// The cgroups that have names, if these may have changed, and how.
     pub(super) recheck: Option<(Arc<NamesBySerial>, Recheck)>,
     pub(super) generation: Arc<Generation>,
-    /// Those of this generation so far.
+    /// The violations of this generation so far.
     pub(super) violations: Violations,
 }
 
 /// How names may have changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Recheck {
-    /// The inventory knows more. What it has forgotten stays.
+    /// The inventory may know more. Names that it has forgotten are kept.
     Update,
-    /// The inventory is of other sources. What these do not know is gone.
+    /// The inventory is of other sources. Names that these do not know are dropped.
     Replace,
 }
 
@@ -82,7 +81,7 @@ pub(super) struct Naming {
     pub(super) violations: Violations,
     /// The number of the generation that the labels and violations are of.
     pub(super) generation: u64,
-    /// Those of the cgroups to name whose container nobody knows.
+    /// The cgroups of [`NamingJob::cgroups`] whose container no source knows.
     pub(super) unknown: BTreeSet<u64>,
     /// Whether any cgroup belongs to a container.
     pub(super) has_containers: bool,
@@ -121,7 +120,7 @@ impl NamingJob {
 fn renamed(named: &Named, inventory: &Inventory, how: Recheck) -> Option<Arc<Named>> {
     let found = inventory.find(&cgroup::describe(named.id, &named.path));
     let is_container = |known: &Option<Known>| known.as_ref().is_some_and(Known::is_container);
-    // A container that is no longer listed may still have its pod there.
+    // A container that is no longer listed may still be found by its pod.
     let is_less = found.is_none() || is_container(&named.known) && !is_container(&found);
     if found == named.known || how == Recheck::Update && is_less {
         return None;
@@ -161,7 +160,7 @@ mod tests {
 
     const ID: &str = "a61627ef0b1c2d3e4f5061728394a5b6c7d8e9f00112233445566778191ac199";
 
-    /// What Docker says of a container with this name.
+    /// Docker's list with one container of this name.
     fn inventory(name: &str) -> Inventory {
         let list = format!(r#"[{{"Id": "{ID}", "Names": ["/{name}"], "Image": "image"}}]"#);
         Received::Docker(list.as_bytes()).read(&Arc::default(), 100).unwrap()

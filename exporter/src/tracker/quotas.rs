@@ -22,7 +22,7 @@ use crate::{
 /// Reading makes the kernel sum up its statistics over all CPUs, so it is done rarely.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// How often to read after a scrape, so that the next one finds recent values.
+/// How many times to read after a scrape, so that the next one finds recent values.
 const READINGS: u32 = 12;
 
 /// Time limit of a reading, which takes milliseconds unless the filesystem hangs.
@@ -64,7 +64,7 @@ pub(super) async fn follow(tracked: Tracked, mount: PathBuf, reader: QuotaReader
 /// Counts by the id of the cgroup that has the quota.
 type Counts = BTreeMap<u64, QuotaCounts>;
 
-/// Quotas by the serial number of the cgroup that stands for those that the quota limits.
+/// Quotas by the serial number of one of the cgroups that the quota limits.
 type Readings = BTreeMap<u64, Owned>;
 
 /// A quota, and the id of the cgroup that has it.
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_counts_that_a_quota_did_since_the_start() {
+    fn quotas_count_everything_since_the_start() {
         let with = |cgroups: &[(u64, &str)], periods| {
             by_serial(&names(cgroups), [quota(105, "/b", periods)].into())
         };

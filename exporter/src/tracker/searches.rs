@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Shortest time between two walks if most paths are known without.
+/// Shortest time between two walks if most paths are known without them.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// The same if walks are the only source of paths.
@@ -106,7 +106,7 @@ impl Searches {
     }
 
     /// Ends a walk that has found the cgroups for which `is_found` returns true, by id. Returns the serial
-    /// numbers of those that have been searched for the first time, in vain.
+    /// numbers of those that their first walk has not found.
     pub(super) fn end(&mut self, now: Instant, is_found: impl Fn(u64) -> bool) -> Vec<u64> {
         self.unknown.retain(|_, it| !(it.is_searched && is_found(it.id)));
         let mut nameless = Vec::new();
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn walks_are_apart_and_only_for_a_reason() {
+    fn walks_need_a_reason_and_a_pause() {
         let start = Instant::now();
         let mut searches = searches(start);
         assert_eq!((searches.due(), searches.begin(start + 60 * SECOND)), (None, None));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_walk_misses_is_nameless_and_searched_for_ever_more_rarely() {
+    fn cgroups_that_walks_miss_are_nameless_and_searched_for_less_and_less_often() {
         let mut now = Instant::now();
         let mut searches = searches(now);
         now += PAUSE;
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_appears_during_a_walk_is_not_missed() {
+    fn cgroups_that_appear_during_a_walk_are_searched_for_later() {
         let now = Instant::now();
         let mut searches = Searches::new(now, true);
         searches.want(now, [(3, 103)], |_| true);

@@ -95,8 +95,8 @@ impl Tracked {
         });
     }
 
-    /// Follows the life of the cgroups up to a snapshot, and ranks the sets if it is time. Removed cgroups
-    /// stay until they have a name if `is_awaited` says so.
+    /// Updates the sets to the cgroups of a snapshot, and ranks the sets if it is time. Removed cgroups for which
+    /// `is_awaited` returns true stay until they have a name.
     pub(super) fn settle(
         &self,
         snapshot: &Snapshot,
@@ -143,7 +143,7 @@ impl Tracked {
         self.lock().sets.assign(snapshot.taken_at, cgroups, nameless);
     }
 
-    /// Adds what quotas have held back.
+    /// Adds the counts of quotas.
     pub(super) fn read_quotas(&self, readings: impl IntoIterator<Item = QuotaReading>) {
         self.lock().sets.read_quotas(readings);
     }

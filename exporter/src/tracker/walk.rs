@@ -22,14 +22,14 @@ pub(super) struct WalkJob {
     pub(super) unplaced: Vec<(u64, PathBuf)>,
 }
 
-/// What was found.
+/// The result of a walk.
 #[derive(Debug, Default)]
 pub(super) struct Walk {
     /// Paths below the mount, by id.
     pub(super) paths: BTreeMap<u64, PathBuf>,
-    /// Where the mount is in the hierarchy, if that was asked and one of the cgroups showed it.
+    /// Where the mount is in the hierarchy, if one of the cgroups in [`WalkJob::unplaced`] showed it.
     pub(super) root: Option<PathBuf>,
-    /// Why it did not see the whole tree.
+    /// Why the walk did not see the whole tree.
     pub(super) error: Option<String>,
 }
 
