@@ -62,8 +62,8 @@ impl Hierarchy {
 }
 
 impl Selection {
-    /// Why cgroups have no names, or not all of them, if that is so. `knows_new` says that the names of new
-    /// ones are known without a mount.
+    /// Why some or all cgroups have no names; `None` if all have. `knows_new` says that the names of new ones
+    /// are known without a mount.
     pub fn limitation(&self, knows_new: bool) -> Option<String> {
         match &self.mount {
             Ok(mount) => mount.limitation(),
@@ -80,13 +80,13 @@ impl Selection {
 pub struct Mount {
     /// Where it is mounted. The paths of cgroups are relative to it.
     pub path: PathBuf,
-    /// Whether it shows the whole hierarchy. If not, it shows a part that has more in it than the
-    /// exporter's own cgroup, such as the cgroups of a system container.
+    /// Whether it shows the whole hierarchy. If not, it shows a part that contains more than the exporter's
+    /// own cgroup, such as the cgroups of a system container.
     pub is_whole: bool,
 }
 
 impl Mount {
-    /// Why some cgroups have no name, if that is so.
+    /// Why some cgroups have no name; `None` if all have.
     pub fn limitation(&self) -> Option<String> {
         let path = self.path.display();
         (!self.is_whole).then(|| {
@@ -312,7 +312,7 @@ fn choose(
     Ok(Selection { hierarchy, id: own.id, mount, quotas })
 }
 
-/// The mount that shows most, and whether that is all.
+/// The mount that shows most, and whether it shows the whole hierarchy.
 fn usable<'a>(
     hierarchy: Hierarchy,
     own: &Location,

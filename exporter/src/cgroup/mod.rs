@@ -14,7 +14,7 @@ use std::path::Path;
 use crate::expr::cgroup::CgroupNames;
 use names::Names;
 
-/// What the path of a cgroup below the mount says of its names, for templates and rules.
+/// Derives the names of a cgroup from its path below the mount, for templates and rules.
 pub fn describe(id: u64, path: &Path) -> CgroupNames {
     let path = paths::label(path);
     let Names { unit, slice, user, container_id, runtime, pod_uid, pod_qos } = Names::of(&path);

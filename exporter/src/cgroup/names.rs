@@ -1,4 +1,4 @@
-//! Works out from a cgroup's path what it belongs to: the systemd unit and slice, the user, the container,
+//! Derives from a cgroup's path what it belongs to: the systemd unit and slice, the user, the container,
 //! and the pod.
 //!
 //! * The unit is the host's: the first after the leading slices, as for systemd's own tools. The units
@@ -8,9 +8,9 @@
 //!   <https://github.com/systemd/systemd/blob/v257/src/basic/cgroup-util.c>, `cg_path_get_unit`.
 //! * The slice is the innermost of the leading slices, and the user is that of one of them, or of the
 //!   unit.
-//! * The pod is the innermost, so that a pod is not taken for the node in which it runs, if the node is a
-//!   container itself.
-//! * The container is the pod's: what runs below it belongs to it, such as containers of a Docker daemon
+//! * The pod is the innermost: a node can itself be a container in a pod, and its pods must not be taken for
+//!   that one.
+//! * The container is the pod's. Everything below it belongs to it, such as containers of a Docker daemon
 //!   in a pod, which Kubernetes does not know. Outside of pods, it is the innermost. A process that
 //!   supervises a container (`conmon`, `lxc.monitor`) does not belong to it.
 //!
@@ -20,7 +20,7 @@ use std::{borrow::Cow, ffi::OsStr, os::unix::ffi::OsStrExt as _, path::Path};
 
 use super::paths;
 
-/// What a cgroup belongs to. Anything that the path does not say is `None`.
+/// What a cgroup belongs to. Anything that the path does not contain is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names<'a> {
     /// systemd unit: a service, scope, socket, mount or swap.
@@ -30,7 +30,7 @@ pub struct Names<'a> {
     /// The number of the user whose sessions and services these are.
     pub user: Option<u32>,
     /// The 64 hexadecimal digits by which Docker, containerd, CRI-O and podman know a container, or the
-    /// name of an LXC container. Machines of systemd-nspawn have none: their unit names them.
+    /// name of an LXC container. Machines of systemd-nspawn have no id: their unit names them.
     pub container_id: Option<&'a str>,
     /// The runtime of the container, or of the task of Nomad or the machine of systemd-nspawn.
     pub runtime: Option<&'a str>,
@@ -67,8 +67,8 @@ impl<'a> Names<'a> {
     }
 }
 
-/// Replaces the escapes of systemd by the characters that they stand for, unless these are not printable:
-/// `a\x2db.service` is `a-b.service`.
+/// Replaces systemd's escapes with their characters, unless these are not printable: `a\x2db.service` becomes
+/// `a-b.service`.
 /// <https://github.com/systemd/systemd/blob/v257/src/basic/unit-name.c>, `unit_name_unescape`.
 pub fn unescape_unit(unit: &str) -> Cow<'_, str> {
     if !unit.contains("\\x") {
@@ -84,7 +84,7 @@ pub fn unescape_unit(unit: &str) -> Cow<'_, str> {
     paths::label(Path::new(OsStr::from_bytes(&bytes))).into_owned().into()
 }
 
-/// The byte of the escape that a text begins with, and what follows.
+/// The byte of the escape that a text begins with, and the rest of the text.
 fn escaped_byte(text: &[u8]) -> Option<(u8, &[u8])> {
     let [b'\\', b'x', high, low, rest @ ..] = text else { return None };
     let digit = |byte: u8| char::from(byte).to_digit(16);
@@ -125,7 +125,7 @@ fn user(name: &str) -> Option<u32> {
     uid.parse().ok().filter(|number: &u32| number.to_string() == uid)
 }
 
-/// The runtime of tasks that are no containers with ids.
+/// The runtime of tasks that are not in a container with an id.
 fn runtime_of_host(slices: &[&str], unit: Option<&str>) -> Option<&'static str> {
     if slices.first() == Some(&"nomad.slice") {
         return unit.and(Some("nomad"));
@@ -140,14 +140,14 @@ struct Container<'a> {
     runtime: Option<&'a str>,
 }
 
-/// The container that the last of these segments is.
+/// The container that the last of these segments names.
 fn container<'a>(segments: &[&'a str]) -> Option<Container<'a>> {
     let (segment, parents) = segments.split_last()?;
     with_id(segment, parents).or_else(|| with_name(segment, parents))
 }
 
-/// The container in `<id>`, `<runtime>-<id>`, `<runtime>-<id>.scope` or `<slice>:<runtime>:<id>`; the last
-/// is how runc names a cgroup in systemd's form if it does not use systemd.
+/// The container in `<id>`, `<runtime>-<id>`, `<runtime>-<id>.scope` or `<slice>:<runtime>:<id>`. runc makes the
+/// last form if it gets a cgroup in systemd's form but does not use systemd.
 fn with_id<'a>(segment: &'a str, parents: &[&str]) -> Option<Container<'a>> {
     let is_id = |id: &str| is_hex(id, 64);
     if is_id(segment) {
@@ -197,8 +197,8 @@ fn pod_uid(segment: &str) -> Option<Cow<'_, str>> {
     is_uuid.then(dashed)
 }
 
-/// The quality of service of the pod that the last of these segments is: in the segment itself, with
-/// systemd, or in the one before it.
+/// The quality of service of the pod that the last of these segments names: with systemd in the segment itself,
+/// otherwise in the one before it.
 fn pod_qos(segments: &[&str]) -> &'static str {
     let is = |class: &str| match segments {
         [.., parent, _] if *parent == class => true,

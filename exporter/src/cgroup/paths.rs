@@ -55,7 +55,7 @@ pub struct Found {
     /// Whether all were found, or the whole tree was read. If so, an id that was not found is that of a
     /// cgroup that has been removed, is outside the mount, or was created during the walk.
     pub is_complete: bool,
-    /// The first directory that could not be read. Directories that are removed meanwhile are no errors.
+    /// The first directory that could not be read. Directories that are removed meanwhile are not errors.
     pub error: Option<WalkError>,
 }
 

@@ -31,7 +31,7 @@ use super::{
 /// for the buffer of its contents.
 const MAX_DESCRIPTORS: u64 = 1024;
 
-/// The share of the descriptors that this process may open, for connections need some too.
+/// The share of the descriptors that this process may open; connections need some, too.
 const DESCRIPTORS_SHARE: u64 = 4;
 
 /// How soon to look again for a quota of a cgroup without one. Runtimes set it after the first process
@@ -39,7 +39,7 @@ const DESCRIPTORS_SHARE: u64 = 4;
 const FIRST_RECHECK: Duration = Duration::from_secs(5);
 const LAST_RECHECK: Duration = Duration::from_mins(1);
 
-/// A quota, and what it did since the cgroup was created.
+/// A quota, and its effect since the cgroup was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct QuotaStats {
     /// The quota in CPUs: the time that may be used in each period, by the period.
@@ -214,7 +214,7 @@ impl Entry {
         Self { id, levels, round: 0, stats: None, stat_file: None, recheck: None }
     }
 
-    /// Reads the quota if it is time to. Keeps a file open if there is room for it.
+    /// Reads the quota if it is time to. Keeps the file open if there is room for it.
     fn update(
         &mut self,
         files: &Files,
@@ -310,7 +310,7 @@ fn quota_cpus(hierarchy: Hierarchy, directory: &Path) -> io::Result<Option<f64>>
         return Ok(cpu_max(&text("cpu.max")?));
     }
     let quota = text("cpu.cfs_quota_us")?;
-    // Most cgroups have no quota, so do not read the period for nothing.
+    // Most cgroups have no quota; for these, do not read the period.
     if quota.starts_with('-') {
         return Ok(None);
     }

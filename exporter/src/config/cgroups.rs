@@ -22,8 +22,8 @@ use crate::expr::{
 /// containers those of their runtime, users' sessions and services the user, and all other units theirs.
 ///
 /// The unit of a container is left out: it is a scope with the container's id, or a service that runs many
-/// containers. Where nobody knows the names of a pod or container, its id takes their place. Only the pause
-/// container and the pod itself have no name beside that of the pod.
+/// containers. If the name of a pod or container is unknown, its id takes the place of the name. The pause
+/// container and the cgroup of the pod itself have only the name of the pod.
 const DEFAULT_LABELS: [(&str, &str); 8] = [
     (
         "container",
@@ -41,10 +41,10 @@ const DEFAULT_LABELS: [(&str, &str); 8] = [
     ("user", "{{ cgroup.user if not cgroup.container_id }}"),
 ];
 
-/// By default, units whose names are new each time have none: those of `systemd-run`, which `make_unit_name`
-/// in <https://github.com/systemd/systemd/blob/v257/src/run/run.c> numbers by the connection to systemd, at
-/// random, or by the process; and those with the id of a container, which podman makes to supervise and to
-/// check it.
+/// By default, units whose names are new each time have no labels: those of `systemd-run`, whose names
+/// `make_unit_name` in <https://github.com/systemd/systemd/blob/v257/src/run/run.c> makes of the connection to
+/// systemd, a random number, or the process; and those with the id of a container, which podman makes to supervise
+/// it and to check its health.
 const DEFAULT_DROP: [&str; 2] = [
     r"run-(u?\d+(-s\d+)?|r[0-9a-f]{32}|p\d+-i\d+)\.(service|scope)",
     r"(.+-)?[0-9a-f]{64}(-.+)?\.(service|scope)",
@@ -74,7 +74,7 @@ pub struct Cgroups {
     pub relabel_configs: Vec<Rule>,
     /// How long a set of labels is shown after its last cgroup ended.
     pub keep: Duration,
-    /// The sockets of the container runtimes to ask for names; `None` for those in the usual places.
+    /// The sockets of the container runtimes to ask for names; `None` for those at the usual paths.
     pub runtimes: Option<Vec<PathBuf>>,
     /// Whether to ask the Kubernetes API for the pods of this node.
     pub kubernetes_pods: bool,
@@ -132,7 +132,7 @@ pub(super) fn cgroups(
             _ => report.unknown_key(entry, &KEYS),
         }
     }
-    // After the rules, which a label that starts with `__` needs.
+    // After the rules: without rules, a label that starts with `__` is an error.
     let has_rules = !cgroups.relabel_configs.is_empty();
     for entry in entries.iter().filter(|entry| entry.name == "labels" && !entry.is_null()) {
         cgroups.labels = labels(report, entry, host, limits, has_rules);

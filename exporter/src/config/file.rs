@@ -103,7 +103,7 @@ pub enum ConfigError {
         /// The number of valid bytes before the first invalid one.
         offset: usize,
     },
-    /// The file has no keys. That is more often an accident, such as a full disk, than a wish.
+    /// The file has no keys. That is more often an accident, such as a full disk, than intended.
     #[error("`{}` is empty; write `{{}}` for a configuration without labels", path.display())]
     Empty {
         /// The path of the file.

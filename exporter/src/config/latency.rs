@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use super::yaml::{Entry, Report};
 
-/// The bounds that the kernel program can tell apart, as powers of two of a second.
+/// The bounds that the kernel program can distinguish, as powers of two of a second.
 const BOUNDS: RangeInclusive<i32> = -24..=6;
 
 /// Largest ratio of neighboring buckets.

@@ -151,7 +151,7 @@ pub(super) fn read(text: &str) -> (Report<'_>, Node) {
 }
 
 /// Finds text that must not reach `yaml_serde`: characters that YAML forbids, which it cannot locate,
-/// directives, and so many brackets that scanning them would take quadratic time.
+/// directives, and too many brackets, because scanning them takes quadratic time.
 fn obstacle(text: &str) -> Option<Diagnostic> {
     let mut line = 1;
     let mut column = 1;

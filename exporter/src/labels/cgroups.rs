@@ -1,5 +1,5 @@
 //! Computes the labels of cgroups, one after another: cgroups come and go all the time, and a machine can
-//! have tens of thousands of them. So what does not depend on the cgroup is prepared once.
+//! have tens of thousands of them. So everything that does not depend on the cgroup is prepared once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,9 +34,9 @@ const OWNER: Owner<'_> = Owner { name: "a cgroup", reserved: &[CPU], rules: &|_|
 /// Cgroups whose labels are equal share a set of series. `other` is the set of the cgroups that have no
 /// labels but the host's, or that a rule drops.
 ///
-/// Every series has every label whose name does not depend on values, if need be with an empty value: a
-/// server that honors the labels of series then does not fill in those of its target, such as the pod in which
-/// the exporter runs. <https://github.com/prometheus/prometheus/blob/v3.9.1/scrape/scrape.go#L694>
+/// Every series has every label whose name does not depend on values; those that do not apply are empty. So a
+/// server that honors the labels of series does not fill in those of its target, such as the pod in which the
+/// exporter runs. <https://github.com/prometheus/prometheus/blob/v3.9.1/scrape/scrape.go#L694>
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CgroupLabeller {
     config: Cgroups,
@@ -92,7 +92,7 @@ impl CgroupLabeller {
     pub fn batch<'a>(&'a self, violations: &'a mut Violations) -> CgroupBatch<'a> {
         let names = names_for(&self.config.relabel_configs);
         let is_seen = |name: &str| names.as_ref().is_none_or(|names| names.contains(name));
-        // A label that cgroups have as well is theirs alone.
+        // A label of cgroups replaces the host's, even if it is empty.
         let is_of_host =
             |name: &str| self.host.contains_key(name) && !self.config.labels.contains_key(name);
         let host = self.host.iter().filter(|(name, _)| is_of_host(name) && is_seen(name));
@@ -115,8 +115,7 @@ impl CgroupLabeller {
         }
     }
 
-    /// The violations before the first cgroup is labelled, to be continued by each batch: so that each is
-    /// reported once.
+    /// The violations before the first cgroup is labelled. Each batch adds to them, so that each is reported once.
     pub fn violations(&self) -> Violations {
         self.violations.clone()
     }

@@ -57,7 +57,8 @@ pub(super) struct LabelLimit<'a> {
     /// Maximum number, besides those that are exempt.
     pub(super) max: usize,
     pub(super) is_exempt: &'a dyn Fn(&str) -> bool,
-    /// Whether a label comes before those of which this is not true. Otherwise, they come by name.
+    /// Whether a label is kept before those for which this returns false. Within each kind, labels are kept in
+    /// the order of their names.
     pub(super) is_first: &'a dyn Fn(&str) -> bool,
 }
 

@@ -30,7 +30,7 @@ pub use limits::SeriesCounts;
 pub use series::group;
 pub use violations::Violations;
 
-/// Label values by name. Only of cgroups, a value can be empty: every series of theirs has the same labels.
+/// Label values by name. Only those of cgroups can be empty, because every series of theirs has the same labels.
 pub type Set = BTreeMap<String, String>;
 
 /// Replaces values that are too long or too many.

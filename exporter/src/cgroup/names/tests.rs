@@ -1,4 +1,4 @@
-//! Paths as runtimes, systemd and orchestrators make them, and what they say.
+//! Paths as runtimes, systemd and orchestrators make them, and the names in them.
 
 use proptest::{collection::vec, prelude::*, sample::select};
 
@@ -16,7 +16,7 @@ fn fill(text: &str) -> String {
     text.replace("UID", UID).replace("STATIC", STATIC).replace("ID", ID)
 }
 
-/// Writes the names that a path says, each as `name=value`.
+/// Writes the names in a path, each as `name=value`.
 fn shown(names: &Names<'_>) -> String {
     let Names { unit, slice, user, container_id, runtime, pod_uid, pod_qos } = names;
     let user = user.map(|user| user.to_string());
