@@ -161,7 +161,7 @@ impl Installed<'_> {
         });
     }
 
-    /// Checks that an init container keeps its series when it has ended, next to those of the pod's container.
+    /// Checks that an init container that has ended keeps its series, next to those of the pod's container.
     pub(crate) fn check_init_container(&self) {
         self.node.apply(workloads::with_init_container("prepared").to_string().as_bytes());
         let [init, main] = ["init", "main"].map(|name| pairs("default", "prepared", name));
@@ -173,7 +173,7 @@ impl Installed<'_> {
         self.node.kubectl_ok(&["delete", "pod", "prepared"]);
     }
 
-    /// Checks that the pod applies a change of its `ConfigMap`, and goes on counting.
+    /// Checks that the pod applies a change of its `ConfigMap`, and continues to count.
     pub(crate) fn check_configuration(&self) {
         let (pod, before) = (self.pod(), self.scrape());
         let host = |exposition: &Exposition, more: &str| {
@@ -231,7 +231,7 @@ impl Installed<'_> {
     }
 }
 
-/// The namespace, the pod and the containers that run, and the pod itself.
+/// Namespace, pod and container of each running container, and those of the pod itself, without a container.
 fn names(pod: &Value) -> Vec<[String; 3]> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let statuses = pod["status"]["containerStatuses"].as_array();
@@ -243,7 +243,7 @@ fn names(pod: &Value) -> Vec<[String; 3]> {
         .collect()
 }
 
-/// The namespace, the pod and the container of a series, unless it is of no pod.
+/// The namespace, the pod and the container of a series; `None` if it does not belong to a pod.
 fn names_in(series: &str) -> Option<[String; 3]> {
     let label = |name: &str| {
         let (_, rest) = series.split_once(&format!("{name}=\""))?;

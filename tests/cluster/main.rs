@@ -2,7 +2,7 @@
 //! with names from the runtime and from the Kubernetes API. Checks that every container of the node has its names,
 //! that the configuration and the pods can be replaced, and what a Prometheus that discovers the pods stores.
 //!
-//! The node leaves nothing behind: its processes end, and its mounts and its network are gone, with this process.
+//! The node leaves nothing behind: its processes, mounts and network end with this process.
 
 #![expect(
     clippy::print_stdout,

@@ -1,4 +1,4 @@
-//! The pods of a node that are no exporters.
+//! The pods of a node other than the exporter's.
 
 use std::fs;
 

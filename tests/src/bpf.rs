@@ -1,5 +1,5 @@
 //! The BPF programs of a process and their maps, as the kernel reports them. They are found by number, since
-//! the exporter holds a descriptor only of what it still needs.
+//! the exporter keeps only the descriptors that it still needs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use crate::fdinfo::{self, Info};
 pub fn programs(process: &str) -> Result<Vec<ProgramInfo>> {
     let ids = fdinfo::of(process, "prog_id")?;
     let ids: BTreeSet<_> = ids.iter().map(|info| info["prog_id"].as_str()).collect();
-    // Others may end in between.
+    // Other programs may end in between.
     let programs = loaded_programs().filter_map(Result::ok);
     Ok(programs.filter(|program| ids.contains(program.id().to_string().as_str())).collect())
 }

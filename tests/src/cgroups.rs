@@ -128,7 +128,7 @@ impl Tree {
         tree
     }
 
-    /// What this machine has.
+    /// The hierarchies of this machine.
     pub fn hierarchy(&self) -> Hierarchy {
         self.mounts.hierarchy
     }
@@ -138,7 +138,7 @@ impl Tree {
         &self.path
     }
 
-    /// The root of the hierarchy, which is no part of the tree.
+    /// The root of the hierarchy, which is not part of the tree.
     pub fn root(&self) -> Cgroup {
         Cgroup { mounts: self.mounts.clone(), path: "/".to_owned() }
     }
@@ -328,7 +328,7 @@ impl Cgroup {
         }
     }
 
-    /// What the kernel counts of its limit.
+    /// The kernel's counts of its limit.
     pub fn throttling(&self) -> Throttling {
         let stat = stat(&self.cpu_directory());
         let ns = number(&stat, "throttled_time");
@@ -339,7 +339,7 @@ impl Cgroup {
         }
     }
 
-    /// Its directory in the hierarchy with the controller `cpu`, which it then has.
+    /// Its directory in the hierarchy with the controller `cpu`, which this enables for it.
     fn cpu_directory(&self) -> PathBuf {
         let directory = below(&self.mounts.cpu, &self.path);
         match self.mounts.hierarchy {
@@ -368,7 +368,7 @@ impl Cgroup {
     }
 }
 
-/// What the kernel counts of a limit on CPU time.
+/// The kernel's counts of a limit on CPU time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Throttling {
     /// Periods in which a task ran.

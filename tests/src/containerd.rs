@@ -1,4 +1,4 @@
-//! containerd out of Debian's package, with the CRI, in namespaces of its own.
+//! containerd from Debian's package, with the CRI, in namespaces of its own.
 
 use std::{
     env,
@@ -53,7 +53,7 @@ impl Containerd {
         Self::start_in(Namespaces::new(), tree, driver, tempfile::tempdir().unwrap())
     }
 
-    /// Starts it in namespaces and gives it the image of tests. They see the directory, which is for its files.
+    /// Starts it in namespaces that see the directory for its files, and gives it the image of tests.
     #[track_caller]
     pub fn start_in(
         namespaces: Namespaces,
@@ -90,7 +90,7 @@ impl Containerd {
         self.directory.path()
     }
 
-    /// Kills it. Its pods go on.
+    /// Kills it. Its pods keep running.
     pub fn kill(&mut self) {
         self.daemon = None;
     }

@@ -1,4 +1,4 @@
-//! A kubelet of tests: it makes pods through the CRI, as the real one does.
+//! A kubelet for tests: it makes pods through the CRI, as the real one does.
 //! <https://github.com/kubernetes/cri-api/blob/v0.32.3/pkg/apis/runtime/v1/api.proto>
 
 use std::{error::Error, fs, path::PathBuf};
@@ -22,7 +22,7 @@ pub enum Class {
     BestEffort,
 }
 
-/// Who makes cgroups, below the cgroup with this path.
+/// The software that makes cgroups, below the cgroup with this path.
 #[derive(Clone, Debug)]
 pub enum Driver {
     /// The runtime.
@@ -32,7 +32,7 @@ pub enum Driver {
 }
 
 impl Driver {
-    /// What kubelet tells the runtime of a pod's cgroup: its path, or the name of its slice.
+    /// A pod's cgroup as kubelet passes it to the runtime: its path, or the name of its slice.
     fn parent(&self, class: Class, uid: &str) -> String {
         let class = match class {
             Class::Guaranteed => None,
@@ -72,7 +72,7 @@ impl Driver {
 pub struct Kubelet {
     /// The socket.
     pub socket: PathBuf,
-    /// Who makes cgroups.
+    /// The software that makes cgroups.
     pub driver: Driver,
 }
 
@@ -114,7 +114,7 @@ fn labels<'l>(namespace: &'l str, name: &'l str, uid: &'l str) -> [(&'l str, &'l
     ]
 }
 
-/// The host's network, so that no network is set up, and namespaces of the pod's own for the rest.
+/// Namespaces of a pod: the host's network, so that none must be set up, and its own for the rest.
 fn namespaces() -> Message {
     const POD: u64 = 0;
     const CONTAINER: u64 = 1;
@@ -133,7 +133,7 @@ impl Kubelet {
         self.try_call(method, request).unwrap()
     }
 
-    /// Makes a pod without containers but for the one that holds its namespaces.
+    /// Makes a pod with no container except the one that holds its namespaces.
     #[track_caller]
     pub fn run_pod(&self, namespace: &str, name: &str, class: Class) -> Pod {
         let uid = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap().trim().to_owned();

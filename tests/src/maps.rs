@@ -16,7 +16,7 @@ use sched_exporter_ebpf::{
 
 use crate::rendering::{MONTH_NS, Numbers};
 
-/// When CPUs switched tasks for the first time. Zero would mean that they have not.
+/// When CPUs switched tasks for the first time. Zero means that a CPU has not.
 const SEEDED_AT: u64 = 1;
 
 /// The instant of snapshots, after the start of every open interval.
@@ -32,7 +32,7 @@ pub struct Maps {
 }
 
 impl Maps {
-    /// Of a machine with so many CPUs and cgroups.
+    /// Makes the maps of a machine with this number of CPUs and cgroups.
     pub fn of(cpus: u32, cgroups: usize) -> Self {
         let slots = FIRST_SLOT as usize + cgroups;
         let mut numbers = Numbers::default();
@@ -86,7 +86,7 @@ fn meta(slot: usize) -> CgroupMeta {
     CgroupMeta { serial, id, removed: 0, hierarchy: 0, check: CgroupMeta::check(serial, id) }
 }
 
-/// A row with its share of what a CPU does in a month.
+/// A row with its share of the counts of a CPU in a month.
 fn row(slot: usize, slots: u64, numbers: &mut Numbers) -> CgroupRow {
     let totals = CgroupTotals {
         cpu_ns: numbers.below(MONTH_NS / slots),

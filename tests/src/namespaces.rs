@@ -23,8 +23,8 @@ use crate::{
     process::{PATIENCE, ending_with_us, pid_of},
 };
 
-/// A mount namespace, a PID namespace, and others. When they are dropped, and when the thread that made them ends for
-/// whatever reason, their processes are killed and their mounts are gone.
+/// A mount namespace, a PID namespace, and others. When they are dropped, or the thread that made them ends for
+/// whatever reason, their processes are killed and their mounts are removed.
 #[derive(Debug)]
 pub struct Namespaces {
     unshare: Child,
@@ -32,15 +32,14 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    /// Makes namespaces with an empty `/run`, in which nothing runs.
+    /// Makes namespaces with an empty `/run` and no running program.
     pub fn new() -> Self {
         let script = "mount -t tmpfs tmpfs /run; exec \"$0\" pause";
         Self::with(&[], &[payload().as_os_str()], script, |_| ())
     }
 
-    /// Makes namespaces, also of the kinds that these options of `unshare` name. Their first process is a shell that
-    /// runs a script with arguments from `$0`. The script prints `ready`. `prepare` can change how all that is
-    /// started.
+    /// Makes namespaces, also of the kinds in these options of `unshare`. Their first process is a shell that runs a
+    /// script with arguments from `$0`. The script prints `ready`. `prepare` can change the command that starts it.
     pub fn with(
         options: &[&str],
         args: &[&OsStr],
@@ -84,12 +83,13 @@ impl Namespaces {
         said
     }
 
-    /// The path at which this process finds a file of theirs.
+    /// The path of a file in these namespaces, for this process.
     pub fn path(&self, inside: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{inside}", self.first))
     }
 
-    /// Makes a command see a copy of their mounts, with the `/proc` of the caller, in whose other namespaces it stays.
+    /// Makes a command see a copy of their mounts, with the caller's `/proc`. It stays in the caller's other
+    /// namespaces.
     pub fn share_mounts(&self, command: &mut Command) {
         let mounts = File::open(format!("/proc/{}/ns/mnt", self.first)).unwrap();
         let enter = move || {
@@ -156,7 +156,7 @@ impl Daemon {
         self.nsenter.try_wait().unwrap().is_none()
     }
 
-    /// What it has written, with those that wrote to the same file before.
+    /// Its output so far, with that of earlier processes that wrote to the same file.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
@@ -164,7 +164,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // `nsenter` has not been waited for, so the PID of its child is still that.
+        // `nsenter` has not been waited for, so its child's PID is still valid.
         if self.is_running() {
             let _ = kill(self.process, Signal::SIGKILL);
             let _ = self.nsenter.wait();

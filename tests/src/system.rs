@@ -1,5 +1,5 @@
-//! A booted systemd that looks to the kernel as if it were the host's: its cgroup is a slice at the top, without a
-//! cgroup of a container around it.
+//! A booted systemd whose cgroups look like the host's: its root is a slice at the top of the hierarchy, and not in
+//! the cgroup of a container.
 
 use std::{
     env,
@@ -50,7 +50,7 @@ echo ready
 exec env -i container=test /lib/systemd/systemd --unit=basic.target </dev/null >/dev/null 2>&1
 "#;
 
-/// The booted system. When it is dropped, its processes, its mounts and its cgroups are gone.
+/// The booted system. Dropping it removes its processes, mounts and cgroups.
 #[derive(Debug)]
 pub struct System {
     /// Where it runs.

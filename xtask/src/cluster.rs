@@ -12,8 +12,8 @@ use crate::{
     workspace::{named, root_command, run},
 };
 
-/// Builds Kubernetes, unless it is built already, and the program `cluster` of package `sched_exporter-tests`, and runs
-/// that as root.
+/// Builds Kubernetes, unless it is built already, and the program `cluster` of package `sched_exporter-tests`; runs
+/// the program as root.
 pub(crate) fn cluster() -> Result<ExitCode> {
     let arch = Arch::host()?;
     let mut variables = vec![

@@ -1,5 +1,5 @@
-//! `cargo xtask runtimes`: runs the tests of names of containers with the container runtimes of several Debian
-//! releases. `cargo xtask test` runs them with those of one.
+//! `cargo xtask runtimes`: runs the tests in `tests/it/runtimes` with the container runtimes of several Debian
+//! releases. `cargo xtask test` runs them with those of one release, except those of Docker and systemd.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use crate::{arch::Arch, shipped::build_suite, suites::suites, test, tools};
 /// The release whose runtimes `cargo xtask test` uses.
 pub(crate) const USUAL: &str = "trixie";
 
-/// The variable that tells tests where runtimes are.
+/// The variable with the directory of the runtimes' programs, for tests.
 pub(crate) const VARIABLE: &str = "SCHED_EXPORTER_RUNTIMES";
 
 /// The arguments of `cargo xtask runtimes`.

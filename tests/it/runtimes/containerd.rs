@@ -93,9 +93,9 @@ fn a_restarted_containerd_is_found_again() {
     find(&exporter, &first.pairs("main"));
     for round in 0..2 {
         containerd.kill();
-        // Its containers go on, and keep their names.
+        // Its containers keep running, and keep their names.
         let before = cpu_ns(&exporter.scrape(), &first.pairs("main"));
-        exporter.wait_until("gone on", |it| cpu_ns(it, &first.pairs("main")) > before);
+        exporter.wait_until("still counting", |it| cpu_ns(it, &first.pairs("main")) > before);
         containerd.resume();
         let next = kubelet.run_pod("shop", &format!("next-{round}"), Class::BestEffort);
         start(&kubelet, &next);

@@ -1,4 +1,4 @@
-//! Containers of Docker, which uses a containerd that it did not start.
+//! Containers of Docker, which uses a containerd that the test starts.
 
 use std::{thread, time::Duration};
 
@@ -100,7 +100,7 @@ fn a_container_has_its_name_and_image_across_restarts() {
     thread::sleep(Duration::from_secs(2));
     check_usage(&exporter, &pairs("shop-api-1"), &cgroup, had);
 
-    // Docker is found again, and so is the next container.
+    // A restarted Docker is found again, and so is the next container.
     drop(docker.daemon);
     docker.daemon = Docker::daemon(&docker.containerd);
     docker.run("shop-db-1");

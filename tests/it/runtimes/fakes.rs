@@ -48,9 +48,9 @@ pub(super) enum Conduct {
     Silent,
     /// Closes connections.
     Closing,
-    /// Sends bytes that are no HTTP.
+    /// Sends bytes that are not HTTP.
     Garbage,
-    /// Sends messages that are no protobuf.
+    /// Sends messages that are not protobuf.
     Malformed,
     /// Begins a message, and never ends it.
     Unfinished,
@@ -74,11 +74,11 @@ async fn misbehave(mut stream: UnixStream, conduct: Conduct) {
         Conduct::Garbage => {
             let _ = stream.write_all(&vec![0xa5; 100_000]).await;
         }
-        // The others are CRI at first sight.
+        // The others look like CRI at first.
         Conduct::Malformed => {
             serve(stream, |_| message(&Message::new().text(1, [0xff; 1_000]))).await;
         }
-        // The rest does not come in the time of a test.
+        // The rest does not arrive while a test runs.
         Conduct::Unfinished => serve(stream, |_| endless(1, Duration::from_hours(1))).await,
         Conduct::Dripping => serve(stream, |_| endless(1, Duration::from_millis(100))).await,
         Conduct::Flooding => serve(stream, |_| endless(1 << 16, Duration::ZERO)).await,

@@ -1,4 +1,4 @@
-//! Names from the Kubernetes API, where the runtime's socket is not mounted.
+//! Names from the Kubernetes API, without the runtime's socket.
 
 use std::{
     convert::Infallible,
@@ -40,7 +40,7 @@ const NODE: &str = "node-1";
 /// The pods that the API has.
 type Pods = Arc<Mutex<Vec<Value>>>;
 
-/// An API server that lists pods to those who may; it ends when dropped.
+/// An API server that lists pods to authorized clients; it ends when dropped.
 struct Api {
     port: u16,
     authority: String,
@@ -152,7 +152,7 @@ fn pods_of_the_node_have_their_names() {
     api.pods.lock().unwrap().push(pod("proxy-node-1", other_uid, &mirror, &proxy));
     wait_for(&exporter, &proxy.pairs());
 
-    // The API is not yet aware of a container: until then, it has its ids.
+    // The API does not know a new container yet. Until it does, the labels have ids.
     let late = Running::start(&tree, 3, [b"shop", b"late", b"main"]);
     let id = format!("container=\"{}\"", late.listed.id);
     wait_for(&exporter, &[&id]);

@@ -19,7 +19,7 @@ use sched_exporter_tests::{
 
 const SECONDS: &str = "sched_cgroup_cpu_seconds_total";
 
-/// A container is found this soon after its start.
+/// Maximum time from the start of a container until it is found.
 const SOON: Duration = Duration::from_secs(2);
 
 /// Starts an exporter that sees the mounts of namespaces, and so the sockets in their `/run`.
@@ -64,7 +64,7 @@ fn check_account(exposition: &Exposition) {
     assert!(account.is_conserved(), "{account:?}");
 }
 
-/// What the series of a set that may not exist yet say, in nanoseconds.
+/// The CPU time of the series of a set, which may not exist yet, in nanoseconds.
 fn counted(exporter: &Exporter, pairs: &[impl AsRef<str>]) -> u64 {
     let pairs: Vec<_> = pairs.iter().map(AsRef::as_ref).collect();
     exporter.scrape().sum_ns(SECONDS, &pairs)

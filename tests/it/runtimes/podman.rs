@@ -90,7 +90,7 @@ fn containers_have_their_name_and_image() {
     find(&exporter, &before.pairs());
     let after = Container::run("sched_exporter-test-after", &["--network=host"]);
     let exposition = find(&exporter, &after.pairs());
-    // What supervises containers does not belong to them.
+    // The processes that supervise containers do not belong to them.
     for container in [&before, &after] {
         let pairs = container.pairs();
         assert_eq!(sets(&exposition, &pairs[..1]), 1);

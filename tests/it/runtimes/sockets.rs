@@ -1,4 +1,4 @@
-//! Runtimes that hang, lie or flood: scrapes stay quick, and the names of other runtimes' containers stay.
+//! Runtimes that hang, lie or flood: scrapes stay quick, and other runtimes' containers keep their names.
 
 use std::{
     fs,
@@ -18,10 +18,10 @@ use super::{
     find, sets, wait_for,
 };
 
-/// A scrape takes at most this long, on a busy machine too.
+/// Maximum duration of a scrape, also on a busy machine.
 const QUICK: Duration = Duration::from_millis(100);
 
-/// Most memory that all answers together may take for a while.
+/// Maximum memory that all answers together may take for a while.
 const ROOM_KIB: u64 = 48 * 1024;
 
 fn config(servers: &[&Server]) -> String {
@@ -128,6 +128,6 @@ fn names_are_data() {
     let system = sets(&exposition, &["namespace=\"kube-system\""]);
     assert_eq!(system, 1, "{exposition:?}");
     assert_eq!(counted(&exporter, &["pod=\"claimed\""]), 0);
-    // Whom nobody knows has its ids.
+    // A container that no runtime knows has its ids.
     wait_for(&exporter, &[format!("container=\"{}\"", last.listed.id)]);
 }

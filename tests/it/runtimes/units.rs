@@ -67,7 +67,7 @@ fn a_restarted_unit_continues_its_series() {
 }
 
 #[test]
-fn what_a_user_runs_is_the_users() {
+fn sessions_and_services_of_a_user_have_the_user() {
     let exporter = Exporter::start_with("cgroups: {runtimes: []}\n", &[]);
     let system = System::boot(&[]);
     let spin = format!("{} spin 5 95 60", payload().display());
@@ -104,7 +104,7 @@ systemctl start user@1000.service"
 }
 
 #[test]
-fn pods_whose_cgroups_systemd_makes() {
+fn pods_whose_cgroups_systemd_makes_have_names() {
     let directory = tempfile::tempdir().unwrap();
     let System { namespaces, tree } = System::boot(&[&root(), directory.path()]);
     let driver = Driver::Systemd(tree.path().to_owned());
