@@ -12,8 +12,13 @@ use sched_exporter::{
         values::{Keys, Reading, Source},
     },
     generation::Inputs,
+    kernel::slots,
 };
-use sched_exporter_tests::quantiles::{HEADING, section};
+use sched_exporter_ebpf::{CgroupState, CpuEntry, CpuRecord, FIRST_SLOT, MAX_SLOTS};
+use sched_exporter_tests::{
+    kernel::CGROUP_MEMORY,
+    quantiles::{HEADING, section},
+};
 
 mod guide;
 mod monitoring;
@@ -36,6 +41,43 @@ fn docs_accuracy_md_has_the_computed_section() {
     let (_, text) = page.split_once(HEADING).unwrap();
     let found = format!("{HEADING}{text}");
     assert_eq!(found, section(), "run cargo xtask accuracy --quantiles");
+}
+
+#[test]
+fn docs_deploy_md_has_the_memory_that_the_exporter_computes() {
+    const MIB: u64 = 1 << 20;
+    /// Needed at start besides the maps.
+    const START_MIB: u64 = 25;
+    const LIMIT_MIB: u64 = 64;
+    let page = fs::read_to_string(root().join("docs/deploy.md")).unwrap();
+    // What `slots::memory` counts of the entry of each CPU.
+    let counted = size_of::<CpuEntry>() - size_of::<CpuRecord>() + size_of::<CgroupState>();
+    let maps = |slots: u32, cpus: u32| {
+        let entries = u64::from(cpus) * size_of::<CpuEntry>() as u64;
+        match slots {
+            0 => entries,
+            _ => entries + slots::memory(slots, cpus) - u64::from(cpus) * counted as u64,
+        }
+        .div_ceil(MIB)
+    };
+    let thousands = |number: u32| match number {
+        0..1_000 => number.to_string(),
+        _ => format!("{},{:03}", number / 1_000, number % 1_000),
+    };
+    let rows = [2, 16, 64, 128, 512, 1_024, 2_048, 4_096].map(|cpus| {
+        let slots = slots::fitting(CGROUP_MEMORY, cpus);
+        let (cgroups, maps) = (slots.saturating_sub(FIRST_SLOT), maps(slots, cpus));
+        let (cpus, cgroups) = (thousands(cpus), thousands(cgroups));
+        let start = START_MIB + maps;
+        format!("| {cpus} | {cgroups} | {maps} MiB | {start} MiB | {LIMIT_MIB} MiB |\n")
+    });
+    let table = rows.concat();
+    assert!(page.contains(&table), "docs/deploy.md lacks\n{table}");
+    let [mib_128, mib_512] = [128, 512].map(|cpus| slots::memory(MAX_SLOTS, cpus).div_ceil(MIB));
+    let text = format!(
+        "a host of 128 CPUs needs\n`--ebpf.cgroup-memory={mib_128}MiB`, one of 512 CPUs {mib_512}MiB."
+    );
+    assert!(page.contains(&text), "docs/deploy.md lacks {text}");
 }
 
 #[test]
