@@ -113,14 +113,16 @@ impl Protocol {
     async fn find(endpoint: &Endpoint) -> Result<Self, AskError> {
         let error = match cri::version(endpoint.path()).await {
             Ok(cri) => return Ok(Self::Cri(cri)),
-            Err(AskError::Grpc(error)) if error.is_unimplemented() => {
-                return Err(AskError::NoCri(error));
+            // Docker 29.2 serves gRPC and its API on one socket.
+            // <https://github.com/moby/moby/blob/11ae01b98d8a9f59ccd1291146b37826e2b658b6/daemon/command/httphandler.go>
+            Err(AskError::Grpc(error)) if error.is_unimplemented() || error.may_not_be_grpc() => {
+                error
             }
-            Err(AskError::Grpc(error)) if error.may_not_be_grpc() => error,
             Err(error) => return Err(error),
         };
         match docker::ping(endpoint.path()).await {
             Ok(engine) => Ok(Self::Docker(engine)),
+            Err(_) if error.is_unimplemented() => Err(AskError::NoCri(error)),
             Err(http) => Err(AskError::UnknownProtocol { http: log::chain(&http), source: error }),
         }
     }

@@ -7,6 +7,7 @@ use std::{
     fs,
     future::pending,
     io::Write as _,
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, Mutex, mpsc},
@@ -23,9 +24,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use nix::sys::socket::{MsgFlags, recv};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{net::UnixListener, runtime, sync::oneshot};
+use tokio::{io::Interest, net::UnixListener, runtime, sync::oneshot};
 
 use super::{
     ask::Pace,
@@ -102,26 +104,7 @@ impl Fake {
 
     /// A gRPC server. Requests for methods without a reply hang.
     fn grpc(path: &Path, reply: impl Fn(&str) -> Option<Reply> + Clone + Send + 'static) -> Self {
-        Self::start(path, move |stream| {
-            let reply = reply.clone();
-            let service = service_fn(move |request: Request<Incoming>| {
-                assert_eq!(request.uri().authority().unwrap(), "localhost");
-                assert_eq!(request.headers()["content-type"], "application/grpc");
-                assert_eq!(request.headers()["te"], "trailers");
-                let reply = reply(request.uri().path());
-                async move {
-                    match reply {
-                        Some(reply) => Ok::<_, Infallible>(reply.response()),
-                        None => pending().await,
-                    }
-                }
-            });
-            async move {
-                let http = http2::Builder::new(TokioExecutor::new());
-                // Errors are expected: clients give up.
-                let _ = http.serve_connection(TokioIo::new(stream), service).await;
-            }
-        })
+        Self::start(path, move |stream| serve_grpc(stream, reply.clone()))
     }
 
     /// A server of HTTP/1.1. Requests without an answer hang.
@@ -129,22 +112,45 @@ impl Fake {
         path: &Path,
         respond: impl Fn(&str) -> Option<HttpAnswer> + Clone + Send + 'static,
     ) -> Self {
-        Self::start(path, move |stream| {
-            let respond = respond.clone();
-            let service = service_fn(move |request: Request<Incoming>| {
-                let answer = respond(&request.uri().to_string());
-                async move {
-                    match answer {
-                        Some(answer) => Ok::<_, Infallible>(answer),
-                        None => pending().await,
-                    }
-                }
-            });
-            async move {
-                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-            }
-        })
+        Self::start(path, move |stream| serve_http(stream, respond.clone()))
     }
+}
+
+async fn serve_grpc(
+    stream: tokio::net::UnixStream,
+    reply: impl Fn(&str) -> Option<Reply> + 'static,
+) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        assert_eq!(request.uri().authority().unwrap(), "localhost");
+        assert_eq!(request.headers()["content-type"], "application/grpc");
+        assert_eq!(request.headers()["te"], "trailers");
+        let reply = reply(request.uri().path());
+        async move {
+            match reply {
+                Some(reply) => Ok::<_, Infallible>(reply.response()),
+                None => pending().await,
+            }
+        }
+    });
+    let http = http2::Builder::new(TokioExecutor::new());
+    // Errors are expected: clients give up.
+    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+}
+
+async fn serve_http(
+    stream: tokio::net::UnixStream,
+    respond: impl Fn(&str) -> Option<HttpAnswer> + 'static,
+) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = respond(&request.uri().to_string());
+        async move {
+            match answer {
+                Some(answer) => Ok::<_, Infallible>(answer),
+                None => pending().await,
+            }
+        }
+    });
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 impl Drop for Fake {
@@ -863,22 +869,28 @@ fn engine(
     headers: &'static [(&'static str, &'static str)],
     lists: &'static [(&'static str, &'static str)],
 ) -> Fake {
-    Fake::http(path, move |uri| {
-        if uri == "/_ping" {
-            let mut answer = answer(200, "OK");
-            for (name, value) in headers {
-                answer.headers_mut().insert(*name, value.parse().unwrap());
-            }
-            return Some(answer);
+    Fake::http(path, move |uri| Some(answer_of_engine(uri, headers, lists)))
+}
+
+fn answer_of_engine(
+    uri: &str,
+    headers: &[(&'static str, &str)],
+    lists: &[(&str, &str)],
+) -> HttpAnswer {
+    if uri == "/_ping" {
+        let mut answer = answer(200, "OK");
+        for (name, value) in headers {
+            answer.headers_mut().insert(*name, value.parse().unwrap());
         }
-        let list = lists.iter().find(|(path, _)| *path == uri);
-        let (_, list) = list.unwrap_or_else(|| panic!("{uri}"));
-        // `c1` stands for an id.
-        let list = ["c1", "c2", "c3", "c4"].iter().fold((*list).to_owned(), |text, short| {
-            text.replace(&format!("\"{short}\""), &format!("\"{}\"", id(short)))
-        });
-        Some(answer(200, list))
-    })
+        return answer;
+    }
+    let list = lists.iter().find(|(path, _)| *path == uri);
+    let (_, list) = list.unwrap_or_else(|| panic!("{uri}"));
+    // `c1` stands for an id.
+    let list = ["c1", "c2", "c3", "c4"].iter().fold((*list).to_owned(), |text, short| {
+        text.replace(&format!("\"{short}\""), &format!("\"{}\"", id(short)))
+    });
+    answer(200, list)
 }
 
 #[test]
@@ -909,6 +921,32 @@ fn docker_names_containers_that_run_and_new_ones() {
     assert_eq!(names_of(&runtimes, &id("c2"), ""), ["", "", "db", "sha256:1", "docker"]);
     assert_eq!(names_of(&runtimes, &id("c3"), ""), ["", "", "created", "busybox", "docker"]);
     assert_eq!(names_of(&runtimes, &id("c4"), ""), NOTHING);
+}
+
+#[test]
+fn docker_is_recognized_if_its_socket_serves_grpc_too() {
+    let host = Host::new();
+    let lists = &[
+        ("/v1.53/containers/json", r#"[{"Id": "c1", "Names": ["/web"], "Image": "x"}]"#),
+        ("/v1.53/containers/json?limit=100", "[]"),
+    ];
+    let _docker = Fake::start(&host.path("s"), move |stream| async move {
+        let mut first = [0];
+        let peek = || Ok(recv(stream.as_raw_fd(), &mut first, MsgFlags::MSG_PEEK)?);
+        stream.async_io(Interest::READABLE, peek).await.unwrap();
+        // HTTP/2 begins with `PRI`.
+        if first == *b"P" {
+            let unknown = "unknown service runtime.v1.RuntimeService";
+            serve_grpc(stream, move |_| Some(Reply::failed(12, unknown))).await;
+        } else {
+            let headers = &[("api-version", "1.53")];
+            serve_http(stream, move |uri| Some(answer_of_engine(uri, headers, lists))).await;
+        }
+    });
+    let mut runtimes = host.runtimes(&["s"], AT_ONCE);
+    runtimes.ask(true);
+    assert_eq!(errors(&runtimes), [""]);
+    assert_eq!(names_of(&runtimes, &id("c1"), ""), ["", "", "web", "x", "docker"]);
 }
 
 #[test]
