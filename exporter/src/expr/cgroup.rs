@@ -242,6 +242,14 @@ impl CgroupUses {
             || map.meta_labels(key).iter().any(|label| self.is_read(label))
     }
 
+    /// The labels and annotations of pods that templates use.
+    pub fn of_pods_in_templates(&self) -> impl Iterator<Item = (PodMap, &str)> {
+        self.keys.iter().filter_map(|key| match key {
+            CgroupKey::OfPod(map, key) => Some((*map, key.as_str())),
+            CgroupKey::Name(_) => None,
+        })
+    }
+
     /// Whether anything is used that paths lack, so that a container runtime or the Kubernetes API must be
     /// asked.
     pub fn needs_runtime(&self) -> bool {
@@ -251,8 +259,7 @@ impl CgroupUses {
 
     /// Whether labels or annotations of pods are used.
     pub fn needs_pods(&self) -> bool {
-        let is_of_pod = |key: &CgroupKey| matches!(key, CgroupKey::OfPod(..));
-        self.keys.iter().any(is_of_pod) || self.pods_in_rules()
+        self.of_pods_in_templates().next().is_some() || self.pods_in_rules()
     }
 
     /// The names that rules read.
@@ -358,6 +365,7 @@ mod tests {
         assert!(of_labels.needs_runtime());
         let of_annotations = uses(&[key(PodMap::Annotations, "team")], &[]);
         assert_eq!(used(&of_annotations), [false, false, true]);
+        assert!(of_annotations.of_pods_in_templates().eq([(PodMap::Annotations, "team")]));
     }
 
     #[test]

@@ -30,7 +30,8 @@ const MAX_KEY_BYTES: usize = 317;
 /// Maximum length of a label or an annotation that is kept.
 const MAX_VALUE_BYTES: usize = 4096;
 
-/// Maximum number of different keys of labels and annotations. Pods have a few dozen.
+/// Maximum number of different keys of labels, and of annotations, of which it is remembered whether they are used.
+/// Pods have a few dozen.
 const MAX_KEYS: usize = 4096;
 
 /// The room left in an answer. A name that is too long is left out: shortened, it could be that of another.
@@ -42,7 +43,10 @@ pub(super) struct Room {
     uses: Arc<CgroupUses>,
     /// Whether labels or annotations of pods may be used.
     uses_pods: bool,
-    /// Whether each key seen so far is used. Looking it up here is faster than finding out again.
+    /// Whether rules may use them.
+    rules_use_pods: bool,
+    /// Whether a key is used: those in templates, and those seen so far that only rules may use. Looking it up here
+    /// is faster than finding out again.
     keys: [BTreeMap<Box<str>, bool>; PodMap::ALL.len()],
     /// Whether something was left out.
     pub(super) is_exceeded: bool,
@@ -51,13 +55,18 @@ pub(super) struct Room {
 impl Room {
     /// An empty answer. Only labels and annotations in `uses` are kept.
     pub(super) fn new(uses: &Arc<CgroupUses>) -> Self {
+        let mut keys: [BTreeMap<_, _>; _] = Default::default();
+        for (map, key) in uses.of_pods_in_templates() {
+            keys[map as usize].insert(key.into(), true);
+        }
         Self {
             items: MAX_ITEMS,
             bytes: MAX_BYTES,
             images: BTreeSet::new(),
             uses: Arc::clone(uses),
             uses_pods: uses.needs_pods(),
-            keys: Default::default(),
+            rules_use_pods: uses.pods_in_rules(),
+            keys,
             is_exceeded: false,
         }
     }
@@ -108,14 +117,15 @@ impl Room {
     }
 
     fn is_used(&mut self, map: PodMap, key: &str) -> bool {
-        if !self.uses_pods {
-            return false;
-        }
         let keys = &mut self.keys[map as usize];
         if let Some(is_used) = keys.get(key) {
             return *is_used;
         }
-        if key.len() > MAX_KEY_BYTES || keys.len() == MAX_KEYS {
+        if !self.rules_use_pods || key.len() > MAX_KEY_BYTES {
+            return false;
+        }
+        if keys.len() >= MAX_KEYS {
+            self.is_exceeded = true;
             return false;
         }
         let is_used = self.uses.of_pod(map, key);

@@ -37,7 +37,7 @@ pub(super) enum AskError {
     Json(#[from] serde_json::Error),
     #[error("the answer is larger than {0} bytes")]
     TooLarge(usize),
-    #[error("too many containers, pods or long names; some are left out")]
+    #[error("too many containers, pods, labels or long names; some are left out")]
     Exceeded,
     #[error("no answer within {0:?}")]
     Timeout(Duration),

@@ -354,6 +354,22 @@ fn uses(labels: &[&str]) -> Arc<CgroupUses> {
     Arc::new(CgroupUses::new(&keys, &[]))
 }
 
+/// A use of all labels and annotations of pods, and of the label `team` in a template.
+fn uses_of_all() -> Arc<CgroupUses> {
+    let all = RuleSpec {
+        action: Some("labelmap"),
+        regex: Some("__meta_cgroup_pod_(?:label|annotation)_(.+)"),
+        ..RuleSpec::default()
+    };
+    let rule = Compiler::default().rule(&all).unwrap();
+    Arc::new(CgroupUses::new(&[CgroupKey::OfPod(PodMap::Labels, "team".into())], &[rule]))
+}
+
+/// The labels and annotations of a pod.
+fn metadata_of(names: &CgroupNames) -> Vec<String> {
+    names.pod_metadata().map(|(_, key, value)| format!("{key}={value}")).collect()
+}
+
 /// The names of the container with this id, in a pod: namespace, pod, container, image, runtime.
 #[track_caller]
 fn names_of(runtimes: &Runtimes, container_id: &str, pod_uid: &str) -> [String; 5] {
@@ -384,6 +400,8 @@ fn look_up(runtimes: &Runtimes, container_id: &str, pod_uid: &str) -> (CgroupNam
 const CART: [&str; 5] = ["shop", "cart-0", "cart", "docker.io/library/cart:1", "containerd"];
 
 const NOTHING: [&str; 5] = [""; 5];
+
+const EXCEEDED: &str = "too many containers, pods, labels or long names; some are left out";
 
 fn errors(runtimes: &Runtimes) -> Vec<String> {
     runtimes.states().into_iter().map(|state| state.error.unwrap_or_default()).collect()
@@ -500,19 +518,41 @@ fn only_labels_and_annotations_in_use_are_kept() {
         runtimes.configure(Settings { uses, ..host.settings(&["s"]) });
         runtimes.ask(false);
         let (names, _) = look_up(runtimes, &id("c1"), "");
-        let metadata = names.pod_metadata().map(|(_, key, value)| format!("{key}={value}"));
-        metadata.collect::<Vec<_>>()
+        metadata_of(&names)
     };
     assert_eq!(kept(&mut runtimes, uses(&[])), [""; 0]);
     assert_eq!(kept(&mut runtimes, uses(&["team", "absent", "long"])), ["team=red"]);
-    let all = RuleSpec {
-        action: Some("labelmap"),
-        regex: Some("__meta_cgroup_pod_(?:label|annotation)_(.+)"),
-        ..RuleSpec::default()
+    assert_eq!(
+        kept(&mut runtimes, uses_of_all()),
+        ["app=cart", "team=red", r"example.com/note=chosen\x0a"]
+    );
+}
+
+#[test]
+fn many_labels_do_not_hide_those_in_templates() {
+    let host = Host::new();
+    let keys: Vec<_> = (0..5000).map(|n| format!("k{n}")).collect();
+    let many: Vec<_> = keys.iter().map(|key| (key.as_str(), "")).collect();
+    let of_many = |(n, labels): (usize, &[(&str, &str)])| {
+        sandbox(&id(&format!("e{n}")), "evil", "evil", &uid(&format!("e{n}")), labels)
     };
-    let rule = Compiler::default().rule(&all).unwrap();
-    let uses = Arc::new(CgroupUses::new([], &[rule]));
-    assert_eq!(kept(&mut runtimes, uses), ["app=cart", "team=red", r"example.com/note=chosen\x0a"]);
+    let lists = Lists {
+        sandboxes: [
+            many.chunks(200).enumerate().flat_map(of_many).collect(),
+            sandbox(&id("5a"), "shop", "cart-0", &uid("1"), &[("team", "red"), ("app", "cart")]),
+        ]
+        .concat(),
+        ..one_pod()
+    };
+    let _runtime = containerd(&host.path("s"), &shared(lists));
+    let mut runtimes = host.runtimes(&["s"], AT_ONCE);
+    for (uses, error) in [(uses(&["team"]), ""), (uses_of_all(), EXCEEDED)] {
+        runtimes.configure(Settings { uses, ..host.settings(&["s"]) });
+        runtimes.ask(false);
+        let (names, _) = look_up(&runtimes, &id("c1"), "");
+        assert!(metadata_of(&names).contains(&"team=red".to_owned()));
+        assert_eq!(errors(&runtimes), [error]);
+    }
 }
 
 #[test]
@@ -715,7 +755,7 @@ fn items_that_are_too_large_or_too_many_are_left_out() {
     let pods = sandbox(&id("5a"), "shop", "cart-0", &uid("1"), &[]);
     lists.lock().unwrap().sandboxes = pods;
     runtimes.ask(true);
-    assert_error(&runtimes, "too many containers, pods or long names; some are left out");
+    assert_error(&runtimes, EXCEEDED);
 }
 
 #[test]
