@@ -7,15 +7,25 @@ use std::{
 
 use super::inventory::{Answer, Container, ContainerId};
 use crate::expr::{
-    cgroup::{CgroupUses, PodMap},
+    cgroup::{CgroupUses, PodMap, PodMetadata},
     print,
 };
 
 /// Maximum number of containers and pods.
 const MAX_ITEMS: usize = 16_384;
 
-/// Maximum number of bytes of all names, labels and annotations.
+/// Maximum number of bytes of all names.
 const MAX_BYTES: usize = 4 << 20;
+
+/// Maximum number of bytes of all labels and annotations. They are counted apart from names, because tenants choose
+/// how many a pod has.
+const MAX_PAIR_BYTES: usize = 4 << 20;
+
+/// The same for one pod.
+const MAX_POD_BYTES: usize = 16 << 10;
+
+/// What a label or an annotation counts besides its key and value, since it takes memory even if these are short.
+const PAIR_BYTES: usize = 64;
 
 /// Maximum length of the names of containers, pods and namespaces: <https://kubernetes.io/docs/concepts/overview/working-with-objects/names/>.
 const MAX_NAME_BYTES: usize = 253;
@@ -39,6 +49,7 @@ const MAX_KEYS: usize = 4096;
 pub(super) struct Room {
     items: usize,
     bytes: usize,
+    pair_bytes: usize,
     images: BTreeSet<Arc<str>>,
     uses: Arc<CgroupUses>,
     /// Whether labels or annotations of pods may be used.
@@ -52,6 +63,20 @@ pub(super) struct Room {
     pub(super) is_exceeded: bool,
 }
 
+/// Labels and annotations of one pod.
+#[derive(Debug)]
+pub(super) struct Pairs {
+    metadata: PodMetadata,
+    /// The number of bytes left.
+    left: usize,
+}
+
+impl Pairs {
+    pub(super) fn new() -> Self {
+        Self { metadata: PodMetadata::default(), left: MAX_POD_BYTES }
+    }
+}
+
 impl Room {
     /// An empty answer. Only labels and annotations in `uses` are kept.
     pub(super) fn new(uses: &Arc<CgroupUses>) -> Self {
@@ -62,6 +87,7 @@ impl Room {
         Self {
             items: MAX_ITEMS,
             bytes: MAX_BYTES,
+            pair_bytes: MAX_PAIR_BYTES,
             images: BTreeSet::new(),
             uses: Arc::clone(uses),
             uses_pods: uses.needs_pods(),
@@ -100,20 +126,33 @@ impl Room {
         self.uses_pods
     }
 
-    /// Adds a label or an annotation to `pairs` if it is used. The last of several values counts.
-    pub(super) fn pair(
-        &mut self,
-        pairs: &mut BTreeMap<String, String>,
-        map: PodMap,
-        (key, value): (&[u8], &[u8]),
-    ) {
+    /// Adds a label or an annotation to those of a pod if it is used. The last of several values counts.
+    pub(super) fn pair(&mut self, pairs: &mut Pairs, map: PodMap, (key, value): (&[u8], &[u8])) {
         let Some(key) = str::from_utf8(key).ok().filter(|key| self.is_used(map, key)) else {
             return;
         };
-        match self.text(value, MAX_VALUE_BYTES) {
-            Some(value) => drop(pairs.insert(key.into(), value.into())),
-            None => drop(pairs.remove(key)),
+        let of_map = match map {
+            PodMap::Labels => &mut pairs.metadata.labels,
+            PodMap::Annotations => &mut pairs.metadata.annotations,
+        };
+        of_map.remove(key);
+        if value.len() > MAX_VALUE_BYTES {
+            return;
         }
+        let value = print::visible(value);
+        let bytes = PAIR_BYTES + key.len() + value.len();
+        let left = pairs.left.checked_sub(bytes).zip(self.pair_bytes.checked_sub(bytes));
+        let Some(left) = left else {
+            self.is_exceeded = true;
+            return;
+        };
+        (pairs.left, self.pair_bytes) = left;
+        of_map.insert(key.into(), value.into());
+    }
+
+    /// Returns what is kept of a pod's labels and annotations; `None` if none may be used.
+    pub(super) fn metadata(&self, pairs: Pairs) -> Option<Arc<PodMetadata>> {
+        self.uses_pods.then(|| Arc::new(pairs.metadata))
     }
 
     fn is_used(&mut self, map: PodMap, key: &str) -> bool {

@@ -11,13 +11,13 @@ use std::{
 };
 
 use super::{
-    answer::Room,
+    answer::{Pairs, Room},
     error::AskError,
     grpc::Connection,
     inventory::{Answer, Container, ContainerId, Pod},
     protobuf::{Fields, Items, Malformed, Value, last},
 };
-use crate::expr::cgroup::{CgroupUses, PodMap, PodMetadata};
+use crate::expr::cgroup::{CgroupUses, PodMap};
 
 /// Maximum size of an answer. kubelet takes 16 MiB:
 /// <https://github.com/kubernetes/kubernetes/blob/v1.34.0/staging/src/k8s.io/cri-client/pkg/remote_runtime.go>
@@ -193,7 +193,7 @@ impl Listed {
         const NOT_READY: u64 = 1;
         let [mut id, mut name, mut uid, mut namespace] = [&[][..]; 4];
         let (mut is_ready, mut created_at) = (true, 0);
-        let mut metadata = PodMetadata::default();
+        let mut pairs = Pairs::new();
         for field in Fields::of(item) {
             match field? {
                 (1, Value::Bytes(value)) => id = value,
@@ -205,10 +205,10 @@ impl Listed {
                 (3, Value::Varint(state)) => is_ready = state != NOT_READY,
                 (4, Value::Varint(time)) => created_at = time,
                 (5, Value::Bytes(entry)) => {
-                    self.room.pair(&mut metadata.labels, PodMap::Labels, pair(entry)?);
+                    self.room.pair(&mut pairs, PodMap::Labels, pair(entry)?);
                 }
                 (6, Value::Bytes(entry)) => {
-                    self.room.pair(&mut metadata.annotations, PodMap::Annotations, pair(entry)?);
+                    self.room.pair(&mut pairs, PodMap::Annotations, pair(entry)?);
                 }
                 _ => {}
             }
@@ -218,7 +218,7 @@ impl Listed {
         if let (Some(name), Some(uid), Some(namespace)) = (name, uid, namespace)
             && self.room.item()
         {
-            let metadata = self.room.uses_pods().then(|| Arc::new(metadata));
+            let metadata = self.room.metadata(pairs);
             let pod = Pod { namespace, name, uid, metadata };
             self.sandboxes.push(Sandbox { is_ready, created_at, id, pod });
         }

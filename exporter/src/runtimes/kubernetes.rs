@@ -11,13 +11,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    answer::Room,
+    answer::{Pairs, Room},
     error::AskError,
     inventory::{Answer, Container, ContainerId, Pod},
     json::{self, Objects},
 };
 use crate::{
-    expr::cgroup::{CgroupUses, PodMap, PodMetadata},
+    expr::cgroup::{CgroupUses, PodMap},
     os::kubernetes::{Access, ApiServer},
 };
 
@@ -151,12 +151,12 @@ impl Listed {
         else {
             return Ok(());
         };
-        let mut kept = PodMetadata::default();
+        let mut pairs = Pairs::new();
         let mut mirror = None;
         let room = &mut self.room;
         if room.uses_pods() {
             json::pairs(metadata.labels, |key, value| {
-                room.pair(&mut kept.labels, PodMap::Labels, (key.as_bytes(), value.as_bytes()));
+                room.pair(&mut pairs, PodMap::Labels, (key.as_bytes(), value.as_bytes()));
             })?;
         }
         json::pairs(metadata.annotations, |key, value| {
@@ -164,12 +164,12 @@ impl Listed {
                 mirror = Some(value.into());
             }
             let pair = (key.as_bytes(), value.as_bytes());
-            room.pair(&mut kept.annotations, PodMap::Annotations, pair);
+            room.pair(&mut pairs, PodMap::Annotations, pair);
         })?;
         if !self.room.item() {
             return Ok(());
         }
-        let metadata = self.room.uses_pods().then(|| Arc::new(kept));
+        let metadata = self.room.metadata(pairs);
         let pod = Arc::new(Pod { namespace, name, uid, metadata });
         self.answer.pods.insert(pod.uid.clone(), Arc::clone(&pod));
         if let Some(uid) = mirror {

@@ -556,6 +556,33 @@ fn many_labels_do_not_hide_those_in_templates() {
 }
 
 #[test]
+fn pods_with_huge_labels_take_no_room_from_others() {
+    let host = Host::new();
+    // Large values, and then small ones that fill the rest.
+    let sizes = [(100, 4000), (500, 10), (100, 1)];
+    let values = sizes.into_iter().flat_map(|(count, size)| vec!["a".repeat(size); count]);
+    let pairs: Vec<_> = values.enumerate().map(|(n, value)| (format!("k{n:03}"), value)).collect();
+    let huge: Vec<_> = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let evil = |n: u32| {
+        sandbox(&id(&format!("e{n}")), "evil", &format!("evil-{n}"), &uid(&format!("e{n}")), &huge)
+    };
+    let lists = Lists { sandboxes: (0..16).flat_map(evil).collect(), ..one_pod() };
+    let lists = Lists { sandboxes: [lists.sandboxes, one_pod().sandboxes].concat(), ..lists };
+    let _runtime = containerd(&host.path("s"), &shared(lists));
+    let mut runtimes = host.runtimes(&["s"], AT_ONCE);
+    runtimes.configure(Settings { uses: uses_of_all(), ..host.settings(&["s"]) });
+    runtimes.ask(false);
+    assert_eq!(names_of(&runtimes, &id("c1"), ""), CART);
+    let (names, _) = look_up(&runtimes, &id("c1"), "");
+    assert_eq!(metadata_of(&names), ["app=cart", r"example.com/note=chosen\x0a"]);
+    let (names, _) = look_up(&runtimes, &id("e15"), "");
+    assert_eq!(names.pod_name, "evil-15");
+    let kept = metadata_of(&names).concat().len();
+    assert!((15_000..=16 << 10).contains(&kept), "{kept}");
+    assert_error(&runtimes, EXCEEDED);
+}
+
+#[test]
 fn nobody_is_asked_if_nothing_is_used_that_runtimes_know() {
     let host = Host::new();
     let lists = shared(one_pod());
