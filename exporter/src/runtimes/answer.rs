@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use super::inventory::{Answer, Container, ContainerId};
+use super::{
+    error::AskError,
+    inventory::{Answer, Container, ContainerId},
+};
 use crate::expr::{
     cgroup::{CgroupUses, PodMap, PodMetadata},
     print,
@@ -44,6 +47,9 @@ const MAX_VALUE_BYTES: usize = 4096;
 /// Pods have a few dozen.
 const MAX_KEYS: usize = 4096;
 
+/// What a source has answered, and why that is incomplete, if it is.
+pub(super) type Answered = (Answer, Option<AskError>);
+
 /// The room left in an answer. A name that is too long is left out: shortened, it could be that of another.
 #[derive(Debug)]
 pub(super) struct Room {
@@ -60,7 +66,7 @@ pub(super) struct Room {
     /// is faster than finding out again.
     keys: [BTreeMap<Box<str>, bool>; PodMap::ALL.len()],
     /// Whether something was left out.
-    pub(super) is_exceeded: bool,
+    is_exceeded: bool,
 }
 
 /// Labels and annotations of one pod.
@@ -170,6 +176,11 @@ impl Room {
         let is_used = self.uses.of_pod(map, key);
         keys.insert(key.into(), is_used);
         is_used
+    }
+
+    /// Why the answer is incomplete, if it is.
+    pub(super) fn shortfall(&self) -> Option<AskError> {
+        self.is_exceeded.then_some(AskError::Exceeded)
     }
 
     /// Escapes control characters of a text; `None` if it is too long, or the room is used up.

@@ -12,7 +12,7 @@ use std::{
 use tokio::{runtime, task::JoinSet, time::timeout};
 
 use super::{
-    answer::Room,
+    answer::Answered,
     endpoint::Endpoint,
     error::AskError,
     inventory::{Answer, Inventory},
@@ -124,6 +124,8 @@ struct Followed {
 enum Status {
     NotAsked,
     Up,
+    /// It answers, but something is left out.
+    Incomplete(String),
     Down(String),
     /// Something other than a runtime listens at a usual path.
     NotASource,
@@ -228,7 +230,7 @@ impl Runtimes {
 
     /// Whether a source answers, or may do so once it is asked.
     pub fn may_answer(&self) -> bool {
-        self.sources.iter().any(|it| matches!(it.status, Status::NotAsked | Status::Up))
+        self.sources.iter().any(|it| it.status == Status::NotAsked || it.status.answers())
     }
 
     /// The sources that have been asked.
@@ -307,21 +309,21 @@ impl Followed {
     }
 
     /// Takes an answer, and decides when to ask again.
-    fn note(&mut self, answer: Result<(Answer, Room), AskError>, pace: Pace) {
+    fn note(&mut self, answer: Result<Answered, AskError>, pace: Pace) {
         let before = self.status.clone();
         let mut is_news = false;
         self.status = match answer {
-            Ok((answer, room)) => {
+            Ok((answer, shortfall)) => {
                 is_news = self.good.as_deref() != Some(&answer);
                 if is_news {
                     self.good = Some(Arc::new(answer));
                 }
-                if room.is_exceeded { Status::down(&AskError::Exceeded) } else { Status::Up }
+                shortfall.map_or(Status::Up, |error| Status::Incomplete(log::chain(&error)))
             }
             Err(error) if self.is_usual && self.good.is_none() && error.is_of_another() => {
                 Status::NotASource
             }
-            Err(error) => Status::down(&error),
+            Err(error) => Status::Down(log::chain(&error)),
         };
         self.schedule(is_news, pace);
         self.log_change(&before);
@@ -329,7 +331,7 @@ impl Followed {
 
     fn schedule(&mut self, is_news: bool, pace: Pace) {
         let (refresh, retry, is_up) = match self.source {
-            Source::Socket(..) => (pace.refresh, pace.retry, self.status == Status::Up),
+            Source::Socket(..) => (pace.refresh, pace.retry, self.status.answers()),
             Source::Kubernetes(_) => (pace.api_refresh, pace.api_retry, is_news),
         };
         self.attempts = if is_up { 0 } else { self.attempts.saturating_add(1) };
@@ -357,6 +359,9 @@ impl Followed {
                 tracing::info!(source, "source of container names found");
             }
             Status::Up => tracing::info!(source, "source recovered"),
+            Status::Incomplete(reason) => {
+                tracing::warn!(source, reason, "answer of source is incomplete");
+            }
             Status::Down(reason) => {
                 let keeping_last_values = self.good.is_some();
                 if self.is_usual && !keeping_last_values {
@@ -373,15 +378,15 @@ impl Followed {
         let error = match &self.status {
             Status::NotAsked | Status::NotASource => return None,
             Status::Up => None,
-            Status::Down(reason) => Some(reason.clone()),
+            Status::Incomplete(reason) | Status::Down(reason) => Some(reason.clone()),
         };
         Some(SourceState { name: self.source.to_string(), error })
     }
 }
 
 impl Status {
-    fn down(error: &AskError) -> Self {
-        Self::Down(log::chain(error))
+    const fn answers(&self) -> bool {
+        matches!(self, Self::Up | Self::Incomplete(_))
     }
 }
 
@@ -415,27 +420,24 @@ mod tests {
     }
 
     /// An answer with a container whose name changes with `name`.
-    fn answer(name: &str) -> (Answer, Room) {
+    fn answer(name: &str) -> Answered {
         let mut answer = Answer::default();
         let (image, runtime) = (Arc::default(), Arc::default());
         let id = ContainerId::parse("a".repeat(64).as_bytes()).unwrap();
         answer.add(id, Container { name: name.into(), image, runtime, pod: None });
-        (answer, Room::new(&Arc::default()))
+        (answer, None)
     }
 
-    fn empty() -> (Answer, Room) {
-        (Answer::default(), Room::new(&Arc::default()))
+    fn empty() -> Answered {
+        (Answer::default(), None)
     }
 
-    fn failed() -> Result<(Answer, Room), AskError> {
+    fn failed() -> Result<Answered, AskError> {
         Err(AskError::NoVersion)
     }
 
     /// After how many seconds a source is asked again, and whether that is for changes alone.
-    fn pause(
-        followed: &mut Followed,
-        answer: Result<(Answer, Room), AskError>,
-    ) -> [Option<u64>; 2] {
+    fn pause(followed: &mut Followed, answer: Result<Answered, AskError>) -> [Option<u64>; 2] {
         followed.note(answer, Pace::default());
         // The clock advances between the two readings.
         let in_seconds = |at: Instant| (at + Duration::from_millis(500) - Instant::now()).as_secs();
@@ -486,6 +488,18 @@ mod tests {
         assert_eq!(pause(&mut followed, Ok(empty())), [Some(0), None]);
         // One that fails is asked, so that its state is known.
         assert_pause(pause(&mut followed, failed()), 2, 54..=66);
+    }
+
+    #[test]
+    fn a_runtime_whose_answer_is_incomplete_is_asked_as_often() {
+        let mut followed = socket();
+        let (answer, _) = answer("a");
+        let incomplete = || Ok((answer.clone(), Some(AskError::Exceeded)));
+        for seconds in [0, 0, 1, 2, 3] {
+            assert_pause(pause(&mut followed, incomplete()), seconds, 54..=66);
+        }
+        assert!(followed.good.is_some() && followed.status.answers());
+        assert!(followed.state().unwrap().error.is_some());
     }
 
     #[test]

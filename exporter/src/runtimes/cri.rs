@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    answer::{Pairs, Room},
+    answer::{Answered, Pairs, Room},
     error::AskError,
     grpc::Connection,
     inventory::{Answer, Container, ContainerId, Pod},
@@ -60,7 +60,7 @@ impl Cri {
         &mut self,
         path: &Path,
         uses: &Arc<CgroupUses>,
-    ) -> Result<(Answer, Room), AskError> {
+    ) -> Result<Answered, AskError> {
         let mut connection = Connection::open(path).await?;
         let mut found = Listed::new(uses);
         // Containers first: a container's sandbox exists before it, so the second list contains it.
@@ -254,7 +254,7 @@ impl Listed {
     }
 
     /// Puts together what has been listed. A container without a sandbox is left out: it is being removed.
-    fn answer(mut self, cri: &Cri) -> (Answer, Room) {
+    fn answer(mut self, cri: &Cri) -> Answered {
         let mut answer = Answer::default();
         let mut pods = BTreeMap::new();
         // If a pod has several sandboxes, the one that is ready counts, and then the newest.
@@ -275,7 +275,7 @@ impl Listed {
             let runtime = Arc::clone(&cri.runtime);
             answer.add(id, Container { name, image, runtime, pod: Some(pod) });
         }
-        (answer, self.room)
+        (answer, self.room.shortfall())
     }
 }
 

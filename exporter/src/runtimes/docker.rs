@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    answer::Room,
+    answer::{Answered, Room},
     error::AskError,
     inventory::{Answer, Container, ContainerId, Pod},
     json::{self, Objects},
@@ -70,7 +70,7 @@ impl Engine {
         &self,
         path: &Path,
         uses: &Arc<CgroupUses>,
-    ) -> Result<(Answer, Room), AskError> {
+    ) -> Result<Answered, AskError> {
         let runtime = self.runtime.into();
         let mut found = Listed { room: Room::new(uses), answer: Answer::default(), runtime };
         for query in [String::new(), format!("?limit={NEWEST}")] {
@@ -83,7 +83,7 @@ impl Engine {
             }
             objects.end()?;
         }
-        Ok((found.answer, found.room))
+        Ok((found.answer, found.room.shortfall()))
     }
 }
 

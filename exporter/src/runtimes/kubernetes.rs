@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    answer::{Pairs, Room},
+    answer::{Answered, Pairs, Room},
     error::AskError,
     inventory::{Answer, Container, ContainerId, Pod},
     json::{self, Objects},
@@ -36,7 +36,7 @@ pub(super) async fn list(
     api: &ApiServer,
     access: &Access,
     uses: &Arc<CgroupUses>,
-) -> Result<(Answer, Room), AskError> {
+) -> Result<Answered, AskError> {
     // With `resourceVersion=0`, the API server answers from memory.
     // <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>
     let path =
@@ -211,13 +211,13 @@ impl Listed {
     }
 
     /// Returns the answer. Static pods are found by the uid in paths too, unless a pod has that uid in the API.
-    fn answer(mut self) -> (Answer, Room) {
+    fn answer(mut self) -> Answered {
         for (uid, pod) in self.mirrors {
             if let Some(pod) = pod {
                 self.answer.pods.entry(uid).or_insert(pod);
             }
         }
-        (self.answer, self.room)
+        (self.answer, self.room.shortfall())
     }
 }
 

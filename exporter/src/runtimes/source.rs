@@ -3,12 +3,11 @@
 use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
-    answer::Room,
+    answer::Answered,
     cri::{self, Cri},
     docker::{self, Engine},
     endpoint::Endpoint,
     error::AskError,
-    inventory::Answer,
     kubernetes,
 };
 use crate::{
@@ -53,11 +52,7 @@ impl Kubernetes {
     }
 
     /// Lists the pods. Rereads the certificate and the token each time, since both can change.
-    async fn ask(
-        &mut self,
-        uses: &Arc<CgroupUses>,
-        limit: Duration,
-    ) -> Result<(Answer, Room), AskError> {
+    async fn ask(&mut self, uses: &Arc<CgroupUses>, limit: Duration) -> Result<Answered, AskError> {
         let api = ApiServer::find(&self.environment, &self.service_account)?;
         let reading = api.clone();
         match self.access.run(limit, move || reading.access()).await {
@@ -87,7 +82,7 @@ impl Source {
         &mut self,
         uses: &Arc<CgroupUses>,
         limit: Duration,
-    ) -> Result<(Answer, Room), AskError> {
+    ) -> Result<Answered, AskError> {
         match self {
             Self::Socket(endpoint, protocol) => {
                 // A protocol that fails is forgotten.

@@ -783,6 +783,7 @@ fn items_that_are_too_large_or_too_many_are_left_out() {
     lists.lock().unwrap().sandboxes = pods;
     runtimes.ask(true);
     assert_error(&runtimes, EXCEEDED);
+    assert!(runtimes.may_answer());
 }
 
 #[test]
