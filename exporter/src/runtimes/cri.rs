@@ -10,6 +10,8 @@ use std::{
     sync::Arc,
 };
 
+use tokio::time::{Instant, timeout_at};
+
 use super::{
     answer::{Answered, Pairs, Room},
     error::AskError,
@@ -17,7 +19,7 @@ use super::{
     inventory::{Answer, Container, ContainerId, Pod},
     protobuf::{Fields, Items, Malformed, Value, last},
 };
-use crate::expr::cgroup::{CgroupUses, PodMap};
+use crate::expr::cgroup::{CgroupName, CgroupUses, PodMap};
 
 /// Maximum size of an answer. kubelet takes 16 MiB:
 /// <https://github.com/kubernetes/kubernetes/blob/v1.34.0/staging/src/k8s.io/cri-client/pkg/remote_runtime.go>
@@ -55,11 +57,13 @@ pub(super) async fn version(path: &Path) -> Result<Cri, AskError> {
 }
 
 impl Cri {
-    /// Lists containers and pods. Lists images only if a container refers to one that is not known yet.
+    /// Lists containers and pods. Lists images only if their names are used and a container refers to one that is
+    /// not known yet, and not beyond `deadline`: without images, the names of containers and pods still count.
     pub(super) async fn list(
         &mut self,
         path: &Path,
         uses: &Arc<CgroupUses>,
+        deadline: Instant,
     ) -> Result<Answered, AskError> {
         let mut connection = Connection::open(path).await?;
         let mut found = Listed::new(uses);
@@ -73,17 +77,21 @@ impl Cri {
         })
         .await?;
         let ids = found.image_ids();
-        if ids.iter().any(|id| !self.images.contains_key(id)) {
+        let mut failure = None;
+        if !ids.iter().all(|id| self.images.contains_key(id)) && uses.name(CgroupName::Image) {
             let mut images = ids.into_iter().map(|id| (id, Arc::default())).collect();
-            each(&mut connection, "/runtime.v1.ImageService/ListImages", |item| {
+            let listing = each(&mut connection, "/runtime.v1.ImageService/ListImages", |item| {
                 found.image(item, &mut images)
-            })
-            .await?;
-            self.images = images;
+            });
+            match timeout_at(deadline, listing).await.unwrap_or(Err(AskError::Late)) {
+                Ok(()) => self.images = images,
+                Err(error) => failure = Some(AskError::Images(Box::new(error))),
+            }
         } else {
             self.images.retain(|id, _| ids.contains(id));
         }
-        Ok(found.answer(self))
+        let (answer, shortfall) = found.answer(self);
+        Ok((answer, failure.or(shortfall)))
     }
 }
 

@@ -39,6 +39,10 @@ pub(super) enum AskError {
     TooLarge(usize),
     #[error("too many containers, pods, labels or long names; some are left out")]
     Exceeded,
+    #[error("the names of some images are unknown")]
+    Images(#[source] Box<Self>),
+    #[error("no answer in time")]
+    Late,
     #[error("no answer within {0:?}")]
     Timeout(Duration),
     #[error("the certificate and the token cannot be read: {0}")]

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use super::{
     answer::Answered,
     cri::{self, Cri},
@@ -85,6 +87,8 @@ impl Source {
     ) -> Result<Answered, AskError> {
         match self {
             Self::Socket(endpoint, protocol) => {
+                // It leaves time to take an answer without images.
+                let deadline = Instant::now() + limit * 3 / 4;
                 // A protocol that fails is forgotten.
                 let known = protocol.take();
                 let mut found = match known {
@@ -92,7 +96,7 @@ impl Source {
                     None => Protocol::find(endpoint).await?,
                 };
                 let answer = match &mut found {
-                    Protocol::Cri(cri) => cri.list(endpoint.path(), uses).await?,
+                    Protocol::Cri(cri) => cri.list(endpoint.path(), uses, deadline).await?,
                     Protocol::Docker(engine) => engine.list(endpoint.path(), uses).await?,
                 };
                 *protocol = Some(found);

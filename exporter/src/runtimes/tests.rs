@@ -350,7 +350,8 @@ impl Host {
 /// Uses of names, and of these labels of pods.
 fn uses(labels: &[&str]) -> Arc<CgroupUses> {
     let labels = labels.iter().map(|key| CgroupKey::OfPod(PodMap::Labels, (*key).into()));
-    let keys: Vec<_> = labels.chain([CgroupKey::Name(CgroupName::PodName)]).collect();
+    let names = [CgroupName::PodName, CgroupName::Image].map(CgroupKey::Name);
+    let keys: Vec<_> = labels.chain(names).collect();
     Arc::new(CgroupUses::new(&keys, &[]))
 }
 
@@ -497,6 +498,57 @@ fn images_have_their_names_and_are_listed_only_if_needed() {
     assert_eq!(images(&runtimes), ["cart:2", "nginx:1.27", "cart:by-user", "a@sha256:2", &unknown]);
     runtimes.ask(true);
     assert_eq!(calls(&lists), [CONTAINERS, SANDBOXES, IMAGES, CONTAINERS, SANDBOXES]);
+}
+
+#[test]
+fn without_images_containers_and_pods_have_their_names() {
+    let [known, new] = ["1", "2"].map(|end| format!("sha256:{}", id(end)));
+    let first = container(&id("c1"), &id("5a"), "a", &known);
+    let second = container(&id("c2"), &id("5a"), "b", &new);
+    for (no_images, reason) in [
+        (Some(Reply::failed(14, "busy")), "the call failed with gRPC status UNAVAILABLE: busy"),
+        (Some(Reply::message(&bytes(1, "a"))), "the answer is malformed"),
+        (None, "no answer in time"),
+    ] {
+        let host = Host::new();
+        let images = Reply::message(&image(&known, &["cart:1"], &[]));
+        let state = Arc::new(Mutex::new((first.clone(), Some(images))));
+        let served = Arc::clone(&state);
+        let _runtime = Fake::grpc(&host.path("s"), move |method| {
+            let (containers, images) = &*served.lock().unwrap();
+            match method {
+                VERSION => Some(Reply::message(&bytes(2, "containerd"))),
+                CONTAINERS => Some(Reply::message(containers)),
+                SANDBOXES => Some(Reply::message(&one_pod().sandboxes)),
+                _ => images.clone(),
+            }
+        });
+        let mut runtimes = host.runtimes(&["s"], Pace { limit: Duration::from_secs(1), ..AT_ONCE });
+        runtimes.ask(true);
+        assert_eq!(errors(&runtimes), [""]);
+        *state.lock().unwrap() = ([&first[..], &second].concat(), no_images);
+        runtimes.ask(true);
+        assert_error(&runtimes, &format!("the names of some images are unknown: {reason}"));
+        assert!(runtimes.may_answer());
+        // Images that were known stay.
+        assert_eq!(names_of(&runtimes, &id("c1"), "")[2..4], ["a", "cart:1"]);
+        assert_eq!(names_of(&runtimes, &id("c2"), ""), ["shop", "cart-0", "b", &new, "containerd"]);
+    }
+}
+
+#[test]
+fn images_are_listed_only_if_their_names_are_used() {
+    let host = Host::new();
+    let image_id = format!("sha256:{}", id("1"));
+    let containers = container(&id("c1"), &id("5a"), "a", &image_id);
+    let lists = shared(Lists { containers, ..one_pod() });
+    let _runtime = containerd(&host.path("s"), &lists);
+    let uses = Arc::new(CgroupUses::new(&[CgroupKey::Name(CgroupName::PodName)], &[]));
+    let settings = Settings { uses, ..host.settings(&["s"]) };
+    let mut runtimes = Runtimes::with_pace(settings, host.origins(), AT_ONCE);
+    runtimes.ask(true);
+    assert_eq!(names_of(&runtimes, &id("c1"), "")[2], "a");
+    assert_eq!(lists.lock().unwrap().calls, [VERSION, CONTAINERS, SANDBOXES]);
 }
 
 #[test]
