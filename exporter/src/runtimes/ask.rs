@@ -99,8 +99,10 @@ pub struct Runtimes {
     pace: Pace,
     /// In the order of precedence.
     sources: Vec<Followed>,
-    /// When to look for sockets at the usual paths.
-    look_at: Instant,
+    /// When to look for sockets at the usual paths if a container is missing; `None` if they are not to be asked.
+    look_at: Option<Instant>,
+    /// Whether that has been done under these settings.
+    has_looked: bool,
 }
 
 /// A source with its last good answer, its status and its schedule.
@@ -143,7 +145,8 @@ impl Runtimes {
             origins,
             pace,
             sources: Vec::new(),
-            look_at: Instant::now(),
+            look_at: None,
+            has_looked: false,
         };
         runtimes.configure(settings);
         runtimes
@@ -161,7 +164,9 @@ impl Runtimes {
             self.sources.retain(|it| matches!(it.source, Source::Kubernetes(_)));
         }
         self.settings = settings;
-        self.look_at = now;
+        let looks = self.settings.sockets.is_none() && self.settings.uses.needs_runtime();
+        self.look_at = looks.then_some(now);
+        self.has_looked = false;
         self.choose_sources(now);
     }
 
@@ -170,16 +175,16 @@ impl Runtimes {
     pub fn ask(&mut self, is_missing: bool) -> bool {
         let now = Instant::now();
         let before = self.inventory();
-        if self.look_at <= now {
-            self.choose_sources(now);
-            self.look_at = now + self.pace.retry;
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.look(now);
+            self.look_at = Some(now + self.pace.retry);
+            self.has_looked = true;
         }
         let is_due = |it: &Followed| it.ask_at(is_missing).is_some_and(|at| at <= now);
         let (due, idle) = mem::take(&mut self.sources).into_iter().partition(is_due);
         self.sources = idle;
         self.ask_all(due);
-        // If a task panicked, this replaces its source.
-        self.choose_sources(now);
+        self.sort();
         before != self.inventory()
     }
 
@@ -196,11 +201,7 @@ impl Runtimes {
                     for followed in due {
                         asking.spawn(followed.ask(Arc::clone(uses), pace));
                     }
-                    let mut answered = Vec::new();
-                    while let Some(result) = asking.join_next().await {
-                        answered.extend(result);
-                    }
-                    answered
+                    asking.join_all().await
                 });
                 self.sources.extend(answered);
             }
@@ -217,9 +218,9 @@ impl Runtimes {
 
     /// When to ask again; `None` if there is no need. `is_missing` says that the inventory lacks a container.
     pub fn ask_at(&self, is_missing: bool) -> Option<Instant> {
-        let looks = is_missing && self.looks();
         let sources = self.sources.iter().filter_map(|it| it.ask_at(is_missing));
-        sources.chain(looks.then_some(self.look_at)).min()
+        let delay = if is_missing { Duration::ZERO } else { self.pace.refresh };
+        sources.chain(self.look_at.map(|at| at + delay)).min()
     }
 
     /// Who the containers are, by the last good answers.
@@ -230,7 +231,8 @@ impl Runtimes {
 
     /// Whether a source answers, or may do so once it is asked.
     pub fn may_answer(&self) -> bool {
-        self.sources.iter().any(|it| it.status == Status::NotAsked || it.status.answers())
+        self.look_at.is_some() && !self.has_looked
+            || self.sources.iter().any(|it| it.status == Status::NotAsked || it.status.answers())
     }
 
     /// The sources that have been asked.
@@ -238,32 +240,52 @@ impl Runtimes {
         self.sources.iter().filter_map(Followed::state).collect()
     }
 
-    /// Adds the sources that are missing, and removes those that are not in the settings. A socket at a usual
-    /// path that has answered stays, even if it is gone: its runtime may be starting again.
+    /// Adds the sources in the settings that are missing, and removes those that are not in them.
     fn choose_sources(&mut self, now: Instant) {
-        let looks = self.looks();
-        let endpoints: Vec<_> = match &self.settings.sockets {
-            _ if !self.settings.uses.needs_runtime() => Vec::new(),
-            Some(sockets) => sockets.iter().map(|path| Endpoint::at(path)).collect(),
-            None => Endpoint::usual_below(&self.origins.root),
-        };
-        let has_api = self.settings.kubernetes_pods && self.settings.uses.needs_runtime();
+        let is_needed = self.settings.uses.needs_runtime();
+        let has_api = self.settings.kubernetes_pods && is_needed;
+        let configured = self.settings.sockets.clone();
         self.sources.retain(|it| match &it.source {
             Source::Socket(endpoint, _) => {
-                endpoints.contains(endpoint) || looks && it.good.is_some()
+                let is_among = |paths: &Vec<_>| paths.iter().any(|path| path == endpoint.path());
+                is_needed && configured.as_ref().is_none_or(is_among)
             }
             Source::Kubernetes(_) => has_api,
         });
-        for endpoint in endpoints {
-            if !self.sources.iter().any(|it| it.source.is_at(&endpoint)) {
-                self.sources.push(Followed::new(Source::Socket(endpoint, None), looks, now));
-            }
+        for path in configured.iter().flatten().filter(|_| is_needed) {
+            self.add_socket(Endpoint::at(path), now);
         }
         if has_api && !self.sources.iter().any(|it| matches!(it.source, Source::Kubernetes(_))) {
             let Origins { environment, service_account, .. } = &self.origins;
             let api = Kubernetes::new(Arc::clone(environment), service_account.clone());
             self.sources.push(Followed::new(Source::Kubernetes(api), false, now));
         }
+        self.sort();
+    }
+
+    /// Adds the sockets that are at usual paths by now, and removes those that are gone. One that has answered stays:
+    /// its runtime may be starting again. Blocks as long as the filesystem does.
+    fn look(&mut self, now: Instant) {
+        let found = Endpoint::usual_below(&self.origins.root);
+        self.sources.retain(|it| match &it.source {
+            Source::Socket(endpoint, _) => it.good.is_some() || found.contains(endpoint),
+            Source::Kubernetes(_) => true,
+        });
+        for endpoint in found {
+            self.add_socket(endpoint, now);
+        }
+        self.sort();
+    }
+
+    fn add_socket(&mut self, endpoint: Endpoint, now: Instant) {
+        if !self.sources.iter().any(|it| it.source.is_at(&endpoint)) {
+            let is_usual = self.settings.sockets.is_none();
+            self.sources.push(Followed::new(Source::Socket(endpoint, None), is_usual, now));
+        }
+    }
+
+    /// Sorts the sources by precedence.
+    fn sort(&mut self) {
         let place = |endpoint: &Endpoint| match &self.settings.sockets {
             Some(sockets) => sockets.iter().position(|path| path == endpoint.path()),
             None => endpoint.usual_place(&self.origins.root),
@@ -272,11 +294,6 @@ impl Runtimes {
             Source::Socket(endpoint, _) => (false, place(endpoint)),
             Source::Kubernetes(_) => (true, None),
         });
-    }
-
-    /// Whether sockets at the usual paths are asked.
-    fn looks(&self) -> bool {
-        self.settings.sockets.is_none() && self.settings.uses.needs_runtime()
     }
 }
 
@@ -404,10 +421,12 @@ impl fmt::Debug for Runtimes {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
-    use crate::runtimes::{
-        endpoint::Endpoint,
-        inventory::{Container, ContainerId},
+    use crate::{
+        expr::cgroup::{CgroupKey, CgroupName},
+        runtimes::inventory::{Container, ContainerId},
     };
 
     fn socket() -> Followed {
@@ -488,6 +507,25 @@ mod tests {
         assert_eq!(pause(&mut followed, Ok(empty())), [Some(0), None]);
         // One that fails is asked, so that its state is known.
         assert_pause(pause(&mut followed, failed()), 2, 54..=66);
+    }
+
+    #[test]
+    fn settings_take_effect_without_looking_for_sockets() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("run")).unwrap();
+        fs::write(root.path().join("run/docker.sock"), "").unwrap();
+        let uses = CgroupUses::new(&[CgroupKey::Name(CgroupName::PodName)], &[]);
+        let settings = Settings { uses: Arc::new(uses), ..Settings::default() };
+        let origins = Origins {
+            root: root.path().into(),
+            environment: Arc::default(),
+            service_account: "/nowhere".into(),
+        };
+        let mut runtimes = Runtimes::new(settings, origins);
+        assert_eq!(runtimes.sources.len(), 0);
+        assert!(runtimes.may_answer());
+        runtimes.ask(false);
+        assert_eq!(runtimes.sources.len(), 1);
     }
 
     #[test]

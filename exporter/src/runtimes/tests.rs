@@ -1173,9 +1173,10 @@ fn sockets_at_usual_paths_are_found_as_they_appear() {
     let host = Host::new();
     let settings = Settings { sockets: None, ..host.settings(&[]) };
     let mut runtimes = Runtimes::with_pace(settings, host.origins(), AT_ONCE);
+    // A change of settings does not wait for the filesystem.
+    assert!(runtimes.may_answer() && runtimes.ask_at(false).is_some());
     assert!(!runtimes.ask(true) && !runtimes.may_answer());
     assert!(runtimes.ask_at(true).is_some());
-    assert_eq!(runtimes.ask_at(false), None);
     let lists = Box::leak(Box::new([
         ("/v1.47/containers/json", r#"[{"Id": "c1", "Names": ["/k8s_cart"], "Image": "x"}]"#),
         ("/v1.47/containers/json?limit=100", "[]"),
@@ -1200,6 +1201,39 @@ fn sockets_at_usual_paths_are_found_as_they_appear() {
     assert_eq!(states[0].0, host.url(CONTAINERD));
     assert!(states[0].1.as_ref().unwrap().contains("No such file"));
     assert_eq!(states[1..], [(host.url(DOCKER), None)]);
+}
+
+#[test]
+fn sockets_that_appear_late_are_found_without_a_missing_container() {
+    let host = Host::new();
+    let settings = Settings { sockets: None, ..host.settings(&[]) };
+    let pace = Pace { refresh: Duration::from_mins(1), retry: Duration::from_secs(1), ..AT_ONCE };
+    let mut runtimes = Runtimes::with_pace(settings.clone(), host.origins(), pace);
+    runtimes.ask(true);
+    let pause = |is_missing| runtimes.ask_at(is_missing).unwrap() - Instant::now();
+    assert!(pause(true) <= Duration::from_secs(1));
+    assert!((Duration::from_secs(50)..=Duration::from_secs(61)).contains(&pause(false)));
+    let mut runtimes = Runtimes::with_pace(settings, host.origins(), AT_ONCE);
+    runtimes.ask(false);
+    let _runtime = containerd(&host.path("run/containerd/containerd.sock"), &shared(one_pod()));
+    runtimes.ask(false);
+    assert_eq!(names_of(&runtimes, &id("c1"), ""), CART);
+}
+
+#[test]
+fn changed_settings_take_effect_before_the_next_look() {
+    let host = Host::new();
+    let settings = Settings { sockets: None, ..host.settings(&[]) };
+    let mut runtimes = Runtimes::with_pace(settings.clone(), host.origins(), AT_ONCE);
+    let _runtime = containerd(&host.path("run/containerd/containerd.sock"), &shared(one_pod()));
+    runtimes.ask(true);
+    assert_eq!(names_of(&runtimes, &id("c1"), ""), CART);
+    runtimes.configure(Settings { uses: uses(&["app"]), ..settings.clone() });
+    assert_eq!(names_of(&runtimes, &id("c1"), ""), CART);
+    runtimes.configure(Settings { uses: Arc::default(), ..settings });
+    assert_eq!(runtimes.inventory(), Inventory::default());
+    assert!(!runtimes.may_answer());
+    assert_eq!(runtimes.ask_at(true), None);
 }
 
 // ---- Kubernetes ----
