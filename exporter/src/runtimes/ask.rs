@@ -235,6 +235,11 @@ impl Runtimes {
             || self.sources.iter().any(|it| it.status == Status::NotAsked || it.status.answers())
     }
 
+    /// Whether the last answer of a source is missing or incomplete.
+    pub fn is_any_down(&self) -> bool {
+        self.sources.iter().any(|it| matches!(it.status, Status::Incomplete(_) | Status::Down(_)))
+    }
+
     /// The sources that have been asked.
     pub fn states(&self) -> Vec<SourceState> {
         self.sources.iter().filter_map(Followed::state).collect()

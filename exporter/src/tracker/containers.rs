@@ -122,7 +122,8 @@ impl Containers {
         }
         let missing = self.missing.values().filter_map(|it| it.ask_at).min();
         let missing = missing.and_then(|at| Some(at.max(runtimes.ask_at(true)?.into())));
-        let refresh = runtimes.ask_at(false).filter(|_| self.has_any).map(Instant::from);
+        let refreshes = self.has_any || runtimes.is_any_down();
+        let refresh = runtimes.ask_at(false).filter(|_| refreshes).map(Instant::from);
         missing.into_iter().chain(refresh).min()
     }
 
@@ -299,6 +300,17 @@ mod tests {
         // The runtime is asked again only if there are containers.
         containers.has_any = true;
         assert!(containers.due(now).is_some());
+    }
+
+    #[test]
+    fn sources_that_are_down_are_asked_again_without_containers() {
+        let now = Instant::now();
+        let mut containers = containers(&["/nowhere/s"]);
+        let question = containers.question(now).unwrap();
+        let states = containers.answered(question.ask());
+        assert!(states[0].error.is_some());
+        let at = containers.due(now).unwrap();
+        assert!((50..70).contains(&(at - now).as_secs()));
     }
 
     #[test]
