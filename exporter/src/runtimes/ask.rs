@@ -51,7 +51,7 @@ pub struct Origins {
 /// How often sources are asked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    /// Time limit for an answer.
+    /// Time limit for an answer; see also [`Followed::limit`].
     pub(super) limit: Duration,
     /// How often to ask a socket for changes, varied by up to 10 %.
     pub(super) refresh: Duration,
@@ -180,18 +180,21 @@ impl Runtimes {
             self.look_at = Some(now + self.pace.retry);
             self.has_looked = true;
         }
+        let has_good = self.sources.iter().any(|it| it.status.answers());
         let is_due = |it: &Followed| it.ask_at(is_missing).is_some_and(|at| at <= now);
         let (due, idle) = mem::take(&mut self.sources).into_iter().partition(is_due);
         self.sources = idle;
-        self.ask_all(due);
+        self.ask_all(due, has_good);
         self.sort();
         before != self.inventory()
     }
 
-    fn ask_all(&mut self, due: Vec<Followed>) {
+    /// Asks all of these sources. `has_good` says that one answers, which those that are down may not delay.
+    fn ask_all(&mut self, due: Vec<Followed>, has_good: bool) {
         if due.is_empty() {
             return;
         }
+        let now = Instant::now();
         let reactor = runtime::Builder::new_current_thread().enable_io().enable_time().build();
         match reactor {
             Ok(reactor) => {
@@ -199,7 +202,8 @@ impl Runtimes {
                 let answered = reactor.block_on(async {
                     let mut asking = JoinSet::new();
                     for followed in due {
-                        asking.spawn(followed.ask(Arc::clone(uses), pace));
+                        let limit = followed.limit(has_good, pace, now);
+                        asking.spawn(followed.ask(Arc::clone(uses), pace, limit));
                     }
                     asking.join_all().await
                 });
@@ -321,12 +325,17 @@ impl Followed {
         [self.refresh_at, retry_at].into_iter().flatten().min()
     }
 
-    async fn ask(mut self, uses: Arc<CgroupUses>, pace: Pace) -> Self {
-        let answer = match timeout(pace.limit, self.source.ask(&uses, pace.limit)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(AskError::Timeout(pace.limit)),
-        };
-        self.note(answer, pace);
+    /// Time limit for the answer. It is short if the source is down and another one answers, except when it is time
+    /// to ask for changes: a source that has become slow would never be up again.
+    fn limit(&self, has_good: bool, pace: Pace, now: Instant) -> Duration {
+        let is_down = matches!(self.status, Status::Down(_));
+        let refreshes = self.refresh_at.is_some_and(|at| at <= now);
+        if has_good && is_down && !refreshes { pace.limit / 4 } else { pace.limit }
+    }
+
+    async fn ask(mut self, uses: Arc<CgroupUses>, pace: Pace, limit: Duration) -> Self {
+        let answer = timeout(limit, self.source.ask(&uses, limit)).await;
+        self.note(answer.unwrap_or(Err(AskError::Late)), pace);
         self
     }
 
@@ -531,6 +540,21 @@ mod tests {
         assert!(runtimes.may_answer());
         runtimes.ask(false);
         assert_eq!(runtimes.sources.len(), 1);
+    }
+
+    #[test]
+    fn a_source_that_is_down_has_little_time_if_it_may_delay_others() {
+        let pace = Pace::default();
+        let now = Instant::now();
+        let mut followed = socket();
+        let short = Duration::from_millis(500);
+        assert_eq!(followed.limit(true, pace, now), pace.limit);
+        followed.note(failed(), pace);
+        assert_eq!(followed.limit(true, pace, now), short);
+        assert_eq!(followed.limit(false, pace, now), pace.limit);
+        assert_eq!(followed.limit(true, pace, now + pace.refresh * 2), pace.limit);
+        followed.note(Ok(answer("a")), pace);
+        assert_eq!(followed.limit(true, pace, now), pace.limit);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The errors of asking.
 
-use std::{io, time::Duration};
+use std::io;
 
 use hyper::StatusCode;
 
@@ -43,8 +43,6 @@ pub(super) enum AskError {
     Images(#[source] Box<Self>),
     #[error("no answer in time")]
     Late,
-    #[error("no answer within {0:?}")]
-    Timeout(Duration),
     #[error("the certificate and the token cannot be read: {0}")]
     Blocked(String),
     #[error("cannot start an event loop")]

@@ -699,9 +699,26 @@ fn a_runtime_that_hangs_delays_no_other() {
     let begin = Instant::now();
     assert!(runtimes.ask(true));
     assert!(begin.elapsed() < Duration::from_millis(1500), "{:?}", begin.elapsed());
-    let late = "no answer within 500ms";
+    let late = "no answer in time";
     assert_eq!(errors(&runtimes), [late, late, late, ""]);
     assert_eq!(names_of(&runtimes, &id("c1"), ""), CART);
+}
+
+#[test]
+fn a_runtime_that_hangs_hardly_delays_new_containers_of_others() {
+    let host = Host::new();
+    let _hanging = Fake::grpc(&host.path("hanging"), |_| None);
+    let lists = shared(one_pod());
+    let _good = containerd(&host.path("good"), &lists);
+    let pace = Pace { limit: Duration::from_secs(2), refresh: Duration::from_mins(1), ..AT_ONCE };
+    let mut runtimes = host.runtimes(&["hanging", "good"], pace);
+    runtimes.ask(false);
+    assert_eq!(errors(&runtimes), ["no answer in time", ""]);
+    lists.lock().unwrap().containers.extend(container(&id("c2"), &id("5a"), "db", "db:1"));
+    let begin = Instant::now();
+    runtimes.ask(true);
+    assert!(begin.elapsed() < Duration::from_millis(1500), "{:?}", begin.elapsed());
+    assert_eq!(names_of(&runtimes, &id("c2"), "")[2], "db");
 }
 
 #[test]
@@ -1420,7 +1437,7 @@ fn invalid_answers_of_the_api_are_errors() {
     let mut runtimes = cluster.runtimes(&[], IMPATIENT);
     *cluster.pods.lock().unwrap() = (200, String::new());
     runtimes.ask(true);
-    assert_error(&runtimes, "no answer within 200ms");
+    assert_error(&runtimes, "no answer in time");
     fs::remove_file(cluster.host.path("serviceaccount/token")).unwrap();
     runtimes.ask(true);
     assert_error(&runtimes, "token`: No such file");
