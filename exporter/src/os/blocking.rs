@@ -1,10 +1,10 @@
 //! Runs jobs that may block forever, because a filesystem can hang.
 
-use std::{future, io, mem, thread, time::Duration};
+use std::{future, io, thread, time::Duration};
 
 use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout, timeout_at},
+    sync::oneshot::{self, error::TryRecvError},
+    time::{Instant, timeout_at},
 };
 
 /// Runs one job at a time on a thread of its own. A job that exceeds its time limit keeps the slot
@@ -56,25 +56,31 @@ impl<T: Send + 'static> BlockingSlot<T> {
     }
 
     /// Starts a job and waits for it, at most for `limit`. If an earlier job is still running, the new
-    /// one is not started; if the earlier one has ended, its result is dropped.
+    /// one is not started; if the earlier one has ended, its result is dropped. If the future is dropped, the job
+    /// keeps the slot, too.
     pub async fn run(
         &mut self,
         limit: Duration,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> JobStatus<T> {
-        if let Some(JobStatus::Running) = self.earlier().await {
+        if let Some(JobStatus::Running) = self.earlier() {
             return JobStatus::Running;
         }
-        match self.spawn(job) {
-            Ok(result) => self.wait(result, limit).await,
+        match self.start(limit, job) {
+            Ok(()) => self.finished().await,
             Err(error) => JobStatus::NotStarted(error),
         }
     }
 
     /// Returns the state of an earlier job that exceeded its limit; `None` if the slot is idle.
-    pub async fn earlier(&mut self) -> Option<JobStatus<T>> {
-        let running = mem::take(&mut self.running)?;
-        Some(self.wait(running.result, Duration::ZERO).await)
+    pub fn earlier(&mut self) -> Option<JobStatus<T>> {
+        let status = match self.running.as_mut()?.result.try_recv() {
+            Ok(result) => JobStatus::Done(result),
+            Err(TryRecvError::Closed) => JobStatus::Panicked,
+            Err(TryRecvError::Empty) => return Some(JobStatus::Running),
+        };
+        self.running = None;
+        Some(status)
     }
 
     /// Whether there is no job whose result has not been taken.
@@ -120,22 +126,13 @@ impl<T: Send + 'static> BlockingSlot<T> {
         thread::Builder::new().name(self.name.into()).spawn(work)?;
         Ok(receiver)
     }
-
-    async fn wait(&mut self, mut result: oneshot::Receiver<T>, limit: Duration) -> JobStatus<T> {
-        match timeout(limit, &mut result).await {
-            Ok(Ok(result)) => JobStatus::Done(result),
-            Ok(Err(_)) => JobStatus::Panicked,
-            Err(_) => {
-                self.running = Some(Running { result, deadline: None });
-                JobStatus::Running
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
+
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -146,7 +143,7 @@ mod tests {
     async fn returns_the_result_of_a_job_that_ends_in_time() {
         let mut slot = BlockingSlot::new("test");
         assert!(matches!(slot.run(LONG, || 1).await, JobStatus::Done(1)));
-        assert!(slot.earlier().await.is_none());
+        assert!(slot.earlier().is_none());
         let name = || thread::current().name().map(str::to_owned);
         let status = BlockingSlot::new("test").run(LONG, name).await;
         assert!(matches!(status, JobStatus::Done(Some(name)) if name == "test"));
@@ -162,16 +159,26 @@ mod tests {
         };
         assert!(matches!(slot.run(SHORT, job).await, JobStatus::Running));
         assert!(matches!(slot.run(LONG, || 2).await, JobStatus::Running));
-        assert!(matches!(slot.earlier().await, Some(JobStatus::Running)));
+        assert!(matches!(slot.earlier(), Some(JobStatus::Running)));
         release.send(()).unwrap();
         let status = loop {
-            match slot.earlier().await {
+            match slot.earlier() {
                 Some(JobStatus::Running) => tokio::time::sleep(SHORT).await,
                 status => break status,
             }
         };
         assert!(matches!(status, Some(JobStatus::Done(1))));
         assert!(matches!(slot.run(LONG, || 3).await, JobStatus::Done(3)));
+    }
+
+    #[tokio::test]
+    async fn keeps_a_job_if_the_caller_stops_waiting() {
+        let (release, released) = mpsc::channel();
+        let mut slot = BlockingSlot::new("test");
+        assert!(timeout(SHORT, slot.run(LONG, move || released.recv().is_ok())).await.is_err());
+        assert!(!slot.is_idle());
+        release.send(()).unwrap();
+        assert!(matches!(slot.finished().await, JobStatus::Done(true)));
     }
 
     #[tokio::test]
@@ -194,7 +201,7 @@ mod tests {
         let mut slot = BlockingSlot::new("test");
         let status: JobStatus<()> = slot.run(LONG, || panic!("expected")).await;
         assert!(matches!(status, JobStatus::Panicked));
-        assert!(slot.earlier().await.is_none());
+        assert!(slot.earlier().is_none());
         slot.start(LONG, || panic!("expected")).unwrap();
         assert!(matches!(slot.finished().await, JobStatus::Panicked));
         assert!(slot.is_idle());

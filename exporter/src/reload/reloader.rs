@@ -281,7 +281,7 @@ impl Reloader {
     async fn renew_watches(&mut self) -> bool {
         let uses = self.inputs.config.uses();
         self.sources.follow(uses);
-        match self.renewing.earlier().await {
+        match self.renewing.earlier() {
             None | Some(JobStatus::Panicked | JobStatus::NotStarted(_)) => {}
             Some(JobStatus::Running) => return false,
             // The configuration may have changed since that renewal began.

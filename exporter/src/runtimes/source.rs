@@ -53,11 +53,12 @@ impl Kubernetes {
         Self { environment, service_account, access: BlockingSlot::new("kubernetes") }
     }
 
-    /// Lists the pods. Rereads the certificate and the token each time, since both can change.
+    /// Lists the pods. Rereads the certificate and the token each time, since both can change; within half of
+    /// `limit`, so that the error says what hangs.
     async fn ask(&mut self, uses: &Arc<CgroupUses>, limit: Duration) -> Result<Answered, AskError> {
         let api = ApiServer::find(&self.environment, &self.service_account)?;
         let reading = api.clone();
-        match self.access.run(limit, move || reading.access()).await {
+        match self.access.run(limit / 2, move || reading.access()).await {
             JobStatus::Done(access) => kubernetes::list(&api, &access?, uses).await,
             status => Err(AskError::Blocked(status.reason())),
         }
