@@ -23,14 +23,17 @@ use crate::expr::{
 ///
 /// The unit of a container is left out: it is a scope with the container's id, or a service that runs many
 /// containers. If the name of a pod or container is unknown, its id takes the place of the name. The pause
-/// container and the cgroup of the pod itself have only the name of the pod.
+/// container and the cgroup of the pod itself have only the name of the pod; podman also lists the image of the former.
 const DEFAULT_LABELS: [(&str, &str); 8] = [
     (
         "container",
         "{{ cgroup.container_name or (cgroup.container_id if not cgroup.pod_name) if cgroup.pod_uid }}",
     ),
     ("image", "{{ cgroup.image if not cgroup.pod_uid }}"),
-    ("name", "{{ cgroup.container_name or cgroup.container_id if not cgroup.pod_uid }}"),
+    (
+        "name",
+        "{{ cgroup.container_name or (cgroup.container_id if not cgroup.pod_name) if not cgroup.pod_uid }}",
+    ),
     ("namespace", "{{ cgroup.namespace }}"),
     ("pod", "{{ cgroup.pod_name or cgroup.pod_uid }}"),
     (

@@ -102,6 +102,12 @@ fn by_default_pods_containers_units_and_users_have_their_own_labels() {
         CgroupNames { container_id: "c1".into(), ..unit("system.slice", "docker-c1.scope") };
     let user =
         |unit: &str| CgroupNames { user: "1000".into(), ..self::unit("user-1000.slice", unit) };
+    let in_podman = CgroupNames {
+        pod_name: "shop".into(),
+        image: "pause:3".into(),
+        container_id: "c3".into(),
+        ..unit("machine.slice", "libpod-c3.scope")
+    };
     let conmon = format!("crio-conmon-{CONTAINER}.scope");
     check(
         "labels: {zone: z, host: '{{ hostname }}'}\n",
@@ -111,6 +117,13 @@ fn by_default_pods_containers_units_and_users_have_their_own_labels() {
             // Without names from a runtime, and with them.
             docker.clone(),
             CgroupNames { container_name: "web".into(), image: "nginx:1".into(), ..docker },
+            // In a pod of podman: a container, and the pause container.
+            CgroupNames {
+                container_name: "web".into(),
+                image: "nginx:1".into(),
+                ..in_podman.clone()
+            },
+            in_podman,
             container(CONTAINER),
             CgroupNames { container_name: "cart".into(), ..in_pod.clone() },
             // The pause container, the pod's own cgroup, and what supervises its containers.
@@ -130,6 +143,8 @@ fn by_default_pods_containers_units_and_users_have_their_own_labels() {
             "host=web-17,unit=init.scope,zone=z",
             "host=web-17,name=c1,zone=z",
             "host=web-17,image=nginx:1,name=web,zone=z",
+            "host=web-17,image=nginx:1,name=web,pod=shop,zone=z",
+            "host=web-17,image=pause:3,pod=shop,zone=z",
             &format!("container={CONTAINER},host=web-17,pod=1,zone=z"),
             "container=cart,host=web-17,namespace=shop,pod=cart-0,zone=z",
             "host=web-17,namespace=shop,pod=cart-0,zone=z",
