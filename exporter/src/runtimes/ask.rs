@@ -19,7 +19,7 @@ use super::{
     source::{Kubernetes, Source},
 };
 use crate::{
-    expr::cgroup::CgroupUses,
+    expr::{cgroup::CgroupUses, print},
     os::{
         jitter::{jittered, random},
         log,
@@ -69,6 +69,9 @@ pub(super) struct Pace {
 /// How many questions to send to a socket in quick succession: the containers of a pod start one after another,
 /// and a runtime lists each only after it has started.
 const BURST: u32 = 3;
+
+/// Maximum number of characters of the reason why an answer is missing or incomplete.
+const MAX_REASON_CHARS: usize = 500;
 
 impl Default for Pace {
     fn default() -> Self {
@@ -349,12 +352,12 @@ impl Followed {
                 if is_news {
                     self.good = Some(Arc::new(answer));
                 }
-                shortfall.map_or(Status::Up, |error| Status::Incomplete(log::chain(&error)))
+                shortfall.map_or(Status::Up, |error| Status::Incomplete(reason(&error)))
             }
             Err(error) if self.is_usual && self.good.is_none() && error.is_of_another() => {
                 Status::NotASource
             }
-            Err(error) => Status::Down(log::chain(&error)),
+            Err(error) => Status::Down(reason(&error)),
         };
         self.schedule(is_news, pace);
         self.log_change(&before);
@@ -419,6 +422,11 @@ impl Status {
     const fn answers(&self) -> bool {
         matches!(self, Self::Up | Self::Incomplete(_))
     }
+}
+
+/// The text of an error. It is shortened, because some quote the answer.
+fn reason(error: &AskError) -> String {
+    print::shorten(&log::chain(error), MAX_REASON_CHARS)
 }
 
 impl fmt::Debug for Origins {

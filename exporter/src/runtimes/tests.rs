@@ -1131,6 +1131,17 @@ fn answers_that_are_not_those_of_an_engine_are_errors() {
         assert_error(&runtimes, expected);
     }
     let host = Host::new();
+    let name = "\u{1b}a".repeat(10_000);
+    let quoted = json!([{"Id": "c1", "Names": name}]).to_string();
+    let lists = Box::leak(Box::new([(LIST, &*quoted.leak())]));
+    let _docker = engine(&host.path("s"), &[("api-version", "1.47")], lists);
+    let mut runtimes = host.runtimes(&["s"], AT_ONCE);
+    runtimes.ask(true);
+    assert_error(
+        &runtimes,
+        r#"an object in the answer is malformed: invalid type: string "\u{1b}a"#,
+    );
+    assert!(errors(&runtimes)[0].len() < 10_000);
     for (headers, expected) in [
         (&[][..], "no version of the API"),
         (&[("api-version", "")], "no version of the API"),
