@@ -75,13 +75,8 @@ impl Engine {
         let mut found = Listed { room: Room::new(uses), answer: Answer::default(), runtime };
         for query in [String::new(), format!("?limit={NEWEST}")] {
             let mut answer = get(path, &format!("{}/containers/json{query}", self.api)).await?;
-            let mut objects = Objects::of_array(MAX_ITEM_BYTES);
-            let mut left = MAX_BYTES;
-            while let Some(piece) = answer.chunk().await? {
-                left = left.checked_sub(piece.len()).ok_or(AskError::TooLarge(MAX_BYTES))?;
-                objects.push(&piece, &mut |object| found.container(object))?;
-            }
-            objects.end()?;
+            let objects = Objects::of_array(MAX_ITEM_BYTES);
+            objects.receive(&mut answer, MAX_BYTES, |object| found.container(object)).await?;
         }
         Ok((found.answer, found.room.shortfall()))
     }

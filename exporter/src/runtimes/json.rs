@@ -8,6 +8,9 @@ use serde::{
 };
 use serde_json::{Deserializer, value::RawValue};
 
+use super::error::AskError;
+use crate::os::http_client::Exchange;
+
 /// The error when a text has no such array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SplitError {
@@ -59,6 +62,21 @@ impl Objects {
             object: None,
             offset: 0,
         }
+    }
+
+    /// Receives a body of at most `max_bytes`, and passes each of its objects to `each`.
+    pub(super) async fn receive(
+        mut self,
+        answer: &mut Exchange,
+        max_bytes: usize,
+        mut each: impl FnMut(&[u8]) -> Result<(), AskError>,
+    ) -> Result<(), AskError> {
+        let mut left = max_bytes;
+        while let Some(piece) = answer.chunk().await? {
+            left = left.checked_sub(piece.len()).ok_or(AskError::TooLarge(max_bytes))?;
+            self.push(&piece, &mut each)?;
+        }
+        Ok(self.end()?)
     }
 
     /// Takes the next piece of the text, and passes the objects that it completes to `each`.

@@ -48,13 +48,8 @@ pub(super) async fn list(
         status => return Err(AskError::Status(status)),
     }
     let mut found = Listed::new(uses);
-    let mut objects = Objects::of_list(MAX_ITEM_BYTES);
-    let mut left = MAX_BYTES;
-    while let Some(piece) = answer.chunk().await? {
-        left = left.checked_sub(piece.len()).ok_or(AskError::TooLarge(MAX_BYTES))?;
-        objects.push(&piece, &mut |object| found.pod(object))?;
-    }
-    objects.end()?;
+    let objects = Objects::of_list(MAX_ITEM_BYTES);
+    objects.receive(&mut answer, MAX_BYTES, |object| found.pod(object)).await?;
     Ok(found.answer())
 }
 
