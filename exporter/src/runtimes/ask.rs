@@ -173,11 +173,10 @@ impl Runtimes {
         self.choose_sources(now);
     }
 
-    /// Asks the sources that are due, all at the same time, and returns whether the inventory changed.
-    /// `is_missing` says that it lacks a container. Blocks for at most some seconds.
-    pub fn ask(&mut self, is_missing: bool) -> bool {
+    /// Asks the sources that are due, all at the same time. `is_missing` says that the inventory lacks a container.
+    /// Blocks for at most some seconds.
+    pub fn ask(&mut self, is_missing: bool) {
         let now = Instant::now();
-        let before = self.inventory();
         if self.look_at.is_some_and(|at| at <= now) {
             self.look(now);
             self.look_at = Some(now + self.pace.retry);
@@ -189,7 +188,6 @@ impl Runtimes {
         self.sources = idle;
         self.ask_all(due, has_good);
         self.sort();
-        before != self.inventory()
     }
 
     /// Asks all of these sources. `has_good` says that one answers, which those that are down may not delay.

@@ -366,6 +366,13 @@ fn uses_of_all() -> Arc<CgroupUses> {
     Arc::new(CgroupUses::new(&[CgroupKey::OfPod(PodMap::Labels, "team".into())], &[rule]))
 }
 
+/// Asks, and returns whether the inventory changed.
+fn is_news(runtimes: &mut Runtimes, is_missing: bool) -> bool {
+    let before = runtimes.inventory();
+    runtimes.ask(is_missing);
+    runtimes.inventory() != before
+}
+
 /// The labels and annotations of a pod.
 fn metadata_of(names: &CgroupNames) -> Vec<String> {
     names.pod_metadata().map(|(_, key, value)| format!("{key}={value}")).collect()
@@ -423,7 +430,7 @@ fn cri_names_containers_pods_and_pause_containers() {
     let _runtime = containerd(&host.path("s"), &shared(one_pod()));
     let mut runtimes = host.runtimes(&["s"], AT_ONCE);
     assert_eq!(runtimes.inventory(), Inventory::default());
-    assert!(runtimes.ask(true));
+    assert!(is_news(&mut runtimes, true));
     assert_eq!(runtimes.states(), [SourceState { name: host.url("s"), error: None }]);
     assert_eq!(names_of(&runtimes, &id("c1"), &uid("1")), CART);
     // Labels do not count.
@@ -442,7 +449,7 @@ fn cri_names_containers_pods_and_pause_containers() {
     assert!(!runtimes.inventory().lacks(&lxc));
     assert!(!runtimes.inventory().lacks(&CgroupNames::default()));
     // The same answer again is no news.
-    assert!(!runtimes.ask(true));
+    assert!(!is_news(&mut runtimes, true));
 }
 
 #[test]
@@ -643,11 +650,11 @@ fn nobody_is_asked_if_nothing_is_used_that_runtimes_know() {
     let settings = Settings { uses, kubernetes_pods: true, ..host.settings(&["s"]) };
     let mut runtimes = Runtimes::with_pace(settings, host.origins(), AT_ONCE);
     assert_eq!(runtimes.ask_at(true), None);
-    assert!(!runtimes.ask(true) && !runtimes.may_answer());
+    assert!(!is_news(&mut runtimes, true) && !runtimes.may_answer());
     assert_eq!(lists.lock().unwrap().calls, [""; 0]);
     runtimes.configure(host.settings(&["s"]));
     assert!(runtimes.may_answer());
-    assert!(runtimes.ask(false));
+    assert!(is_news(&mut runtimes, false));
     // Nor if the settings say so.
     runtimes.configure(host.settings(&[]));
     assert_eq!(runtimes.inventory(), Inventory::default());
@@ -662,22 +669,22 @@ fn the_last_good_answer_stays_while_a_runtime_is_restarted() {
     let mut runtimes = host.runtimes(&["s"], AT_ONCE);
     runtimes.ask(true);
     drop(runtime);
-    assert!(!runtimes.ask(true));
+    assert!(!is_news(&mut runtimes, true));
     assert_error(&runtimes, "cannot connect: Connection refused");
     assert_eq!(names_of(&runtimes, &id("c1"), ""), CART);
     assert!(!runtimes.may_answer());
     fs::remove_file(host.path("s")).unwrap();
-    assert!(!runtimes.ask(true));
+    assert!(!is_news(&mut runtimes, true));
     assert_error(&runtimes, "cannot connect: No such file");
     // Another file has the path now.
     lists.lock().unwrap().containers.extend(container(&id("c2"), &id("5a"), "db", "db:1"));
     let _runtime = containerd(&host.path("s"), &lists);
-    assert!(runtimes.ask(true));
+    assert!(is_news(&mut runtimes, true));
     assert_eq!(errors(&runtimes), [""]);
     assert_eq!(names_of(&runtimes, &id("c2"), "")[2], "db");
     // A container that has been removed is not kept.
     *lists.lock().unwrap() = one_pod();
-    assert!(runtimes.ask(true));
+    assert!(is_news(&mut runtimes, true));
     assert_eq!(names_of(&runtimes, &id("c2"), ""), NOTHING);
 }
 
@@ -697,7 +704,7 @@ fn a_runtime_that_hangs_delays_no_other() {
     let mut runtimes =
         host.runtimes(&sockets, Pace { limit: Duration::from_millis(500), ..AT_ONCE });
     let begin = Instant::now();
-    assert!(runtimes.ask(true));
+    assert!(is_news(&mut runtimes, true));
     assert!(begin.elapsed() < Duration::from_millis(1500), "{:?}", begin.elapsed());
     let late = "no answer in time";
     assert_eq!(errors(&runtimes), [late, late, late, ""]);
@@ -777,7 +784,7 @@ fn answers_that_are_not_grpc_messages_are_errors() {
             })
         });
         let mut runtimes = host.runtimes(&["s"], AT_ONCE);
-        assert!(!runtimes.ask(true), "{shown}");
+        assert!(!is_news(&mut runtimes, true), "{shown}");
         assert_error(&runtimes, expected);
     }
 }
@@ -1052,7 +1059,7 @@ fn docker_names_containers_that_run_and_new_ones() {
     let _docker =
         engine(&host.path("s"), &[("api-version", "1.47"), ("server", "Docker/27")], lists);
     let mut runtimes = host.runtimes(&["s"], AT_ONCE);
-    assert!(runtimes.ask(true));
+    assert!(is_news(&mut runtimes, true));
     assert_eq!(errors(&runtimes), [""]);
     assert_eq!(names_of(&runtimes, &id("c1"), ""), ["", "", "web", "nginx:1.27", "docker"]);
     assert_eq!(names_of(&runtimes, &id("c2"), ""), ["", "", "db", "sha256:1", "docker"]);
@@ -1101,7 +1108,7 @@ fn podman_names_containers_and_their_pods() {
     let headers = &[("api-version", "1.41"), ("libpod-api-version", "4.3.1-dev")];
     let _podman = engine(&host.path("s"), headers, lists);
     let mut runtimes = host.runtimes(&["s"], AT_ONCE);
-    assert!(runtimes.ask(true));
+    assert!(is_news(&mut runtimes, true));
     assert_eq!(errors(&runtimes), [""]);
     assert_eq!(names_of(&runtimes, &id("c1"), ""), ["", "", "web", "localhost/web:1", "podman"]);
     assert_eq!(names_of(&runtimes, &id("c2"), ""), ["", "shop", "cart", "cart:1", "podman"]);
@@ -1188,7 +1195,7 @@ fn an_engine_that_replaces_another_is_recognized() {
     let _docker = engine(&host.path("s"), &[("api-version", "1.47")], lists);
     runtimes.ask(true);
     assert_eq!(names_of(&runtimes, &id("c1"), ""), CART);
-    assert!(runtimes.ask(true));
+    assert!(is_news(&mut runtimes, true));
     assert_eq!(names_of(&runtimes, &id("c1"), ""), ["", "", "web", "x", "docker"]);
 }
 
@@ -1203,7 +1210,7 @@ fn sockets_at_usual_paths_are_found_as_they_appear() {
     let mut runtimes = Runtimes::with_pace(settings, host.origins(), AT_ONCE);
     // A change of settings does not wait for the filesystem.
     assert!(runtimes.may_answer() && runtimes.ask_at(false).is_some());
-    assert!(!runtimes.ask(true) && !runtimes.may_answer());
+    assert!(!is_news(&mut runtimes, true) && !runtimes.may_answer());
     assert!(runtimes.ask_at(true).is_some());
     let lists = Box::leak(Box::new([
         ("/v1.47/containers/json", r#"[{"Id": "c1", "Names": ["/k8s_cart"], "Image": "x"}]"#),
@@ -1212,18 +1219,18 @@ fn sockets_at_usual_paths_are_found_as_they_appear() {
     let _docker = engine(&host.path(DOCKER), &[("api-version", "1.47")], lists);
     // Docker's containerd serves no CRI: it is not a source, and not an error.
     let no_cri = Fake::grpc(&host.path(CONTAINERD), |_| Some(Reply::failed(12, "unknown service")));
-    assert!(runtimes.ask(true));
+    assert!(is_news(&mut runtimes, true));
     assert_eq!(runtimes.states(), [SourceState { name: host.url(DOCKER), error: None }]);
     assert_eq!(names_of(&runtimes, &id("c1"), "")[2], "k8s_cart");
     drop(no_cri);
     // CRI comes before Docker.
     let containerd = containerd(&host.path(CONTAINERD), &shared(one_pod()));
-    assert!(runtimes.ask(true));
+    assert!(is_news(&mut runtimes, true));
     assert_eq!(names_of(&runtimes, &id("c1"), ""), CART);
     // One that has answered stays, also without a socket.
     drop(containerd);
     fs::remove_file(host.path(CONTAINERD)).unwrap();
-    assert!(!runtimes.ask(true));
+    assert!(!is_news(&mut runtimes, true));
     assert_eq!(names_of(&runtimes, &id("c1"), ""), CART);
     let states: Vec<_> = runtimes.states().into_iter().map(|it| (it.name, it.error)).collect();
     assert_eq!(states[0].0, host.url(CONTAINERD));
@@ -1366,7 +1373,7 @@ fn the_kubernetes_api_names_containers_by_their_ids() {
         pod("shop", "waiting", &uid("4"), &json!({}), &[json!({"name": "a", "image": "a"})]);
     cluster.serve(&[cart, scheduler, pending, waiting]);
     let mut runtimes = cluster.runtimes(&[], AT_ONCE);
-    assert!(runtimes.ask(true));
+    assert!(is_news(&mut runtimes, true));
     assert_eq!(runtimes.states(), [SourceState { name: "kubernetes-pods".into(), error: None }]);
     let cart = ["shop", "cart-0", "cart", "cart:1", "containerd"];
     assert_eq!(names_of(&runtimes, &id("c1"), &uid("1")), cart);
