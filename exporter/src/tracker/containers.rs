@@ -84,24 +84,33 @@ impl Containers {
         }
     }
 
-    /// Applies the settings of a generation, unless a question under other settings is under way.
-    pub(super) fn configure(&mut self, generation: u64, settings: impl FnOnce() -> Settings) {
-        let Some(runtimes) = &mut self.runtimes else { return };
+    /// Applies the settings of a generation, unless a question under other settings is under way. Returns the
+    /// states of the sources if these may have changed.
+    pub(super) fn configure(
+        &mut self,
+        generation: u64,
+        settings: impl FnOnce() -> Settings,
+    ) -> Option<Vec<SourceState>> {
+        let runtimes = self.runtimes.as_mut()?;
         if self.settings.0 == generation {
-            return;
+            return None;
         }
         let settings = settings();
+        let mut states = None;
         if settings != self.settings.1 {
             let (before, after) = (&self.settings.1, &settings);
             let has_other_sources =
                 before.sockets != after.sockets || before.kubernetes_pods != after.kubernetes_pods;
             runtimes.configure(settings.clone());
+            states = Some(runtimes.states());
+            self.inventory = runtimes.inventory();
             self.may_answer = runtimes.may_answer();
             self.is_new = runtimes.ask_at(false).is_some();
             self.recheck = has_other_sources.then_some(Recheck::Replace).or(self.recheck);
             self.missing.clear();
         }
         self.settings = (generation, settings);
+        states
     }
 
     /// Who the containers are.
@@ -217,7 +226,10 @@ mod tests {
     use std::{path::PathBuf, sync::Arc};
 
     use super::*;
-    use crate::expr::cgroup::{CgroupKey, CgroupName, CgroupUses};
+    use crate::{
+        expr::cgroup::{CgroupKey, CgroupName, CgroupUses},
+        runtimes::Received,
+    };
 
     fn settings(sockets: &[&str]) -> Settings {
         let uses = CgroupUses::new(&[CgroupKey::Name(CgroupName::PodName)], &[]);
@@ -234,6 +246,12 @@ mod tests {
         let mut containers = Containers::new(origins);
         containers.configure(1, || settings(sockets));
         containers
+    }
+
+    /// The answer of a source that knows one container.
+    fn one_container() -> Inventory {
+        let list = format!(r#"[{{"Id": "{}", "Names": ["/web"]}}]"#, "a".repeat(64));
+        Received::Docker(list.as_bytes()).read(&Arc::default(), 100).unwrap()
     }
 
     /// Takes the question that is due, as if no source answered.
@@ -339,6 +357,23 @@ mod tests {
         // Another generation with the same settings changes nothing.
         containers.configure(3, || settings(&["/t"]));
         assert!(containers.question(now).is_none());
+    }
+
+    #[test]
+    fn sources_that_are_gone_are_forgotten_at_once() {
+        let now = Instant::now();
+        let mut containers = containers(&["/no/such/socket"]);
+        let asked = containers.question(now).unwrap().ask();
+        assert_eq!(containers.answered(asked).len(), 1);
+        containers.inventory = one_container();
+        assert_eq!(containers.take_recheck(), Some(Recheck::Replace));
+        assert_eq!(containers.configure(2, || settings(&[])), Some(Vec::new()));
+        assert_eq!(containers.inventory(), Inventory::default());
+        // Nobody is left to ask.
+        assert!(containers.question(now).is_none());
+        assert_eq!(containers.take_recheck(), Some(Recheck::Replace));
+        // Another generation with the same settings changes nothing.
+        assert_eq!(containers.configure(3, || settings(&[])), None);
     }
 
     #[test]

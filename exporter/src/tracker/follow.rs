@@ -516,7 +516,10 @@ impl Tracker {
         });
         let generation = self.current.load();
         let labeller = generation.labels.cgroups.as_ref();
-        self.containers.configure(generation.number, || settings(labeller));
+        let states = self.containers.configure(generation.number, || settings(labeller));
+        if let Some(states) = states {
+            (self.report_sources)(&states);
+        }
         if !self.asking.is_idle() {
             return;
         }
