@@ -190,19 +190,29 @@ impl Tracker {
         self.finish_jobs(give_up_at).await
     }
 
-    /// Waits for the jobs that have been started, and for those that follow from them. Gives up if that takes
-    /// too long.
+    /// Waits for the jobs that have been started, and for those that follow from them, but only for one question
+    /// about containers: for those that no source knows, there is always another. Gives up if that takes too
+    /// long.
     async fn finish_jobs(&mut self, give_up_at: Instant) -> Result<(), ReadError> {
+        let mut is_answered = false;
         loop {
+            let is_asking = !is_answered && !self.asking.is_idle();
+            if self.walking.is_idle() && self.naming.is_idle() && !is_asking {
+                return Ok(());
+            }
             let wake = tokio::select! {
-                walked = self.walking.finished(), if !self.walking.is_idle() => Wake::Walked(walked),
-                named = self.naming.finished(), if !self.naming.is_idle() => Wake::Named(named),
-                asked = self.asking.finished(), if !self.asking.is_idle() => Wake::Asked(asked),
-                () = sleep_until(give_up_at), if !self.is_idle() => return Ok(()),
-                else => return Ok(()),
+                walked = self.walking.finished() => Wake::Walked(walked),
+                named = self.naming.finished() => Wake::Named(named),
+                asked = self.asking.finished(), if is_asking => Wake::Asked(asked),
+                () = sleep_until(give_up_at) => return Ok(()),
             };
-            let is_done =
-                matches!(wake, Wake::Walked(JobStatus::Done(_)) | Wake::Named(JobStatus::Done(_)));
+            is_answered |= matches!(wake, Wake::Asked(_));
+            let is_done = matches!(
+                wake,
+                Wake::Walked(JobStatus::Done(_))
+                    | Wake::Named(JobStatus::Done(_))
+                    | Wake::Asked(JobStatus::Done(_))
+            );
             self.handle(wake)?;
             if !is_done {
                 return Ok(());
@@ -211,11 +221,6 @@ impl Tracker {
                 self.step()?;
             }
         }
-    }
-
-    /// Whether no job is under way.
-    const fn is_idle(&self) -> bool {
-        self.walking.is_idle() && self.naming.is_idle() && self.asking.is_idle()
     }
 
     /// Starts to follow cgroups. Call it inside a tokio runtime; it runs as long as the runtime.
