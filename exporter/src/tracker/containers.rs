@@ -180,21 +180,17 @@ impl Containers {
         self.recheck = self.recheck.or(Some(Recheck::Update));
     }
 
-    /// Notes the cgroups of a naming. Returns those that wait for their names, because no source knows their
-    /// container.
+    /// Notes the cgroups of a naming: for those that are `settled`, nobody need be asked any longer. Returns the
+    /// `unknown` ones that wait for their names, because no source knows their container.
     pub(super) fn named(
         &mut self,
         now: Instant,
-        named: impl IntoIterator<Item = u64>,
+        settled: &BTreeSet<u64>,
         unknown: &BTreeSet<u64>,
         has_any: bool,
     ) -> BTreeSet<u64> {
         self.has_any |= has_any;
-        for serial in named {
-            if !unknown.contains(&serial) {
-                self.missing.remove(&serial);
-            }
-        }
+        self.missing.retain(|serial, _| !settled.contains(serial));
         let may_answer = self.may_answer;
         let mut held = BTreeSet::new();
         for serial in unknown {
@@ -283,7 +279,7 @@ mod tests {
         let mut containers = containers(&[]);
         assert_eq!(containers.due(now), None);
         // So no cgroup waits.
-        assert_eq!(containers.named(now, [3], &[3].into(), true), [].into());
+        assert_eq!(containers.named(now, &[].into(), &[3].into(), true), [].into());
         assert!(containers.question(now).is_none());
         containers.configure(2, || settings(&["/s"]));
         assert_eq!(containers.due(now), Some(now));
@@ -296,8 +292,9 @@ mod tests {
         // Before any cgroup is known, so that the first ones have names.
         assert_eq!(containers.due(now), Some(now));
         ask(&mut containers, now);
-        let named =
-            |containers: &mut Containers, now| containers.named(now, [3, 4], &[4].into(), false);
+        let named = |containers: &mut Containers, now| {
+            containers.named(now, &[3].into(), &[4].into(), false)
+        };
         assert_eq!(named(&mut containers, now), [4].into());
         assert_eq!(named(&mut containers, now + HOLD), [].into());
         // It is not forgotten then.
@@ -311,8 +308,8 @@ mod tests {
         let now = Instant::now();
         let mut containers = containers(&["/s"]);
         ask(&mut containers, now);
-        containers.named(now, [3, 4], &[3, 4].into(), false);
-        containers.named(now, [3], &[].into(), false);
+        containers.named(now, &[].into(), &[3, 4].into(), false);
+        containers.named(now, &[3].into(), &[].into(), false);
         containers.retain(|serial| serial != 4);
         assert_eq!(containers.due(now), None);
         // The runtime is asked again only if there are containers.
@@ -335,9 +332,9 @@ mod tests {
     fn released_cgroups_wait_no_longer() {
         let now = Instant::now();
         let mut containers = containers(&["/s"]);
-        assert_eq!(containers.named(now, [3], &[3].into(), true), [3].into());
+        assert_eq!(containers.named(now, &[].into(), &[3].into(), true), [3].into());
         containers.release(now);
-        assert_eq!(containers.named(now, [3], &[3].into(), true), [].into());
+        assert_eq!(containers.named(now, &[].into(), &[3].into(), true), [].into());
     }
 
     #[test]

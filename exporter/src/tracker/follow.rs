@@ -485,10 +485,9 @@ impl Tracker {
                 return Ok(());
             }
         };
-        let Naming { mut names, mut labels, mut violations, generation, unknown, has_containers } =
-            naming;
-        let serials = names.keys().copied();
-        let held = self.containers.named(Instant::now(), serials, &unknown, has_containers);
+        let Naming { mut names, mut labels, mut violations, .. } = naming;
+        let Naming { generation, unknown, settled, has_containers, .. } = naming;
+        let held = self.containers.named(Instant::now(), &settled, &unknown, has_containers);
         names.retain(|serial, _| !held.contains(serial));
         let current = self.current.load_full();
         if generation != current.number {

@@ -83,6 +83,9 @@ pub(super) struct Naming {
     pub(super) generation: u64,
     /// The cgroups of [`NamingJob::cgroups`] whose container no source knows.
     pub(super) unknown: BTreeSet<u64>,
+    /// The other cgroups in `names` for which nobody need be asked. Of some, a source knows the pod, but not yet
+    /// the container.
+    pub(super) settled: BTreeSet<u64>,
     /// Whether any cgroup belongs to a container.
     pub(super) has_containers: bool,
 }
@@ -91,15 +94,18 @@ impl NamingJob {
     /// Works out names and labels.
     pub(super) fn run(self) -> Naming {
         let Self { cgroups, inventory, recheck, generation, mut violations } = self;
-        let mut unknown = BTreeSet::new();
+        let (mut unknown, mut settled) = (BTreeSet::new(), BTreeSet::new());
         let mut has_containers = false;
         let mut names = NamesBySerial::new();
         for Nameless { serial, id, path } in cgroups {
             let by_path = cgroup::describe(id, &path);
             has_containers |= is_in_container(&by_path);
-            if inventory.lacks(&by_path) {
-                unknown.insert(serial);
-            }
+            let is_unknown = inventory.lacks(&by_path);
+            if is_unknown {
+                unknown.insert(serial)
+            } else {
+                settled.insert(serial)
+            };
             let known = inventory.find(&by_path);
             names.insert(serial, Arc::new(Named { id, path, known }));
         }
@@ -108,11 +114,15 @@ impl NamingJob {
             let changed =
                 changed.filter_map(|(serial, it)| Some((*serial, renamed(it, &inventory, how)?)));
             let changed: Vec<_> = changed.collect();
+            let is_settled =
+                |named: &Named| !inventory.lacks(&cgroup::describe(named.id, &named.path));
+            let known = changed.iter().filter(|(_, named)| is_settled(named));
+            settled.extend(known.map(|(serial, _)| *serial));
             names.extend(changed);
         }
         let labels = labels_of(generation.labels.cgroups.as_ref(), &names, &mut violations);
         let generation = generation.number;
-        Naming { names, labels, violations, generation, unknown, has_containers }
+        Naming { names, labels, violations, generation, unknown, settled, has_containers }
     }
 }
 
@@ -193,6 +203,7 @@ mod tests {
         };
         let naming = run(cgroups(), Inventory::default(), None);
         assert_eq!((naming.unknown, naming.has_containers), ([4].into(), true));
+        assert_eq!(naming.settled, [3].into());
         assert_eq!(name(&naming.names[&4]), "");
         let naming = run(cgroups(), inventory("web"), None);
         assert_eq!((naming.unknown, naming.has_containers), ([].into(), true));
@@ -200,6 +211,36 @@ mod tests {
         assert_eq!(naming.labels, [(3, None), (4, None)].into());
         let naming = run(cgroups()[..1].to_vec(), inventory("web"), None);
         assert!(!naming.has_containers);
+    }
+
+    #[test]
+    fn a_container_is_unknown_as_long_as_only_its_pod_is_known() {
+        const UID: &str = "d5d4df71-6152-41de-9fdf-c0994d70ebc9";
+        let path: PathBuf = format!("/kubepods/pod{UID}/{ID}").into();
+        let pods = |containers: &str| {
+            let pod = format!(
+                r#"{{"items": [{{"metadata": {{"name": "cart-0", "namespace": "shop", "uid": "{UID}"}},
+                "status": {{"containerStatuses": [{containers}]}}}}]}}"#
+            );
+            Received::Kubernetes(pod.as_bytes()).read(&Arc::default(), 100).unwrap()
+        };
+        let recheck = |inventory| {
+            let names = [(4, Arc::new(named(104, path.clone())))];
+            let naming =
+                run(Vec::new(), inventory, Some((Arc::new(names.into()), Recheck::Update)));
+            assert_eq!(
+                (naming.names[&4].names().pod_name.as_str(), naming.unknown),
+                ("cart-0", [].into())
+            );
+            naming.settled
+        };
+        assert_eq!(recheck(pods("")), [].into());
+        let container =
+            format!(r#"{{"name": "cart", "image": "i", "containerID": "containerd://{ID}"}}"#);
+        assert_eq!(recheck(pods(&container)), [4].into());
+        let new = vec![Nameless { serial: 4, id: 104, path: path.clone() }];
+        let naming = run(new, pods(""), None);
+        assert_eq!((naming.unknown, naming.settled), ([4].into(), [].into()));
     }
 
     #[test]
