@@ -15,7 +15,7 @@ use super::{
     answer::Answered,
     endpoint::Endpoint,
     error::AskError,
-    inventory::{Answer, Inventory},
+    inventory::{Answer, Answered, Inventory},
     source::{Kubernetes, Source},
 };
 use crate::{
@@ -230,8 +230,10 @@ impl Runtimes {
 
     /// Who the containers are, by the last good answers.
     pub fn inventory(&self) -> Inventory {
-        let answers = self.sources.iter().filter_map(|it| it.good.clone().map(|good| (it, good)));
-        Inventory::new(answers.map(|(it, good)| (it.source.names_from(), good)))
+        Inventory::new(self.sources.iter().filter_map(|Followed { source, good, .. }| {
+            let (from, user) = (source.names_from(), source.user());
+            Some(Answered { from, user, answer: good.clone()? })
+        }))
     }
 
     /// Whether a source answers, or may do so once it is asked.

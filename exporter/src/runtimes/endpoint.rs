@@ -1,6 +1,7 @@
 //! The sockets of container runtimes.
 
 use std::{
+    ffi::OsStr,
     fmt,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
@@ -42,6 +43,16 @@ impl Endpoint {
         USUAL.iter().position(|path| root.join(path) == self.0)
     }
 
+    /// The user in whose directory `run/user/<uid>` it is, where rootless runtimes listen; `None` for root.
+    pub(super) fn user(&self) -> Option<u32> {
+        let names: Vec<_> = self.0.iter().filter_map(OsStr::to_str).collect();
+        let uid = names.windows(3).find_map(|names| match names {
+            ["run", "user", uid] => uid.parse().ok(),
+            _ => None,
+        });
+        uid.filter(|uid| *uid != 0)
+    }
+
     /// The path of the socket.
     pub(super) fn path(&self) -> &Path {
         &self.0
@@ -64,6 +75,19 @@ mod tests {
     fn names_are_urls() {
         let endpoint = Endpoint::at(Path::new("/run/a\nb.sock"));
         assert_eq!(endpoint.to_string(), r"unix:///run/a\x0ab.sock");
+    }
+
+    #[test]
+    fn endpoints_of_users_are_in_their_directories() {
+        let user = |path: &str| Endpoint::at(Path::new(path)).user();
+        for path in ["/run/user/1000/docker.sock", "/host/run/user/1000/podman/podman.sock"] {
+            assert_eq!(user(path), Some(1000), "{path}");
+        }
+        for path in
+            ["/run/docker.sock", "/run/user/0/podman/podman.sock", "/run/user/me/docker.sock"]
+        {
+            assert_eq!(user(path), None, "{path}");
+        }
     }
 
     #[test]

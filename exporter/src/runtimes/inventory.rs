@@ -58,9 +58,21 @@ pub(super) struct Answer {
 }
 
 /// Who the containers are. If two sources know a container or a pod, the first one counts.
+///
+/// A user gives the cgroups below `user@1000.service` any names, also those of other people's containers. So only
+/// the runtimes of a user know containers in the cgroups of that user, and they know no others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
-    answers: Vec<(NamesFrom, Arc<Answer>)>,
+    answers: Vec<Answered>,
+}
+
+/// A source that has answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Answered {
+    pub(super) from: NamesFrom,
+    /// The user whose runtime it is; `None` for those of the host.
+    pub(super) user: Option<u32>,
+    pub(super) answer: Arc<Answer>,
 }
 
 /// What a source knows of a cgroup. It is shared with the source's answer.
@@ -78,7 +90,7 @@ enum What {
 }
 
 impl Inventory {
-    pub(super) fn new(answers: impl IntoIterator<Item = (NamesFrom, Arc<Answer>)>) -> Self {
+    pub(super) fn new(answers: impl IntoIterator<Item = Answered>) -> Self {
         Self { answers: answers.into_iter().collect() }
     }
 
@@ -97,18 +109,25 @@ impl Inventory {
 
     fn container(&self, names: &CgroupNames) -> Option<Known> {
         let id = ContainerId::parse(names.container_id.as_bytes())?;
-        self.answers.iter().find_map(|(from, answer)| {
-            let what = What::Container(Arc::clone(answer.containers.get(&id)?));
-            Some(Known { from: from.clone(), what })
-        })
+        self.find_in(names, |answer| answer.containers.get(&id).cloned().map(What::Container))
     }
 
     fn pod(&self, names: &CgroupNames) -> Option<Known> {
         let uid = names.pod_uid.as_str();
-        self.answers.iter().find_map(|(from, answer)| {
-            let what = What::Pod(Arc::clone(answer.pods.get(uid)?));
-            Some(Known { from: from.clone(), what })
-        })
+        self.find_in(names, |answer| answer.pods.get(uid).cloned().map(What::Pod))
+    }
+
+    fn find_in(
+        &self,
+        names: &CgroupNames,
+        find: impl Fn(&Answer) -> Option<What>,
+    ) -> Option<Known> {
+        // What root runs belongs to the host.
+        let user = names.user.parse().ok().filter(|user| *user != 0);
+        let answers = self.answers.iter().filter(|it| it.user == user);
+        let mut found =
+            answers.filter_map(|it| Some(Known { from: it.from.clone(), what: find(&it.answer)? }));
+        found.next()
     }
 }
 

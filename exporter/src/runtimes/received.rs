@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{cri, docker, inventory::Inventory, kubernetes};
+use super::{
+    cri, docker,
+    inventory::{Answered, Inventory},
+    kubernetes,
+};
 use crate::{
     expr::cgroup::{CgroupUses, NamesFrom},
     os::log,
@@ -28,6 +32,7 @@ impl Received<'_> {
             Self::Kubernetes(list) => kubernetes::read(list, uses, size),
         };
         let answer = answer.map_err(|error| log::chain(&error))?;
-        Ok(Inventory::new([(NamesFrom::Path, Arc::new(answer))]))
+        let answer = Answered { from: NamesFrom::Path, user: None, answer: Arc::new(answer) };
+        Ok(Inventory::new([answer]))
     }
 }

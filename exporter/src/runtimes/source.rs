@@ -79,6 +79,14 @@ impl Source {
         }
     }
 
+    /// The user whose runtime it is; `None` for those of the host.
+    pub(super) fn user(&self) -> Option<u32> {
+        match self {
+            Self::Socket(endpoint, _) => endpoint.user(),
+            Self::Kubernetes(_) => None,
+        }
+    }
+
     /// Asks who the containers are. Connects again each time, since a runtime may have been restarted. `limit` is
     /// the time that the caller waits.
     pub(super) async fn ask(

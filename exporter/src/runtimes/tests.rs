@@ -422,6 +422,45 @@ fn assert_error(runtimes: &Runtimes, expected: &str) {
     assert!(error.contains(expected) && !error.is_empty(), "{error}");
 }
 
+/// Any user can give a cgroup the name of another's container.
+#[test]
+fn cgroups_of_users_have_names_only_from_the_runtimes_of_these() {
+    let host = Host::new();
+    let (of_host, of_user) = ("run/s", "run/user/1000/podman/podman.sock");
+    let _host = containerd(&host.path(of_host), &shared(one_pod()));
+    let own = Lists {
+        containers: container(&id("c2"), &id("5a"), "own", "image"),
+        sandboxes: sandbox(&id("5a"), "of-user", "own-0", &uid("1"), &[]),
+        ..Lists::default()
+    };
+    let _user = containerd(&host.path(of_user), &shared(own));
+    let mut runtimes = host.runtimes(&[of_host, of_user], AT_ONCE);
+    assert!(runtimes.ask(true));
+    let inventory = runtimes.inventory();
+    let found = |user: &str, container_id: &str| {
+        let mut names = CgroupNames {
+            user: user.into(),
+            container_id: id(container_id),
+            pod_uid: uid("1"),
+            ..CgroupNames::default()
+        };
+        let lacks = inventory.lacks(&names);
+        if let Some(known) = inventory.find(&names) {
+            known.add_to(&mut names);
+        }
+        (names.namespace, names.container_name, lacks)
+    };
+    let expected = |namespace: &str, name: &str| (namespace.into(), name.into(), name.is_empty());
+    for of_host in ["", "0"] {
+        assert_eq!(found(of_host, "c1"), expected("shop", "cart"));
+        assert_eq!(found(of_host, "c2"), expected("shop", ""));
+    }
+    assert_eq!(found("1000", "c1"), expected("of-user", ""));
+    assert_eq!(found("1000", "c2"), expected("of-user", "own"));
+    assert_eq!(found("1001", "c1"), expected("", ""));
+    assert_eq!(found("1001", "c2"), expected("", ""));
+}
+
 // ---- CRI ----
 
 #[test]
