@@ -24,6 +24,7 @@ use crate::expr::{
 /// The unit of a container is left out: it is a scope with the container's id, or a service that runs many
 /// containers. If the name of a pod or container is unknown, its id takes the place of the name. The pause
 /// container and the cgroup of the pod itself have only the name of the pod; podman also lists the image of the former.
+/// An id in a cgroup of a user has the user, too: users can give their cgroups the ids of other people's containers.
 const DEFAULT_LABELS: [(&str, &str); 8] = [
     (
         "container",
@@ -41,7 +42,7 @@ const DEFAULT_LABELS: [(&str, &str); 8] = [
         "{{ cgroup.slice if cgroup.unit and not (cgroup.container_id or cgroup.pod_uid or cgroup.user) }}",
     ),
     ("unit", "{{ cgroup.unit if not (cgroup.container_id or cgroup.pod_uid or cgroup.user) }}"),
-    ("user", "{{ cgroup.user if not cgroup.container_id }}"),
+    ("user", "{{ cgroup.user if not (cgroup.container_name or cgroup.pod_name) }}"),
 ];
 
 /// By default, units whose names are new each time have no labels: those of `systemd-run`, whose names

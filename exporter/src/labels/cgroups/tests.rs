@@ -100,6 +100,8 @@ fn by_default_pods_containers_units_and_users_have_their_own_labels() {
     };
     let docker =
         CgroupNames { container_id: "c1".into(), ..unit("system.slice", "docker-c1.scope") };
+    let named_docker =
+        CgroupNames { container_name: "web".into(), image: "nginx:1".into(), ..docker.clone() };
     let user =
         |unit: &str| CgroupNames { user: "1000".into(), ..self::unit("user-1000.slice", unit) };
     let in_podman = CgroupNames {
@@ -115,8 +117,8 @@ fn by_default_pods_containers_units_and_users_have_their_own_labels() {
             unit("system.slice", "ssh.service"),
             unit("", "init.scope"),
             // Without names from a runtime, and with them.
-            docker.clone(),
-            CgroupNames { container_name: "web".into(), image: "nginx:1".into(), ..docker },
+            docker,
+            named_docker.clone(),
             // In a pod of podman: a container, and the pause container.
             CgroupNames {
                 container_name: "web".into(),
@@ -129,12 +131,16 @@ fn by_default_pods_containers_units_and_users_have_their_own_labels() {
             // The pause container, the pod's own cgroup, and what supervises its containers.
             in_pod.clone(),
             CgroupNames { container_id: String::new(), ..in_pod.clone() },
-            CgroupNames { container_id: String::new(), unit: conmon, ..in_pod },
+            CgroupNames { container_id: String::new(), unit: conmon, ..in_pod.clone() },
             container(""),
             user("session-3.scope"),
             user("user@1000.service"),
             user(""),
+            // The ids can be those of others.
             CgroupNames { container_id: "c2".into(), ..user("user@1000.service") },
+            CgroupNames { user: "1000".into(), ..container(CONTAINER) },
+            CgroupNames { user: "1000".into(), ..named_docker },
+            CgroupNames { user: "1000".into(), ..in_pod },
             unit("user.slice", ""),
             CgroupNames { path: "/".into(), ..CgroupNames::default() },
         ],
@@ -154,7 +160,10 @@ fn by_default_pods_containers_units_and_users_have_their_own_labels() {
             "host=web-17,user=1000,zone=z",
             "host=web-17,user=1000,zone=z",
             "host=web-17,user=1000,zone=z",
-            "host=web-17,name=c2,zone=z",
+            "host=web-17,name=c2,user=1000,zone=z",
+            &format!("container={CONTAINER},host=web-17,pod=1,user=1000,zone=z"),
+            "host=web-17,image=nginx:1,name=web,zone=z",
+            "host=web-17,namespace=shop,pod=cart-0,zone=z",
             "-",
             "-",
             "container=other,host=web-17,image=other,name=other,namespace=other,pod=other,\
