@@ -38,12 +38,14 @@ pub struct Limits {
     pub entries: usize,
     /// Maximum depth below the mount. A walk keeps one directory of each level open.
     pub depth: usize,
+    /// Maximum bytes of the paths that are found, and of the names that are kept during the walk.
+    pub bytes: usize,
 }
 
 impl Default for Limits {
-    /// Enough for 65,536 cgroups with 64 files each.
+    /// Enough for 65,536 cgroups, each with 64 files and a path of 400 bytes.
     fn default() -> Self {
-        Self { entries: 1 << 22, depth: 64 }
+        Self { entries: 1 << 22, depth: 64, bytes: 32 << 20 }
     }
 }
 
@@ -81,6 +83,7 @@ fn walk(mount: &Path, ids: Option<&BTreeSet<u64>>, limits: Limits) -> Result<Fou
         device: stat.st_dev,
         path: Vec::new(),
         entries: 0,
+        bytes: 0,
         found: Found { is_complete: true, ..Found::default() },
     };
     walk.look_at(stat.st_ino, b"");
@@ -156,6 +159,12 @@ struct Child {
     id: u64,
 }
 
+impl Child {
+    fn bytes(&self) -> usize {
+        self.name.count_bytes()
+    }
+}
+
 struct Walk<'a> {
     mount: &'a Path,
     /// The ids to find; `None` for all.
@@ -166,6 +175,8 @@ struct Walk<'a> {
     /// The path of the current directory, empty for the mount.
     path: Vec<u8>,
     entries: usize,
+    /// Bytes of the paths that were found, and of the names in the directories that are open.
+    bytes: usize,
     found: Found,
 }
 
@@ -175,14 +186,20 @@ impl Walk<'_> {
     }
 
     fn is_over(&self) -> bool {
-        self.has_all() || self.entries > self.limits.entries
+        self.has_all() || self.is_too_large()
+    }
+
+    const fn is_too_large(&self) -> bool {
+        self.entries > self.limits.entries || self.bytes > self.limits.bytes
     }
 
     /// Walks the tree below a directory at `depth`.
     fn enter(&mut self, mut directory: Dir, depth: usize) {
         let children = self.children(&mut directory);
+        let names: usize = children.iter().map(Child::bytes).sum();
         if depth >= self.limits.depth && !children.is_empty() {
             self.found.is_complete = false;
+            self.bytes -= names;
             return;
         }
         for child in children {
@@ -199,6 +216,7 @@ impl Walk<'_> {
             }
             self.path.truncate(length);
         }
+        self.bytes -= names;
     }
 
     /// Reads the directories in a directory, and looks at the id of each.
@@ -209,8 +227,7 @@ impl Walk<'_> {
                 break;
             }
             self.entries += 1;
-            if self.entries > self.limits.entries {
-                self.found.is_complete = false;
+            if self.is_too_large() {
                 break;
             }
             let entry = match entry {
@@ -225,9 +242,12 @@ impl Walk<'_> {
             let is_directory = entry.file_type().is_none_or(|kind| kind == Type::Directory);
             if is_directory && name != c"." && name != c".." {
                 self.look_at(entry.ino(), name.to_bytes());
-                children.push(Child { name: name.into(), id: entry.ino() });
+                let child = Child { name: name.into(), id: entry.ino() };
+                self.bytes += child.bytes();
+                children.push(child);
             }
         }
+        self.found.is_complete &= !self.is_too_large();
         children
     }
 
@@ -235,6 +255,7 @@ impl Walk<'_> {
     fn look_at(&mut self, id: u64, name: &[u8]) {
         if self.ids.is_none_or(|ids| ids.contains(&id)) {
             let path = [&self.path[..], b"/", name].concat();
+            self.bytes += path.len();
             self.found.paths.insert(id, PathBuf::from(OsStr::from_bytes(&path)));
         }
     }
@@ -339,10 +360,11 @@ mod tests {
     #[test]
     fn stops_when_all_are_found() {
         let tree = Tree::new(&["a/b/c/d/e/f"]);
-        let few = Limits { entries: 8, depth: 64 };
+        let few = Limits { entries: 8, ..Limits::default() };
         let found = find(tree.path(), &tree.ids(&["a"]), few).unwrap();
         assert_eq!((paths(&found), found.is_complete), (["/a"].into(), true));
-        let found = find(tree.path(), &BTreeSet::new(), Limits { entries: 0, depth: 0 }).unwrap();
+        let none = Limits { entries: 0, depth: 0, bytes: 0 };
+        let found = find(tree.path(), &BTreeSet::new(), none).unwrap();
         assert_eq!(found, Found { is_complete: true, ..Found::default() });
     }
 
@@ -350,12 +372,34 @@ mod tests {
     fn is_incomplete_beyond_its_limits() {
         let tree = Tree::new(&["a/b/c"]);
         let wanted = tree.ids(&["a", "a/b/c"]);
-        let find = |entries, depth| find(tree.path(), &wanted, Limits { entries, depth }).unwrap();
+        let find = |entries, depth| {
+            find(tree.path(), &wanted, Limits { entries, depth, ..Limits::default() }).unwrap()
+        };
         let shallow = find(100, 1);
         assert_eq!((paths(&shallow), shallow.is_complete), (["/a"].into(), false));
         let short = find(4, 64);
         assert_eq!((paths(&short), short.is_complete), (["/a"].into(), false));
         assert!(find(100, 2).is_complete);
+    }
+
+    #[test]
+    fn is_incomplete_if_names_and_paths_take_too_many_bytes() {
+        let tree = Tree::new(&["long/a", "long/b", "long/c"]);
+        let limits = |bytes| Limits { bytes, ..Limits::default() };
+        // The four paths, the root's, and the names on the way to one of them.
+        let bytes = "/".len() + "/long".len() + 3 * "/long/a".len() + "long".len() + "abc".len();
+        let found = all(tree.path(), limits(bytes)).unwrap();
+        assert_eq!((found.paths.len(), found.is_complete), (5, true));
+        let found = all(tree.path(), limits(bytes - 1)).unwrap();
+        assert!(!found.is_complete);
+        let found = all(tree.path(), limits("/".len() + "/long".len() + "long".len())).unwrap();
+        assert_eq!((found.paths.len(), found.is_complete), (3, false));
+        // Names count only as long as they are kept.
+        let tree = Tree::new(&["a/long", "b/long", "c/long", "d"]);
+        let wanted = tree.ids(&["d"]).into_iter().chain([u64::MAX]).collect();
+        let bytes = "/d".len() + "abcd".len() + "long".len();
+        assert!(find(tree.path(), &wanted, limits(bytes)).unwrap().is_complete);
+        assert!(!find(tree.path(), &wanted, limits(bytes - 1)).unwrap().is_complete);
     }
 
     #[test]

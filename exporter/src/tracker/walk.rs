@@ -48,7 +48,8 @@ impl WalkJob {
         };
         let (paths, error) = match found {
             Ok(found) => {
-                let cut = || "the tree has too many directories".to_owned();
+                let cut =
+                    || "the tree has too many directories, or their names are too long".to_owned();
                 let error = found.error.as_ref().map(|error| log::chain(error));
                 (found.paths, error.or_else(|| (!found.is_complete).then(cut)))
             }
