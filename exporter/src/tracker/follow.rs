@@ -423,7 +423,10 @@ impl Tracker {
             }
         };
         match &walk.error {
-            Some(error) => self.fail(error),
+            Some(error) => {
+                self.fail(error);
+                self.searches.fail();
+            }
             None => self.failure.end(),
         }
         if let Some(root) = walk.root {

@@ -27,6 +27,8 @@ pub(super) struct Searches {
     is_first: bool,
     /// Whether known paths may be wrong.
     verify: bool,
+    /// Whether the walk that is under way checks them.
+    verifies: bool,
     /// By serial number.
     unknown: BTreeMap<u64, Unknown>,
 }
@@ -58,7 +60,8 @@ impl Searches {
     /// cgroups are known without walks.
     pub(super) fn new(now: Instant, has_births: bool) -> Self {
         let pause = if has_births { PAUSE } else { PAUSE_WITHOUT_BIRTHS };
-        Self { pause, next: now, is_first: true, verify: false, unknown: BTreeMap::new() }
+        let unknown = BTreeMap::new();
+        Self { pause, next: now, is_first: true, verify: false, verifies: false, unknown }
     }
 
     /// Takes the cgroups without a path that have no name yet, by serial number and id. Forgets those that no
@@ -101,8 +104,14 @@ impl Searches {
         self.unknown.values_mut().for_each(|it| it.is_searched = true);
         let ids = self.unknown.values().map(|it| it.id).collect();
         let (is_first, verify) = (self.is_first, self.verify);
-        (self.is_first, self.verify) = (false, false);
+        (self.is_first, self.verify, self.verifies) = (false, false, verify);
         Some(if is_first { Wanted::All } else { Wanted::Ids { ids, verify } })
+    }
+
+    /// Notes that the walk that is under way does not see the whole tree. If it was to check known paths, another
+    /// one will.
+    pub(super) const fn fail(&mut self) {
+        self.verify |= self.verifies;
     }
 
     /// Ends a walk that has found the cgroups for which `is_found` returns true, by id. Returns the serial
@@ -236,7 +245,20 @@ mod tests {
         searches.verify();
         assert_eq!(searches.due(), Some(now + PAUSE));
         let wanted = Wanted::Ids { ids: BTreeSet::new(), verify: true };
-        assert_eq!(searches.begin(now + PAUSE), Some(wanted));
+        assert_eq!(searches.begin(now + PAUSE), Some(wanted.clone()));
+        assert_eq!(searches.due(), None);
+        // Again if the walk failed.
+        searches.fail();
+        assert_eq!(searches.end(now + PAUSE, |_| true), NONE);
+        assert_eq!(searches.due(), Some(now + 2 * PAUSE));
+        assert_eq!(searches.begin(now + 2 * PAUSE), Some(wanted));
+        assert_eq!(searches.end(now + 2 * PAUSE, |_| true), NONE);
+        assert_eq!(searches.due(), None);
+        // A walk for other reasons checks nothing.
+        searches.want(now, [(3, 103)], |_| true);
+        assert_eq!(searches.begin(now + 3 * PAUSE), Some(only(&[103])));
+        searches.fail();
+        assert_eq!(searches.end(now + 3 * PAUSE, |_| true), NONE);
         assert_eq!(searches.due(), None);
     }
 }
