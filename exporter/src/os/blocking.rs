@@ -1,6 +1,6 @@
 //! Runs jobs that may block forever, because a filesystem can hang.
 
-use std::{future, io, thread, time::Duration};
+use std::{future, io, sync::mpsc, thread, time::Duration};
 
 use tokio::{
     sync::oneshot::{self, error::TryRecvError},
@@ -99,6 +99,24 @@ impl<T: Send + 'static> BlockingSlot<T> {
         Ok(())
     }
 
+    /// Starts a job with an input in an idle slot. Returns the input if no thread can start.
+    pub fn start_with<I: Send + 'static>(
+        &mut self,
+        limit: Duration,
+        input: I,
+        job: impl FnOnce(I) -> T + Send + 'static,
+    ) -> Result<(), (io::Error, I)> {
+        let (sender, receiver) = mpsc::channel();
+        let work =
+            move || job(receiver.recv().expect("the input is sent once the job has started"));
+        if let Err(error) = self.start(limit, work) {
+            return Err((error, input));
+        }
+        // Fails only if the thread is gone, which is noticed when its result is taken.
+        let _ = sender.send(input);
+        Ok(())
+    }
+
     /// Waits until the job ends, or, once, until it exceeds its limit; forever if the slot is idle. Nothing is
     /// lost if the future is dropped.
     pub async fn finished(&mut self) -> JobStatus<T> {
@@ -194,6 +212,13 @@ mod tests {
         assert!(matches!(slot.finished().await, JobStatus::Done(true)));
         assert!(slot.is_idle());
         assert!(timeout(SHORT, slot.finished()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn jobs_have_inputs() {
+        let mut slot = BlockingSlot::new("test");
+        slot.start_with(LONG, 20, |input| input + 1).unwrap();
+        assert!(matches!(slot.finished().await, JobStatus::Done(21)));
     }
 
     #[tokio::test]

@@ -20,6 +20,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// After a pause of this, there are no more questions for a cgroup.
 const LAST_PAUSE: Duration = Duration::from_mins(1);
 
+/// Pause before a question is repeated for which no thread could start.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// The known containers, and the questions for those that no source knows.
 #[derive(Debug)]
 pub(super) struct Containers {
@@ -36,7 +39,11 @@ pub(super) struct Containers {
     /// Whether there is a source that has not been asked under these settings.
     is_new: bool,
     origins: Origins,
+    /// When the next question may be asked, if the last one failed.
+    paused_until: Option<Instant>,
     recheck: Option<Recheck>,
+    /// The last recheck that was taken, in case it fails.
+    taken: Option<Recheck>,
 }
 
 /// A cgroup whose container no source knows.
@@ -80,7 +87,9 @@ impl Containers {
             missing: BTreeMap::new(),
             has_any: false,
             is_new: false,
+            paused_until: None,
             recheck: None,
+            taken: None,
         }
     }
 
@@ -125,6 +134,10 @@ impl Containers {
     }
 
     fn ask_at(&self, now: Instant) -> Option<Instant> {
+        self.wanted_at(now).map(|at| self.paused_until.map_or(at, |until| at.max(until)))
+    }
+
+    fn wanted_at(&self, now: Instant) -> Option<Instant> {
         let runtimes = self.runtimes.as_ref()?;
         if self.is_new {
             return Some(now);
@@ -147,12 +160,12 @@ impl Containers {
                 missing.pause *= 2;
             }
         }
-        self.is_new = false;
         Some(Question { runtimes: self.runtimes.take()?, is_missing })
     }
 
     /// Takes the answers, and returns the states of the sources.
     pub(super) fn answered(&mut self, Asked(runtimes): Asked) -> Vec<SourceState> {
+        self.is_new = false;
         let inventory = runtimes.inventory();
         if inventory != self.inventory {
             self.inventory = inventory;
@@ -164,20 +177,29 @@ impl Containers {
         states
     }
 
-    /// Starts again after the runtimes were lost with the thread that asked them.
-    pub(super) fn lost(&mut self) {
+    /// Takes back a question that could not be asked. It is repeated after a pause.
+    pub(super) fn not_asked(&mut self, now: Instant, question: Question) {
+        self.paused_until = Some(now + RETRY);
+        self.runtimes = Some(question.runtimes);
+    }
+
+    /// Starts again after a pause, since the runtimes were lost with the thread that asked them.
+    pub(super) fn lost(&mut self, now: Instant) {
+        self.paused_until = Some(now + RETRY);
         self.settings = (0, Settings::default());
         self.runtimes = Some(Runtimes::new(Settings::default(), self.origins.clone()));
     }
 
     /// How the names of cgroups may have changed since the last call. `None` until new sources have been asked.
     pub(super) fn take_recheck(&mut self) -> Option<Recheck> {
-        if self.is_new || self.runtimes.is_none() { None } else { self.recheck.take() }
+        let is_early = self.is_new || self.runtimes.is_none();
+        self.taken = if is_early { None } else { self.recheck.take() };
+        self.taken
     }
 
-    /// Repeats a recheck that failed.
+    /// Repeats the last recheck, because it failed.
     pub(super) fn recheck(&mut self) {
-        self.recheck = self.recheck.or(Some(Recheck::Update));
+        self.recheck = self.recheck.max(self.taken);
     }
 
     /// Notes the cgroups of a naming: for those that are `settled`, nobody need be asked any longer. Returns the
@@ -374,13 +396,49 @@ mod tests {
     }
 
     #[test]
+    fn a_recheck_that_fails_is_repeated_as_it_was() {
+        let now = Instant::now();
+        let mut containers = containers(&["/s"]);
+        ask(&mut containers, now);
+        assert_eq!(containers.take_recheck(), Some(Recheck::Replace));
+        // Another answer comes meanwhile.
+        containers.inventory = one_container();
+        let asked = Asked(containers.runtimes.take().unwrap());
+        containers.answered(asked);
+        containers.recheck();
+        assert_eq!(containers.take_recheck(), Some(Recheck::Replace));
+        // Nothing is left to repeat.
+        assert_eq!(containers.take_recheck(), None);
+        containers.recheck();
+        assert_eq!(containers.take_recheck(), None);
+    }
+
+    #[test]
+    fn a_question_that_could_not_be_asked_is_repeated_later() {
+        let now = Instant::now();
+        let mut containers = containers(&["/s"]);
+        let question = containers.question(now).unwrap();
+        assert_eq!(containers.due(now), None);
+        containers.not_asked(now, question);
+        // The sources are kept, with their answers.
+        assert!(containers.runtimes.as_ref().unwrap().ask_at(false).is_some());
+        // Names of other sources are not replaced before that.
+        assert_eq!(containers.take_recheck(), None);
+        assert_eq!(containers.due(now), Some(now + RETRY));
+        assert!(containers.question(now).is_none());
+        ask(&mut containers, now + RETRY);
+        assert_eq!(containers.take_recheck(), Some(Recheck::Replace));
+    }
+
+    #[test]
     fn runtimes_that_are_lost_are_replaced() {
         let now = Instant::now();
         let mut containers = containers(&["/s"]);
         drop(containers.question(now));
         assert_eq!(containers.due(now), None);
-        containers.lost();
+        containers.lost(now);
         containers.configure(1, || settings(&["/s"]));
-        assert!(containers.question(now).is_some());
+        assert!(containers.question(now).is_none());
+        assert!(containers.question(now + RETRY).is_some());
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     Tracked,
     births::Births,
-    containers::{Asked, Containers},
+    containers::{Asked, Containers, Question},
     failure::Failure,
     naming::{Nameless, Naming, NamingJob, labels_of, violations_of},
     quotas,
@@ -530,9 +530,12 @@ impl Tracker {
         if !self.asking.is_idle() {
             return;
         }
-        let Some(question) = self.containers.question(Instant::now()) else { return };
-        if let Err(error) = self.asking.start(ASK_LIMIT, move || question.ask()) {
-            self.asked(JobStatus::NotStarted(error));
+        let now = Instant::now();
+        let Some(question) = self.containers.question(now) else { return };
+        let started = self.asking.start_with(ASK_LIMIT, question, Question::ask);
+        if let Err((error, question)) = started {
+            self.fail(&JobStatus::<Asked>::NotStarted(error).reason());
+            self.containers.not_asked(now, question);
         }
     }
 
@@ -546,7 +549,7 @@ impl Tracker {
             JobStatus::Running => self.fail(&status.reason()),
             JobStatus::Panicked | JobStatus::NotStarted(_) => {
                 self.fail(&status.reason());
-                self.containers.lost();
+                self.containers.lost(Instant::now());
             }
         }
     }

@@ -64,8 +64,8 @@ pub(super) struct NamingJob {
     pub(super) violations: Violations,
 }
 
-/// How names may have changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How names may have changed. The last one includes the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Recheck {
     /// The inventory may know more. Names that it has forgotten are kept.
     Update,
