@@ -36,6 +36,12 @@ use crate::{
     runtimes::{Origins, Settings, SourceState},
 };
 
+/// The names of the jobs, in the log and of their threads.
+const WALKING: &str = "cgroup walk";
+const NAMING: &str = "cgroup names";
+const ASKING: &str = "containers";
+const LOOKING: &str = "cgroup removal";
+
 /// How long to gather events after the first, to handle them together.
 const GATHER: Duration = Duration::from_millis(20);
 
@@ -105,13 +111,22 @@ pub struct Tracker {
     /// Whether cgroups can be renamed.
     can_rename: bool,
     /// Why names cannot be found.
-    failure: Failure,
+    failures: Failures,
     /// A generation, and the violations of its labels so far.
     violations: (u64, Violations),
     /// When to handle the events so far.
     step_at: Option<Instant>,
     /// How long to wait for further events.
     gather: Duration,
+}
+
+/// The failures of each job.
+#[derive(Debug, Default)]
+struct Failures {
+    walking: Failure,
+    naming: Failure,
+    asking: Failure,
+    looking: Failure,
 }
 
 /// What woke the loop.
@@ -162,16 +177,16 @@ impl Tracker {
             mount: selection.mount.ok().map(|mount| mount.path),
             quotas,
             births: Births::new(is_whole),
-            walking: BlockingSlot::new("cgroup walk"),
-            naming: BlockingSlot::new("cgroup names"),
+            walking: BlockingSlot::new(WALKING),
+            naming: BlockingSlot::new(NAMING),
             containers: Containers::new(outside.origins),
-            asking: BlockingSlot::new("containers"),
+            asking: BlockingSlot::new(ASKING),
             report_sources: outside.report_sources,
             is_naming_late: false,
             is_naming_behind: false,
-            looking: BlockingSlot::new("cgroup removal"),
+            looking: BlockingSlot::new(LOOKING),
             can_rename: selection.hierarchy == Hierarchy::Legacy,
-            failure: Failure::default(),
+            failures: Failures::default(),
             violations: (0, Violations::default()),
             step_at: None,
             gather: GATHER,
@@ -415,7 +430,7 @@ impl Tracker {
         let walk = match status {
             JobStatus::Done(walk) => walk,
             JobStatus::Running => {
-                self.fail(&status.reason());
+                warn(WALKING, &mut self.failures.walking, &status.reason());
                 return Ok(());
             }
             JobStatus::Panicked | JobStatus::NotStarted(_) => {
@@ -424,10 +439,10 @@ impl Tracker {
         };
         match &walk.error {
             Some(error) => {
-                self.fail(error);
+                warn(WALKING, &mut self.failures.walking, error);
                 self.searches.fail();
             }
-            None => self.failure.end(),
+            None => self.failures.walking.end(),
         }
         if let Some(root) = walk.root {
             self.births.place(root);
@@ -469,7 +484,7 @@ impl Tracker {
     }
 
     fn cannot_name(&mut self, status: &JobStatus<Naming>) {
-        self.fail(&status.reason());
+        warn(NAMING, &mut self.failures.naming, &status.reason());
         self.containers.recheck();
         self.step_at = Some(Instant::now() + NAMING_RETRY);
     }
@@ -478,9 +493,12 @@ impl Tracker {
     fn named(&mut self, status: JobStatus<Naming>) -> Result<(), ReadError> {
         self.is_naming_late = matches!(status, JobStatus::Running);
         let naming = match status {
-            JobStatus::Done(naming) => naming,
+            JobStatus::Done(naming) => {
+                self.failures.naming.end();
+                naming
+            }
             JobStatus::Running => {
-                self.fail(&status.reason());
+                warn(NAMING, &mut self.failures.naming, &status.reason());
                 return self.step();
             }
             JobStatus::Panicked | JobStatus::NotStarted(_) => {
@@ -534,7 +552,11 @@ impl Tracker {
         let Some(question) = self.containers.question(now) else { return };
         let started = self.asking.start_with(ASK_LIMIT, question, Question::ask);
         if let Err((error, question)) = started {
-            self.fail(&JobStatus::<Asked>::NotStarted(error).reason());
+            warn(
+                ASKING,
+                &mut self.failures.asking,
+                &JobStatus::<Asked>::NotStarted(error).reason(),
+            );
             self.containers.not_asked(now, question);
         }
     }
@@ -543,12 +565,13 @@ impl Tracker {
     fn asked(&mut self, status: JobStatus<Asked>) {
         match status {
             JobStatus::Done(asked) => {
+                self.failures.asking.end();
                 let sources = self.containers.answered(asked);
                 (self.report_sources)(&sources);
             }
-            JobStatus::Running => self.fail(&status.reason()),
+            JobStatus::Running => warn(ASKING, &mut self.failures.asking, &status.reason()),
             JobStatus::Panicked | JobStatus::NotStarted(_) => {
-                self.fail(&status.reason());
+                warn(ASKING, &mut self.failures.asking, &status.reason());
                 self.containers.lost(Instant::now());
             }
         }
@@ -574,26 +597,29 @@ impl Tracker {
         self.look_at = Some(now + LOOK);
         let named = self.tracked.names();
         if let Err(error) = self.looking.start(WALK_LIMIT, move || walk::removed(&mount, &named)) {
-            self.fail(&JobStatus::<()>::NotStarted(error).reason());
+            warn(LOOKING, &mut self.failures.looking, &JobStatus::<()>::NotStarted(error).reason());
         }
     }
 
     /// Takes the serial numbers of removed cgroups, ascending.
     fn looked(&mut self, status: JobStatus<Result<Vec<u64>, String>>) -> Vec<u64> {
         let reason = match status {
-            JobStatus::Done(Ok(removed)) => return removed,
+            JobStatus::Done(Ok(removed)) => {
+                self.failures.looking.end();
+                return removed;
+            }
             JobStatus::Done(Err(reason)) => reason,
             status => status.reason(),
         };
-        self.fail(&reason);
+        warn(LOOKING, &mut self.failures.looking, &reason);
         Vec::new()
     }
+}
 
-    /// Logs a failure, unless it is the same as the last one.
-    fn fail(&mut self, reason: &str) {
-        if self.failure.is_news(reason) {
-            tracing::warn!(reason, "cannot find the names of all cgroups; trying again");
-        }
+/// Logs the failure of a job, unless it is the same as its last one.
+fn warn(job: &str, failure: &mut Failure, reason: &str) {
+    if failure.is_news(reason) {
+        tracing::warn!(reason, job, "cannot find the names of all cgroups; trying again");
     }
 }
 
