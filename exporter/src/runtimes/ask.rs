@@ -15,7 +15,7 @@ use super::{
     answer::Answered,
     endpoint::Endpoint,
     error::AskError,
-    inventory::{Answer, Answered, Inventory},
+    inventory::{Answer, Inventory, SourceAnswer},
     source::{Kubernetes, Source},
 };
 use crate::{
@@ -232,7 +232,7 @@ impl Runtimes {
     pub fn inventory(&self) -> Inventory {
         Inventory::new(self.sources.iter().filter_map(|Followed { source, good, .. }| {
             let (from, user) = (source.names_from(), source.user());
-            Some(Answered { from, user, answer: good.clone()? })
+            Some(SourceAnswer { from, user, answer: good.clone()? })
         }))
     }
 

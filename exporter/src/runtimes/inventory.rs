@@ -63,12 +63,12 @@ pub(super) struct Answer {
 /// the runtimes of a user know containers in the cgroups of that user, and they know no others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
-    answers: Vec<Answered>,
+    answers: Vec<SourceAnswer>,
 }
 
 /// A source that has answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Answered {
+pub(super) struct SourceAnswer {
     pub(super) from: NamesFrom,
     /// The user whose runtime it is; `None` for those of the host.
     pub(super) user: Option<u32>,
@@ -90,7 +90,7 @@ enum What {
 }
 
 impl Inventory {
-    pub(super) fn new(answers: impl IntoIterator<Item = Answered>) -> Self {
+    pub(super) fn new(answers: impl IntoIterator<Item = SourceAnswer>) -> Self {
         Self { answers: answers.into_iter().collect() }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     cri, docker,
-    inventory::{Answered, Inventory},
+    inventory::{Inventory, SourceAnswer},
     kubernetes,
 };
 use crate::{
@@ -32,7 +32,7 @@ impl Received<'_> {
             Self::Kubernetes(list) => kubernetes::read(list, uses, size),
         };
         let answer = answer.map_err(|error| log::chain(&error))?;
-        let answer = Answered { from: NamesFrom::Path, user: None, answer: Arc::new(answer) };
+        let answer = SourceAnswer { from: NamesFrom::Path, user: None, answer: Arc::new(answer) };
         Ok(Inventory::new([answer]))
     }
 }
