@@ -14,7 +14,7 @@ use crate::{
     shipped::{build_shipped, build_tests},
     tally::Tally,
     vm::{
-        guests::{GUESTS, Guest, QUICK},
+        guests::{GUESTS, Guest},
         qemu::Console,
     },
     workspace::{named, root},
@@ -80,7 +80,7 @@ pub(crate) fn vm(args: &Args) -> Result<ExitCode> {
     }
     let wanted = |guest: &&Guest| {
         if args.guests.is_empty() {
-            !args.quick || QUICK.contains(&guest.name)
+            !args.quick || guest.quick().is_some()
         } else {
             args.guests.iter().any(|name| name == guest.name)
         }
@@ -111,7 +111,7 @@ pub(crate) fn vm(args: &Args) -> Result<ExitCode> {
 
 /// Downloads the kernels of a quick run.
 pub(crate) fn download_quick() -> Result<()> {
-    for guest in GUESTS.iter().filter(|guest| QUICK.contains(&guest.name)) {
+    for guest in GUESTS.iter().filter(|guest| guest.quick().is_some()) {
         debian::kernel(guest)?;
     }
     Ok(())
@@ -178,6 +178,9 @@ fn run(
     let skip = SKIPPED.iter().chain(guest.skip).chain(guest.hierarchy.skip()).chain(not_quick);
     harness.extend(skip.map(|module| format!("--skip={module}")));
     harness.extend_from_slice(&args.filters);
+    if let Some(quick) = guest.quick().filter(|_| args.quick && args.filters.is_empty()) {
+        harness.extend(quick.iter().map(|filter| (*filter).to_owned()));
+    }
     let mut console = Console::start(guest, &kernel.image, initramfs, &harness)?;
     let mut outcome = Outcome {
         guest,

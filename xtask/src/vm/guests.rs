@@ -104,8 +104,16 @@ pub(crate) const GUESTS: [Guest; 12] = [
     Guest { name: "newest-aarch64", suite: "trixie-backports", ..AARCH64 },
 ];
 
-/// The oldest kernel, the newest and one in between, each with another hierarchy.
-pub(crate) const QUICK: [&str; 3] = ["5.10", "6.12", "newest"];
+/// The guests of a quick run: the oldest kernel, the newest, and one in between with another hierarchy, which runs
+/// only tests whose path contains this.
+const QUICK: [(&str, &[&str]); 3] = [("5.10", &[]), ("6.12", &["cgroup"]), ("newest", &[])];
+
+impl Guest {
+    /// Filters of the tests that it runs in a quick run; `None` if it is not part of one.
+    pub(crate) fn quick(&self) -> Option<&'static [&'static str]> {
+        QUICK.iter().find(|(name, _)| *name == self.name).map(|(_, filters)| *filters)
+    }
+}
 
 /// The names of all guests.
 pub(crate) fn names() -> Vec<&'static str> {
