@@ -67,7 +67,8 @@ impl Node {
     fn add(&mut self, number: u32) {
         let in_pod = |number: u32| {
             let pod = format!("deployment-{}-5d4f8c7b9-{:05}", number % 20, number % self.pods);
-            Listed::numbered(number, [b"namespace-1", pod.as_bytes(), b"container"])
+            let container = format!("container-{number}");
+            Listed::numbered(number, [b"namespace-1", pod.as_bytes(), container.as_bytes()])
         };
         let pod = in_pod(number % self.pods);
         let container = Listed { uid: pod.uid, sandbox: pod.sandbox, ..in_pod(number) };
