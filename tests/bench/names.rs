@@ -16,7 +16,7 @@ use sched_exporter::{
     metrics::catalog::SERIES,
 };
 use sched_exporter_tests::{
-    cgroups::Tree,
+    cgroups::{Cgroup, Tree},
     fake_runtime::{Listed, Server},
     process::PATIENCE,
 };
@@ -47,6 +47,7 @@ const SETTLE: Duration = Duration::from_millis(1_500);
 /// Containers with cgroups, and the runtime that lists them.
 struct Node {
     tree: Tree,
+    cgroups: Vec<Cgroup>,
     listed: Arc<Mutex<Vec<Listed>>>,
     runtime: Server,
     pods: u32,
@@ -56,14 +57,14 @@ impl Node {
     fn start(containers: u32, pods: u32) -> Self {
         let listed = Arc::default();
         let runtime = Server::listing(Arc::clone(&listed));
-        let mut node = Self { tree: Tree::new(), listed, runtime, pods };
+        let mut node = Self { tree: Tree::new(), cgroups: Vec::new(), listed, runtime, pods };
         for number in 0..containers {
             node.add(number);
         }
         node
     }
 
-    /// Adds a container, in one of the pods.
+    /// Adds a container in one of the pods, and runs a task in it.
     fn add(&mut self, number: u32) {
         let in_pod = |number: u32| {
             let pod = format!("deployment-{}-5d4f8c7b9-{:05}", number % 20, number % self.pods);
@@ -75,6 +76,7 @@ impl Node {
         let cgroup = self.tree.create_all(&container.cgroup());
         self.listed.lock().unwrap_or_else(PoisonError::into_inner).push(container);
         cgroup.start(|| ()).wait();
+        self.cgroups.push(cgroup);
     }
 
     /// Starts an exporter that asks the runtime, and waits until all containers have their series.
@@ -90,6 +92,10 @@ impl Node {
     fn exporter_with(&self, runtimes: &str, pair: &str) -> Result<Daemon> {
         let config = format!("cgroups: {{runtimes: [{runtimes}]}}\nlimits: {{cgroups: 2000}}\n");
         let exporter = Daemon::start_with(&config)?;
+        // A cgroup has no series before a task runs in it.
+        for cgroup in &self.cgroups {
+            cgroup.start(|| ()).wait();
+        }
         let mut client = exporter.client()?;
         let deadline = Instant::now() + PATIENCE;
         while shown(&client.get("/metrics").text(), pair) < self.sets() {
@@ -100,8 +106,8 @@ impl Node {
     }
 
     /// The number of containers.
-    fn sets(&self) -> usize {
-        self.listed.lock().unwrap_or_else(PoisonError::into_inner).len()
+    const fn sets(&self) -> usize {
+        self.cgroups.len()
     }
 }
 
