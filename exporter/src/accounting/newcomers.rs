@@ -14,7 +14,7 @@ pub(super) struct Newcomers {
     pub(super) shown_at: u64,
     /// What that scrape showed of each cgroup, ascending by serial number.
     shown: Vec<(u64, CgroupTotals)>,
-    /// Removed cgroups that will have a name soon.
+    /// Cgroups that will have a name soon, even if they are removed first.
     pub(super) awaited: BTreeSet<u64>,
     /// The cgroups that the current event has named, ascending by serial number, with what stays in `other`.
     pub(super) named: Vec<(u64, CgroupTotals)>,

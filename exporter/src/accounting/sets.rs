@@ -227,8 +227,8 @@ impl<L> CgroupSets<L> {
 
 impl<L: Clone + Ord + Hash> CgroupSets<L> {
     /// Lets removed cgroups leave their sets, which keep what they had. `awaited` are the serial numbers of
-    /// those without a name that will have one soon: they stay until [`Self::assign`], or until they are
-    /// missing here.
+    /// cgroups without a name that will have one soon: those that are removed, now or later, stay until
+    /// [`Self::assign`], or until they are missing here.
     pub fn settle(&mut self, now: u64, snapshot: &CgroupsSnapshot, awaited: BTreeSet<u64>) {
         self.newcomers.awaited = awaited;
         self.begin(now, snapshot);

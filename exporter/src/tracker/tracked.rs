@@ -95,8 +95,8 @@ impl Tracked {
         });
     }
 
-    /// Updates the sets to the cgroups of a snapshot, and ranks the sets if it is time. Removed cgroups for which
-    /// `is_awaited` returns true stay until they have a name.
+    /// Updates the sets to the cgroups of a snapshot, and ranks the sets if it is time. Cgroups without a name for
+    /// which `is_awaited` returns true stay until they have one, even if they are removed in the meantime.
     pub(super) fn settle(
         &self,
         snapshot: &Snapshot,
@@ -104,8 +104,8 @@ impl Tracked {
     ) -> Settled {
         let Some(cgroups) = &snapshot.cgroups else { return Settled::default() };
         let State { sets, names } = &mut *self.lock();
-        let removed = sets.unnamed(cgroups).filter(|reading| reading.is_removed);
-        let awaited = removed.filter(|it| is_awaited(it)).map(|it| it.serial).collect();
+        let awaited = sets.unnamed(cgroups).filter(|it| is_awaited(it)).map(|it| it.serial);
+        let awaited = awaited.collect();
         sets.settle(snapshot.taken_at, cgroups, awaited);
         sets.rank(snapshot.taken_at, cgroups);
         let exists = |serial: &u64| {
@@ -163,4 +163,48 @@ impl Tracked {
 fn budget(labeller: Option<&CgroupLabeller>) -> Budget {
     let limit = labeller.map_or(0, CgroupLabeller::max_sets);
     Budget { limit, keep: labeller.map(CgroupLabeller::keep).unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sched_exporter_ebpf::{CgroupTotals, Counters as _};
+
+    use super::*;
+    use crate::accounting::CgroupsSnapshot;
+
+    fn tracked() -> Tracked {
+        let sets = CgroupSets::new(0, Budget { limit: 250, keep: Duration::from_mins(5) });
+        let state = Mutex::new(State { sets, names: Arc::default() });
+        let (scraped, regrouped) = (Notify::new(), Notify::new());
+        Tracked(Arc::new(Shared { state, scraped, regrouped }))
+    }
+
+    /// A cgroup that has run for 10 ns.
+    fn snapshot(is_removed: bool) -> Snapshot {
+        let totals = CgroupTotals { cpu_ns: 10, ..CgroupTotals::ZERO };
+        let cgroups = CgroupsSnapshot {
+            cgroups: vec![CgroupReading { serial: 3, id: 103, is_removed, totals }],
+            other: CgroupTotals::ZERO,
+            removed: CgroupTotals::ZERO,
+        };
+        Snapshot { taken_at: 1, cpus: Vec::new(), offline: Vec::new(), cgroups: Some(cgroups) }
+    }
+
+    #[test]
+    fn a_cgroup_that_is_removed_while_it_is_named_is_counted_under_its_name() {
+        let tracked = tracked();
+        let settled = tracked.settle(&snapshot(false), |_| true);
+        assert_eq!((settled.unnamed.len(), settled.gone.len()), (1, 0));
+        let labels = Labels::from_iter([("unit", "a.service")]);
+        let removed = snapshot(true);
+        let gone = tracked.assign(&removed, NamesBySerial::default(), [(3, Some(labels))].into());
+        assert_eq!(gone.len(), 1);
+        let shown = tracked.scrape(&removed, |sets| {
+            let values = sets.values(removed.taken_at, removed.cgroups.as_ref().unwrap());
+            values.sets.iter().map(|set| set.values.totals.cpu_ns).collect::<Vec<_>>()
+        });
+        assert_eq!(shown, [10]);
+    }
 }

@@ -504,13 +504,13 @@ impl Pair {
         model.unshown.clear();
     }
 
-    /// Lets removed cgroups go, except for some that have no name.
+    /// Lets removed cgroups go, except for some that have no name, now and until the next time.
     fn settle(&mut self) {
         let Self { sets, model, .. } = self;
         // A set that is not kept at all would end in the event that it begins in.
         let is_kept = !model.budget.keep.is_zero();
-        let removed = model.cgroups(true);
-        let awaited = removed.into_iter().filter(|_| is_kept && model.random.one_in(2)).collect();
+        let all = [true, false].map(|is_removed| model.cgroups(is_removed)).concat();
+        let awaited = all.into_iter().filter(|_| is_kept && model.random.one_in(2)).collect();
         model.awaited = awaited;
         sets.settle(model.now, &model.snapshot, model.awaited.clone());
         model.begin();
