@@ -131,22 +131,24 @@ fn main() -> Result<()> {
     }
     eprintln!("looking for peers");
     let peers = Peers::find();
+    let machine = machine();
+    if !args.json {
+        print!("{machine}\n\n{peers}");
+    }
     let mut groups = Vec::new();
     for subject in Subject::value_variants() {
         if args.only.is_empty() || args.only.contains(subject) {
             eprintln!("{}", subject.doing());
-            groups.push(subject.measure(effort, &peers)?);
+            let group = subject.measure(effort, &peers)?;
+            if !args.json {
+                print!("\n{group}");
+            }
+            groups.push(group);
         }
     }
-    let machine = machine();
     if args.json {
         let groups: Vec<_> = groups.iter().map(Group::json).collect();
         println!("{:#}", json!({ "machine": machine, "peers": peers.json(), "groups": groups }));
-    } else {
-        print!("{machine}\n\n{peers}");
-        for group in &groups {
-            print!("\n{group}");
-        }
     }
     if args.write {
         page::write(&peers, &groups)?;

@@ -66,13 +66,14 @@ impl Node {
 
     /// Adds a container in one of the pods, and runs a task in it.
     fn add(&mut self, number: u32) {
-        let in_pod = |number: u32| {
-            let pod = format!("deployment-{}-5d4f8c7b9-{:05}", number % 20, number % self.pods);
-            let container = format!("container-{number}");
+        let of_pod = number % self.pods;
+        let pod = format!("deployment-{}-5d4f8c7b9-{of_pod:05}", of_pod % 20);
+        let container = format!("container-{number}");
+        let listed = |number| {
             Listed::numbered(number, [b"namespace-1", pod.as_bytes(), container.as_bytes()])
         };
-        let pod = in_pod(number % self.pods);
-        let container = Listed { uid: pod.uid, sandbox: pod.sandbox, ..in_pod(number) };
+        let Listed { uid, sandbox, .. } = listed(of_pod);
+        let container = Listed { uid, sandbox, ..listed(number) };
         let cgroup = self.tree.create_all(&container.cgroup());
         self.listed.lock().unwrap_or_else(PoisonError::into_inner).push(container);
         cgroup.start(|| ()).wait();
@@ -150,7 +151,8 @@ fn refreshes(node: &mut Node, exporter: &Daemon, rounds: u32) -> Result<Vec<f64>
         times.push(ms(exporter.cpu_time()?.saturating_sub(before)));
     }
     let text = exporter.client()?.get("/metrics").text();
-    ensure!(shown(&text, "namespace=\"namespace-1\"") == node.sets(), "a container has no name");
+    let (shown, sets) = (shown(&text, "namespace=\"namespace-1\""), node.sets());
+    ensure!(shown == sets, "{shown} of {sets} containers have their names");
     Ok(times)
 }
 
