@@ -149,7 +149,7 @@ fn address(log: &mut impl BufRead) -> Result<SocketAddr> {
     bail!("it did not start:\n{text}")
 }
 
-/// A persistent connection that allocates nothing once it is open.
+/// A persistent connection that allocates nothing once a response has fit into its buffer.
 pub(crate) struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -168,6 +168,9 @@ impl Connection {
         self.stream.write_all(request)?;
         let mut filled = 0;
         loop {
+            if filled == self.buffer.len() {
+                self.buffer.resize(2 * filled, 0);
+            }
             let read = self.stream.read(&mut self.buffer[filled..])?;
             ensure!(read > 0, "the exporter closed the connection");
             filled += read;
