@@ -1,15 +1,11 @@
 //! Scrapes of machines with many cgroups: of the real exporter, and its reading and rendering for
 //! machines larger than this one.
 
-use std::{
-    hint::black_box,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{hint::black_box, time::Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use sched_exporter::exposition::Format;
-use sched_exporter_tests::{cgroups::Tree, maps::Maps, process::PATIENCE, rendering::Rendering};
+use sched_exporter_tests::{cgroups::Tree, maps::Maps, rendering::Rendering};
 
 use crate::{
     Effort,
@@ -88,7 +84,8 @@ fn measure_here(group: &mut Group, machine: &Machine, effort: Effort, peers: &Pe
         let cgroup = tree.create(&format!("{}-{number}", number % machine.sets));
         cgroup.start(|| ()).wait();
     }
-    wait_for_sets(&exporter, machine.sets)?;
+    // The cgroups that were there before have sets, too.
+    exporter.wait_for_sets("", machine.sets)?;
     let bytes = exporter.connect()?.get("/metrics", HEADERS)?;
     let others = peers.exporters().map(|peer| Ok((Some(peer.name), Daemon::start_peer(peer)?)));
     let mut daemons = others.collect::<Result<Vec<_>>>()?;
@@ -121,20 +118,6 @@ fn config(sets: usize) -> String {
         "cgroups:\n  labels: {{set: \"{{{{ cgroup.path }}}}\"}}\n  relabel_configs:\n  - {{source_labels: [set], \
          regex: \"/sched_exporter-test-[^/]*/([^-]*)-.*\", target_label: set}}\nlimits: {{cgroups: {sets}}}\n"
     )
-}
-
-/// Waits until the exporter shows this many sets. The cgroups that were there before have sets, too.
-fn wait_for_sets(exporter: &Daemon, sets: usize) -> Result<()> {
-    let mut client = exporter.client()?;
-    let deadline = Instant::now() + PATIENCE;
-    let shown = |text: &str| {
-        text.lines().filter(|line| line.starts_with("sched_cgroup_cpu_seconds_total{")).count()
-    };
-    while shown(&client.get("/metrics").text()) < sets {
-        ensure!(Instant::now() < deadline, "the exporter does not show {sets} sets");
-        thread::sleep(Duration::from_millis(200));
-    }
-    Ok(())
 }
 
 /// Reads and renders synthetic maps.

@@ -129,6 +129,26 @@ impl Daemon {
         Ok(Client::try_connect(self.address)?)
     }
 
+    /// The number of sets of cgroups that it shows whose labels contain this.
+    pub(crate) fn shown_sets(&self, pair: &str) -> Result<usize> {
+        let text = self.client()?.get("/metrics").text();
+        let samples = text.lines().filter(|it| it.starts_with("sched_cgroup_cpu_seconds_total{"));
+        Ok(samples.filter(|it| it.contains(pair)).count())
+    }
+
+    /// Waits until it shows this many.
+    pub(crate) fn wait_for_sets(&self, pair: &str, sets: usize) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.shown_sets(pair)? < sets {
+            ensure!(
+                Instant::now() < deadline,
+                "the exporter does not show {sets} sets with `{pair}`"
+            );
+            thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+
     /// Opens a connection for measuring scrapes.
     pub(crate) fn connect(&self) -> Result<Connection> {
         let stream = TcpStream::connect(self.address)?;

@@ -18,7 +18,6 @@ use sched_exporter::{
 use sched_exporter_tests::{
     cgroups::{Cgroup, Tree},
     fake_runtime::{Listed, Server},
-    process::PATIENCE,
 };
 
 use crate::{
@@ -97,12 +96,7 @@ impl Node {
         for cgroup in &self.cgroups {
             cgroup.start(|| ()).wait();
         }
-        let mut client = exporter.client()?;
-        let deadline = Instant::now() + PATIENCE;
-        while shown(&client.get("/metrics").text(), pair) < self.sets() {
-            ensure!(Instant::now() < deadline, "containers have no series with {pair}");
-            thread::sleep(Duration::from_millis(200));
-        }
+        exporter.wait_for_sets(pair, self.sets())?;
         Ok(exporter)
     }
 
@@ -110,12 +104,6 @@ impl Node {
     const fn sets(&self) -> usize {
         self.cgroups.len()
     }
-}
-
-/// The number of sets with this label pair.
-fn shown(exposition: &str, pair: &str) -> usize {
-    let samples = exposition.lines().filter(|it| it.starts_with("sched_cgroup_cpu_seconds_total{"));
-    samples.filter(|it| it.contains(pair)).count()
 }
 
 /// Measures refreshes, memory, labelling, and an exporter for which nothing changes.
@@ -150,8 +138,7 @@ fn refreshes(node: &mut Node, exporter: &Daemon, rounds: u32) -> Result<Vec<f64>
         thread::sleep(SETTLE);
         times.push(ms(exporter.cpu_time()?.saturating_sub(before)));
     }
-    let text = exporter.client()?.get("/metrics").text();
-    let (shown, sets) = (shown(&text, "namespace=\"namespace-1\""), node.sets());
+    let (shown, sets) = (exporter.shown_sets("namespace=\"namespace-1\"")?, node.sets());
     ensure!(shown == sets, "{shown} of {sets} containers have their names");
     Ok(times)
 }
