@@ -3,7 +3,11 @@
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
-use sched_exporter_tests::{machine::machine, quantiles};
+use sched_exporter_tests::{
+    machine::machine,
+    quantiles,
+    summary::{percentile, us},
+};
 
 use crate::{
     report::{Measured, Totals},
@@ -30,9 +34,9 @@ the maximum.
 * *The trace* is the reference: perf's own record of `sched_switch` on `CLOCK_MONOTONIC`, added up
   from switch to switch between the instants of our two snapshots. A CPU is in the mode of its
   current task, using the policy the task had when it was switched in.
-* *Ours* is the difference of those snapshots. It may differ from the trace by 400 ns per switch,
-  because perf reads the clock a moment after us, and by 150 µs per round, because a hypervisor can
-  stop the CPU between the two readings. Waits may differ by 1 µs each, by another 150 µs, and by
+* *Ours* is the difference of those snapshots. It may differ from the trace by 3 µs per switch,
+  because perf reads the clock after us, and by 150 µs per round, because a hypervisor can
+  stop the CPU between the two readings. Waits may differ by 3 µs each, by another 150 µs, and by
   the waits of tasks outside the workload. A larger difference in any round is a failure.
 * *These tasks* are only those of the workload, without other tasks in the same mode; *their own
   clocks* are the kernel's account of them, from `CLOCK_THREAD_CPUTIME_ID` or `/proc/PID/schedstat`.
@@ -93,11 +97,22 @@ fn windows(all: &[Measured]) -> Result<String> {
         all.iter().flat_map(|measured| &measured.unusable).filter(|it| **it == why).count()
     };
     let [missed, gap, uneven] = [Unusable::Missed, Unusable::Gap, Unusable::Uneven].map(left_out);
+    let mut lags: Vec<_> = all
+        .iter()
+        .flat_map(|measured| &measured.rounds)
+        .flat_map(|round| &round.lags_ns)
+        .map(|lag_ns| us(Duration::from_nanos(*lag_ns)))
+        .collect();
+    let [least, median, most] = [10, 50, 90].map(|percent| percentile(&mut lags, percent));
     Ok(format!(
         "The figures are from {rounds} rounds. Another {all} windows were left out because the kernel had not
 reported every switch of the CPU: {missed} times not to us, which the exporter counts as missed
 switches; {gap} times not to perf; and {uneven} times to only one of the two, undetected. The tick is {tick:?};
-ticks are assumed to fall on multiples of it, as they do since Linux 6.4 without `skew_tick`.",
+ticks are assumed to fall on multiples of it, as they do since Linux 6.4 without `skew_tick`.
+
+At a switch, perf read the clock {median:.1} µs after us in the median, and between {least:.1} and {most:.1} µs in
+eight of ten switches. It lags more at some switches than at others, for instance when the CPU was idle, and
+the figures of the trace are off by the difference.",
         all = missed + gap + uneven,
         tick = Duration::from_nanos(tick_ns()?),
     ))

@@ -217,6 +217,16 @@ impl Trace {
         // The trace ends before the window.
         None
     }
+
+    /// How long after `at`, when our program read the clock at a switch of the CPU, perf read it at the same
+    /// switch. `None` if perf recorded no switch in the next 100 µs.
+    pub fn lag_ns(&self, cpu: u32, at: u64) -> Option<u64> {
+        const SAME_SWITCH_NS: u64 = 100_000;
+        let first = self.0.partition_point(|event| event.at < at);
+        let is_switch = |event: &&Event| event.cpu == cpu && matches!(event.what, What::Switch(_));
+        let lag_ns = self.0[first..].iter().find(is_switch)?.at - at;
+        (lag_ns <= SAME_SWITCH_NS).then_some(lag_ns)
+    }
 }
 
 /// The tasks that are runnable but not running.
