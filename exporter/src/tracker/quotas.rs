@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{NamesBySerial, Tracked, failure::Failure};
 use crate::{
@@ -39,24 +39,48 @@ pub(super) async fn follow(tracked: Tracked, mount: PathBuf, reader: QuotaReader
     };
     let mut known = Known { before, ..Known::default() };
     let (mut slot, mut failure) = (BlockingSlot::new("quotas"), Failure::default());
+    let mut schedule = Schedule::default();
     loop {
-        tracked.scraped().await;
-        for _ in 0..READINGS {
-            let (names, reader) = (tracked.names(), Arc::clone(&reader));
-            let limited = Arc::clone(&names);
-            match slot.run(TIMEOUT, move || read(&limited, &reader)).await {
-                JobStatus::Done(readings) => {
-                    failure.end();
-                    tracked.read_quotas(known.update(readings, &names));
-                }
-                status => {
-                    let reason = status.reason();
-                    if failure.is_news(&reason) {
-                        tracing::warn!(reason, "cannot read quotas of cgroups; trying again");
-                    }
+        schedule.wait(&tracked).await;
+        let (names, reader) = (tracked.names(), Arc::clone(&reader));
+        let limited = Arc::clone(&names);
+        match slot.run(TIMEOUT, move || read(&limited, &reader)).await {
+            JobStatus::Done(readings) => {
+                failure.end();
+                tracked.read_quotas(known.update(readings, &names));
+            }
+            status => {
+                let reason = status.reason();
+                if failure.is_news(&reason) {
+                    tracing::warn!(reason, "cannot read quotas of cgroups; trying again");
                 }
             }
+        }
+    }
+}
+
+/// When to read: at most once in each [`PERIOD`], and [`READINGS`] times after the last scrape.
+#[derive(Default)]
+struct Schedule {
+    /// How many more readings there are, unless there is another scrape.
+    left: u32,
+}
+
+impl Schedule {
+    /// Waits until the next reading.
+    async fn wait(&mut self, tracked: &Tracked) {
+        if self.left > 0 {
             sleep(PERIOD).await;
+            self.left -= 1;
+        }
+        let is_scraped = if self.left == 0 {
+            tracked.scraped().await;
+            true
+        } else {
+            timeout(Duration::ZERO, tracked.scraped()).await.is_ok()
+        };
+        if is_scraped {
+            self.left = READINGS;
         }
     }
 }
@@ -160,8 +184,13 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::{Instant, timeout_at};
+
     use super::*;
-    use crate::tracker::naming::named;
+    use crate::{
+        accounting::Snapshot,
+        tracker::{naming::named, tracked},
+    };
 
     fn names(paths: &[(u64, &str)]) -> NamesBySerial {
         let named =
@@ -212,5 +241,29 @@ mod tests {
         let before = QuotaCounts { periods: 7, ..QuotaCounts::default() };
         let mut old = Known { before: [(105, before)].into(), ..Known::default() };
         assert_eq!(shown(&old.update(with(&both, 8), &all)), [(5, true, 7), (5, true, 8)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn quotas_are_read_for_a_minute_after_the_last_scrape() {
+        let tracked = tracked::tracked();
+        let scrape = || {
+            let snapshot = Snapshot { taken_at: 1, cpus: vec![], offline: vec![], cgroups: None };
+            tracked.scrape(&snapshot, |_| ());
+        };
+        let mut schedule = Schedule::default();
+        let mut readings_until = async |end| {
+            let mut readings = 0;
+            while timeout_at(end, schedule.wait(&tracked)).await.is_ok() {
+                readings += 1;
+            }
+            readings
+        };
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(readings_until(after(60)).await, 0);
+        scrape();
+        assert_eq!(readings_until(after(91)).await, 7);
+        scrape();
+        assert_eq!(readings_until(after(600)).await, 12);
     }
 }
