@@ -139,10 +139,14 @@ impl Daemon {
     /// Waits until it shows this many.
     pub(crate) fn wait_for_sets(&self, pair: &str, sets: usize) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        while self.shown_sets(pair)? < sets {
+        loop {
+            let shown = self.shown_sets(pair)?;
+            if shown >= sets {
+                break;
+            }
             ensure!(
                 Instant::now() < deadline,
-                "the exporter does not show {sets} sets with `{pair}`"
+                "the exporter shows {shown} of {sets} sets with `{pair}`"
             );
             thread::sleep(Duration::from_millis(200));
         }
