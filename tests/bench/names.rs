@@ -35,8 +35,8 @@ cgroup of each container, a task has run. CPU is that of the exporter's process,
 a minute after a scrape: until then, it reads quotas.
 
 A refresh is all that a new container causes: the kernel program sends its path, the exporter asks for the
-lists of all containers and pods, and labels its cgroup. Without a new container, the exporter asks once a
-minute. Memory is resident after some scrapes; the exporter that it is compared with shows the same cgroups
+lists of all containers and pods, and labels its cgroup. In a minute without a new container, the exporter
+asks once, ranks the sets once, and reads its configuration once, each time with cold caches. Memory is resident after some scrapes; the exporter that it is compared with shows the same cgroups
 by their ids and asks nobody. Labelling is measured without the exporter, for names that are all different,
 with the default labels, which are eight templates, and with the default rules.";
 
