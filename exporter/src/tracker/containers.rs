@@ -14,6 +14,10 @@ use crate::runtimes::{Inventory, Origins, Runtimes, Settings, SourceState};
 /// first container only after it has started.
 const HOLD: Duration = Duration::from_secs(3);
 
+/// The same if the Kubernetes API is asked: kubelet reports a new container to it after a second or two, and it is
+/// asked at most every 4 seconds.
+const HOLD_FOR_API: Duration = Duration::from_secs(8);
+
 /// Pause before the second question for a cgroup. It doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
@@ -214,10 +218,11 @@ impl Containers {
         self.has_any |= has_any;
         self.missing.retain(|serial, _| !settled.contains(serial));
         let may_answer = self.may_answer;
+        let longest = if self.settings.1.kubernetes_pods { HOLD_FOR_API } else { HOLD };
         let mut held = BTreeSet::new();
         for serial in unknown {
             let missing = self.missing.entry(*serial).or_insert(Missing {
-                hold_until: now + HOLD,
+                hold_until: now + longest,
                 ask_at: Some(now),
                 pause: FIRST_PAUSE,
             });
@@ -323,6 +328,18 @@ mod tests {
         assert_eq!(questions(&mut containers, now), [0, 0, 0, 1, 3, 7, 15, 31, 63]);
         assert_eq!(named(&mut containers, now + HOLD), [].into());
         assert_eq!(containers.due(now + HOLD), None);
+    }
+
+    #[test]
+    fn a_cgroup_waits_longer_for_an_answer_of_the_api() {
+        let now = Instant::now();
+        let mut containers = containers(&["/s"]);
+        ask(&mut containers, now);
+        containers.settings.1.kubernetes_pods = true;
+        let mut named = |now| containers.named(now, &[].into(), &[4].into(), false);
+        assert_eq!(named(now), [4].into());
+        assert_eq!(named(now + HOLD), [4].into());
+        assert_eq!(named(now + HOLD_FOR_API), [].into());
     }
 
     #[test]

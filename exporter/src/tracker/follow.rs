@@ -61,7 +61,7 @@ const ASK_LIMIT: Duration = Duration::from_secs(10);
 const FIRST_NAMES: Duration = Duration::from_secs(3);
 
 /// How long removed cgroups wait for a naming before they give back their slots without a name. One that waits
-/// for the names of its container keeps its slot for up to 3 seconds.
+/// for the names of its container keeps its slot for up to 8 seconds.
 const NAMING_LIMIT: Duration = Duration::from_secs(1);
 
 /// Pause before cgroups are named again if their names could not be worked out.

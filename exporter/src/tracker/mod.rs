@@ -25,8 +25,8 @@
 //! milliseconds has a name, and keeps its slot until what it used is in its set. A walk finds the cgroups that
 //! existed before the start. If no mount shows them, they have no name.
 //!
-//! A cgroup of a container that no source knows waits up to 3 seconds for its names. Then it gets those that its
-//! path gives, and moves to another set if an answer names it later.
+//! A cgroup of a container that no source knows waits up to 3 seconds for its names, or 8 if the Kubernetes API is
+//! asked. Then it gets those that its path gives, and moves to another set if an answer names it later.
 //!
 //! Scrapes and reloads run on the reactor too, so none sees a change half done. While no cgroup appears or is
 //! removed, the tracker wakes once a minute to rank the sets, and to ask about containers if there are any.
