@@ -41,7 +41,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 /// Where its files are, in its own `/run`.
 const FILES: &str = "/run/node";
 
-/// `$1` is the directory of CNI's plugins. Without `/etc/resolv.conf`, pods have no DNS.
+/// `$1` is the directory of CNI's plugins. Without `/etc/resolv.conf`, pods have no DNS. This machine's own
+/// networks of containers are hidden, since containerd would take the first by name.
 const PREPARE: &str = "
 mount --make-rshared /
 for directory in /opt /run /var/lib /var/log; do mount -t tmpfs tmpfs $directory; done
@@ -49,6 +50,7 @@ mkdir -p /run/etc /run/work /run/node/manifests /opt/cni/bin /var/log/pods /var/
 mount -t overlay -o lowerdir=/etc,upperdir=/run/etc,workdir=/run/work overlay /etc
 mount --bind \"$1\" /opt/cni/bin
 mkdir -p /etc/cni/net.d
+mount -t tmpfs tmpfs /etc/cni/net.d
 ip link set lo up
 ip link add pods type bridge
 ip address add 10.88.0.1/24 dev pods
