@@ -100,6 +100,10 @@ impl Containerd {
     pub fn resume(&mut self) {
         let mut command = self.command("containerd");
         command.arg("--config").arg(self.directory().join("config.toml"));
+        if matches!(self.driver, Driver::Systemd(_)) {
+            // systemd moves processes only from cgroups that it sees.
+            self.tree.hold(&mut command);
+        }
         let daemon = Daemon::start(&mut command, &self.directory().join("containerd.log"));
         let kubelet = self.kubelet();
         self.daemon.insert(daemon).wait_until(|| kubelet.is_up());

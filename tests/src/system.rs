@@ -18,6 +18,7 @@ mount -t tmpfs tmpfs /run
 mkdir /run/upper /run/work /run/root
 mount -t overlay -o "lowerdir=$0,upperdir=/run/upper,workdir=/run/work" overlay /run/root
 cd /run/root
+touch etc/hosts
 mount -t proc proc proc
 mount --bind proc/sys proc/sys
 mount -o remount,bind,ro proc/sys

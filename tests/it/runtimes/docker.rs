@@ -1,13 +1,13 @@
 //! Containers of Docker, which uses a containerd that the test starts.
 
-use std::{thread, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use sched_exporter_tests::{
     archive::IMAGE, containerd::Containerd, namespaces::Daemon, process::CONFIG,
 };
 use serde_json::{Value, json};
 
-use super::{check_usage, counted, cpu_ns, exporter_in, find, wait_for};
+use super::{JOINING_SLOWLY_NS, check_usage_within, counted, cpu_ns, exporter_in, find, wait_for};
 
 /// Where Docker listens in its namespaces, as on any host.
 const SOCKET: &str = "/run/docker.sock";
@@ -35,8 +35,11 @@ impl Docker {
 
     /// Starts dockerd and waits until it answers.
     fn daemon(containerd: &Containerd) -> Daemon {
+        let config = containerd.directory().join("docker.json");
+        fs::write(&config, "{}").unwrap();
         let mut command = containerd.command("dockerd");
-        command.args(["--containerd=/run/containerd/containerd.sock", "--config-file=/dev/null"]);
+        command.arg("--containerd=/run/containerd/containerd.sock");
+        command.arg(format!("--config-file={}", config.display()));
         command.arg(format!("--host=unix://{SOCKET}"));
         command.args(["--data-root=/run/docker-data", "--exec-root=/run/docker"]);
         command.args(["--pidfile=/run/docker.pid", "--storage-driver=overlay2"]);
@@ -91,14 +94,14 @@ fn a_container_has_its_name_and_image_across_restarts() {
     thread::sleep(Duration::from_secs(2));
     let cgroup = docker.containerd.tree.path().to_owned() + "/docker/" + &id;
     let cgroup = docker.containerd.tree.at(&cgroup);
-    check_usage(&exporter, &pairs("shop-api-1"), &cgroup, had);
+    check_usage_within(&exporter, &pairs("shop-api-1"), &cgroup, had, JOINING_SLOWLY_NS);
 
     // A container that is restarted has the same id and another cgroup.
     docker.ask("POST", &format!("/containers/{id}/stop?t=1"), &[]);
     let had = cpu_ns(&exporter.scrape(), &pairs("shop-api-1"));
     docker.ask("POST", &format!("/containers/{id}/start"), &[]);
     thread::sleep(Duration::from_secs(2));
-    check_usage(&exporter, &pairs("shop-api-1"), &cgroup, had);
+    check_usage_within(&exporter, &pairs("shop-api-1"), &cgroup, had, JOINING_SLOWLY_NS);
 
     // A restarted Docker is found again, and so is the next container.
     drop(docker.daemon);
