@@ -151,7 +151,6 @@ impl Installed<'_> {
     pub(crate) fn check_names(&self) {
         let pods = self.node.get(&["pods", "--all-namespaces"]);
         let possible: BTreeSet<_> = pods.iter().flat_map(names).collect();
-        let is_container = |[_, _, container]: &[String; 3]| !container.is_empty();
         assert!(possible.iter().filter(|it| is_container(it)).count() > 4, "{possible:?}");
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -210,9 +209,10 @@ impl Installed<'_> {
 
     /// Checks that pods that are replaced keep their series, and that new ones get theirs.
     pub(crate) fn check_roll_out(&self) {
+        // The pause container of an old pod may only run when it ends, and the API no longer knows the pod then.
         let pods = || {
             let pods = self.node.get(&["pods", "--selector=app=web"]);
-            pods.iter().flat_map(names).collect::<BTreeSet<_>>()
+            pods.iter().flat_map(names).filter(is_container).collect::<BTreeSet<_>>()
         };
         let before = pods();
         self.node.kubectl_ok(&["rollout", "restart", "deployment/web"]);
@@ -256,6 +256,11 @@ fn names(pod: &Value) -> Vec<[String; 3]> {
     containers
         .map(|container| [text(&metadata["namespace"]), text(&metadata["name"]), container])
         .collect()
+}
+
+/// Whether these are names of a container, and not of a pod itself.
+fn is_container([_, _, container]: &[String; 3]) -> bool {
+    !container.is_empty()
 }
 
 /// The namespace, the pod and the container of a series; `None` if it does not belong to a pod.
