@@ -187,10 +187,7 @@ mod tests {
     use tokio::time::{Instant, timeout_at};
 
     use super::*;
-    use crate::{
-        accounting::Snapshot,
-        tracker::{naming::named, tracked},
-    };
+    use crate::{accounting::Snapshot, tracker::naming::named};
 
     fn names(paths: &[(u64, &str)]) -> NamesBySerial {
         let named =
@@ -245,7 +242,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn quotas_are_read_for_a_minute_after_the_last_scrape() {
-        let tracked = tracked::tracked();
+        let tracked = Tracked::new(0, None);
         let scrape = || {
             let snapshot = Snapshot { taken_at: 1, cpus: vec![], offline: vec![], cgroups: None };
             tracked.scrape(&snapshot, |_| ());

@@ -165,22 +165,21 @@ fn budget(labeller: Option<&CgroupLabeller>) -> Budget {
     Budget { limit, keep: labeller.map(CgroupLabeller::keep).unwrap_or_default() }
 }
 
-/// Without cgroups.
-#[cfg(test)]
-pub(super) fn tracked() -> Tracked {
-    let keep = std::time::Duration::from_mins(5);
-    let sets = CgroupSets::new(0, Budget { limit: 250, keep });
-    let state = Mutex::new(State { sets, names: Arc::default() });
-    let (scraped, regrouped) = (Notify::new(), Notify::new());
-    Tracked(Arc::new(Shared { state, scraped, regrouped }))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use sched_exporter_ebpf::{CgroupTotals, Counters as _};
 
     use super::*;
     use crate::accounting::CgroupsSnapshot;
+
+    fn tracked() -> Tracked {
+        let sets = CgroupSets::new(0, Budget { limit: 250, keep: Duration::from_mins(5) });
+        let state = Mutex::new(State { sets, names: Arc::default() });
+        let (scraped, regrouped) = (Notify::new(), Notify::new());
+        Tracked(Arc::new(Shared { state, scraped, regrouped }))
+    }
 
     /// A cgroup that has run for 10 ns.
     fn snapshot(is_removed: bool) -> Snapshot {
