@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_secs(2);
 
 /// The most that a process runs while it joins the hierarchies of cgroups one after another: the kernel's figure is of
 /// another hierarchy than ours.
-const JOINING_NS: u64 = 10_000_000;
+const JOINING_NS: u64 = 5_000_000;
 
 /// The same for Docker and systemd.
 const JOINING_SLOWLY_NS: u64 = 40_000_000;
