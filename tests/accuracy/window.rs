@@ -27,13 +27,13 @@ use crate::{
 /// Time from the start of a workload to the first window, for it to set its policy and settle.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// Largest difference from the trace in a round, besides [`CLOCKS_APART_NS`] per switch: sometimes
+/// Largest difference from the trace in a round, besides [`SWITCH_APART_NS`] per switch: sometimes
 /// a hypervisor stops the CPU between our reading of the clock and perf's.
 pub(crate) const TOLERANCE_NS: u64 = 150_000;
 
 /// Largest difference per switch. Perf reads the clock some microseconds after us, and more so if the CPU
 /// was idle before, since its caches are cold.
-const CLOCKS_APART_NS: u64 = 3_000;
+const SWITCH_APART_NS: u64 = 3_000;
 
 /// Largest difference per wait. The kernel takes both ends of a wait from its run queue's clock,
 /// which it reads before it reports the wakeup and the switch.
@@ -392,7 +392,7 @@ impl Window {
     /// Differences from the trace that reading the clocks does not explain, one sentence each.
     pub(crate) fn disagreements(&self, about_waits: bool) -> Vec<String> {
         let mut found = Vec::new();
-        let tolerance_ns = TOLERANCE_NS + CLOCKS_APART_NS * self.switches;
+        let tolerance_ns = TOLERANCE_NS + SWITCH_APART_NS * self.switches;
         for class in Class::ALL {
             let [ours, trace] =
                 [self.ours_ns, self.trace_ns].map(|class_ns| class_ns[class as usize]);

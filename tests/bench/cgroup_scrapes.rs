@@ -23,8 +23,8 @@ has a quota. node_exporter, which knows nothing of cgroups, is scraped on the sa
 
 Larger machines are synthetic: their maps are files with numbers as long as those of a machine that has
 been up for a month, mapped as the kernel's are. The exporter's own code reads and renders them; that is
-all of a scrape but the HTTP. Every cgroup has run on every CPU. What is missing is that the lines are in
-the caches of other CPUs, so the times of a real machine with so many CPUs are longer. 512 CPUs with 1,000
+all of a scrape but the HTTP. Every cgroup has run on every CPU. On a real machine with so many CPUs, the rows are in
+the caches of other CPUs, so a scrape takes longer. 512 CPUs with 1,000
 cgroups need `--ebpf.cgroup-memory=40MiB`, and more than 4,093 cgroups have no slots of their own on any
 machine.";
 

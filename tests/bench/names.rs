@@ -40,7 +40,7 @@ asks once, ranks the sets once, and reads its configuration once, each time with
 by their ids and asks nobody. Labelling is measured without the exporter, for names that are all different,
 with the default labels, which are eight templates, and with the default rules.";
 
-/// How long after a scrape the exporter goes on reading quotas: twelve times, every five seconds.
+/// The exporter reads quotas for this long after a scrape.
 const QUOTAS: Duration = Duration::from_mins(1);
 
 /// How long a container is at most without its name.
