@@ -1,13 +1,13 @@
 //! Containers of Docker, which uses a containerd that the test starts.
 
-use std::{fs, thread, time::Duration};
+use std::fs;
 
 use sched_exporter_tests::{
     archive::IMAGE, containerd::Containerd, namespaces::Daemon, process::CONFIG,
 };
 use serde_json::{Value, json};
 
-use super::{JOINING_SLOWLY_NS, check_usage_within, counted, cpu_ns, exporter_in, find, wait_for};
+use super::{check_usage, continues, cpu_ns, exporter_in, find, wait_for};
 
 /// Where Docker listens in its namespaces, as on any host.
 const SOCKET: &str = "/run/docker.sock";
@@ -88,20 +88,18 @@ fn pairs(name: &str) -> [String; 2] {
 fn a_container_has_its_name_and_image_across_restarts() {
     let mut docker = Docker::start();
     let exporter = exporter_in(&docker.containerd.namespaces, CONFIG);
-    let had = counted(&exporter, &pairs("shop-api-1"));
     let id = docker.run("shop-api-1");
     find(&exporter, &pairs("shop-api-1"));
-    thread::sleep(Duration::from_secs(2));
     let cgroup = docker.containerd.tree.path().to_owned() + "/docker/" + &id;
     let cgroup = docker.containerd.tree.at(&cgroup);
-    check_usage_within(&exporter, &pairs("shop-api-1"), &cgroup, had, JOINING_SLOWLY_NS);
+    check_usage(&exporter, &pairs("shop-api-1"), &cgroup);
 
     // A container that is restarted has the same id and another cgroup.
     docker.ask("POST", &format!("/containers/{id}/stop?t=1"), &[]);
     let had = cpu_ns(&exporter.scrape(), &pairs("shop-api-1"));
     docker.ask("POST", &format!("/containers/{id}/start"), &[]);
-    thread::sleep(Duration::from_secs(2));
-    check_usage_within(&exporter, &pairs("shop-api-1"), &cgroup, had, JOINING_SLOWLY_NS);
+    continues(&exporter, &pairs("shop-api-1"), had);
+    check_usage(&exporter, &pairs("shop-api-1"), &cgroup);
 
     // A restarted Docker is found again, and so is the next container.
     drop(docker.daemon);

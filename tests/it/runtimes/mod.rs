@@ -8,13 +8,17 @@ mod podman;
 mod sockets;
 mod units;
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use sched_exporter_tests::{
     cgroups::{Account, Cgroup},
     exposition::Exposition,
     namespaces::Namespaces,
     process::Exporter,
+    quiet,
 };
 
 const SECONDS: &str = "sched_cgroup_cpu_seconds_total";
@@ -22,12 +26,11 @@ const SECONDS: &str = "sched_cgroup_cpu_seconds_total";
 /// Maximum time from the start of a container until it is found.
 const SOON: Duration = Duration::from_secs(2);
 
-/// The most that a process runs while it joins the hierarchies of cgroups one after another: the kernel's figure is of
-/// another hierarchy than ours.
-const JOINING_NS: u64 = 5_000_000;
+/// How long a set's time is compared with the kernel's.
+const WINDOW: Duration = Duration::from_secs(2);
 
-/// The same for Docker and systemd.
-const JOINING_SLOWLY_NS: u64 = 40_000_000;
+/// The longest tick of the kernels in use, at 100 Hz.
+const TICK_NS: u64 = 10_000_000;
 
 /// Starts an exporter that sees the mounts of namespaces, and so the sockets in their `/run`.
 fn exporter_in(namespaces: &Namespaces, config: &str) -> Exporter {
@@ -77,32 +80,30 @@ fn counted(exporter: &Exporter, pairs: &[impl AsRef<str>]) -> u64 {
     exporter.scrape().sum_ns(SECONDS, &pairs)
 }
 
-/// Checks that a set has used what the kernel says of its only cgroup, next to what it `had` before. It may differ by
-/// 0.5 %, because we charge interrupts and the way from a wakeup to the switch to a task, and many kernels do not,
-/// and by [`JOINING_NS`].
+/// Checks that a set uses, for [`WINDOW`], what the kernel says of its only cgroup. It may differ by 0.5 %, because we
+/// charge interrupts and the way from a wakeup to the switch to a task, and many kernels do not, and by a tick at
+/// either end, since the kernel's figure is as of the last one.
 #[track_caller]
-fn check_usage(exporter: &Exporter, pairs: &[impl AsRef<str>], cgroup: &Cgroup, had: u64) {
-    check_usage_within(exporter, pairs, cgroup, had, JOINING_NS);
+fn check_usage(exporter: &Exporter, pairs: &[impl AsRef<str>], cgroup: &Cgroup) {
+    quiet::attempt(|| {
+        let (shown, usage) = (cpu_ns(&exporter.scrape(), pairs), cgroup.usage_ns());
+        thread::sleep(WINDOW);
+        let exposition = exporter.scrape();
+        let used = cgroup.usage_ns() - usage;
+        check_account(&exposition);
+        let ours = cpu_ns(&exposition, pairs) - shown;
+        assert!(
+            ours.abs_diff(used) <= used / 200 + 2 * TICK_NS,
+            "{}: {ours} ns by us, {used} ns by the kernel",
+            cgroup.path()
+        );
+    });
 }
 
-/// As [`check_usage`], but it may differ by `joining_ns`.
+/// Waits until a set whose only cgroup has ended goes on from what it had, in nanoseconds.
 #[track_caller]
-fn check_usage_within(
-    exporter: &Exporter,
-    pairs: &[impl AsRef<str>],
-    cgroup: &Cgroup,
-    had: u64,
-    joining_ns: u64,
-) {
-    let least = cgroup.usage_ns();
-    let exposition = exporter.scrape();
-    let most = cgroup.usage_ns();
-    check_account(&exposition);
-    let ours = cpu_ns(&exposition, pairs) - had;
-    let tolerance = most / 200 + joining_ns;
-    assert!(
-        least <= ours + tolerance && ours <= most + tolerance,
-        "{}: {ours} ns by us, {least} to {most} ns by the kernel",
-        cgroup.path()
-    );
+fn continues(exporter: &Exporter, pairs: &[impl AsRef<str>], had: u64) {
+    let expected = format!("more than {had} ns");
+    let found = exporter.wait_until(&expected, |it| cpu_ns(it, pairs) != had);
+    assert!(cpu_ns(&found, pairs) > had);
 }

@@ -1,6 +1,6 @@
 //! Units of a booted systemd, whose names can have any bytes, and pods whose cgroups systemd makes.
 
-use std::{fs, path::Path, thread, time::Duration};
+use std::{fs, path::Path};
 
 use sched_exporter_tests::{
     archive::payload,
@@ -10,7 +10,7 @@ use sched_exporter_tests::{
     system::System,
 };
 
-use super::{JOINING_SLOWLY_NS, check_usage_within, cpu_ns, find};
+use super::{check_usage, continues, cpu_ns, find};
 
 /// A label pair, whose value is escaped in an exposition.
 fn pair(label: &str, value: &str) -> String {
@@ -57,13 +57,12 @@ fn a_restarted_unit_continues_its_series() {
     let cgroup = system.tree.at(&format!("{}/system.slice/web.service", system.tree.path()));
     system.namespaces.run(&format!("systemd-run --unit=web {spin}"));
     find(&exporter, &pairs);
-    thread::sleep(Duration::from_secs(2));
-    check_usage_within(&exporter, &pairs, &cgroup, 0, JOINING_SLOWLY_NS);
+    check_usage(&exporter, &pairs, &cgroup);
     system.namespaces.run("systemctl stop web");
     let had = cpu_ns(&exporter.scrape(), &pairs);
     system.namespaces.run(&format!("systemd-run --unit=web {spin}"));
-    thread::sleep(Duration::from_secs(2));
-    check_usage_within(&exporter, &pairs, &cgroup, had, JOINING_SLOWLY_NS);
+    continues(&exporter, &pairs, had);
+    check_usage(&exporter, &pairs, &cgroup);
 }
 
 #[test]
@@ -122,12 +121,9 @@ fn pods_whose_cgroups_systemd_makes_have_names() {
     {
         let pod = kubelet.run_pod("shop", name, class);
         let container = kubelet.start(&pod, "main", 0, &["spin", "20", "80", "300"]);
-        // A scrape before it has its names would show its first milliseconds in `other`.
-        thread::sleep(Duration::from_secs(1));
         find(&exporter, &pod.pairs("main"));
         for (name, id) in [("main", &container), ("", &pod.sandbox)] {
-            let cgroup = containerd.cgroup(&pod, id);
-            check_usage_within(&exporter, &pod.pairs(name), &cgroup, 0, JOINING_SLOWLY_NS);
+            check_usage(&exporter, &pod.pairs(name), &containerd.cgroup(&pod, id));
         }
     }
 }
