@@ -7,8 +7,8 @@ use anyhow::Result;
 use crate::{
     runtimes::USUAL,
     tools::{
-        PinnedRust, cyclonedx, debian, kustomize, manifests, operator, path_with_bpf_linker,
-        path_with_cargo_deb, prometheus, python, runtimes,
+        PinnedRust, cargo_deny, cyclonedx, debian, kustomize, manifests, operator,
+        path_with_bpf_linker, path_with_cargo_deb, prometheus, python, runtimes,
     },
     vm,
 };
@@ -17,9 +17,10 @@ use crate::{
 type Download = (&'static str, fn() -> Result<()>);
 
 /// Everything that is downloaded when a command first needs it.
-const DOWNLOADS: [Download; 11] = [
+const DOWNLOADS: [Download; 12] = [
     ("bpf-linker", || path_with_bpf_linker(&PinnedRust::find()?).map(drop)),
     ("cargo-deb", || path_with_cargo_deb().map(drop)),
+    ("cargo-deny", || cargo_deny().map(drop)),
     ("prometheus_client", || python().map(drop)),
     ("the checks of manifests", || manifests().map(drop)),
     ("the checks of bills of materials", || cyclonedx().map(drop)),

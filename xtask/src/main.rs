@@ -17,6 +17,7 @@ mod bench;
 mod check;
 mod cluster;
 mod crates;
+mod deny;
 mod dist;
 mod docs;
 mod downloads;
@@ -50,6 +51,8 @@ enum Command {
     Test(test::Args),
     /// Check format, clippy, pure tests and generated documents; needs neither root nor BPF
     Check,
+    /// Check licenses, sources, duplicates and known vulnerabilities of all dependencies
+    Deny,
     /// Run the tests of names of containers with the runtimes of several Debian releases, as root
     Runtimes(runtimes::Args),
     /// Run the DaemonSet on a Kubernetes node of this machine, as root; builds Kubernetes at first
@@ -101,6 +104,7 @@ fn main() -> ExitCode {
         Command::Run { args } => run::run(&args),
         Command::Test(args) => test::test(&args),
         Command::Check => Ok(check::check()),
+        Command::Deny => deny::deny(),
         Command::Runtimes(args) => runtimes::runtimes(&args),
         Command::Cluster => cluster::cluster(),
         Command::Vm(args) => vm::vm(&args),

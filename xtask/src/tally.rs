@@ -60,9 +60,23 @@ impl Tally {
     }
 }
 
+/// The line that ends a command's output, from which `.ci/run` takes the counts.
+pub(crate) fn closing_line(passed: usize, failed: usize, skipped: usize) -> String {
+    match skipped {
+        0 => format!("{passed} passed, {failed} failed"),
+        _ => format!("{passed} passed, {failed} failed, {skipped} skipped"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Tally;
+    use super::{Tally, closing_line};
+
+    #[test]
+    fn closing_line_names_skipped_checks() {
+        assert_eq!(closing_line(8, 0, 0), "8 passed, 0 failed");
+        assert_eq!(closing_line(5, 1, 2), "5 passed, 1 failed, 2 skipped");
+    }
 
     #[test]
     fn tally_sums_counts_of_all_harnesses() {

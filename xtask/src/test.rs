@@ -15,7 +15,7 @@ use crate::{
     needs::{NEEDS, Need, ROOT},
     shipped::{build_suite, build_tests, doctests},
     suites::suites,
-    tally::Tally,
+    tally::{Tally, closing_line},
     workspace::{Executable, output, root, root_command},
 };
 
@@ -189,10 +189,7 @@ fn report(tally: &Tally, missing: &[Missing]) -> ExitCode {
     if skipped > 0 && on_ci {
         println!("failed: CI is set, so every test must run");
     }
-    match skipped {
-        0 => println!("{passed} passed, {failed} failed"),
-        _ => println!("{passed} passed, {failed} failed, {skipped} skipped"),
-    }
+    println!("{}", closing_line(*passed, *failed, skipped));
     if *failed > 0 || skipped > 0 && on_ci { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

