@@ -20,6 +20,7 @@ use sched_exporter_tests::{
     quantiles::{HEADING, section},
 };
 
+mod dependencies;
 mod guide;
 mod monitoring;
 
