@@ -161,13 +161,14 @@ fn debian(directory: &Path, arch: Arch, epoch: &str) -> Result<()> {
         .env("SOURCE_DATE_EPOCH", epoch))
 }
 
-/// Writes and returns the checksums of all files.
+/// Writes and returns the checksums of all files except a signature of the checksums.
 fn checksums(directory: &Path) -> Result<String> {
     const FILE: &str = "SHA256SUMS";
+    const SIGNATURE: &str = "SHA256SUMS.sig";
     let mut names = Vec::new();
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
-        if name != FILE {
+        if name != FILE && name != SIGNATURE {
             names.push(name);
         }
     }

@@ -53,7 +53,7 @@ const AS_ROOT: &[&str] = &[
 const ON_KERNEL: &[&str] = AS_ROOT.split_at(1).1;
 
 /// Everything that tests need. Needs that others depend on come first.
-pub(crate) const NEEDS: [Need; 23] = [
+pub(crate) const NEEDS: [Need; 24] = [
     Need {
         what: ROOT,
         modules: AS_ROOT,
@@ -188,6 +188,13 @@ pub(crate) const NEEDS: [Need; 23] = [
         remedy: "install python3 with venv (Debian's package is python3-venv)",
         variable: Some("SCHED_EXPORTER_CYCLONEDX_PYTHON"),
         find: tools::cyclonedx,
+    },
+    Need {
+        what: "ssh-keygen",
+        modules: &["signature"],
+        remedy: "install OpenSSH (Debian's package is openssh-client)",
+        variable: None,
+        find: || tools::on_path("ssh-keygen").context("`ssh-keygen` is not on PATH"),
     },
     Need {
         what: "podman",
