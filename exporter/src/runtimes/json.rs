@@ -33,10 +33,20 @@ pub(super) struct Objects {
     in_string: bool,
     is_escaped: bool,
     is_done: bool,
-    /// The object so far; `None` outside of objects, and of objects that are too large.
-    object: Option<Vec<u8>>,
+    object: Object,
     /// Number of bytes read so far.
     offset: u64,
+}
+
+/// The object that is being read.
+#[derive(Debug)]
+enum Object {
+    /// None is.
+    Outside,
+    /// What earlier pieces had of it.
+    Begun(Vec<u8>),
+    /// It is too large.
+    TooLarge,
 }
 
 impl Objects {
@@ -59,7 +69,7 @@ impl Objects {
             in_string: false,
             is_escaped: false,
             is_done: false,
-            object: None,
+            object: Object::Outside,
             offset: 0,
         }
     }
@@ -98,7 +108,7 @@ impl Objects {
             match byte {
                 b'{' | b'[' if self.open > 0 || !self.is_done && byte == self.around[0] => {
                     if byte == b'{' && self.is_around() {
-                        self.object = Some(Vec::new());
+                        self.object = Object::Begun(Vec::new());
                         from = at - 1;
                     }
                     if self.matching == self.open && self.around.get(self.open) == Some(&byte) {
@@ -112,7 +122,10 @@ impl Objects {
                 b'"' => self.in_string = true,
                 b'}' | b']' => {
                     self.open -= 1;
-                    if byte == b'}' && self.is_around() {
+                    if self.is_inside() && self.is_around() {
+                        if byte == b']' {
+                            return Err(SplitError::Form(self.offset + at as u64).into());
+                        }
                         self.complete(&piece[from..at], each)?;
                     }
                     self.matching = self.matching.min(self.open);
@@ -148,15 +161,16 @@ impl Objects {
         self.matching == self.around.len() && self.open == self.around.len()
     }
 
-    /// Whether an object is being read.
     const fn is_inside(&self) -> bool {
-        self.matching == self.around.len() && self.open > self.around.len()
+        !matches!(self.object, Object::Outside)
     }
 
     /// Adds a part to the object, and drops the object if that makes it too large.
     fn keep(&mut self, part: &[u8]) {
-        self.object = self.object.take().filter(|it| part.len() <= self.max_bytes - it.len());
-        if let Some(object) = &mut self.object {
+        let Object::Begun(object) = &mut self.object else { return };
+        if part.len() > self.max_bytes - object.len() {
+            self.object = Object::TooLarge;
+        } else {
             object.extend_from_slice(part);
         }
     }
@@ -166,11 +180,11 @@ impl Objects {
         part: &[u8],
         each: &mut impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        match mem::take(&mut self.object) {
-            Some(begun) if part.len() > self.max_bytes - begun.len() => Ok(()),
-            Some(begun) if begun.is_empty() => each(part),
-            Some(begun) => each(&[&begun, part].concat()),
-            None => Ok(()),
+        match mem::replace(&mut self.object, Object::Outside) {
+            Object::Begun(begun) if part.len() > self.max_bytes - begun.len() => Ok(()),
+            Object::Begun(begun) if begun.is_empty() => each(part),
+            Object::Begun(begun) => each(&[&begun, part].concat()),
+            Object::TooLarge | Object::Outside => Ok(()),
         }
     }
 }
@@ -293,7 +307,8 @@ mod tests {
         objects.push::<SplitError>(b"[{\"", &mut |_| Ok(())).unwrap();
         for _ in 0..1000 {
             objects.push::<SplitError>(&[b'a'; MAX], &mut |_| Ok(())).unwrap();
-            assert!(objects.object.as_ref().is_none_or(|object| object.capacity() <= 2 * MAX));
+            let Object::Begun(object) = &objects.object else { continue };
+            assert!(object.capacity() <= 2 * MAX);
         }
     }
 
@@ -310,8 +325,13 @@ mod tests {
             ("[]\"a\"", SplitError::Form(3)),
             ("\"[]\"", SplitError::Form(1)),
             ("page not found", SplitError::Form(1)),
+            ("[{]", SplitError::Form(3)),
+            ("[{},[},{}", SplitError::Truncated(9)),
+            (r#"[{},{"a":[]]"#, SplitError::Form(12)),
         ] {
-            assert_eq!(split(Objects::of_array(MAX), text, 2), Err(error), "{text}");
+            for size in 1..=10 {
+                assert_eq!(split(Objects::of_array(MAX), text, size), Err(error), "{text}");
+            }
         }
     }
 
