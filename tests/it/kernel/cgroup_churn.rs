@@ -48,7 +48,10 @@ fn count(tree: &Tree) -> u64 {
     }
 }
 
-/// Processes in two cgroups on each CPU that switch often, with pauses: without them, the kernel's
+/// On how many CPUs [`load`] runs: an emulator shows all of a guest's CPUs on one of the host's.
+const LOADED: usize = 2;
+
+/// Processes in two cgroups on some CPUs that switch often, with pauses: without them, the kernel's
 /// own threads get no time, and it cannot remove cgroups.
 fn load(tree: &Tree) -> Vec<Process> {
     let cgroups = ["load-a", "load-b"].map(|name| tree.create(name));
@@ -65,7 +68,7 @@ fn load(tree: &Tree) -> Vec<Process> {
             })
         })
     };
-    online().into_iter().flat_map(on).collect()
+    online().into_iter().take(LOADED).flat_map(on).collect()
 }
 
 /// Creates cgroups below `parent`, in each of which a process works briefly, and removes them.
@@ -260,12 +263,11 @@ fn every_scrape_is_conserved_in_a_storm_of_switches() {
     let end = Instant::now() + Duration::from_secs(3);
     let mut last = scrape(&exporter);
     let mut scrapes = 0;
-    while Instant::now() < end {
+    while scrapes < 20 || Instant::now() < end {
         let next = scrape(&exporter);
         check_forward(&last, &next);
         last = next;
         scrapes += 1;
     }
-    assert!(scrapes > 20, "{scrapes}");
     assert!(last.sum_ns(SECONDS, &["set=\"load\""]) > 10_000_000);
 }
