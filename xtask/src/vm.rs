@@ -38,8 +38,8 @@ pub(crate) struct Args {
     /// Run only tests whose path contains one of these
     #[arg(long = "test", value_name = "FILTER")]
     filters: Vec<String>,
-    /// Write docs/kernels.md
-    #[arg(long, conflicts_with_all = ["guests", "quick", "filters"])]
+    /// Write docs/kernels.md, or the rows of these guests in it
+    #[arg(long, conflicts_with_all = ["quick", "filters"])]
     write: bool,
     /// Print the names of the guests and exit
     #[arg(long)]
