@@ -62,6 +62,10 @@ const CSS_ONLINE: u32 = 1 << 1;
 /// How long a CPU waits before it retries to take a slot for a cgroup that found none.
 const RETRY_NS: u64 = 1_000_000_000;
 
+/// The current cgroup of a CPU if it found no slot. Its serial number is that of no cgroup, so each switch to a
+/// task looks for a slot again, even if the CPU runs tasks of one cgroup only.
+const REFUSED: u64 = CgroupState::pack(u64::MAX, SLOT_OTHER);
+
 /// Prepares the entry of a CPU that is switched for the first time, to `next`.
 #[inline(always)]
 pub(crate) fn seed(entry: &mut CpuEntry, cpu: u32, next: Object, next_mode: u64) {
@@ -213,7 +217,7 @@ fn owner(slot: u32) -> u64 {
         .map_or(0, |meta| unsafe { (&raw const (*meta).serial).read_volatile() })
 }
 
-/// A cgroup packed with its slot, from the table of this CPU if the cgroup is there.
+/// A cgroup packed with its slot, from the table of this CPU if the cgroup is there; [`REFUSED`] if it has none.
 #[inline(always)]
 fn slot_of(entry: &mut CpuEntry, css: Object, serial: u64) -> u64 {
     // The root of the unified hierarchy has no serial number, and neither has an empty place of the table.
@@ -226,8 +230,13 @@ fn slot_of(entry: &mut CpuEntry, css: Object, serial: u64) -> u64 {
         found = *at_place(entry, place ^ OTHER_PLACE);
     }
     let (owner, slot) = CgroupState::unpack(found);
-    if owner == serial && (slot != SLOT_OTHER || !may_retry(&entry.record)) {
-        return found;
+    if owner == serial {
+        if slot != SLOT_OTHER {
+            return found;
+        }
+        if !may_retry(&entry.record) {
+            return REFUSED;
+        }
     }
     find_slot(entry, css.0, serial)
 }
@@ -281,7 +290,7 @@ fn find_slot(entry: &mut CpuEntry, css: *const u8, serial: u64) -> u64 {
     }
     let found = CgroupState::pack(serial, slot);
     *at_place(entry, at) = found;
-    found
+    if slot == SLOT_OTHER { REFUSED } else { found }
 }
 
 /// The slot of a cgroup; `None` if it has none and none is free.
