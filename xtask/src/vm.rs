@@ -14,7 +14,7 @@ use crate::{
     shipped::{build_shipped, build_tests},
     tally::Tally,
     vm::{
-        guests::{GUESTS, Guest},
+        guests::{GUESTS, Guest, NOT_OF_THE_SCHEDULER},
         qemu::Console,
     },
     workspace::{named, root},
@@ -151,21 +151,6 @@ const SKIPPED: [&str; 17] = [
     "half_open",
 ];
 
-/// Tests of files, sockets and limits rather than the scheduler. A quick run skips them.
-const NOT_QUICK: &[&str] = &[
-    "kernel::cgroup_sets::",
-    "kernel::connections::",
-    "kernel::http::",
-    "kernel::labels::",
-    "kernel::log::",
-    "kernel::notify::",
-    "kernel::reload::",
-    "kernel::scrapes::",
-    "kernel::shortage::",
-    "kernel::sockets::",
-    "kernel::writers::",
-];
-
 fn run(
     guest: &'static Guest,
     kernel: debian::Kernel,
@@ -174,7 +159,7 @@ fn run(
 ) -> Result<Outcome> {
     let started = Instant::now();
     let mut harness = vec!["--test-threads=1".to_owned()];
-    let not_quick = if args.quick { NOT_QUICK } else { &[] };
+    let not_quick = if args.quick { NOT_OF_THE_SCHEDULER } else { &[] };
     let skip = SKIPPED.iter().chain(guest.skip).chain(guest.hierarchy.skip()).chain(not_quick);
     harness.extend(skip.map(|module| format!("--skip={module}")));
     harness.extend_from_slice(&args.filters);
