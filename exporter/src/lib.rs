@@ -27,9 +27,11 @@
 //! | [`tracker`] | follows cgroups as they come and go | | `generation`, `labels`, `expr`, `accounting`, `exposition`, `kernel`, `cgroup`, `runtimes`, `os` |
 //! | [`metrics`] | decides which metrics are shown, and renders them | | `generation`, `labels`, `accounting`, `exposition`, `kernel`, `os` and `tracker` in `metrics/scrape.rs` |
 //! | [`reload`] | replaces the current generation | | `metrics`, `tracker`, `generation`, `labels`, `config`, `sources`, `kernel`, `cpu`, `expr`, `os` |
-//! | [`web`] | serves HTTP | | `metrics`, `reload`, `exposition`, `os` |
+//! | [`access`] | decides who may connect and what they may ask, by the web configuration | | `metrics`, `config`, `os` |
+//! | [`web`] | serves HTTP | | `access`, `metrics`, `reload`, `exposition`, `os` |
 //! | [`cli`] | parses the command line and runs what it asks for | | any room |
 
+pub mod access;
 pub mod accounting;
 pub mod cgroup;
 pub mod cli;

@@ -54,7 +54,7 @@ fn run(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
             Mode::Serve => modes::serve(args, log).await,
             Mode::Check(format) => modes::check(args, format, log).await,
             Mode::Once(format) => modes::once(args, format, log).await,
-            Mode::Healthcheck(address) => Ok(healthcheck(address).await?),
+            Mode::Healthcheck(address, web) => Ok(healthcheck(address, web).await?),
         }
     })
 }

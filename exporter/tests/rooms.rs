@@ -14,7 +14,7 @@ use quote::ToTokens as _;
 use syn::{Attribute, File, Item, UseTree};
 
 /// Crates that a room may name besides std, `thiserror`, `tracing` and `serde`.
-const CRATES: [(&str, &[&str]); 17] = [
+const CRATES: [(&str, &[&str]); 18] = [
     ("exposition", &["itoa"]),
     ("accounting", &["sched_exporter_ebpf"]),
     ("expr", &["md5", "minijinja", "regex", "regex_automata", "strsim"]),
@@ -40,7 +40,7 @@ const CRATES: [(&str, &[&str]); 17] = [
     ),
     ("kernel", &["aya", "aya_log", "caps", "libc", "log", "nix", "sched_exporter_ebpf", "tokio"]),
     ("runtimes", &["bytes", "http_body_util", "hyper", "hyper_util", "serde_json", "tokio"]),
-    ("config", &["humantime", "serde_yaml", "sha2", "strsim"]),
+    ("config", &["bcrypt", "humantime", "serde_yaml", "sha2", "strsim"]),
     (
         "sources",
         &[
@@ -61,6 +61,20 @@ const CRATES: [(&str, &[&str]); 17] = [
     ("metrics", &["itoa", "procfs", "prometheus", "sched_exporter_ebpf"]),
     ("reload", &["arc_swap", "tokio"]),
     (
+        "access",
+        &[
+            "arc_swap",
+            "base64",
+            "bcrypt",
+            "hmac",
+            "hyper",
+            "sha2",
+            "tokio",
+            "tokio_rustls",
+            "x509_parser",
+        ],
+    ),
+    (
         "web",
         &[
             "bytes",
@@ -73,6 +87,7 @@ const CRATES: [(&str, &[&str]); 17] = [
             "prometheus",
             "socket2",
             "tokio",
+            "tokio_rustls",
         ],
     ),
     (

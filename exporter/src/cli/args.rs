@@ -1,9 +1,13 @@
 //! The command line, with flags named as in `node_exporter` and Prometheus.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{
     ArgAction, CommandFactory as _, Parser, Subcommand, ValueEnum,
+    builder::{OsStringValueParser, TypedValueParser as _},
     error::{ContextKind, ContextValue, Error, ErrorKind},
 };
 
@@ -40,7 +44,7 @@ pub struct Args {
     pub config_file: PathBuf,
 
     /// Check the configuration file, print the labels it gives this machine, and exit: 0 if it is
-    /// valid, 1 with all its errors if not.
+    /// valid, 1 with all its errors if not. Checks the web configuration and its certificates, too.
     #[arg(long = "config.check")]
     pub config_check: bool,
 
@@ -66,6 +70,18 @@ pub struct Args {
     /// Listen on the sockets that systemd passes, instead of binding addresses.
     #[arg(long = "web.systemd-socket", conflicts_with = "web_listen_address")]
     pub web_systemd_socket: bool,
+
+    /// Web configuration file, in the format of Prometheus's exporters: TLS, certificates of clients, users with
+    /// passwords, a rate limit. A change of the file or of a certificate applies at once. Without it, anyone
+    /// can scrape.
+    #[arg(
+        long = "web.config.file",
+        value_name = "PATH",
+        default_value = "",
+        hide_default_value = true,
+        value_parser = OsStringValueParser::new().map(PathBuf::from)
+    )]
+    pub web_config_file: PathBuf,
 
     /// Path that serves the metrics.
     #[arg(
@@ -175,6 +191,17 @@ pub enum Command {
         /// Address the exporter was told to listen on.
         #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = LISTEN_ADDRESS)]
         web_listen_address: ListenAddress,
+
+        /// Web configuration file of that exporter. With TLS, no certificate is verified, and where the
+        /// exporter asks for one, its asking is a sign of health.
+        #[arg(
+            long = "web.config.file",
+            value_name = "PATH",
+            default_value = "",
+            hide_default_value = true,
+            value_parser = OsStringValueParser::new().map(PathBuf::from)
+        )]
+        web_config_file: PathBuf,
     },
 }
 
@@ -197,17 +224,12 @@ pub enum Mode<'a> {
     Check(CheckFormat),
     /// Print one exposition.
     Once(Format),
-    /// Check the health of the exporter that listens on this address.
-    Healthcheck(&'a ListenAddress),
+    /// Check the health of the exporter that listens on this address, and has this web configuration, if any.
+    Healthcheck(&'a ListenAddress, Option<&'a Path>),
 }
 
 /// Flags of comparable exporters, by their beginning, and what to do instead.
-const FLAGS_OF_OTHERS: [(&str, &str); 6] = [
-    (
-        "--web.config.file",
-        "TLS and authentication are not supported yet; listen on the loopback, \
-         --web.listen-address=127.0.0.1:10435, behind a proxy that adds them",
-    ),
+const FLAGS_OF_OTHERS: [(&str, &str); 5] = [
     (
         "--web.disable-exporter-metrics",
         "to drop the exporter's own metrics, use metric_relabel_configs in Prometheus",
@@ -247,8 +269,8 @@ impl Args {
     /// The selected mode. `--config.check` takes precedence over `--once`. Fails if the mode does not
     /// have the selected format.
     pub fn mode(&self) -> Result<Mode<'_>, Error> {
-        if let Some(Command::Healthcheck { web_listen_address }) = &self.command {
-            return Ok(Mode::Healthcheck(web_listen_address));
+        if let Some(Command::Healthcheck { web_listen_address, web_config_file }) = &self.command {
+            return Ok(Mode::Healthcheck(web_listen_address, given(web_config_file)));
         }
         let reason = if self.config_check {
             match self.format {
@@ -271,6 +293,11 @@ impl Args {
         let given = given.as_ref().map_or_else(String::new, |value| value.get_name().to_owned());
         let message = format!("`--format={given}` does not apply: {reason}\n");
         Err(Error::raw(ErrorKind::ArgumentConflict, message).with_cmd(&Self::command()))
+    }
+
+    /// The web configuration file, if there is one.
+    pub fn web_config_file(&self) -> Option<&Path> {
+        given(&self.web_config_file)
     }
 
     /// The optional measurements that the flags disable.
@@ -303,6 +330,11 @@ impl CgroupHierarchy {
             Self::V2 => Some(Hierarchy::Unified),
         }
     }
+}
+
+/// A path, unless it is empty.
+fn given(path: &Path) -> Option<&Path> {
+    (!path.as_os_str().is_empty()).then_some(path)
 }
 
 /// Parses a number of bytes with an optional unit: decimal `kB`, `MB` and `GB`, or binary `KiB`, `MiB` and
@@ -361,7 +393,16 @@ mod tests {
         check(&["--config.check", "--format=json"], Mode::Check(CheckFormat::Json));
         check(&["--once", "--config.check"], Mode::Check(CheckFormat::Table));
         let address = ":1".parse().unwrap();
-        check(&["healthcheck", "--web.listen-address=:1"], Mode::Healthcheck(&address));
+        let healthcheck = ["healthcheck", "--web.listen-address=:1"];
+        check(&healthcheck, Mode::Healthcheck(&address, None));
+        check(
+            &[&healthcheck[..], &["--web.config.file=/etc/web.yml"]].concat(),
+            Mode::Healthcheck(&address, Some(Path::new("/etc/web.yml"))),
+        );
+        check(
+            &[&healthcheck[..], &["--web.config.file="]].concat(),
+            Mode::Healthcheck(&address, None),
+        );
     }
 
     #[test]
@@ -424,8 +465,6 @@ mod tests {
     #[test]
     fn flags_of_other_exporters_are_answered_with_advice() {
         for (flag, advice) in [
-            ("--web.config.file", "TLS and authentication are not supported yet"),
-            ("--web.config.file=/etc/web.yml", "TLS and authentication are not supported yet"),
             ("--collector.cpu", "every measurement is on"),
             ("--no-collector.arp", "every measurement is on"),
             ("--path.procfs=/host/proc", "no path is needed"),

@@ -1,11 +1,15 @@
 //! `sched_exporter healthcheck`: checks a running exporter on this machine, for containers without
 //! another HTTP client.
+//!
+//! With TLS, it verifies no certificate: it asks this machine, and sends no secret. Where the exporter requires a
+//! certificate, its refusal for want of one shows that it serves.
 
 use std::{
     error::Error,
     fmt::Display,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
     time::Duration,
 };
 
@@ -15,7 +19,8 @@ use hyper::{Request, Response, StatusCode};
 use tokio::time::timeout;
 
 use crate::{
-    os::http_client::{self, HttpError, Server},
+    access::{self, WebConfigError},
+    os::http_client::{self, AnyServer, HttpError, Server},
     web::address::{ListenAddress, Target},
 };
 
@@ -36,13 +41,19 @@ pub enum Unhealthy {
     /// The response was not 200.
     #[error("{0}{PATH} responded with {1}")]
     Status(String, StatusCode),
+    /// The web configuration does not say how to connect.
+    #[error("--web.config.file: {}", .0.one_line())]
+    WebConfig(WebConfigError),
     /// The host name could not be resolved.
     #[error("`{0}`: {1}")]
     Unresolved(String, io::Error),
 }
 
-/// Requests `/-/healthy` from the exporter that listens on `address`.
-pub async fn healthcheck(address: &ListenAddress) -> Result<(), Unhealthy> {
+/// Requests `/-/healthy` from the exporter that listens on `address` and has this web configuration, if any.
+pub async fn healthcheck(address: &ListenAddress, web: Option<&Path>) -> Result<(), Unhealthy> {
+    let web = web.map(access::read).transpose().map_err(Unhealthy::WebConfig)?;
+    let server = AnyServer::default();
+    let tls = web.and_then(|web| web.tls).map(|tls| (&server, tls.requires_certificate()));
     let mut request = Request::new(Empty::new());
     *request.uri_mut() = hyper::Uri::from_static(PATH);
     let candidates = match address.target() {
@@ -50,14 +61,17 @@ pub async fn healthcheck(address: &ListenAddress) -> Result<(), Unhealthy> {
             tcp.resolve().map_err(|error| Unhealthy::Unresolved(address.to_string(), error))?
         }
         Target::Unix(path) => {
-            return check(address, http_client::send_to_socket(path, request)).await;
+            let response =
+                http_client::send_to_socket(path, request, tls.map(|(server, _)| server.config()));
+            return check(address, tls, response).await;
         }
     };
     let mut unhealthy = None;
     for candidate in candidates.into_iter().map(reachable) {
         let host = candidate.ip().to_string();
         let server = Server { host: &host, port: candidate.port(), addresses: &[candidate] };
-        match check(&candidate, server.send(request.clone(), None)).await {
+        let response = server.send(request.clone(), tls.map(|(server, _)| server.config()));
+        match check(&candidate, tls, response).await {
             Err(error @ (Unhealthy::Unreachable(_) | Unhealthy::Silent(_))) => {
                 unhealthy = Some(error);
             }
@@ -67,13 +81,19 @@ pub async fn healthcheck(address: &ListenAddress) -> Result<(), Unhealthy> {
     unhealthy.map_or(Ok(()), Err)
 }
 
+/// Waits for the response. `tls` says how it is connected, and whether the exporter requires a certificate.
 async fn check(
     address: &impl Display,
+    tls: Option<(&AnyServer, bool)>,
     response: impl Future<Output = Result<Response<Bytes>, HttpError>>,
 ) -> Result<(), Unhealthy> {
     match timeout(TIMEOUT, response).await {
         Ok(Ok(response)) if response.status() == StatusCode::OK => Ok(()),
         Ok(Ok(response)) => Err(Unhealthy::Status(address.to_string(), response.status())),
+        // It refused the connection for want of a certificate.
+        Ok(Err(_)) if tls.is_some_and(|(server, requires)| requires && server.has_asked()) => {
+            Ok(())
+        }
         Ok(Err(error)) => Err(Unhealthy::Unreachable(error.into())),
         Err(_) => Err(Unhealthy::Silent(address.to_string())),
     }

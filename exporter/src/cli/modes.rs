@@ -12,6 +12,7 @@ use super::{
     start::{self, Attached, Setup},
 };
 use crate::{
+    access::{self, Follower, Gate},
     exposition::Format,
     kernel::{program_log::LOG_TARGET, scheduler::Scheduler},
     metrics::{scrape::Exporter, selection::Selection, telemetry::Telemetry},
@@ -29,6 +30,7 @@ pub async fn serve(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
     // First, since a signal without a handler ends the process, or is ignored if this is a container's first.
     let (reload_signals, mut shutdown_signals) =
         signals::install().context("cannot install signal handlers")?;
+    let web_reload_signals = signals::reload().context("cannot install signal handlers")?;
     let log_counts = init_log(args, log)?;
     let notifier = Notifier::from_env();
     let stopping = |signal| {
@@ -49,7 +51,7 @@ pub async fn serve(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
         };
         Ok((listeners, start::attach(args, step)?, setup))
     });
-    let (listeners, attached, setup) = tokio::select! {
+    let (listeners, attached, mut setup) = tokio::select! {
         started = started => started?,
         signal = shutdown_signals.next() => {
             stopping(signal);
@@ -57,18 +59,31 @@ pub async fn serve(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
         }
     };
     let status = reload::serving(setup.file.path());
+    let loaded = args.web_config_file().zip(setup.access.take());
     let Running { scheduler, reloader, exporter, telemetry, cgroups } =
         run(args, attached, setup, log, log_counts)?;
     let tracked = match cgroups {
         Some(cgroups) => Some(cgroups.follow().await?),
         None => None,
     };
+    let gate = match loaded {
+        Some((path, loaded)) => {
+            let follower = Follower::new(path.to_owned(), loaded, telemetry.clone());
+            let gate = follower.gate();
+            follower.start(args.config_auto_reload_interval, web_reload_signals);
+            gate
+        }
+        None => Arc::new(Gate::default()),
+    };
+    let tls = gate.current().tls.is_some();
     for listener in &listeners {
-        tracing::info!(address = listener.address(), path = args.web_telemetry_path, "listening");
+        let address = listener.address();
+        tracing::info!(address, path = args.web_telemetry_path, tls, "listening");
     }
     let server = Server {
         exporter,
         telemetry,
+        gate,
         reload: reloader.start(
             reload_signals,
             args.config_auto_reload_interval,
@@ -114,6 +129,9 @@ pub async fn check(args: &Args, format: CheckFormat, log: &LogWriter) -> anyhow:
     })
     .await?;
     start_log(log)?;
+    if let Some((path, loaded)) = args.web_config_file().zip(setup.access.as_ref()) {
+        access::warnings(path, &loaded.warnings);
+    }
     let mut reloader = setup.reloader()?;
     reloader.wait_for_sources().await?;
     let config = Arc::clone(&reloader.inputs().config);

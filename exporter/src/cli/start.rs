@@ -17,6 +17,7 @@ use super::{
     check::{FoundCgroup, FoundCgroups},
 };
 use crate::{
+    access::{self, WebConfigError},
     accounting::CGROUPS,
     cgroup::{
         self,
@@ -58,42 +59,57 @@ pub(super) struct Setup {
     pub(super) telemetry: Telemetry,
     pub(super) file: ConfigFile,
     pub(super) config: Config,
+    /// The web configuration, if there is one.
+    pub(super) access: Option<access::Loaded>,
 }
 
 impl Setup {
     /// Reads the configuration with every right that this process has.
     pub(super) fn new(args: &Args, step: &Step) -> anyhow::Result<Self> {
-        Self::read(args, step, |path| Ok(config::read(path)?))
+        Self::read(args, step, |path| Ok(config::read(path)?), |path| Ok(access::load(path)?))
     }
 
     /// Reads the configuration with only the rights that reloads will have.
     pub(super) fn for_reloads(args: &Args, step: &Step) -> anyhow::Result<Self> {
-        Self::read(args, step, |path| {
-            if args.privileges_keep {
-                return Ok(config::read(path)?);
-            }
-            let file = capabilities::without(|| config::read(path))?;
-            file.map_err(|error| {
-                if is_denied(&error) && fs::File::open(path).is_ok() {
-                    anyhow!("{}: {}", log::chain(&error), unreadable_by_reloads(path))
-                } else {
-                    error.into()
-                }
-            })
-        })
+        if args.privileges_keep {
+            return Self::new(args, step);
+        }
+        Self::read(
+            args,
+            step,
+            |path| {
+                let file = capabilities::without(|| config::read(path))?;
+                file.map_err(|error| match &error {
+                    ConfigError::File(cause) => explain(cause).unwrap_or(error.into()),
+                    _ => error.into(),
+                })
+            },
+            |path| {
+                let loaded = capabilities::without(|| access::load(path))?;
+                loaded.map_err(|error| match &error {
+                    WebConfigError::File(cause) => explain(cause).unwrap_or(error.into()),
+                    _ => error.into(),
+                })
+            },
+        )
     }
 
     fn read(
         args: &Args,
         step: &Step,
         read: impl FnOnce(&Path) -> anyhow::Result<ConfigFile>,
+        load: impl FnOnce(&Path) -> anyhow::Result<access::Loaded>,
     ) -> anyhow::Result<Self> {
         step.reading(Path::new("/proc"));
         let telemetry = Telemetry::new()?;
         step.reading(&args.config_file);
         let file = read(&args.config_file)?;
         let config = file.parse()?;
-        Ok(Self { telemetry, file, config })
+        let access = args.web_config_file().map(|path| {
+            step.reading(path);
+            load(path).context("--web.config.file")
+        });
+        Ok(Self { telemetry, file, config, access: access.transpose()? })
     }
 
     /// Builds the first generation. This may start threads that read files.
@@ -103,9 +119,12 @@ impl Setup {
     }
 }
 
-fn is_denied(error: &ConfigError) -> bool {
-    let ConfigError::File(FileError::Unreadable { source, .. }) = error else { return false };
-    source.kind() == std::io::ErrorKind::PermissionDenied
+/// Explains why a file cannot be read with the rights that reloads will have, if it can be read now.
+fn explain(error: &FileError) -> Option<anyhow::Error> {
+    let FileError::Unreadable { path, source } = error else { return None };
+    let is_denied = source.kind() == std::io::ErrorKind::PermissionDenied;
+    (is_denied && fs::File::open(path).is_ok())
+        .then(|| anyhow!("{}: {}", log::chain(error), unreadable_by_reloads(path)))
 }
 
 /// Says why a file can be read now, but not by reloads, and what to do.

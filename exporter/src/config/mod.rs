@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 mod cgroups;
 mod diagnostics;
 mod file;
+mod go_duration;
 mod labels;
 mod latency;
 mod relabel;
+pub mod web;
 mod yaml;
 
 pub use cgroups::Cgroups;

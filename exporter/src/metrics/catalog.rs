@@ -476,6 +476,24 @@ catalog! {
         feature: None,
         source: Source::Registry,
     };
+    WEB_CONFIG_LAST_RELOAD_SUCCESSFUL: Family {
+        name: "sched_exporter_web_config_last_reload_successful",
+        kind: Kind::Gauge,
+        help: "Whether the web configuration and the certificates in it are valid as they are (1 or 0). While it \
+               is 0, the last valid ones apply. Left out without --web.config.file.",
+        labels: &[],
+        feature: None,
+        source: Source::Registry,
+    };
+    WEB_CONFIG_LAST_RELOAD_SUCCESS_TIMESTAMP: Family {
+        name: "sched_exporter_web_config_last_reload_success_timestamp_seconds",
+        kind: Kind::Gauge,
+        help: "When the web configuration and the certificates in it were last read and valid, in seconds since \
+               the epoch. Left out without --web.config.file.",
+        labels: &[],
+        feature: None,
+        source: Source::Registry,
+    };
     RELOADS: Family {
         name: "sched_exporter_config_reloads",
         kind: Kind::Counter,

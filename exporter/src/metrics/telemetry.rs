@@ -7,8 +7,8 @@ use std::{
 };
 
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
     core::{Atomic, Collector, GenericGauge},
     proto::{Metric, MetricFamily, MetricType},
 };
@@ -66,6 +66,9 @@ pub struct Telemetry {
     reloads: IntCounterVec,
     reload_successful: IntGauge,
     reload_success_timestamp: Gauge,
+    /// Without labels. There are samples only if there is a web configuration.
+    web_reload_successful: GaugeVec,
+    web_reload_success_timestamp: GaugeVec,
     label_source_up: IntGaugeVec,
     labels_rejected: IntCounterVec,
     capability_kept: IntGaugeVec,
@@ -90,6 +93,11 @@ impl Telemetry {
             reloads: counters(&registry, catalog::RELOADS)?,
             reload_successful: gauge(&registry, catalog::LAST_RELOAD_SUCCESSFUL)?,
             reload_success_timestamp: gauge(&registry, catalog::LAST_RELOAD_SUCCESS_TIMESTAMP)?,
+            web_reload_successful: optional(&registry, catalog::WEB_CONFIG_LAST_RELOAD_SUCCESSFUL)?,
+            web_reload_success_timestamp: optional(
+                &registry,
+                catalog::WEB_CONFIG_LAST_RELOAD_SUCCESS_TIMESTAMP,
+            )?,
             label_source_up: gauges(&registry, catalog::LABEL_SOURCE_UP)?,
             labels_rejected: counters(&registry, catalog::LABELS_REJECTED)?,
             capability_kept: gauges(&registry, catalog::CAPABILITY_KEPT)?,
@@ -138,8 +146,16 @@ impl Telemetry {
     /// Records that the first configuration was loaded.
     pub fn loaded(&self) {
         self.reload_successful.set(1);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.reload_success_timestamp.set(now.as_secs_f64());
+        self.reload_success_timestamp.set(now());
+    }
+
+    /// Records that the web configuration was read, and whether it was valid.
+    pub fn web_config(&self, is_valid: bool) {
+        let gauge = |family: &GaugeVec| family.with_label_values::<&str>(&[]);
+        gauge(&self.web_reload_successful).set(f64::from(u8::from(is_valid)));
+        if is_valid {
+            gauge(&self.web_reload_success_timestamp).set(now());
+        }
     }
 
     /// Records how a reload ended.
@@ -210,6 +226,12 @@ impl Telemetry {
     }
 }
 
+/// Seconds since the epoch.
+fn now() -> f64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.unwrap_or_default().as_secs_f64()
+}
+
 /// Whether a source is asked about containers, by its name: the URL of a socket, or `kubernetes-pods`.
 fn is_of_containers(source: &str) -> bool {
     source.starts_with("unix://") || source == "kubernetes-pods"
@@ -234,6 +256,11 @@ fn counters(registry: &Registry, family: Family) -> prometheus::Result<IntCounte
 
 fn gauges(registry: &Registry, family: Family) -> prometheus::Result<IntGaugeVec> {
     register(registry, IntGaugeVec::new(Opts::new(family.name, family.help), family.labels)?)
+}
+
+/// A gauge that has no sample until it is set.
+fn optional(registry: &Registry, family: Family) -> prometheus::Result<GaugeVec> {
+    register(registry, GaugeVec::new(Opts::new(family.name, family.help), family.labels)?)
 }
 
 fn gauge<P: Atomic + 'static>(

@@ -5,7 +5,10 @@ use std::{
     fmt, io,
     net::{SocketAddr, ToSocketAddrs as _},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -26,9 +29,16 @@ use tokio::{
 use tokio_rustls::{
     TlsConnector,
     rustls::{
-        self, ClientConfig, RootCertStore,
-        crypto::ring,
-        pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem, pem::PemObject as _},
+        self, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+        client::{
+            ResolvesClientCert,
+            danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        },
+        crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature},
+        pki_types::{
+            CertificateDer, InvalidDnsNameError, ServerName, UnixTime, pem, pem::PemObject as _,
+        },
+        sign::CertifiedKey,
     },
 };
 
@@ -124,15 +134,25 @@ impl Server<'_> {
     }
 }
 
-/// Sends a request without a body over a Unix socket.
+/// Sends a request without a body over a Unix socket, over TLS if `tls` is given.
 pub(crate) async fn send_to_socket(
     path: &Path,
-    request: Request<Empty<Bytes>>,
+    mut request: Request<Empty<Bytes>>,
+    tls: Option<Arc<ClientConfig>>,
 ) -> Result<Response<Bytes>, HttpError> {
-    open_socket(path, request).await?.finish().await
+    let Some(tls) = tls else { return open_socket(path, request).await?.finish().await };
+    let server = format!("unix:{}", path.display());
+    request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
+    let stream = UnixStream::connect(path).await;
+    let stream = stream.map_err(|source| HttpError::Connect { server: server.clone(), source })?;
+    let name = ServerName::try_from("localhost")
+        .map_err(|source| HttpError::ServerName { server: server.clone(), source })?;
+    let stream = TlsConnector::from(tls).connect(name, stream).await;
+    let stream = stream.map_err(|source| HttpError::Tls { server: server.clone(), source })?;
+    Exchange::begin(server, stream, request).await?.finish().await
 }
 
-/// Sends a request like [`send_to_socket`], and returns once the head of the response is there.
+/// Sends a request without TLS like [`send_to_socket`], and returns once the head of the response is there.
 pub(crate) async fn open_socket(
     path: &Path,
     mut request: Request<Empty<Bytes>>,
@@ -242,6 +262,84 @@ pub(crate) fn trust(certificates: &[u8]) -> Result<Arc<ClientConfig>, TrustError
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(Arc::new(config))
+}
+
+/// A TLS client that takes any certificate for the server's, and has none itself. It sends nothing secret.
+#[derive(Debug, Default)]
+pub(crate) struct AnyServer(Arc<Asked>);
+
+/// Whether the server asked for a certificate.
+#[derive(Debug, Default)]
+struct Asked(AtomicBool);
+
+impl AnyServer {
+    /// The configuration of connections.
+    pub(crate) fn config(&self) -> Arc<ClientConfig> {
+        let provider = Arc::new(ring::default_provider());
+        let verifier = AnyCertificate(provider.signature_verification_algorithms);
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider has cipher suites of each version")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::clone(&self.0) as Arc<dyn ResolvesClientCert>);
+        Arc::new(config)
+    }
+
+    /// Whether the server has asked for a certificate.
+    pub(crate) fn has_asked(&self) -> bool {
+        self.0.0.load(Ordering::Relaxed)
+    }
+}
+
+impl ResolvesClientCert for Asked {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.store(true, Ordering::Relaxed);
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
+/// Takes any certificate whose key the server has.
+#[derive(Debug)]
+struct AnyCertificate(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
 }
 
 #[cfg(test)]

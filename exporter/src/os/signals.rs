@@ -21,15 +21,18 @@ pub struct ShutdownSignals {
 /// Installs all handlers. Without a handler each of these signals ends the process, so call it before
 /// anything slow, and inside a tokio runtime. Signals received before the first wait are not lost.
 pub fn install() -> io::Result<(ReloadSignals, ShutdownSignals)> {
-    let reload = ReloadSignals {
-        hangup: signal(SignalKind::hangup())?,
-        user: signal(SignalKind::user_defined1())?,
-    };
+    let reload = reload()?;
     let shutdown = ShutdownSignals {
         terminate: signal(SignalKind::terminate())?,
         interrupt: signal(SignalKind::interrupt())?,
     };
     Ok((reload, shutdown))
+}
+
+/// Installs the handlers of reloads. If it is called more than once, each caller sees every signal.
+pub fn reload() -> io::Result<ReloadSignals> {
+    let hangup = signal(SignalKind::hangup())?;
+    Ok(ReloadSignals { hangup, user: signal(SignalKind::user_defined1())? })
 }
 
 impl ReloadSignals {

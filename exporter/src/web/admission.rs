@@ -7,7 +7,8 @@
 //!   are for clients whose first request is not complete.
 //! * A client that needs a place gets it from another connection: the one that has been idle longest;
 //!   if none is idle, the one whose client has not read its answer for longest; if there is none either,
-//!   one that asks again within [`AGAIN`] of its last answer, or that waits for a reload.
+//!   one that asks again within [`AGAIN`] of its last answer, or that waits for a reload or for the check of a
+//!   password.
 //! * Other requests, answers that their clients read, and connections accepted within the last
 //!   [`MOMENT`] are left alone. If there are only these, a newcomer that asks keeps its place beyond the
 //!   limit until it is answered, and further ones wait to be admitted.
@@ -80,6 +81,10 @@ pub(super) struct Id(u64);
 pub(super) enum Event {
     /// Bytes arrived.
     Read,
+    /// The answer has to wait for something slow, so that others may displace the connection meanwhile.
+    Waits,
+    /// The client no longer waits for the answer that was being prepared, and keeps the connection.
+    Abandoned,
     /// The answer is ready to be sent.
     Answered,
     /// The socket took bytes of the answer.
@@ -140,7 +145,7 @@ enum Standing {
     Idle(Instant),
     /// Its client has read nothing since then.
     Stuck(Instant),
-    /// It asked again then, or for a reload.
+    /// It asked again then, for a reload, or with a password that is being checked.
     Yielding(Reverse<Instant>),
 }
 
@@ -229,6 +234,10 @@ impl Admission {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         match (event, &mut connection.state) {
             (Event::Read, State::Idle { head, .. }) => *head = head.or(Some(now)),
+            (Event::Waits, State::Asked { yields, .. }) => *yields = true,
+            (Event::Abandoned, state @ State::Asked { .. }) => {
+                *state = State::Idle { since: now, head: None };
+            }
             (Event::Answered, state) => {
                 *state = State::Sending {
                     since: now,
@@ -625,6 +634,31 @@ mod tests {
         ]
     }
 
+    #[test]
+    fn who_waits_for_something_slow_is_displaced() {
+        let mut house = House::new(1);
+        let slow = house.admit(A, 0).0;
+        house.ask(slow, 0);
+        let other = house.admit(B, 10).0;
+        // The answer to a request is not interrupted.
+        assert!(house.ask(other, 10).evict.is_none());
+        house.record(slow, 11, &[Event::Waits]);
+        let third = house.admit(B, 20).0;
+        assert_eq!(house.ask(third, 20).evict, Some(slow));
+    }
+
+    #[test]
+    fn a_request_that_is_taken_back_leaves_its_connection_idle() {
+        let mut house = House::new(1);
+        let id = house.admit(A, 0).0;
+        house.ask(id, 0);
+        assert_eq!(house.admission.deadline(id), None);
+        house.record(id, 100, &[Event::Abandoned]);
+        assert_eq!(house.admission.deadline(id), Some(house.at(100) + IDLE_TIMEOUT));
+        let other = house.admit(B, 200).0;
+        assert_eq!(house.ask(other, 200).evict, Some(id));
+    }
+
     proptest! {
         #[test]
         fn bounds_hold_whatever_clients_do(
@@ -662,9 +696,10 @@ mod tests {
                     Step::Happen(it, event) => {
                         let Some(id) = pick(it) else { continue };
                         let event = [
-                            Event::Read, Event::Answered, Event::Wrote, Event::Blocked, Event::Handed,
+                            Event::Read, Event::Waits, Event::Abandoned, Event::Answered, Event::Wrote,
+                            Event::Blocked, Event::Handed,
                             Event::Flushed,
-                        ][usize::from(event % 6)];
+                        ][usize::from(event % 8)];
                         house.admission.record(id, event, now);
                     }
                     Step::Leave(it) => {

@@ -14,6 +14,9 @@ use tokio::{sync::Notify, time::sleep};
 /// What a connection holds apart from its answer: hyper's buffers and its task.
 pub(super) const CONNECTION_BYTES: usize = 20 << 10;
 
+/// What TLS adds to that: its state, and the records that are being received and sent.
+pub(super) const TLS_BYTES: usize = 40 << 10;
+
 /// A burst begins when this much is held.
 const BURST_BYTES: usize = 2 << 20;
 

@@ -1,5 +1,5 @@
-//! Serves the exposition over HTTP. May name `metrics`, the handle of `reload`, `exposition`'s formats
-//! and `os`.
+//! Serves the exposition over HTTP, or HTTPS. May name `access`, `metrics`, the handle of `reload`,
+//! `exposition`'s formats and `os`.
 //!
 //! | path | methods | response |
 //! |---|---|---|
@@ -9,10 +9,11 @@
 //! | `/-/reload` | POST, PUT | 200, or 500 with the reason; 403 unless enabled |
 //! | `/` | GET, HEAD | a landing page |
 //!
-//! Other paths get 404, other methods 405.
+//! Other paths get 404, other methods 405. With a web configuration, there is also 429 above its rate limit, and
+//! 401 without a password, but not for `/-/healthy` and `/-/ready`.
 //!
-//! A request passes through `connection` and `routes` (path and method) to the module that answers it:
-//! `metrics`, `lifecycle` or `pages`. `listener` accepts connections; `admission` decides which stay open,
+//! A request passes through `handshake` (TLS), `connection`, `routes` (path and method) and `guard` (rate limit
+//! and password) to the module that answers it: `metrics`, `lifecycle` or `pages`. `listener` accepts connections; `admission` decides which stay open,
 //! by what `stream` reports to `places`; and `turns` lets their requests take turns. `metrics` takes what it
 //! sends from `renderings`, which shares them and bounds their memory.
 
@@ -20,6 +21,9 @@ pub mod address;
 mod admission;
 mod compress;
 mod connection;
+mod guard;
+mod handshake;
+mod http2;
 mod lifecycle;
 mod limit;
 pub mod listener;
@@ -51,6 +55,7 @@ use self::{
     renderings::Renderings, turns::Turns,
 };
 use crate::{
+    access::Gate,
     metrics::{scrape::Exporter, telemetry::Telemetry},
     os::heap,
     reload::ReloadHandle,
@@ -65,6 +70,8 @@ pub struct Server {
     pub exporter: Exporter,
     /// Counts connections, requests and scrapes in flight.
     pub telemetry: Telemetry,
+    /// Decides who may connect and ask.
+    pub gate: Arc<Gate>,
     /// Requests reloads.
     pub reload: ReloadHandle,
     /// Path of the exposition. It must need no escaping in a URL or in HTML.

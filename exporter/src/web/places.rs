@@ -41,6 +41,8 @@ pub(super) struct Place {
     places: Arc<Places>,
     id: Id,
     peer: Peer,
+    /// Notified when the deadline has moved while nobody polled the connection.
+    moved: Notify,
 }
 
 impl Places {
@@ -74,7 +76,7 @@ impl Places {
             Admitted::Yes(id, evict) => {
                 self.close(&mut open, evict);
                 self.telemetry.connections(open.admission.open());
-                Some(Place { places: Arc::clone(self), id, peer })
+                Some(Place { places: Arc::clone(self), id, peer, moved: Notify::new() })
             }
             Admitted::No => None,
         }
@@ -120,6 +122,16 @@ fn origin(peer: Peer) -> Origin {
 }
 
 impl Place {
+    /// The other end.
+    pub(super) const fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// Whether it waits between two requests.
+    pub(super) fn is_between_requests(&self) -> bool {
+        self.places.lock().admission.is_between_requests(self.id)
+    }
+
     /// Says which task serves the connection, so that it can be closed.
     pub(super) fn served_by(&self, task: AbortHandle) {
         self.places.lock().tasks.insert(self.id, (self.peer, task));
@@ -137,9 +149,17 @@ impl Place {
     /// Records an event.
     pub(super) fn record(&self, event: Event) {
         self.places.lock().admission.record(self.id, event, Instant::now());
-        if matches!(event, Event::Flushed | Event::Blocked) {
+        if matches!(event, Event::Flushed | Event::Blocked | Event::Abandoned) {
             self.places.freed.notify_one();
         }
+        if matches!(event, Event::Abandoned) {
+            self.moved.notify_one();
+        }
+    }
+
+    /// Waits until the deadline has moved while nobody polled the connection.
+    pub(super) async fn moved(&self) {
+        self.moved.notified().await;
     }
 
     /// When the connection is to be closed if nothing happens on it. `None` if it is not up to its client.

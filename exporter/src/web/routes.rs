@@ -10,7 +10,8 @@ use hyper::{
 };
 
 use super::{
-    App, lifecycle,
+    App, guard, lifecycle,
+    places::Place,
     response::{Response, text},
 };
 
@@ -61,29 +62,43 @@ impl Route {
 }
 
 impl App {
-    /// Answers a request when it is its turn, and counts it. `is_again` says that its connection has just
-    /// been answered.
-    pub(super) async fn respond(&self, request: Request<Incoming>, is_again: bool) -> Response {
+    /// Answers a request on the connection of `place` when it is its turn, and counts it. `is_again` says that its connection has
+    /// just been answered.
+    pub(super) async fn respond(
+        &self,
+        request: Request<Incoming>,
+        place: &Place,
+        is_again: bool,
+    ) -> Response {
         let telemetry_path = self.server.telemetry_path.as_str();
         let route = Route::of(request.uri().path(), telemetry_path);
         let has_host = has_valid_host(request.version(), request.headers());
-        let is_scrape =
-            matches!(route, Route::Metrics) && has_host && route.allows(request.method());
+        let refusal = match route {
+            // kubelet has no password.
+            Route::Healthy | Route::Ready => None,
+            _ => guard::refuse(&self.server.gate, request.headers(), place).await,
+        };
+        let is_scrape = matches!(route, Route::Metrics)
+            && has_host
+            && refusal.is_none()
+            && route.allows(request.method());
         let mut turn = pin!(self.turns.take(is_again));
         // A scrape need not wait for its turn if it can share the rendering of another.
         if !is_scrape {
             turn.as_mut().await;
         }
-        let response = match route {
+        let mut response = match (refusal, route) {
+            (Some(refusal), _) => refusal,
             _ if !has_host => text(StatusCode::BAD_REQUEST, "The request needs one Host header.\n"),
-            Route::Other => text(StatusCode::NOT_FOUND, "Not found.\n"),
+            (None, Route::Other) => text(StatusCode::NOT_FOUND, "Not found.\n"),
             _ if !route.allows(request.method()) => method_not_allowed(route),
-            Route::Metrics => self.metrics(&request, is_again, turn).await,
-            Route::Healthy => lifecycle::healthy(),
-            Route::Ready => self.ready(),
-            Route::Reload => self.reload().await,
-            Route::Landing => self.landing_page(),
+            (None, Route::Metrics) => self.metrics(&request, is_again, turn).await,
+            (None, Route::Healthy) => lifecycle::healthy(),
+            (None, Route::Ready) => self.ready(),
+            (None, Route::Reload) => self.reload(&request).await,
+            (None, Route::Landing) => self.landing_page(),
         };
+        guard::add_headers(&self.server.gate, &mut response);
         self.server.telemetry.request(route.name(telemetry_path), response.status().as_u16());
         response
     }
@@ -94,9 +109,13 @@ pub(super) fn is_reload(path: &str) -> bool {
     path == Route::Reload.name("")
 }
 
-/// Whether a request names its host as required: HTTP/1.1 once, earlier versions at most once.
+/// Whether a request names its host as required: HTTP/1.1 once, earlier versions at most once. In HTTP/2, hyper
+/// has checked the pseudo-header that names it.
 /// <https://www.rfc-editor.org/rfc/rfc9112.html#section-3.2>
 fn has_valid_host(version: Version, headers: &HeaderMap) -> bool {
+    if version == Version::HTTP_2 {
+        return true;
+    }
     let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (None, _) => version < Version::HTTP_11,
