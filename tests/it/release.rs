@@ -110,6 +110,7 @@ fn the_archive_contains_the_files_for_manual_installation() {
             "sched_exporter.8.gz",
             "sched_exporter.service",
             "sched_exporter.socket",
+            "web-config.conf",
         ]
     );
 }

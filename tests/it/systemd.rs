@@ -9,6 +9,8 @@ const UNIT: &str = include_str!("../../deploy/systemd/sched_exporter.service");
 const DROP_IN: &str =
     include_str!("../../deploy/systemd/sched_exporter.service.d/notify-reload.conf");
 const NAMES: &str = include_str!("../../deploy/systemd/sched_exporter.service.d/names.conf");
+const WEB_CONFIG: &str =
+    include_str!("../../deploy/systemd/sched_exporter.service.d/web-config.conf");
 const SOCKET: &str = include_str!("../../deploy/systemd/sched_exporter.socket");
 const PROGRAM: &str = "/usr/bin/sched_exporter";
 
@@ -68,6 +70,14 @@ fn systemd_accepts_the_drop_in_for_names() {
     assert_eq!(verify_with(NAMES), (true, String::new()));
     let mistake = NAMES.replace("SupplementaryGroups", "SupplementaryGroup");
     assert!(verify_with(&mistake).1.contains("SupplementaryGroup"));
+}
+
+#[test]
+fn systemd_accepts_the_drop_in_for_the_web_configuration() {
+    let here = WEB_CONFIG.replace(PROGRAM, binary().to_str().unwrap());
+    assert_eq!(verify_with(&here), (true, String::new()));
+    let mistake = here.replace("LoadCredential", "LoadCredentials");
+    assert!(verify_with(&mistake).1.contains("LoadCredentials"));
 }
 
 #[test]

@@ -130,6 +130,7 @@ fn archive(directory: &Path, arch: Arch, epoch: &str) -> Result<()> {
         (page.as_path(), MANUAL),
         (unit, "sched_exporter.service"),
         (drop_ins.join("names.conf").as_path(), "names.conf"),
+        (drop_ins.join("web-config.conf").as_path(), "web-config.conf"),
         (drop_ins.join("notify-reload.conf").as_path(), "notify-reload.conf"),
         (Path::new("deploy/systemd/sched_exporter.socket"), "sched_exporter.socket"),
         (Path::new("deploy/exporter.yaml"), "exporter.yaml"),

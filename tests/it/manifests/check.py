@@ -53,6 +53,7 @@ COMPONENTS = {
     "names-crio": {"names": {"cri": {"enabled": True, "socket": "/run/crio/crio.sock"}}},
     "names-api": {"names": {"api": {"enabled": True}}},
     "no-cgroups": {"cgroups": {"enabled": False}},
+    "web-config": {"web": {"secret": "sched-exporter-web"}},
 }
 # Those that can be combined, with a configuration that has the keys of each.
 COMBINED = [name for name in COMPONENTS if name not in ("names-crio", "no-cgroups")]
@@ -89,6 +90,17 @@ MONITOR = {
     "labels": {"release": "prometheus"},
     "interval": "1m30s",
     "scrapeTimeout": "10s",
+    "scheme": "https",
+    "tlsConfig": {
+        "ca": {"secret": {"name": "exporters-ca", "key": "ca.crt"}},
+        "cert": {"secret": {"name": "prometheus", "key": "tls.crt"}},
+        "keySecret": {"name": "prometheus", "key": "tls.key"},
+        "serverName": "sched-exporter",
+    },
+    "basicAuth": {
+        "username": {"name": "prometheus", "key": "user"},
+        "password": {"name": "prometheus", "key": "password"},
+    },
     "honorLabels": False,
     "relabelings": [
         {"sourceLabels": ["__meta_kubernetes_node_label_pool"], "targetLabel": "pool"},
@@ -147,6 +159,7 @@ VALUES = {
         "updateStrategy": {"type": "OnDelete", "rollingUpdate": None},
         "terminationGracePeriodSeconds": 30,
         "port": 9435,
+        "web": {"secret": "tls", "file": "web.yml"},
         "startupProbe": {"failureThreshold": 120},
         "livenessProbe": None,
         "readinessProbe": {
@@ -202,6 +215,9 @@ REFUSED = [
     ({"port": "9100"}, "/port"),
     ({"port": 65536}, "/port"),
     ({"hostNetwork": "true"}, "/hostNetwork"),
+    ({"web": {"secret": True}}, "/web/secret"),
+    ({"web": {"file": "etc/web.yml"}}, "/web/file"),
+    ({"web": {"config": {}}}, "config"),
     ({"privileged": "yes"}, "/privileged"),
     ({"seccompProfile": {"type": "Docker"}}, "/seccompProfile/type"),
     ({"seccompProfile": {"type": "Localhost"}}, "localhostProfile"),
@@ -234,6 +250,7 @@ REFUSED = [
     ({"service": {"port": 9100}}, "port"),
     ({"networkPolicy": {"from": {}}}, "/networkPolicy/from"),
     ({"podMonitor": {"interval": "5 minutes"}}, "/podMonitor/interval"),
+    ({"podMonitor": {"scheme": "HTTPS"}}, "/podMonitor/scheme"),
     ({"podMonitor": {"honorLabels": "true"}}, "/podMonitor/honorLabels"),
     ({"podMonitor": {"relabelings": [{"source_labels": ["a"]}]}}, "source_labels"),
     ({"podMonitor": {"metricRelabelings": {"regex": "a"}}}, "/podMonitor/metricRelabelings"),
@@ -429,8 +446,13 @@ def fits_together(rendering):
         assert listening == [f"--web.listen-address=:{port['containerPort']}"], listening
     else:
         assert f"[default: :{port['containerPort']}]" in help_of_the_exporter(), port
+    web = [it for it in container.get("args", []) if it.startswith("--web.config.file=")]
     for probe, path in PROBES.items():
-        if probe in container:
+        if probe in container and web:
+            command = ["/bin/sched_exporter", "healthcheck", *listening, *web]
+            assert container[probe]["exec"] == {"command": command}, probe
+            assert "httpGet" not in container[probe], probe
+        elif probe in container:
             assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}, probe
     if service:
         (of_service,) = service["spec"]["ports"]
@@ -460,6 +482,10 @@ def fits_together(rendering):
     mounts = [it["mountPath"] for it in more_mounts if it["name"] == "cgroup"]
     off = "--no-collector.cgroups" in container.get("args", [])
     assert mounts == ([] if off else [CGROUPS_MOUNT]), mounts
+
+    # The web configuration is where the Secret is mounted.
+    mounts = [it["mountPath"] for it in more_mounts if it["name"] == "web-config"]
+    assert mounts == [os.path.dirname(it.removeprefix("--web.config.file=")) for it in web], mounts
 
     # The runtimes that it asks are those whose sockets' directories are mounted: at the same path.
     cgroups = config_of(rendering).get("cgroups") or {}
@@ -530,13 +556,15 @@ def check_of_configuration(rendering, zone):
         else fields[variable["valueFrom"]["fieldRef"]["fieldPath"]]
         for variable in container["env"]
     }
+    # The Secret with the web configuration is not among the objects.
+    args = [it for it in container.get("args", []) if not it.startswith("--web.config.file=")]
     ((_, text),) = one(rendering, "ConfigMap")["data"].items()
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(text)
         file.flush()
         check = ["--config.check", "--format=json", f"--config.file={file.name}"]
         report = json.loads(
-            exporter(*container.get("args", []), *check, environment=os.environ | environment)
+            exporter(*args, *check, environment=os.environ | environment)
         )
     return {name: label["value"] for name, label in report["host"].items()}
 

@@ -48,6 +48,7 @@ fn the_package_contains_its_files() {
             &format!("-rw-r--r-- {documents}/examples/names.conf"),
             &format!("-rw-r--r-- {documents}/examples/notify-reload.conf"),
             &format!("-rw-r--r-- {documents}/examples/sched_exporter.socket"),
+            &format!("-rw-r--r-- {documents}/examples/web-config.conf"),
             "-rw-r--r-- usr/share/man/man8/sched_exporter.8.gz",
         ]
     );

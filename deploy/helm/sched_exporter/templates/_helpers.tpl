@@ -78,6 +78,17 @@ interval: {{ . }}
 {{- with .scrapeTimeout }}
 scrapeTimeout: {{ . }}
 {{- end }}
+{{- with .scheme }}
+scheme: {{ . }}
+{{- end }}
+{{- with .tlsConfig }}
+tlsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .basicAuth }}
+basicAuth:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- if .honorLabels }}
 # So that the labels `namespace`, `pod` and `container` name who used the CPU. Otherwise Prometheus would
 # replace them with those of the exporter's pod. Every series of a cgroup has them, even if empty, and empty
