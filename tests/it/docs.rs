@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc};
 use sched_exporter::{
     cgroup,
     cli::check::{CheckFormat, FoundCgroup, FoundCgroups, report},
-    config::{Config, Limits},
+    config::{Config, Limits, web::WebConfig},
     cpu::topology::Topology,
     expr::{
         cgroup::{CgroupName, CgroupNames, NamesFrom, PodMap},
@@ -34,6 +34,17 @@ fn the_shipped_configuration_is_valid() {
     let config = source.parse().unwrap();
     let names: Vec<_> = config.labels().keys().collect();
     assert_eq!(names, ["host", "zone"]);
+}
+
+#[test]
+fn docs_web_md_shows_a_valid_file() {
+    let page = fs::read_to_string(root().join("docs/web.md")).unwrap();
+    let (_, file) = page.split_once("```yaml\n").unwrap();
+    let config = WebConfig::parse(file.split_once("```").unwrap().0).unwrap();
+    assert_eq!(config.warnings.count(), 0, "{:?}", config.warnings);
+    let tls = config.tls.unwrap();
+    assert!(tls.requires_certificate() && config.http2 && config.rate_limit.is_some());
+    assert!(config.users.contains_key("prometheus") && !config.headers.is_empty());
 }
 
 #[test]

@@ -24,6 +24,7 @@ use self::server::{Prometheus, sped_up};
 
 mod proxy;
 mod server;
+mod web;
 
 const ON_SERIES: &str = "labels: {host: host-a, zone: zone-a}\n";
 const IN_TARGET_INFO: &str = "labels: {host: host-b, zone: zone-b}\nlabels_on: target_info\n\

@@ -11,6 +11,7 @@ use sched_exporter_tests::process::{Exporter, run};
 
 mod relabel;
 mod rules;
+mod web;
 
 fn promtool() -> Command {
     Command::new(env::var_os("SCHED_EXPORTER_PROMTOOL").expect("run by `cargo xtask test`"))

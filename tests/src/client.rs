@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
 };
 
@@ -13,7 +13,7 @@ pub const OPEN_METRICS: (&str, &str) = ("Accept", "application/openmetrics-text;
 
 /// One connection.
 #[derive(Debug)]
-pub struct Client(BufReader<TcpStream>);
+pub struct Client<S = TcpStream>(BufReader<S>);
 
 /// A response.
 #[derive(Clone, Debug)]
@@ -53,9 +53,16 @@ impl Client {
         stream.set_nodelay(true)?;
         Ok(Self(BufReader::new(stream)))
     }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// Speaks over a connection that is open.
+    pub fn over(stream: S) -> Self {
+        Self(BufReader::new(stream))
+    }
 
     /// The underlying stream.
-    pub fn stream(&mut self) -> &mut TcpStream {
+    pub fn stream(&mut self) -> &mut S {
         self.0.get_mut()
     }
 

@@ -39,5 +39,6 @@ pub mod rules;
 pub mod sample;
 pub mod summary;
 pub mod system;
+pub mod tls;
 pub mod trace;
 pub mod workload;

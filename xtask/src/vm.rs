@@ -129,14 +129,16 @@ fn build(arch: Arch) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Tests that need more than a kernel, tests that need no kernel, and tests that wait for the exporter's
-/// timeouts.
-const SKIPPED: [&str; 17] = [
+/// Tests that need more than a kernel, tests that need no kernel, tests that wait for the exporter's
+/// timeouts, and tests of cryptography, which is slow on emulated machines and the same on every kernel.
+const SKIPPED: [&str; 19] = [
     "booted::",
     "container::",
     "crates::",
     "docs::",
     "fuse::",
+    "kernel::tls::",
+    "kernel::web::",
     "manifests::",
     "pod::",
     "prometheus::",

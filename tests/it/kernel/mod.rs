@@ -17,4 +17,6 @@ mod scrapes;
 mod shortage;
 mod sockets;
 mod start;
+mod tls;
+mod web;
 mod writers;

@@ -41,6 +41,7 @@ use sched_exporter_tests::{
     network,
     process::{CONFIG, Exporter, PATIENCE, binary, ending_with_us, output, run},
     quiet,
+    tls::{Certificates, argument},
     workload::{online, pin},
 };
 
@@ -542,7 +543,11 @@ fn check_times_over_http() {
 fn docs_metrics_md_lists_exactly_the_families_served() {
     let documented = include_str!("../../../docs/metrics.md");
     let documented: Vec<_> = documented.lines().filter(|line| line.starts_with("| `")).collect();
-    let exporter = Exporter::start_with("labels: {host: '{{ hostname }}'}\nlabels_on: both\n", &[]);
+    // Some families are of the web configuration.
+    let certificates = Certificates::new();
+    let web = argument(&certificates.web_text("http_server_config: {http2: true}\n"));
+    let labels = "labels: {host: '{{ hostname }}'}\nlabels_on: both\n";
+    let exporter = Exporter::start_with(labels, &[&web]);
     let mut client = exporter.connect();
     client.get("/-/ready");
     let text = client.request("GET", "/metrics", &[("Accept", "text/plain")]).text();

@@ -450,10 +450,10 @@ def fits_together(rendering):
     for probe, path in PROBES.items():
         if probe in container and web:
             command = ["/bin/sched_exporter", "healthcheck", *listening, *web]
-            assert container[probe]["exec"] == {"command": command}, probe
+            assert container[probe].get("exec") == {"command": command}, probe
             assert "httpGet" not in container[probe], probe
         elif probe in container:
-            assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}, probe
+            assert container[probe].get("httpGet") == {"path": path, "port": port["name"]}, probe
     if service:
         (of_service,) = service["spec"]["ports"]
         assert of_service["targetPort"] == port["name"], of_service
@@ -822,8 +822,20 @@ def the_checks_detect_mistakes():
         (fits_together, lambda it: put(spec("ServiceMonitor")(it)["selector"], matchLabels={})),
         (fits_together, lambda it: it.append(one(helm(ALL_COMPONENTS), "PodMonitor"))),
     ]
-    values = {name: it for name, it in ALL_COMPONENTS.items() if name != "privileged"}
+    def volume(rendering):
+        return pod_of(rendering)["spec"]["volumes"][2]
+
+    of_web_configurations = [
+        (fits_together, lambda it: container(it)["livenessProbe"]["exec"]["command"].pop()),
+        (fits_together, lambda it: put(container(it)["readinessProbe"], httpGet={"path": "/"})),
+        (fits_together, lambda it: put(container(it)["volumeMounts"][2], mountPath="/etc/web")),
+        (fits_together, lambda it: container(it)["args"].pop()),
+        (fits_kubernetes, lambda it: put(volume(it)["secret"], name="sched-exporter-web")),
+    ]
+    apart = ("privileged", "web")
+    values = {name: it for name, it in ALL_COMPONENTS.items() if name not in apart}
     detect(mistakes, helm(values))
+    detect(of_web_configurations, helm(COMPONENTS["web-config"]))
     detect(of_service_monitors, helm(VALUES["service monitor"]))
 
 
