@@ -3,8 +3,9 @@
 
 use std::{
     fs,
-    io::{self, BufRead, BufReader, Read as _, Write as _},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    path::Path,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -20,8 +21,10 @@ use sched_exporter_tests::{
     client::Client,
     process::{PATIENCE, binary},
     rendering::SHIPPED_CONFIG,
+    tls,
 };
 use tempfile::TempDir;
+use tokio_rustls::rustls::ClientConfig;
 
 use crate::{children::Running, peers::Peer};
 
@@ -36,6 +39,8 @@ pub(crate) struct Daemon {
     pub(crate) startup: Duration,
     /// The directory of its configuration, if it has one.
     directory: Option<TempDir>,
+    /// How its clients speak TLS, if they do.
+    tls: Option<ClientConfig>,
 }
 
 impl Daemon {
@@ -54,7 +59,17 @@ impl Daemon {
         Self::start_as(config, &[])
     }
 
+    /// Starts it with the shipped configuration and a web configuration with TLS; `tls` makes clients.
+    pub(crate) fn start_with_tls(web: &Path, tls: ClientConfig) -> Result<Self> {
+        let flag = format!("--web.config.file={}", web.display());
+        Self::start_on(SHIPPED_CONFIG, &[&flag], Some(tls))
+    }
+
     fn start_as(config: &str, flags: &[&str]) -> Result<Self> {
+        Self::start_on(config, flags, None)
+    }
+
+    fn start_on(config: &str, flags: &[&str], tls: Option<ClientConfig>) -> Result<Self> {
         // In a directory of its own: changes to other files would wake the exporter, which watches
         // it.
         let directory = tempfile::tempdir()?;
@@ -63,7 +78,7 @@ impl Daemon {
         let mut command = Command::new(binary());
         command.arg(format!("--config.file={}", path.display())).arg("--web.enable-lifecycle");
         command.args(flags);
-        let mut daemon = Self::launch(&mut command, "/-/ready")?;
+        let mut daemon = Self::launch(&mut command, "/-/ready", tls)?;
         daemon.directory = Some(directory);
         Ok(daemon)
     }
@@ -79,10 +94,11 @@ impl Daemon {
 
     /// Starts a peer that has the same flag for its address and logs it in the same way.
     pub(crate) fn start_peer(peer: &Peer) -> Result<Self> {
-        Self::launch(&mut peer.command(), "/").with_context(|| format!("starting {}", peer.name))
+        Self::launch(&mut peer.command(), "/", None)
+            .with_context(|| format!("starting {}", peer.name))
     }
 
-    fn launch(command: &mut Command, ready: &str) -> Result<Self> {
+    fn launch(command: &mut Command, ready: &str, tls: Option<ClientConfig>) -> Result<Self> {
         let started = Instant::now();
         let mut process = Running::start(
             command
@@ -96,7 +112,8 @@ impl Daemon {
         let address = address(&mut log)?;
         // Keep reading its log, or it would block on a full pipe.
         thread::spawn(move || io::copy(&mut log, &mut io::sink()));
-        let mut daemon = Self { process, address, startup: Duration::ZERO, directory: None };
+        let startup = Duration::ZERO;
+        let mut daemon = Self { process, address, startup, directory: None, tls };
         daemon.connect()?.get(ready, "")?;
         daemon.startup = started.elapsed();
         Ok(daemon)
@@ -155,9 +172,14 @@ impl Daemon {
 
     /// Opens a connection for measuring scrapes.
     pub(crate) fn connect(&self) -> Result<Connection> {
-        let stream = TcpStream::connect(self.address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        let stream: Box<dyn Stream> = if let Some(tls) = &self.tls {
+            Box::new(tls::open(self.address, tls.clone())?)
+        } else {
+            let stream = TcpStream::connect(self.address)?;
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            Box::new(stream)
+        };
         Ok(Connection { stream, buffer: vec![0; 1 << 20] })
     }
 }
@@ -173,9 +195,14 @@ fn address(log: &mut impl BufRead) -> Result<SocketAddr> {
     bail!("it did not start:\n{text}")
 }
 
+/// A stream of bytes, plain or encrypted.
+trait Stream: Read + Write {}
+
+impl<S: Read + Write> Stream for S {}
+
 /// A persistent connection that allocates nothing once a response has fit into its buffer.
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     buffer: Vec<u8>,
 }
 

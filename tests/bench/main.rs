@@ -31,6 +31,7 @@ mod report;
 mod rounds;
 mod scrape;
 mod switching;
+mod web;
 
 use peers::Peers;
 use report::Group;
@@ -83,6 +84,7 @@ enum Subject {
     Scrape,
     CgroupScrapes,
     Names,
+    Web,
     Render,
     Reload,
     Memory,
@@ -99,6 +101,7 @@ impl Subject {
             Self::Scrape => "measuring scrapes",
             Self::CgroupScrapes => "measuring scrapes of many cgroups",
             Self::Names => "measuring names from a container runtime",
+            Self::Web => "measuring TLS and passwords",
             Self::Render => "measuring rendering",
             Self::Reload => "measuring reloads",
             Self::Memory => "measuring start and memory",
@@ -115,6 +118,7 @@ impl Subject {
             Self::Scrape => scrape::measure(effort, peers),
             Self::CgroupScrapes => cgroup_scrapes::measure(effort, peers),
             Self::Names => names::measure(effort),
+            Self::Web => web::measure(effort),
             Self::Render => render::measure(effort),
             Self::Reload => reload::measure(effort),
             Self::Memory => memory::measure(effort, peers),

@@ -167,6 +167,11 @@ pub(crate) fn resident_mib(pid: u32, name: &str) -> Result<f64> {
     line.and_then(mib).with_context(|| format!("/proc/{pid}/status has no {name}"))
 }
 
+/// Resident memory besides what is mapped from BPF maps.
+pub(crate) fn unmapped_mib(daemon: &Daemon) -> Result<f64> {
+    Ok(resident_mib(daemon.pid(), "VmRSS")? - mapped_mib(daemon.pid())?)
+}
+
 /// Resident memory that is mapped from BPF maps.
 fn mapped_mib(pid: u32) -> Result<f64> {
     let smaps = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
