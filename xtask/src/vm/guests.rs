@@ -48,6 +48,8 @@ pub(crate) const NOT_OF_THE_SCHEDULER: &[&str] = &[
     "kernel::scrapes::",
     "kernel::shortage::",
     "kernel::sockets::",
+    "kernel::tls::",
+    "kernel::web::",
     "kernel::writers::",
 ];
 
