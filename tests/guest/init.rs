@@ -83,10 +83,15 @@ fn mount_at(kind: &str, place: &str, options: Option<&str>) -> Result<()> {
     }
 }
 
-/// Runs the tests, which print their own results.
+/// Runs the tests, which print their own results. The kernel passes few arguments, so `--skip` has a list.
 fn tests() -> Result<()> {
+    let arguments =
+        env::args().skip(1).flat_map(|argument| match argument.strip_prefix("--skip=") {
+            Some(list) => list.split(',').map(|path| format!("--skip={path}")).collect(),
+            None => vec![argument],
+        });
     Command::new("/tests")
-        .args(env::args_os().skip(1))
+        .args(arguments)
         .env("SCHED_EXPORTER_BIN", EXPORTER)
         .env("SCHED_EXPORTER_EMULATED", "1")
         .status()
