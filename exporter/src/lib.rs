@@ -18,6 +18,7 @@
 //! | [`cpu`] | reads the list of CPUs and their topology from sysfs | | |
 //! | [`cgroup`] | reads which cgroups exist, their names and their quotas from the cgroup filesystem | | `expr` |
 //! | [`os`] | wraps the operating system in thin layers that know nothing about the exporter | | |
+//! | [`privileges`] | gives up what only the start needs, and confines the process | | `os` |
 //! | [`kernel`] | loads, attaches and reads the kernel program | | `cpu`, `accounting` |
 //! | [`runtimes`] | asks container runtimes and the Kubernetes API who the containers are | | `expr`, `os` |
 //! | [`config`] | parses the strict YAML | | `expr`, `cpu`, `os` in `config/file.rs` |
@@ -44,6 +45,7 @@ pub mod kernel;
 pub mod labels;
 pub mod metrics;
 pub mod os;
+pub mod privileges;
 pub mod reload;
 pub mod runtimes;
 pub mod sources;

@@ -14,7 +14,7 @@ use quote::ToTokens as _;
 use syn::{Attribute, File, Item, UseTree};
 
 /// Crates that a room may name besides std, `thiserror`, `tracing` and `serde`.
-const CRATES: [(&str, &[&str]); 18] = [
+const CRATES: [(&str, &[&str]); 19] = [
     ("exposition", &["itoa"]),
     ("accounting", &["sched_exporter_ebpf"]),
     ("expr", &["md5", "minijinja", "regex", "regex_automata", "strsim"]),
@@ -38,6 +38,7 @@ const CRATES: [(&str, &[&str]); 18] = [
             "tracing_subscriber",
         ],
     ),
+    ("privileges", &["caps", "landlock", "libc", "nix", "seccompiler"]),
     ("kernel", &["aya", "aya_log", "caps", "libc", "log", "nix", "sched_exporter_ebpf", "tokio"]),
     ("runtimes", &["bytes", "http_body_util", "hyper", "hyper_util", "serde_json", "tokio"]),
     ("config", &["bcrypt", "humantime", "serde_yaml", "sha2", "strsim"]),

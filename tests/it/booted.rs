@@ -10,6 +10,7 @@ use sched_exporter_tests::{
     commands::block,
     container::{podman, podman_ok},
     exposition::Exposition,
+    kernel::has_landlock,
     process::PATIENCE,
 };
 
@@ -99,6 +100,10 @@ fn the_package_is_installed_reloaded_upgraded_and_purged() {
         assert_eq!(without, status.matches("Threads:").count(), "{set} of {status}");
     }
     assert!(status.contains("NoNewPrivs:\t1") && !status.contains("Uid:\t0\t"), "{status}");
+
+    // The unit permits the exporter to confine itself further.
+    let protections = if has_landlock() { 4 } else { 3 };
+    assert_eq!(before.sum("sched_exporter_protection_enabled", &[]), protections);
 
     let printed = debian.run(&block("Debian and systemd", "sh", 1));
     assert!(printed.contains("eu-1a"), "{printed}");

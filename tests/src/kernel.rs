@@ -38,6 +38,13 @@ pub fn attach() -> Scheduler {
     scheduler
 }
 
+/// Whether this kernel has Landlock, by its own word.
+pub fn has_landlock() -> bool {
+    let flag: libc::c_uint = 1; // LANDLOCK_CREATE_RULESET_VERSION
+    // SAFETY: it only asks for the version.
+    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, flag) > 0 }
+}
+
 /// The times of a CPU in a snapshot.
 pub fn times(snapshot: &Snapshot, cpu: u32) -> &Totals {
     let cpu = snapshot.cpus.iter().find(|found| found.id == cpu).unwrap();

@@ -1,19 +1,20 @@
 //! The command line, with flags named as in `node_exporter` and Prometheus.
 
 use std::{
+    env,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use clap::{
-    ArgAction, CommandFactory as _, Parser, Subcommand, ValueEnum,
+    ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
     builder::{OsStringValueParser, TypedValueParser as _},
     error::{ContextKind, ContextValue, Error, ErrorKind},
 };
 
 use crate::{
     cgroup::hierarchy::Hierarchy,
-    cli::check::CheckFormat,
+    cli::{check::CheckFormat, version},
     exposition::Format,
     kernel::layout::DisabledFeatures,
     os::log::{LogFormat, LogLevel},
@@ -146,8 +147,8 @@ pub struct Args {
     )]
     pub ebpf_cgroup_memory: u64,
 
-    /// Keep the capabilities that the exporter was started with, instead of dropping them once the
-    /// kernel program is attached.
+    /// Keep the capabilities that the exporter was started with, and leave off seccomp, Landlock and
+    /// all other protections, for debugging.
     #[arg(long = "privileges.keep")]
     pub privileges_keep: bool,
 
@@ -167,6 +168,10 @@ pub struct Args {
     /// Print one exposition to standard output and exit. It leaves out the metrics of the process.
     #[arg(long)]
     pub once: bool,
+
+    /// With `--version`, also print which protections the exporter has on this machine once it serves.
+    #[arg(long)]
+    pub verbose: bool,
 }
 
 /// A value of `--format`.
@@ -207,7 +212,7 @@ pub enum Command {
 
 const LISTEN_ADDRESS: &str = ":10435";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-const LONG_VERSION: &str = concat!(
+pub(super) const LONG_VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (revision: ",
     env!("REVISION"),
@@ -261,7 +266,12 @@ impl Args {
     /// Parses the command line of this process. The error may also be the answer to `--help` or
     /// `--version`.
     pub fn of_process() -> Result<Self, Error> {
-        let args = Self::try_parse().map_err(advise)?;
+        let mut command = Self::command();
+        if env::args_os().any(|argument| argument == "--verbose") {
+            command = command.long_version(version::verbose().leak() as &str);
+        }
+        let mut matches = command.try_get_matches().map_err(advise)?;
+        let args = Self::from_arg_matches_mut(&mut matches)?;
         args.mode()?;
         Ok(args)
     }
@@ -271,6 +281,9 @@ impl Args {
     pub fn mode(&self) -> Result<Mode<'_>, Error> {
         if let Some(Command::Healthcheck { web_listen_address, web_config_file }) = &self.command {
             return Ok(Mode::Healthcheck(web_listen_address, given(web_config_file)));
+        }
+        if self.verbose {
+            return Err(conflict("`--verbose` does not apply: add --version"));
         }
         let reason = if self.config_check {
             match self.format {
@@ -291,8 +304,7 @@ impl Args {
         };
         let given = self.format.and_then(|format| format.to_possible_value());
         let given = given.as_ref().map_or_else(String::new, |value| value.get_name().to_owned());
-        let message = format!("`--format={given}` does not apply: {reason}\n");
-        Err(Error::raw(ErrorKind::ArgumentConflict, message).with_cmd(&Self::command()))
+        Err(conflict(&format!("`--format={given}` does not apply: {reason}")))
     }
 
     /// The web configuration file, if there is one.
@@ -308,6 +320,11 @@ impl Args {
             cgroups: self.no_cgroups,
         }
     }
+}
+
+fn conflict(message: &str) -> Error {
+    let error = Error::raw(ErrorKind::ArgumentConflict, format!("{message}\n"));
+    error.with_cmd(&Args::command())
 }
 
 /// Which hierarchy of cgroups to account for.
@@ -406,13 +423,14 @@ mod tests {
     }
 
     #[test]
-    fn rejects_a_format_that_the_mode_does_not_have() {
+    fn rejects_flags_that_the_mode_does_not_have() {
         for (args, expected) in [
             (&["--config.check", "--format=text"][..], "--config.check prints `table` or `json`"),
             (&["--config.check", "--format=openmetrics"], "`--format=openmetrics` does not apply"),
             (&["--once", "--format=json"], "--once prints `text` or `openmetrics`"),
             (&["--once", "--format=table"], "`--format=table` does not apply"),
             (&["--format=text"], "add --config.check or --once"),
+            (&["--verbose"], "`--verbose` does not apply: add --version"),
         ] {
             let args = Args::try_parse_from([&["sched_exporter"], args].concat()).unwrap();
             let error = args.mode().unwrap_err();

@@ -6,3 +6,4 @@ pub mod check;
 pub mod healthcheck;
 pub mod modes;
 mod start;
+mod version;

@@ -1,6 +1,6 @@
 //! The modes that read the configuration, step by step. The order of the steps matters.
 
-use std::{io::Write as _, sync::Arc};
+use std::{io::Write as _, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use tokio::runtime::Handle;
@@ -22,7 +22,10 @@ use crate::{
         systemd::Notifier,
     },
     reload::{self, Reloader},
-    web::{Server, listener},
+    web::{
+        Server,
+        listener::{self, Listener},
+    },
 };
 
 /// Serves until a signal ends the process.
@@ -60,8 +63,9 @@ pub async fn serve(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
     };
     let status = reload::serving(setup.file.path());
     let loaded = args.web_config_file().zip(setup.access.take());
+    let removable: Vec<_> = listeners.iter().filter_map(Listener::directory).collect();
     let Running { scheduler, reloader, exporter, telemetry, cgroups } =
-        run(args, attached, setup, log, log_counts)?;
+        run(args, attached, setup, &removable, log, log_counts)?;
     let tracked = match cgroups {
         Some(cgroups) => Some(cgroups.follow().await?),
         None => None,
@@ -112,7 +116,7 @@ pub async fn once(args: &Args, format: Format, log: &LogWriter) -> anyhow::Resul
     })
     .await?;
     let Running { mut reloader, exporter, cgroups, .. } =
-        run(args, attached, setup, log, log_counts)?;
+        run(args, attached, setup, &[], log, log_counts)?;
     reloader.wait_for_sources().await?;
     if let Some(mut cgroups) = cgroups {
         cgroups.name_all().await?;
@@ -149,18 +153,19 @@ struct Running {
     cgroups: Option<Cgroups>,
 }
 
-/// Drops privileges, and builds the first generation.
+/// Drops privileges, except for removing files in `removable`, and builds the first generation.
 fn run(
     args: &Args,
     attached: Attached,
     setup: Setup,
+    removable: &[PathBuf],
     log: &LogWriter,
     log_counts: LogCounts,
 ) -> anyhow::Result<Running> {
     let Attached { mut scheduler, cgroups: selection } = attached;
     let telemetry = setup.telemetry.clone();
-    // Start no thread before this: capabilities are per thread.
-    start::drop_privileges(args, &scheduler, &telemetry)?;
+    // Start no thread before this: capabilities, Landlock and seccomp are per thread.
+    start::drop_privileges(args, &scheduler, &telemetry, removable)?;
     start_log(log)?;
     if let Some(log) = scheduler.take_log() {
         tokio::spawn(log.forward().context("cannot read the BPF program's log")?);

@@ -28,7 +28,6 @@ use crate::{
     expr::cgroup::NamesFrom,
     kernel::{
         btf::Btf,
-        capabilities,
         layout::{Hierarchy, Layout},
         preflight::{BTF_PATH, Facts},
         scheduler::{LoadError, Scheduler},
@@ -36,9 +35,10 @@ use crate::{
     metrics::telemetry::Telemetry,
     os::{
         files::FileError,
-        heap, isolation, log,
+        heap, log,
         patience::{self, Step},
     },
+    privileges::{self, Protection, capabilities, isolation},
     reload::{self, Reloader},
     runtimes::{Origins, Runtimes, Settings},
     sources::SourceOrigins,
@@ -221,10 +221,12 @@ pub(super) struct Attached {
     pub(super) cgroups: Option<Selection>,
 }
 
-/// Attaches the kernel program, or explains what this host lacks. Nothing that this opens can be taken by
-/// other processes of this user.
+/// Attaches the kernel program, or explains what this host lacks. Unless the command line keeps privileges,
+/// nothing that this opens can be taken by other processes of this user.
 pub(super) fn attach(args: &Args, step: &Step) -> anyhow::Result<Attached> {
-    isolation::isolate().context("cannot forbid tracing of this process")?;
+    if !args.privileges_keep {
+        isolation::isolate().context("cannot forbid tracing of this process")?;
+    }
     capabilities::raise().context("cannot raise capabilities")?;
     let cgroups = select_cgroups(args, step)?;
     let scheduler = read_layout(args, step, &cgroups).and_then(|layout| {
@@ -296,20 +298,32 @@ fn read_layout(
     Ok(layout)
 }
 
-/// Drops privileges, unless the command line keeps them. This thread must be the only one.
+/// Drops privileges and confines this process, unless the command line keeps privileges. It may still remove
+/// files in `removable`. This thread must be the only one.
 pub(super) fn drop_privileges(
     args: &Args,
     scheduler: &Scheduler,
     telemetry: &Telemetry,
+    removable: &[PathBuf],
 ) -> anyhow::Result<()> {
-    if !args.privileges_keep
-        && let Some(capability) = capabilities::drop(|| scheduler.probe())?
-    {
-        tracing::warn!(
-            %capability,
-            "capability kept: before Linux 5.19, writing a BPF map may need it"
-        );
-    }
+    let protections = if args.privileges_keep {
+        privileges::unconfined()
+    } else {
+        if let Some(capability) = capabilities::drop(|| scheduler.probe())? {
+            tracing::warn!(
+                %capability,
+                "capability kept: before Linux 5.19, writing a BPF map may need it"
+            );
+        }
+        let protections = privileges::confine(removable);
+        for Protection { name, state } in &protections {
+            if let Err(reason) = state {
+                tracing::warn!(protection = name, reason, "protection is off");
+            }
+        }
+        protections
+    };
     telemetry.capabilities(capabilities::kept()?);
+    telemetry.protections(protections.iter().map(|it| (it.name, it.state.is_ok())));
     Ok(())
 }

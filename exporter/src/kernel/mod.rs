@@ -2,12 +2,10 @@
 //! `cpu`, `accounting` and the shared record, but no text, labels or HTTP.
 //!
 //! Start reading at [`scheduler`]: it loads the program with the offsets that [`layout`] found through
-//! [`btf`], attaches it, and takes snapshots. [`preflight`] explains a failure, and [`capabilities`]
-//! drops the capabilities that only loading needs.
+//! [`btf`], attaches it, and takes snapshots. [`preflight`] explains a failure.
 
 pub mod births;
 pub mod btf;
-pub mod capabilities;
 pub mod cgroups;
 mod constants;
 mod error;

@@ -460,6 +460,15 @@ catalog! {
         feature: None,
         source: Source::Registry,
     };
+    PROTECTION_ENABLED: Family {
+        name: "sched_exporter_protection_enabled",
+        kind: Kind::Gauge,
+        help: "Whether a protection of the exporter's process is in force: landlock, no_new_privs, \
+               not_dumpable or seccomp.",
+        labels: &["protection"],
+        feature: None,
+        source: Source::Registry,
+    };
     LAST_RELOAD_SUCCESSFUL: Family {
         name: "sched_exporter_config_last_reload_successful",
         kind: Kind::Gauge,

@@ -72,6 +72,7 @@ pub struct Telemetry {
     label_source_up: IntGaugeVec,
     labels_rejected: IntCounterVec,
     capability_kept: IntGaugeVec,
+    protection_enabled: IntGaugeVec,
     process_errors: IntCounter,
 }
 
@@ -101,6 +102,7 @@ impl Telemetry {
             label_source_up: gauges(&registry, catalog::LABEL_SOURCE_UP)?,
             labels_rejected: counters(&registry, catalog::LABELS_REJECTED)?,
             capability_kept: gauges(&registry, catalog::CAPABILITY_KEPT)?,
+            protection_enabled: gauges(&registry, catalog::PROTECTION_ENABLED)?,
             process_errors: counter(&registry, catalog::PROCESS_METRICS_ERRORS)?,
             registry,
         };
@@ -205,6 +207,13 @@ impl Telemetry {
     pub fn capabilities(&self, kept: impl IntoIterator<Item = (String, bool)>) {
         for (name, is_kept) in kept {
             self.capability_kept.with_label_values(&[name.as_str()]).set(i64::from(is_kept));
+        }
+    }
+
+    /// Records which protections of the process are in force, by name.
+    pub fn protections<'p>(&self, protections: impl IntoIterator<Item = (&'p str, bool)>) {
+        for (name, is_on) in protections {
+            self.protection_enabled.with_label_values(&[name]).set(i64::from(is_on));
         }
     }
 

@@ -6,7 +6,6 @@ pub(crate) mod fake;
 pub mod files;
 pub mod heap;
 pub(crate) mod http_client;
-pub mod isolation;
 pub(crate) mod jitter;
 pub(crate) mod kubernetes;
 pub mod log;

@@ -29,6 +29,12 @@ pub(crate) struct SocketFile {
     inode: u64,
 }
 
+impl SocketFile {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 /// Listens on a path with mode 0660. A socket that nobody listens on is replaced.
 ///
 /// Fails if another process listens on it, or if it is not a socket. Call it inside a tokio runtime.

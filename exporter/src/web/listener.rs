@@ -7,6 +7,7 @@ use std::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix,
     },
+    path::PathBuf,
 };
 
 use nix::{
@@ -65,7 +66,7 @@ enum Listening {
     Unix {
         listener: UnixListener,
         /// The file, which is removed with this, if the exporter made it.
-        _file: Option<SocketFile>,
+        file: Option<SocketFile>,
     },
 }
 
@@ -103,6 +104,14 @@ impl Listener {
         &self.address
     }
 
+    /// The directory from which dropping this removes the file of its socket.
+    pub fn directory(&self) -> Option<PathBuf> {
+        match &self.socket {
+            Listening::Unix { file, .. } => Some(file.as_ref()?.path().parent()?.to_owned()),
+            Listening::Tcp(_) => None,
+        }
+    }
+
     /// Accepts a connection.
     pub(super) async fn accept(&self) -> io::Result<(Box<dyn Socket>, Peer)> {
         match &self.socket {
@@ -133,7 +142,7 @@ impl Listener {
     fn unix(listener: UnixListener, file: Option<SocketFile>) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let path = address.as_pathname().map_or_else(String::new, |it| it.display().to_string());
-        let socket = Listening::Unix { listener, _file: file };
+        let socket = Listening::Unix { listener, file };
         Ok(Self { socket, address: format!("unix:{path}") })
     }
 }

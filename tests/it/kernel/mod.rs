@@ -6,6 +6,7 @@ mod cgroup_churn;
 mod cgroup_sets;
 mod cgroup_slots;
 mod cgroups;
+mod confinement;
 mod connections;
 mod http;
 mod labels;
