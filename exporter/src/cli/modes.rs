@@ -20,6 +20,7 @@ use crate::{
         log::{self, LogCounts, LogWriter},
         signals,
         systemd::Notifier,
+        text,
     },
     reload::{self, Reloader},
     web::{
@@ -100,6 +101,7 @@ pub async fn serve(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
         max_requests: args.web_max_requests.into(),
         max_connections: args.web_max_connections.into(),
     };
+    text::give_up();
     notifier.ready(&status);
     notifier.feed_watchdog();
     let shutdown = async { stopping(shutdown_signals.next().await) };

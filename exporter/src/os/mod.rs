@@ -14,5 +14,6 @@ pub mod patience;
 mod progress;
 pub mod signals;
 pub mod systemd;
+pub mod text;
 pub(crate) mod unix_socket;
 pub mod watch;
