@@ -18,6 +18,7 @@
 mod client_certs;
 mod follow;
 mod load;
+mod origin;
 mod passwords;
 mod rate;
 mod tls;
@@ -33,7 +34,8 @@ use tokio_rustls::rustls::ServerConfig;
 
 pub use follow::{Follower, WebReload};
 pub use load::{Loaded, WebConfigError, load, read, warnings};
-pub use passwords::{Checked, Origin};
+pub use origin::Origin;
+pub use passwords::Checked;
 use passwords::{Passwords, Users};
 use rate::Bucket;
 

@@ -10,7 +10,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
 };
@@ -22,6 +21,7 @@ use sha2::Sha256;
 use tokio::sync::oneshot;
 use tokio_rustls::rustls::crypto::ring;
 
+use super::Origin;
 use crate::config::web::Secret;
 
 /// Checks of an origin that can wait.
@@ -38,9 +38,6 @@ const SCHEME: &str = "Basic ";
 
 /// The users and the hashes of their passwords.
 pub(super) type Users = BTreeMap<String, Secret>;
-
-/// Where a request comes from, as far as taking turns is concerned; `None` is this machine.
-pub type Origin = Option<IpAddr>;
 
 /// What is known about who sent a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -341,7 +338,7 @@ mod tests {
     }
 
     async fn check(passwords: &Passwords, users: &Users, credentials: &str) -> Checked {
-        passwords.check(users, Some(&header(credentials)), None, || ()).await
+        passwords.check(users, Some(&header(credentials)), Origin::Local, || ()).await
     }
 
     fn job(number: u8) -> Job {
@@ -349,8 +346,8 @@ mod tests {
         Job { fingerprint: [number; 32], hash, password: vec![], is_user: true, replies: vec![] }
     }
 
-    fn address(number: u8) -> IpAddr {
-        [10, 0, 0, number].into()
+    fn address(number: u8) -> Origin {
+        Origin::V4([10, 0, 0, number])
     }
 
     #[tokio::test]
@@ -382,7 +379,7 @@ mod tests {
     async fn headers_that_are_no_credentials_are_denied_at_once() {
         let users = users(4, &[("a", "b")]);
         let passwords = Passwords::default();
-        assert_eq!(passwords.check(&users, None, None, || ()).await, Checked::Denied);
+        assert_eq!(passwords.check(&users, None, Origin::Local, || ()).await, Checked::Denied);
         for (text, expected) in [
             ("Basic YTpi", Checked::Allowed),
             ("bASIC YTpi", Checked::Allowed),
@@ -396,7 +393,7 @@ mod tests {
         ] {
             let header = HeaderValue::from_bytes(text.as_bytes()).unwrap();
             assert_eq!(
-                passwords.check(&users, Some(&header), None, || ()).await,
+                passwords.check(&users, Some(&header), Origin::Local, || ()).await,
                 expected,
                 "{text}"
             );
@@ -475,7 +472,7 @@ mod tests {
 
     /// Starts a check that never ends, and waits until it has begun.
     async fn occupy(passwords: &Passwords, users: &Users) -> JoinHandle<Checked> {
-        let stuck = begin(passwords, users, "a:stuck", None);
+        let stuck = begin(passwords, users, "a:stuck", Origin::Local);
         yield_now().await;
         while passwords.lock().queue.len > 0 {
             yield_now().await;
@@ -491,7 +488,7 @@ mod tests {
         let stuck = occupy(&passwords, &users).await;
         let flood: Vec<_> = (0..2 * IN_ALL)
             .map(|number| {
-                let from = Some(address(u8::try_from(number % 256).unwrap()));
+                let from = address(u8::try_from(number % 256).unwrap());
                 begin(&passwords, &users, &format!("a:{number}"), from)
             })
             .collect();
@@ -513,7 +510,7 @@ mod tests {
             .into_iter()
             .cycle()
             .take(4 * PER_ORIGIN)
-            .map(|text| begin(&passwords, &users, text, None))
+            .map(|text| begin(&passwords, &users, text, Origin::Local))
             .collect();
         settle().await;
         assert_eq!(passwords.lock().queue.len, 1);
@@ -524,11 +521,11 @@ mod tests {
     fn origins_take_turns() {
         let mut queue = Queue::default();
         for number in 0..u8::try_from(PER_ORIGIN).unwrap() {
-            assert!(queue.push(Some(address(1)), job(number)).is_ok());
+            assert!(queue.push(address(1), job(number)).is_ok());
         }
-        assert!(queue.push(Some(address(1)), job(99)).is_err());
-        assert!(queue.push(Some(address(2)), job(100)).is_ok());
-        assert!(queue.push(None, job(101)).is_ok());
+        assert!(queue.push(address(1), job(99)).is_err());
+        assert!(queue.push(address(2), job(100)).is_ok());
+        assert!(queue.push(Origin::Local, job(101)).is_ok());
         let order: Vec<_> = (0..5).map(|_| queue.pop().unwrap().fingerprint[0]).collect();
         assert_eq!(order, [0, 100, 101, 1, 2]);
         assert_eq!(queue.len, PER_ORIGIN + 2 - 5);

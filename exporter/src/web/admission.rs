@@ -16,9 +16,11 @@
 //!   one of its own.
 //! * Up to four connections from this machine are safe from those of other machines.
 
-use std::{cmp::Reverse, collections::BTreeMap, mem, net::IpAddr, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, mem, time::Duration};
 
 use tokio::time::Instant;
+
+use crate::access::Origin;
 
 /// Places beyond the limit for clients whose first request is not complete.
 pub(super) const NEWCOMERS: usize = 16;
@@ -47,30 +49,6 @@ pub(super) const MOMENT: Duration = Duration::from_millis(5);
 
 /// Most connections from this machine that those of other machines do not displace.
 const KEPT_FOR_LOCAL: usize = 4;
-
-/// Where a connection comes from, as far as shares are concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Origin {
-    /// This machine: the loopback interface, or a Unix socket.
-    Local,
-    /// An IPv4 address.
-    V4([u8; 4]),
-    /// An IPv6 network of 64 bits. Its users choose the rest of their addresses.
-    V6([u16; 4]),
-}
-
-impl Origin {
-    pub(super) fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            address if address.is_loopback() => Self::Local,
-            IpAddr::V4(address) => Self::V4(address.octets()),
-            IpAddr::V6(address) => {
-                let [network @ .., _, _, _, _] = address.segments();
-                Self::V6(network)
-            }
-        }
-    }
-}
 
 /// Identifies a connection; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -602,18 +580,6 @@ mod tests {
             house.record(id, at, &[Event::Wrote, Event::Blocked]);
         }
         assert_eq!(house.deadline(id), Some(Duration::from_secs(90)));
-    }
-
-    #[test]
-    fn origins_are_addresses_or_networks() {
-        let of = |text: &str| Origin::of(text.parse().unwrap());
-        for local in ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"] {
-            assert_eq!(of(local), Origin::Local, "{local}");
-        }
-        assert_eq!(of("10.0.0.1"), of("::ffff:10.0.0.1"));
-        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
     }
 
     /// A step of a client, chosen by a number.

@@ -8,11 +8,10 @@ use hyper::{
 
 use super::{
     admission::Event,
-    listener::Peer,
     places::Place,
     response::{Response, text},
 };
-use crate::access::{Checked, Gate, Origin};
+use crate::access::{Checked, Gate};
 
 /// What a client needs to be asked for a password.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"sched_exporter\"");
@@ -23,7 +22,7 @@ pub(super) async fn refuse(gate: &Gate, headers: &HeaderMap, place: &Place) -> O
         return Some(text(StatusCode::TOO_MANY_REQUESTS, "Too many requests.\n"));
     }
     let waits = || place.record(Event::Waits);
-    match gate.check(headers.get(AUTHORIZATION), origin(place.peer()), waits).await {
+    match gate.check(headers.get(AUTHORIZATION), place.origin(), waits).await {
         Checked::Allowed => None,
         Checked::Denied => {
             let reason = "This needs a user and a password.\n";
@@ -47,12 +46,5 @@ pub(super) fn add_headers(gate: &Gate, response: &mut Response) {
     }
     for (name, value) in &gate.current().headers {
         response.headers_mut().insert(name, value.clone());
-    }
-}
-
-fn origin(peer: Peer) -> Origin {
-    match peer {
-        Peer::Tcp(address) => Some(address.ip().to_canonical()).filter(|it| !it.is_loopback()),
-        Peer::Unix => None,
     }
 }

@@ -13,10 +13,13 @@ use tokio::{
 };
 
 use super::{
-    admission::{Admission, Admitted, Event, Id, MOMENT, Origin, Verdict},
+    admission::{Admission, Admitted, Event, Id, MOMENT, Verdict},
     listener::Peer,
 };
-use crate::metrics::telemetry::{EarlyEnd, Telemetry};
+use crate::{
+    access::Origin,
+    metrics::telemetry::{EarlyEnd, Telemetry},
+};
 
 /// How long a new connection waits while all others are busy. Requests are answered in less.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -122,9 +125,9 @@ fn origin(peer: Peer) -> Origin {
 }
 
 impl Place {
-    /// The other end.
-    pub(super) const fn peer(&self) -> Peer {
-        self.peer
+    /// Where its client is.
+    pub(super) fn origin(&self) -> Origin {
+        origin(self.peer)
     }
 
     /// Whether it waits between two requests.
