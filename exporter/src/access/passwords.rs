@@ -70,8 +70,10 @@ struct State {
     right: Kept,
     wrong: Kept,
     queue: Queue,
-    /// The check in progress.
+    /// The check in progress, and who waits for it.
     running: Option<(Fingerprint, Vec<oneshot::Sender<Checked>>)>,
+    /// Whether the thread exists that checks what waits.
+    has_thread: bool,
 }
 
 /// The latest results of one kind.
@@ -241,7 +243,7 @@ impl Passwords {
         if state.queue.push(origin, job).is_err() {
             return false;
         }
-        if state.running.is_none() {
+        if !state.has_thread {
             self.start(state);
         }
         true
@@ -253,7 +255,7 @@ impl Passwords {
         let started = thread::Builder::new().name("bcrypt".into()).spawn(move || passwords.work());
         match started {
             // It waits for the lock that the caller holds.
-            Ok(_) => state.running = Some((Fingerprint::default(), Vec::new())),
+            Ok(_) => state.has_thread = true,
             Err(error) => {
                 tracing::warn!(%error, "cannot start a thread to check passwords");
                 // Those who wait are told that they cannot be checked now.
@@ -270,8 +272,6 @@ impl Passwords {
             let Some((fingerprint, replies)) = state.running.take() else { return };
             let kept = if is_right { &mut state.right } else { &mut state.wrong };
             kept.insert(fingerprint);
-            // The next check begins under the same lock, or none does.
-            state.running = Some((Fingerprint::default(), Vec::new()));
             drop(state);
             for reply in replies {
                 // Fails if the client has gone.
@@ -285,7 +285,7 @@ impl Passwords {
         let mut state = self.lock();
         let job = state.queue.pop();
         let Some(Job { fingerprint, hash, password, is_user, replies }) = job else {
-            state.running = None;
+            state.has_thread = false;
             return None;
         };
         state.running = Some((fingerprint, replies));
