@@ -1,9 +1,6 @@
 //! Reads the web configuration with the files that it names, and builds what applies from them.
 
-use std::{
-    fmt::Write as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use hyper::header::{HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
@@ -15,7 +12,7 @@ use super::{
 };
 use crate::{
     config::{
-        Diagnostics,
+        Diagnostics, hex,
         web::{Pem, WebConfig},
     },
     os::{
@@ -202,16 +199,13 @@ fn build(
         let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
         Some((name, HeaderValue::from_str(value).ok()?))
     });
-    let mut sha256 = String::new();
-    for byte in hash.finalize() {
-        let _ = write!(sha256, "{byte:02x}");
-    }
     let access = Access {
         tls,
         headers: headers.collect(),
         users: config.users,
         bucket: config.rate_limit.map(Bucket::new),
     };
+    let sha256 = hex(&hash.finalize());
     Ok(Loaded { access, warnings: config.warnings, is_empty, sha256, files })
 }
 

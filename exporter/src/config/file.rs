@@ -45,10 +45,7 @@ pub fn read_if_complete(
 
 impl ConfigFile {
     fn new(path: &Path, bytes: Vec<u8>, stamp: Stamp) -> Self {
-        let mut sha256 = String::new();
-        for byte in Sha256::digest(&bytes) {
-            write!(sha256, "{byte:02x}").expect("writing to a string cannot fail");
-        }
+        let sha256 = hex(&Sha256::digest(&bytes));
         Self { path: path.into(), bytes, stamp, sha256 }
     }
 
@@ -78,6 +75,15 @@ impl ConfigFile {
         Config::parse(text)
             .map_err(|diagnostics| ConfigError::Invalid { path: path(), diagnostics })
     }
+}
+
+/// Bytes in lowercase hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in bytes {
+        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+    }
+    text
 }
 
 /// Whether a text has nothing but blanks, comments and YAML's document markers.

@@ -17,7 +17,7 @@ mod yaml;
 
 pub use cgroups::Cgroups;
 pub use diagnostics::{Diagnostic, Diagnostics};
-pub use file::{ConfigError, ConfigFile, read, read_if_complete};
+pub use file::{ConfigError, ConfigFile, hex, read, read_if_complete};
 pub use labels::{CPU, CpuLabels, CpuMatch, LabelsOn, Limits, RESERVED};
 pub use latency::RunqueueLatency;
 use yaml::{Entry, Report};
