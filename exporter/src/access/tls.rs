@@ -26,32 +26,32 @@ const HTTP1: &[u8] = b"http/1.1";
 pub enum TlsError {
     /// It is not PEM.
     #[error("{0}: not PEM")]
-    Pem(Origin, #[source] pem::Error),
+    Pem(PemSource, #[source] pem::Error),
     /// It has no certificate.
     #[error("{0}: no certificate in it; a block begins with -----BEGIN CERTIFICATE-----")]
-    NoCertificate(Origin),
+    NoCertificate(PemSource),
     /// It has no private key that is not encrypted.
     #[error(
         "{0}: no private key in it; a block begins with -----BEGIN PRIVATE KEY-----, and is not encrypted"
     )]
-    NoKey(Origin),
+    NoKey(PemSource),
     /// The key is of a kind that rustls lacks.
     #[error(
         "{0}: rustls cannot use this key; create one of P-256, P-384, Ed25519, or RSA with 2048 to 8192 \
          bits"
     )]
-    Key(Origin, #[source] rustls::Error),
+    Key(PemSource, #[source] rustls::Error),
     /// The certificate is for another key.
     #[error("{certificate} is not the certificate of {key}; replace both together")]
     OtherKey {
         /// Where the certificate is.
-        certificate: Origin,
+        certificate: PemSource,
         /// Where the key is.
-        key: Origin,
+        key: PemSource,
     },
     /// A certificate is malformed.
     #[error("{0}: a certificate is malformed")]
-    Certificate(Origin, #[source] rustls::Error),
+    Certificate(PemSource, #[source] rustls::Error),
     /// Versions and cipher suites do not go together.
     #[error("tls_server_config: these versions and cipher suites do not go together")]
     Versions(#[source] rustls::Error),
@@ -59,14 +59,14 @@ pub enum TlsError {
 
 /// Where PEM was, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum PemSource {
     /// A key of the web configuration.
     Key(&'static str),
     /// A file.
     File(PathBuf),
 }
 
-impl std::fmt::Display for Origin {
+impl std::fmt::Display for PemSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Key(key) => write!(f, "tls_server_config.{key}"),
@@ -78,7 +78,7 @@ impl std::fmt::Display for Origin {
 /// PEM that was read.
 #[derive(Clone)]
 pub(super) struct Text {
-    pub(super) origin: Origin,
+    pub(super) source: PemSource,
     pub(super) bytes: Vec<u8>,
 }
 
@@ -98,10 +98,10 @@ impl Material {
     ) -> Result<Self, E> {
         let mut text = |pem: &Pem, key| match pem {
             Pem::Inline(text) => {
-                Ok(Text { origin: Origin::Key(key), bytes: text.reveal().as_bytes().to_vec() })
+                Ok(Text { source: PemSource::Key(key), bytes: text.reveal().as_bytes().to_vec() })
             }
             Pem::File(path) => {
-                read(path).map(|(path, bytes)| Text { origin: Origin::File(path), bytes })
+                read(path).map(|(path, bytes)| Text { source: PemSource::File(path), bytes })
             }
         };
         Ok(Self {
@@ -137,8 +137,8 @@ pub(super) fn server(
         let authorities = material.client_ca.as_ref().map(certificates).transpose()?;
         let verifier = ClientCerts::new(tls, authorities.unwrap_or_default(), &provider);
         let verifier = verifier.map_err(|error| {
-            let origin = material.client_ca.as_ref().map(|it| it.origin.clone());
-            TlsError::Certificate(origin.unwrap_or(Origin::Key("client_ca")), error)
+            let source = material.client_ca.as_ref().map(|it| it.source.clone());
+            TlsError::Certificate(source.unwrap_or(PemSource::Key("client_ca")), error)
         })?;
         builder.with_client_cert_verifier(Arc::new(verifier))
     };
@@ -195,9 +195,9 @@ fn provider(tls: &Tls) -> CryptoProvider {
 /// The certificates in PEM; at least one.
 fn certificates(text: &Text) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text.bytes).collect();
-    let read = read.map_err(|error| TlsError::Pem(text.origin.clone(), error))?;
+    let read = read.map_err(|error| TlsError::Pem(text.source.clone(), error))?;
     if read.is_empty() {
-        return Err(TlsError::NoCertificate(text.origin.clone()));
+        return Err(TlsError::NoCertificate(text.source.clone()));
     }
     Ok(read)
 }
@@ -210,20 +210,20 @@ fn certified(
 ) -> Result<CertifiedKey, TlsError> {
     let chain = certificates(certificate)?;
     let der = PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|error| match error {
-        pem::Error::NoItemsFound => TlsError::NoKey(key.origin.clone()),
-        error => TlsError::Pem(key.origin.clone(), error),
+        pem::Error::NoItemsFound => TlsError::NoKey(key.source.clone()),
+        error => TlsError::Pem(key.source.clone(), error),
     })?;
     let signer = provider.key_provider.load_private_key(der);
-    let signer = signer.map_err(|error| TlsError::Key(key.origin.clone(), error))?;
+    let signer = signer.map_err(|error| TlsError::Key(key.source.clone(), error))?;
     let certified = CertifiedKey::new(chain, signer);
     match certified.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
         Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
             Err(TlsError::OtherKey {
-                certificate: certificate.origin.clone(),
-                key: key.origin.clone(),
+                certificate: certificate.source.clone(),
+                key: key.source.clone(),
             })
         }
-        Err(error) => Err(TlsError::Certificate(certificate.origin.clone(), error)),
+        Err(error) => Err(TlsError::Certificate(certificate.source.clone(), error)),
     }
 }
