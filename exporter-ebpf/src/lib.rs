@@ -33,7 +33,7 @@ pub const CGROUP_META: &str = "CGROUP_META";
 /// Name of the hash map of slots by cgroup, which user space does not read.
 pub const CGROUP_SLOTS: &str = "CGROUP_SLOTS";
 
-/// Name of the stack of free slots, the only map that user space writes.
+/// Name of the stack of free slots, the only map that user space writes once the program is attached.
 pub const CGROUP_FREE: &str = "CGROUP_FREE";
 
 /// Name of the ring buffer that wakes user space when slots are taken, and when their cgroups are removed.
@@ -41,6 +41,26 @@ pub const CGROUP_EVENTS: &str = "CGROUP_EVENTS";
 
 /// Name of the ring buffer of [`CgroupBirth`]s.
 pub const CGROUP_BIRTHS: &str = "CGROUP_BIRTHS";
+
+/// Name of the array with one word: until when two versions of the program may be attached, in nanoseconds of
+/// `CLOCK_MONOTONIC`. User space writes it when one takes over the maps of the other.
+pub const HANDOVER: &str = "HANDOVER";
+
+/// The maps that a later version of the program can take over.
+pub const SHARED_MAPS: [&str; 8] = [
+    MAP,
+    CGROUP_ROWS,
+    CGROUP_META,
+    CGROUP_SLOTS,
+    CGROUP_FREE,
+    CGROUP_EVENTS,
+    CGROUP_BIRTHS,
+    HANDOVER,
+];
+
+/// Number of the meaning of what is in [`SHARED_MAPS`]. Raise it with each change that neither the size nor
+/// the place of a field shows, so that no version of the program takes over what it would misread.
+pub const MEANING: u32 = 1;
 
 /// Name of the hook at which new cgroups are seen, a BTF tracepoint, and of the program attached to it.
 pub const BIRTH_HOOK: &str = "cgroup_mkdir";

@@ -55,6 +55,7 @@ fn run(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
             Mode::Check(format) => modes::check(args, format, log).await,
             Mode::Once(format) => modes::once(args, format, log).await,
             Mode::Healthcheck(address, web) => Ok(healthcheck(address, web).await?),
+            Mode::Unpin(path) => modes::unpin(path),
         }
     })
 }

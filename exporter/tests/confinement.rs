@@ -3,6 +3,7 @@
 
 use std::{
     fs, io,
+    panic::{self, AssertUnwindSafe},
     path::PathBuf,
     ptr::{null, null_mut},
     thread,
@@ -21,6 +22,9 @@ const UNCONFINED: c_int = 255;
 
 /// The exit status of an attempt that failed other than by a system call.
 const OTHER: c_int = 254;
+
+/// The exit status of an attempt that panicked.
+const PANICKED: c_int = 253;
 
 /// What became of an attempt.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,22 +48,24 @@ fn attempt(removable: &[PathBuf], attempt: impl FnOnce() -> io::Result<()>) -> O
             WaitStatus::Exited(_, 0) => Succeeded,
             WaitStatus::Exited(_, UNCONFINED) => panic!("a protection is off"),
             WaitStatus::Exited(_, OTHER) => panic!("an error without a number"),
+            WaitStatus::Exited(_, PANICKED) => panic!("the attempt panicked"),
             WaitStatus::Exited(_, errno) => Failed(Errno::from_raw(errno)),
             WaitStatus::Signaled(_, nix::sys::signal::Signal::SIGSYS, _) => Killed,
             other => panic!("{other:?}"),
         },
         ForkResult::Child => {
-            let expected = |name| name != "landlock" || has_landlock();
-            let is_isolated = isolation::isolate().is_ok();
-            let is_off = privileges::confine(removable)
-                .iter()
-                .any(|it| it.state.is_err() && expected(it.name));
-            let status = if !is_isolated || is_off {
-                UNCONFINED
-            } else {
-                let result = attempt();
-                result.map_or_else(|error| error.raw_os_error().unwrap_or(OTHER), |()| 0)
+            let tried = || {
+                let expected = |name| name != "landlock" || has_landlock();
+                let is_isolated = isolation::isolate().is_ok();
+                let states = privileges::confine(removable);
+                let is_off = states.iter().any(|it| it.state.is_err() && expected(it.name));
+                if !is_isolated || is_off {
+                    return UNCONFINED;
+                }
+                attempt().map_or_else(|error| error.raw_os_error().unwrap_or(OTHER), |()| 0)
             };
+            // A panic must not reach the parent's harness.
+            let status = panic::catch_unwind(AssertUnwindSafe(tried)).unwrap_or(PANICKED);
             // SAFETY: ends this process.
             unsafe { libc::_exit(status) }
         }

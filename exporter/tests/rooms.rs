@@ -39,7 +39,22 @@ const CRATES: [(&str, &[&str]); 19] = [
         ],
     ),
     ("privileges", &["caps", "landlock", "libc", "nix", "seccompiler"]),
-    ("kernel", &["aya", "aya_log", "caps", "libc", "log", "nix", "sched_exporter_ebpf", "tokio"]),
+    (
+        "kernel",
+        &[
+            "aya",
+            "aya_log",
+            "caps",
+            "flate2",
+            "libc",
+            "log",
+            "nix",
+            "sched_exporter_ebpf",
+            "serde_json",
+            "sha2",
+            "tokio",
+        ],
+    ),
     ("runtimes", &["bytes", "http_body_util", "hyper", "hyper_util", "serde_json", "tokio"]),
     ("config", &["bcrypt", "humantime", "serde_yaml", "sha2", "strsim"]),
     (

@@ -28,6 +28,7 @@ mod programs;
 mod reload;
 mod render;
 mod report;
+mod restart;
 mod rounds;
 mod scrape;
 mod switching;
@@ -88,6 +89,7 @@ enum Subject {
     Render,
     Reload,
     Memory,
+    Adopt,
     Idle,
 }
 
@@ -105,6 +107,7 @@ impl Subject {
             Self::Render => "measuring rendering",
             Self::Reload => "measuring reloads",
             Self::Memory => "measuring start and memory",
+            Self::Adopt => "measuring starts that continue counts",
             Self::Idle => "measuring the idle exporter",
         }
     }
@@ -122,6 +125,7 @@ impl Subject {
             Self::Render => render::measure(effort),
             Self::Reload => reload::measure(effort),
             Self::Memory => memory::measure(effort, peers),
+            Self::Adopt => restart::measure(effort),
             Self::Idle => idle::measure(effort),
         }
     }

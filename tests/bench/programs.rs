@@ -76,7 +76,7 @@ impl Program<'_> {
                 let btf = kernel_btf()?;
                 let types = Types::parse(&btf)?;
                 let layout = Layout::from_btf(&types, unwanted, Hierarchy::default())?;
-                let scheduler = Scheduler::attach(layout, CGROUP_MEMORY, log)?;
+                let scheduler = Scheduler::attach(layout, CGROUP_MEMORY, log, None)?;
                 scheduler.seed()?;
                 return Ok(Attached::Product(Box::new(scheduler)));
             }

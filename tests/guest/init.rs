@@ -115,7 +115,7 @@ fn facts() -> Result<()> {
     for feature in &layout.features {
         ensure!(feature.off.is_none(), "{feature:?}");
     }
-    let scheduler = Scheduler::attach(layout, CGROUP_MEMORY, false)?;
+    let scheduler = Scheduler::attach(layout, CGROUP_MEMORY, false, None)?;
     scheduler.seed()?;
     let snapshot = scheduler.snapshot()?;
     let programs = bpf::programs("self")?;

@@ -134,17 +134,54 @@ fn the_package_is_installed_reloaded_upgraded_and_purged() {
     let rollback = block("Upgrade and rollback", "sh", 0);
     for (change, version) in [(upgrade, "-1.1"), (&rollback, "-1")] {
         let process = debian.property("MainPID");
+        let counted = debian.scrape();
         debian.run(change);
         let installed = debian.run("dpkg-query --show --showformat='${Version}' sched-exporter");
         assert!(installed.ends_with(version), "{installed}");
         assert_ne!(debian.property("MainPID"), process);
-        assert!(total(&debian.scrape(), &zone) > 0);
+        debian.wait("continued", |it| total(&it.scrape(), &[]) > total(&counted, &[]));
     }
+    assert!(debian.run("ls /run/sched_exporter_bpf/pins").contains("sched_switch"));
     debian.run(&block("Upgrade and rollback", "sh", 1));
     assert!(!debian.try_run("curl --silent http://127.0.0.1:10435/metrics").0);
-    let left = "ls -d /etc/sched_exporter /etc/default/sched_exporter /usr/bin/sched_exporter";
+    let left = "ls -d /etc/sched_exporter /etc/default/sched_exporter /usr/bin/sched_exporter \
+                /run/sched_exporter_bpf";
     let left = debian.try_run(left).1;
     assert!(!left.lines().any(|line| line.starts_with('/')), "{left}");
+}
+
+#[test]
+fn counts_outlive_each_end_of_the_exporter() {
+    let debian = Debian::boot();
+    debian.run("dpkg --install sched-exporter_*_$(dpkg --print-architecture).deb");
+    debian.wait("counting", |it| total(&it.scrape(), &[]) > 0);
+    let owner = debian.run("stat --format='%U %a' /run/sched_exporter_bpf/pins");
+    assert_eq!(owner, "sched_exporter 700\n");
+    for end in [
+        "systemctl restart sched_exporter",
+        "systemctl kill --signal=KILL sched_exporter
+        sleep 0.2; systemctl reset-failed sched_exporter; systemctl restart sched_exporter",
+        "systemctl stop sched_exporter; sleep 1; systemctl start sched_exporter",
+    ] {
+        let process = debian.property("MainPID");
+        let counted = total(&debian.scrape(), &[]);
+        debian.run(end);
+        assert_ne!(debian.property("MainPID"), process);
+        debian.wait("serving", |it| it.try_run("sched_exporter healthcheck").0);
+        assert!(total(&debian.scrape(), &[]) > counted, "{end}: {}", debian.journal());
+    }
+    assert!(debian.journal().contains("adopted the program"), "{}", debian.journal());
+
+    // Without pins, the program ends with the exporter, and what was pinned is removed by hand.
+    let counted = total(&debian.scrape(), &[]);
+    debian.run(
+        "echo 'PINS=' >> /etc/default/sched_exporter
+        systemctl restart sched_exporter
+        sched_exporter unpin --ebpf.pin-path=/run/sched_exporter_bpf/pins",
+    );
+    debian.wait("serving", |it| it.try_run("sched_exporter healthcheck").0);
+    assert!(total(&debian.scrape(), &[]) < counted);
+    assert!(!debian.try_run("ls /run/sched_exporter_bpf/pins").0);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use sched_exporter_tests::{
     config_map::ConfigMap,
     container::{ADDRESS, Container, image, podman, podman_ok},
     exposition::Exposition,
+    pins::BpfFs,
 };
 use serde::Deserialize as _;
 use serde_yaml::{Deserializer, Mapping, Value};
@@ -15,12 +16,12 @@ use tempfile::TempDir;
 
 const NAME: &str = "sched_cpu_seconds_total";
 
-/// The output of `kustomize build`.
-fn objects() -> Vec<Value> {
+/// The output of `kustomize build` for an overlay.
+fn objects(overlay: &str) -> Vec<Value> {
     let kustomize = env::var_os("SCHED_EXPORTER_KUSTOMIZE").expect("run by `cargo xtask test`");
-    let overlay =
-        concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/overlays/capabilities");
-    let output = Command::new(kustomize).args(["build", overlay]).output().unwrap();
+    let overlays = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/overlays");
+    let overlay = Path::new(overlays).join(overlay);
+    let output = Command::new(kustomize).arg("build").arg(overlay).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let objects = Deserializer::from_slice(&output.stdout);
     objects.map(|object| Value::deserialize(object).unwrap()).collect()
@@ -49,7 +50,9 @@ fn pod(daemon_set: &Value, config: &Path) -> Value {
         container.remove(key).unwrap();
     }
     container.insert("image".into(), image().into());
-    container.insert("args".into(), yaml(&format!("['--web.listen-address={ADDRESS}']")));
+    let mut args = vec![Value::from(format!("--web.listen-address={ADDRESS}"))];
+    args.extend(container.get("args").and_then(Value::as_sequence).cloned().unwrap_or_default());
+    container.insert("args".into(), args.into());
     // Pods know their zone since Kubernetes 1.35.
     container
         .insert("env".into(), yaml("[{name: NODE_NAME, value: node-1}, {name: ZONE, value: ''}]"));
@@ -99,7 +102,7 @@ fn total(exposition: &Exposition, zone: &str) -> u64 {
 
 #[test]
 fn the_pod_follows_its_configmap_and_is_replaced() {
-    let objects = objects();
+    let objects = objects("capabilities");
     let config =
         ConfigMap::new(of_kind(&objects, "ConfigMap")["data"]["exporter.yaml"].as_str().unwrap());
     let played = Played::new(&pod(of_kind(&objects, "DaemonSet"), config.path()));
@@ -130,8 +133,44 @@ fn the_pod_follows_its_configmap_and_is_replaced() {
 }
 
 #[test]
+fn with_pins_a_roll_out_continues_the_counts() {
+    let bpf = BpfFs::mount();
+    let objects = objects("pins");
+    let config = ConfigMap::new("labels: {host: node-1, zone: eu-1a}\n");
+    let mut pod = pod(of_kind(&objects, "DaemonSet"), config.path());
+    let volumes = pod["spec"]["volumes"].as_sequence_mut().unwrap();
+    let pins = volumes.iter_mut().find(|volume| volume["name"] == "pins").unwrap();
+    assert_eq!(pins["hostPath"]["path"], "/sys/fs/bpf/sched_exporter");
+    pins["hostPath"]["path"] = bpf.pins().to_str().unwrap().into();
+    let played = Played::new(&pod);
+    let before = played.play(&[]).scrape();
+    assert!(bpf.names().contains("sched_switch"), "{:?}", bpf.names());
+    let container = played.play(&["--replace"]);
+    let after = container.scrape();
+    assert!(total(&after, "eu-1a") > total(&before, "eu-1a"), "{}", container.log());
+    assert!(container.log().contains("adopted the program"), "{}", container.log());
+
+    // As docs/restart.md shows for nodes. It refuses while the pod runs.
+    let unpin = || {
+        let node = format!("--volume={}:/host", bpf.path().display());
+        let command = ["--entrypoint=/bin/sched_exporter", &image(), "unpin"];
+        let pins = ["--ebpf.pin-path=/host/pins"];
+        podman([&["run", "--rm", &node], &command[..], &pins].concat())
+    };
+    let refused = unpin();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && said.contains("is in use by another"), "{said}");
+    drop(container);
+    drop(played);
+    assert!(bpf.names().contains("sched_switch"), "{:?}", bpf.names());
+    let removed = unpin();
+    assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
+    assert!(!bpf.pins().exists(), "{:?}", bpf.names());
+}
+
+#[test]
 fn an_invalid_configmap_changes_nothing() {
-    let objects = objects();
+    let objects = objects("capabilities");
     let config = ConfigMap::new("labels: {host: node-1, zone: eu-1a}\n");
     let played = Played::new(&pod(of_kind(&objects, "DaemonSet"), config.path()));
     let container = played.play(&[]);

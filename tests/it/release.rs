@@ -106,10 +106,12 @@ fn the_archive_contains_the_files_for_manual_installation() {
             "exporter.yaml",
             "names.conf",
             "notify-reload.conf",
+            "run-sched_exporter_bpf.mount",
             "sched_exporter",
             "sched_exporter.8.gz",
             "sched_exporter.service",
             "sched_exporter.socket",
+            "sched_exporter.sysusers",
             "web-config.conf",
         ]
     );

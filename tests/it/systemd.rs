@@ -11,18 +11,20 @@ const DROP_IN: &str =
 const NAMES: &str = include_str!("../../deploy/systemd/sched_exporter.service.d/names.conf");
 const WEB_CONFIG: &str =
     include_str!("../../deploy/systemd/sched_exporter.service.d/web-config.conf");
+const MOUNT: &str = include_str!("../../deploy/systemd/run-sched_exporter_bpf.mount");
 const SOCKET: &str = include_str!("../../deploy/systemd/sched_exporter.socket");
 const PROGRAM: &str = "/usr/bin/sched_exporter";
 
 /// Highest exposure that `systemd-analyze security` may report, in tenths; 100 is full exposure.
 const MOST_EXPOSURE: &str = "20";
 
-/// The unit in a directory of its own, with the path of the binary under test.
+/// The unit and its mount in a directory of their own, with the path of the binary under test.
 fn unit() -> (TempDir, String) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("sched_exporter.service");
     assert_eq!(UNIT.matches(PROGRAM).count(), 1);
     fs::write(&path, UNIT.replace(PROGRAM, binary().to_str().unwrap())).unwrap();
+    fs::write(directory.path().join("run-sched_exporter_bpf.mount"), MOUNT).unwrap();
     let path = path.to_str().unwrap().to_owned();
     (directory, path)
 }
@@ -38,6 +40,13 @@ fn analyze(args: &[&str]) -> (bool, String) {
 fn systemd_accepts_the_unit() {
     let (_directory, unit) = unit();
     assert_eq!(analyze(&["verify", "--man=no", &unit]), (true, String::new()));
+}
+
+#[test]
+fn systemd_accepts_the_mount() {
+    let (directory, _unit) = unit();
+    let mount = directory.path().join("run-sched_exporter_bpf.mount");
+    assert_eq!(analyze(&["verify", "--man=no", mount.to_str().unwrap()]), (true, String::new()));
 }
 
 #[test]

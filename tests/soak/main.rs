@@ -43,6 +43,7 @@ mod forks;
 mod invariant;
 mod logs;
 mod resources;
+mod restarts;
 mod scrapes;
 
 use invariant::Invariant;
@@ -56,6 +57,9 @@ struct Args {
     /// Duration of the loads in minutes, which may be a fraction; the attacks take a minute more
     #[arg(long, default_value = "1", value_parser = minutes)]
     minutes: Duration,
+    /// Instead of all that: kill the exporter and start it again this many times, under load, with pins
+    #[arg(long, conflicts_with = "minutes")]
+    restarts: Option<u32>,
 }
 
 fn minutes(text: &str) -> Result<Duration> {
@@ -131,7 +135,10 @@ fn main() -> Result<ExitCode> {
         flag::register(signal, Arc::clone(&shared.interrupted))?;
     }
     let started = Instant::now();
-    let invariants = soak(args.minutes, &shared)?;
+    let invariants = match args.restarts {
+        Some(count) => restarts::run(count, &shared)?,
+        None => soak(args.minutes, &shared)?,
+    };
     for invariant in &invariants {
         println!("{invariant}");
     }

@@ -33,7 +33,7 @@ pub fn attach() -> Scheduler {
     };
     let layout = Layout::from_btf(&btf, DisabledFeatures::default(), hierarchy).unwrap();
     assert!(layout.features.iter().all(|feature| feature.off.is_none()), "{:?}", layout.features);
-    let scheduler = Scheduler::attach(layout, CGROUP_MEMORY, false).unwrap();
+    let scheduler = Scheduler::attach(layout, CGROUP_MEMORY, false, None).unwrap();
     scheduler.seed().unwrap();
     scheduler
 }

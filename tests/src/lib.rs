@@ -29,6 +29,7 @@ pub mod maps;
 pub mod namespaces;
 pub mod network;
 pub mod pids;
+pub mod pins;
 pub mod process;
 pub mod properties;
 pub mod protobuf;

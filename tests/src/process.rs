@@ -140,7 +140,12 @@ impl Exporter {
 
     /// Starts it with [`CONFIG`] without waiting; [`Exporter::address`] is not known.
     pub fn begin(args: &[&str]) -> Self {
-        let (directory, config) = in_place(CONFIG);
+        Self::begin_with(CONFIG, args)
+    }
+
+    /// As [`Exporter::begin`], with another configuration.
+    pub fn begin_with(config: &str, args: &[&str]) -> Self {
+        let (directory, config) = in_place(config);
         Self::launch(directory, config, args, |_| ())
     }
 

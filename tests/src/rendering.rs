@@ -111,6 +111,7 @@ impl Rendering {
             log_messages: [("error", 0), ("warn", 0)],
             log_messages_dropped: 0,
             process: &process,
+            process_began: None,
             cgroups: cgroups.as_ref(),
         };
         let all = &Selection::ALL;

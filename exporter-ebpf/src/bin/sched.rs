@@ -29,6 +29,11 @@ use sched_exporter_ebpf::{CpuEntry, CpuRecord, Global, Mode, Reason, WAIT_SLOTS,
 #[map]
 static CPU: Array<CpuEntry> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
+/// Until when two versions of this program may be attached that share the maps, while one takes over from
+/// the other: nanoseconds of `CLOCK_MONOTONIC`, which user space writes.
+#[map]
+static HANDOVER: Array<u64> = Array::with_max_entries(1, 0);
+
 /// The value of a constant that user space sets before loading.
 macro_rules! global {
     ($name:ident) => {
@@ -114,6 +119,10 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
 
     if record.current == prev.0 as u64 {
         record.totals.mode_ns[prev_mode as usize] += now - since;
+    } else if record.current == next.0 as u64 && is_handing_over(now) {
+        // The other version has counted this switch already.
+        end(record, turn);
+        return 0;
     } else if record.open & CpuRecord::MAY_GO_OFFLINE != 0 {
         // A CPU goes down in its stopper thread, and tracepoints are silent until it is up again:
         // its idle task follows the stopper without a switch between them.
@@ -150,6 +159,14 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     }
     end(&mut entry.record, turn);
     0
+}
+
+/// Whether another version of this program may be attached. Asked only after a switch that does not follow
+/// the last one: in any other, no other version can have been first.
+#[inline(always)]
+fn is_handing_over(now: u64) -> bool {
+    // SAFETY: an aligned word of the map.
+    HANDOVER.get_ptr(0).is_some_and(|until| now < unsafe { until.read_volatile() })
 }
 
 /// Starts the accounting of a CPU, at its first switch.

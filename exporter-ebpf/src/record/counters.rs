@@ -26,6 +26,16 @@ pub unsafe trait Counters: Copy {
         }
     }
 
+    /// The counters, in their order.
+    fn as_words(&self) -> &[u64] {
+        words(self)
+    }
+
+    /// The counters as an array.
+    fn as_words_mut(&mut self) -> &mut [u64] {
+        words_mut(self)
+    }
+
     /// Whether no counter is below its counterpart in `other`.
     fn is_at_least(&self, other: &Self) -> bool {
         words(self).iter().zip(words(other)).all(|(counter, other)| counter >= other)

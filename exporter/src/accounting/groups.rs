@@ -14,6 +14,10 @@ use super::{
     continuity::{Carried, sum},
 };
 
+mod saved;
+
+pub use saved::SavedGroups;
+
 /// Minimum number of retired series to remember.
 const MIN_RETIRED: usize = 64;
 

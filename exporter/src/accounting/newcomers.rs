@@ -32,6 +32,11 @@ impl Newcomers {
         self.shown = unnamed;
     }
 
+    /// What the last scrape has shown of each cgroup.
+    pub(super) fn shown(&self) -> &[(u64, CgroupTotals)] {
+        &self.shown
+    }
+
     /// Takes a cgroup that had been taken for removed. What it has used so far stays in `other`.
     pub(super) fn revive(&mut self, reading: &CgroupReading) {
         self.leave(reading.serial);

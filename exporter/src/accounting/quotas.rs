@@ -47,6 +47,10 @@ impl From<QuotaReading> for LastQuota {
 }
 
 impl LastQuota {
+    pub(super) const fn counts(&self) -> QuotaCounts {
+        self.counts
+    }
+
     /// Replaces the last reading. Returns what the counters gained: nothing if they went back.
     pub(super) fn update(&mut self, reading: &QuotaReading) -> QuotaCounts {
         let gained = reading.counts.since(self.counts);

@@ -50,6 +50,11 @@ impl Clock {
 pub(super) struct Uses([u64; MINUTES]);
 
 impl Uses {
+    /// A window that begins now.
+    pub(super) const fn since(now_ns: u64) -> Self {
+        Self([now_ns; MINUTES])
+    }
+
     /// The use in the window that ends now, with the minute that has not ended.
     pub(super) fn recent(&self, clock: Clock, now_ns: u64) -> u64 {
         now_ns.saturating_sub(self.0[clock.minute])

@@ -20,6 +20,10 @@ use super::{
     ranking::{self, Candidate, Change, Clock, PastUses, Uses, use_ns},
 };
 
+mod saved;
+
+pub use saved::{SavedSets, SavedShown};
+
 /// How many sets are shown, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -61,6 +65,8 @@ struct Member {
     uses: Uses,
     /// The last reading, since the cgroup first had a quota.
     quota: Option<Box<LastQuota>>,
+    /// Whether an earlier process has named it, so that it needs a name again.
+    is_restored: bool,
 }
 
 /// The set that a cgroup belongs to.
@@ -156,17 +162,27 @@ impl<L> CgroupSets<L> {
         self.clock.ends_at()
     }
 
-    /// The cgroups in a snapshot that have not been named yet. Those that are removed are among them until
-    /// [`Self::settle`] lets them go.
+    /// The cgroups in a snapshot that have not been named yet, at least by this process. Those that are removed
+    /// are among them until [`Self::settle`] lets them go.
     pub fn unnamed<'s>(
         &'s self,
         snapshot: &'s CgroupsSnapshot,
     ) -> impl Iterator<Item = &'s CgroupReading> {
         let mut members = self.members.as_slice();
-        let is_new = move |reading: &&CgroupReading| {
+        let is_unnamed = move |reading: &&CgroupReading| {
+            let member = next(&mut members, reading.serial, |member| member.serial);
+            member.is_none_or(|member| member.is_restored && member.place != Place::Removed)
+        };
+        snapshot.cgroups.iter().filter(is_unnamed)
+    }
+
+    /// What the cgroups in a snapshot have that no process has named.
+    fn never_named(&self, snapshot: &CgroupsSnapshot) -> Vec<(u64, CgroupTotals)> {
+        let mut members = self.members.as_slice();
+        let is_new = |reading: &&CgroupReading| {
             next(&mut members, reading.serial, |member| member.serial).is_none()
         };
-        snapshot.cgroups.iter().filter(is_new)
+        snapshot.cgroups.iter().filter(is_new).map(|it| (it.serial, it.totals)).collect()
     }
 
     /// The removed cgroups in a snapshot that can give back their slots.
@@ -184,7 +200,7 @@ impl<L> CgroupSets<L> {
 
     /// Notes that a scrape shows the values of a snapshot, so that none of them may decrease.
     pub fn show(&mut self, now: u64, snapshot: &CgroupsSnapshot) {
-        let unnamed = self.unnamed(snapshot).map(|it| (it.serial, it.totals)).collect();
+        let unnamed = self.never_named(snapshot);
         self.newcomers.show(now, unnamed);
     }
 
@@ -247,7 +263,9 @@ impl<L: Clone + Ord + Hash> CgroupSets<L> {
         named: impl IntoIterator<Item = (u64, Option<L>)>,
     ) {
         self.begin(now, snapshot);
-        self.move_members(now, snapshot, named.into_iter().collect());
+        if self.move_members(now, snapshot, named.into_iter().collect()) {
+            self.end_sets(|set| set.members == 0);
+        }
         self.finish(now, snapshot);
         self.newcomers.named.clear();
         // Those that were awaited leave their sets again.
@@ -289,7 +307,8 @@ impl<L: Clone + Ord + Hash> CgroupSets<L> {
         self.begin(now, snapshot);
         self.budget = budget;
         let mut moved = Vec::new();
-        for member in self.members.iter().filter(|member| member.place != Place::Removed) {
+        let is_named = |member: &&Member| member.place != Place::Removed && !member.is_restored;
+        for member in self.members.iter().filter(is_named) {
             let labels = labels(member.serial);
             if labels.as_ref() != self.labels(member.place) {
                 moved.push((member.serial, labels));
@@ -395,13 +414,14 @@ impl<L: Clone + Ord + Hash> CgroupSets<L> {
         Member { place: Place::Removed, ..Member::new(member.serial) }
     }
 
-    /// Moves cgroups that exist to the sets with their labels.
+    /// Moves cgroups that exist to the sets with their labels. Returns whether one had other labels in an earlier
+    /// process, so that those of sets without cgroups may be outdated, too.
     fn move_members(
         &mut self,
         now: u64,
         snapshot: &CgroupsSnapshot,
         mut named: Vec<(u64, Option<L>)>,
-    ) {
+    ) -> bool {
         named.sort_by_key(|(serial, _)| *serial);
         named.dedup_by_key(|(serial, _)| *serial);
         let movable = |(serial, labels)| Some((self.movable(snapshot, serial)?, labels));
@@ -414,18 +434,22 @@ impl<L: Clone + Ord + Hash> CgroupSets<L> {
         for (labels, place) in &mut places {
             *place = self.find_set(labels).map_or(Place::Other, Place::Set);
         }
+        let mut is_relabelled = false;
         for (reading, labels) in &named {
             let to = labels.as_ref().and_then(|labels| places.get(labels).copied());
-            self.move_member(now, reading, to.unwrap_or(Place::Other));
+            is_relabelled |= self.move_member(now, reading, to.unwrap_or(Place::Other));
         }
+        is_relabelled
     }
 
-    fn move_member(&mut self, now: u64, reading: &CgroupReading, to: Place) {
-        let Ok(index) = self.find_member(reading.serial) else { return };
+    /// Moves one cgroup. Returns whether it had other labels in an earlier process.
+    fn move_member(&mut self, now: u64, reading: &CgroupReading, to: Place) -> bool {
+        let Ok(index) = self.find_member(reading.serial) else { return false };
         let member = &mut self.members[index];
+        let was_restored = mem::take(&mut member.is_restored);
         let from = mem::replace(&mut member.place, to);
         if from == to {
-            return;
+            return false;
         }
         let is_shown = |place| matches!(place, Place::Set(set) if self.sets[set].shown.is_some());
         if is_shown(from) || is_shown(to) {
@@ -437,6 +461,7 @@ impl<L: Clone + Ord + Hash> CgroupSets<L> {
             self.sets[set].members += 1;
         }
         self.leave_set(now, from);
+        was_restored && matches!(from, Place::Set(_))
     }
 
     /// Adds members to `other`, which has had them since they were first seen.
@@ -605,7 +630,8 @@ impl<L: Clone + Ord + Hash> CgroupSets<L> {
 
 impl Member {
     fn new(serial: u64) -> Self {
-        Self { serial, place: Place::Other, uses: Uses::default(), quota: None }
+        let (uses, quota) = (Uses::default(), None);
+        Self { serial, place: Place::Other, uses, quota, is_restored: false }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     cgroup::hierarchy::Hierarchy,
     cli::{check::CheckFormat, version},
     exposition::Format,
-    kernel::layout::DisabledFeatures,
+    kernel::{layout::DisabledFeatures, pins},
     os::log::{LogFormat, LogLevel},
     web::address::ListenAddress,
 };
@@ -147,6 +147,19 @@ pub struct Args {
     )]
     pub ebpf_cgroup_memory: u64,
 
+    /// Directory on a BPF filesystem, such as `/sys/fs/bpf/sched_exporter`, in which the kernel program and its
+    /// counts outlive the exporter: the next start continues them. Until `sched_exporter unpin`, the program runs
+    /// at each context switch, even while no exporter does. Empty: nothing outlives it.
+    #[arg(
+        long = "ebpf.pin-path",
+        value_name = "PATH",
+        default_value = "",
+        hide_default_value = true,
+        value_parser = OsStringValueParser::new().map(PathBuf::from),
+        conflicts_with = "once"
+    )]
+    pub ebpf_pin_path: PathBuf,
+
     /// Keep the capabilities that the exporter was started with, and leave off seccomp, Landlock and
     /// all other protections, for debugging.
     #[arg(long = "privileges.keep")]
@@ -208,6 +221,13 @@ pub enum Command {
         )]
         web_config_file: PathBuf,
     },
+    /// Remove what an exporter with --ebpf.pin-path has left in the kernel, and end its accounting. Fails if one
+    /// is running.
+    Unpin {
+        /// Directory that the exporter was told to use.
+        #[arg(long = "ebpf.pin-path", value_name = "PATH", default_value = pins::DEFAULT_PATH)]
+        ebpf_pin_path: PathBuf,
+    },
 }
 
 const LISTEN_ADDRESS: &str = ":10435";
@@ -231,6 +251,8 @@ pub enum Mode<'a> {
     Once(Format),
     /// Check the health of the exporter that listens on this address, and has this web configuration, if any.
     Healthcheck(&'a ListenAddress, Option<&'a Path>),
+    /// Remove the pins in this directory.
+    Unpin(&'a Path),
 }
 
 /// Flags of comparable exporters, by their beginning, and what to do instead.
@@ -279,8 +301,12 @@ impl Args {
     /// The selected mode. `--config.check` takes precedence over `--once`. Fails if the mode does not
     /// have the selected format.
     pub fn mode(&self) -> Result<Mode<'_>, Error> {
-        if let Some(Command::Healthcheck { web_listen_address, web_config_file }) = &self.command {
-            return Ok(Mode::Healthcheck(web_listen_address, given(web_config_file)));
+        match &self.command {
+            Some(Command::Healthcheck { web_listen_address, web_config_file }) => {
+                return Ok(Mode::Healthcheck(web_listen_address, given(web_config_file)));
+            }
+            Some(Command::Unpin { ebpf_pin_path }) => return Ok(Mode::Unpin(ebpf_pin_path)),
+            None => {}
         }
         if self.verbose {
             return Err(conflict("`--verbose` does not apply: add --version"));
@@ -310,6 +336,11 @@ impl Args {
     /// The web configuration file, if there is one.
     pub fn web_config_file(&self) -> Option<&Path> {
         given(&self.web_config_file)
+    }
+
+    /// Where to pin the kernel program; `None` if it ends with the exporter.
+    pub fn pin_path(&self) -> Option<&Path> {
+        given(&self.ebpf_pin_path)
     }
 
     /// The optional measurements that the flags disable.
@@ -420,6 +451,19 @@ mod tests {
             &[&healthcheck[..], &["--web.config.file="]].concat(),
             Mode::Healthcheck(&address, None),
         );
+        check(&["unpin"], Mode::Unpin(Path::new("/sys/fs/bpf/sched_exporter")));
+        check(&["unpin", "--ebpf.pin-path=/run/bpf/a"], Mode::Unpin(Path::new("/run/bpf/a")));
+    }
+
+    #[test]
+    fn pins_are_optional_and_only_for_servers() {
+        let parse = |args: &[&str]| Args::try_parse_from([&["sched_exporter"], args].concat());
+        assert_eq!(parse(&[]).unwrap().pin_path(), None);
+        assert_eq!(parse(&["--ebpf.pin-path="]).unwrap().pin_path(), None);
+        let pinned = parse(&["--ebpf.pin-path=/sys/fs/bpf/a"]).unwrap();
+        assert_eq!(pinned.pin_path(), Some(Path::new("/sys/fs/bpf/a")));
+        let both = parse(&["--ebpf.pin-path=/sys/fs/bpf/a", "--once"]).unwrap_err();
+        assert!(both.to_string().contains("cannot be used with"), "{both}");
     }
 
     #[test]

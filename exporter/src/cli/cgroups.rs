@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
+use super::start::CANNOT_CONTINUE;
 use crate::{
     cgroup::hierarchy::Selection,
     generation::Current,
@@ -37,7 +38,7 @@ impl Cgroups {
         births: Option<CgroupBirths>,
         origins: Origins,
     ) -> anyhow::Result<Self> {
-        let tracked = Tracked::new(scheduler.attached_at(), current.load().labels.cgroups.as_ref());
+        let tracked = Tracked::start(scheduler, &current.load()).context(CANNOT_CONTINUE)?;
         let hierarchy = selection.hierarchy.version();
         let nameless = selection.limitation(births.is_some()).unwrap_or_default();
         let (telemetry, of_sources) = (telemetry.clone(), telemetry.clone());

@@ -1,6 +1,10 @@
 //! The modes that read the configuration, step by step. The order of the steps matters.
 
-use std::{io::Write as _, path::PathBuf, sync::Arc};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use tokio::runtime::Handle;
@@ -9,12 +13,12 @@ use super::{
     args::Args,
     cgroups::Cgroups,
     check::{self, CheckFormat},
-    start::{self, Attached, Setup},
+    start::{self, Attached, CANNOT_CONTINUE, Setup},
 };
 use crate::{
     access::{self, Follower, Gate},
     exposition::Format,
-    kernel::{program_log::LOG_TARGET, scheduler::Scheduler},
+    kernel::{pins, program_log::LOG_TARGET, scheduler::Scheduler},
     metrics::{scrape::Exporter, selection::Selection, telemetry::Telemetry},
     os::{
         log::{self, LogCounts, LogWriter},
@@ -65,8 +69,9 @@ pub async fn serve(args: &Args, log: &LogWriter) -> anyhow::Result<()> {
     let status = reload::serving(setup.file.path());
     let loaded = args.web_config_file().zip(setup.access.take());
     let removable: Vec<_> = listeners.iter().filter_map(Listener::directory).collect();
-    let Running { scheduler, reloader, exporter, telemetry, cgroups } =
+    let Running { scheduler, mut reloader, exporter, telemetry, cgroups } =
         run(args, attached, setup, &removable, log, log_counts)?;
+    reloader.continue_last(&scheduler).await.context(CANNOT_CONTINUE)?;
     let tracked = match cgroups {
         Some(cgroups) => Some(cgroups.follow().await?),
         None => None,
@@ -143,6 +148,12 @@ pub async fn check(args: &Args, format: CheckFormat, log: &LogWriter) -> anyhow:
     let config = Arc::clone(&reloader.inputs().config);
     let cgroups = start::ask_for_containers(args, config, cgroups).await?;
     print(&check::report(&args.config_file, reloader.inputs(), cgroups.as_ref(), format))
+}
+
+/// Removes what an exporter has pinned.
+pub fn unpin(path: &Path) -> anyhow::Result<()> {
+    let found = if pins::unpin(path)? { "removed the pins in" } else { "nothing is pinned at" };
+    print(&format!("{found} `{}`\n", path.display()))
 }
 
 /// Accounting, ready to be scraped.

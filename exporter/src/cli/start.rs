@@ -27,8 +27,10 @@ use crate::{
     config::{self, Config, ConfigError, ConfigFile},
     expr::cgroup::NamesFrom,
     kernel::{
+        attach::Start,
         btf::Btf,
         layout::{Hierarchy, Layout},
+        pins::{self, PinDirectory},
         preflight::{BTF_PATH, Facts},
         scheduler::{LoadError, Scheduler},
     },
@@ -43,6 +45,10 @@ use crate::{
     runtimes::{Origins, Runtimes, Settings},
     sources::SourceOrigins,
 };
+
+/// Completes the errors about what the last process has saved.
+pub(super) const CANNOT_CONTINUE: &str = "cannot continue the counts that are pinned; `sched_exporter unpin` with the --ebpf.pin-path of this exporter \
+     removes them";
 
 /// Runs a part of the start on a thread of its own, and reports a step that takes long.
 pub(super) async fn on_thread<T: Send + 'static>(
@@ -229,9 +235,10 @@ pub(super) fn attach(args: &Args, step: &Step) -> anyhow::Result<Attached> {
     }
     capabilities::raise().context("cannot raise capabilities")?;
     let cgroups = select_cgroups(args, step)?;
+    let pins = open_pins(args, step)?;
     let scheduler = read_layout(args, step, &cgroups).and_then(|layout| {
         step.doing("loading the kernel program");
-        Ok(Scheduler::attach(layout, args.ebpf_cgroup_memory, args.log_ebpf)?)
+        Ok(Scheduler::attach(layout, args.ebpf_cgroup_memory, args.log_ebpf, pins)?)
     });
     // Parsing BTF leaves about 20 MB unused.
     heap::trim();
@@ -257,9 +264,28 @@ pub(super) fn attach(args: &Args, step: &Step) -> anyhow::Result<Attached> {
             tracing::warn!(reason, "new cgroups are found by looking for their directories");
         }
     }
+    if let Start::Anew(reason) = scheduler.start() {
+        tracing::warn!(reason, "counts begin at zero: those that were pinned cannot be continued");
+    }
     tracing::info!(hook = HOOK, "attached");
     let is_counted = scheduler.cgroup_slots().is_some();
     Ok(Attached { scheduler, cgroups: cgroups.ok().filter(|_| is_counted) })
+}
+
+/// Opens the directory of pins. Without one, warns if an exporter has left any.
+fn open_pins(args: &Args, step: &Step) -> anyhow::Result<Option<PinDirectory>> {
+    if let Some(path) = args.pin_path() {
+        step.reading(path);
+        return Ok(Some(PinDirectory::open(path)?));
+    }
+    if pins::are_left() {
+        tracing::warn!(
+            path = pins::DEFAULT_PATH,
+            "an exporter with --ebpf.pin-path has left its kernel program here, which still runs at each \
+             context switch; continue it with that flag, or remove it with `sched_exporter unpin`"
+        );
+    }
+    Ok(None)
 }
 
 /// Selects the hierarchy of cgroups to account for. The inner error says why there is none. Fails if the one

@@ -4,6 +4,8 @@
 //! <https://prometheus.io/docs/specs/om/open_metrics_spec/>,
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
+use serde::{Deserialize, Serialize};
+
 use super::Format;
 
 /// Name, kind and help of a metric family.
@@ -58,7 +60,8 @@ impl Family<'_> {
 }
 
 /// Label pairs as written between the braces: escaped, and joined by commas.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Labels(String);
 
 impl Labels {

@@ -3,6 +3,7 @@
 
 mod inputs;
 mod outcome;
+mod saved;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::{
 
 pub use inputs::Inputs;
 pub use outcome::ReloadOutcome;
+pub use saved::{SavedByLabels, SavedSeries};
 
 /// A configuration in use, with everything that can be prepared before a scrape.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

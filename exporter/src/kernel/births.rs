@@ -10,14 +10,11 @@ use std::{
     path::PathBuf,
 };
 
-use aya::{
-    Ebpf,
-    maps::{MapData, RingBuf},
-};
+use aya::maps::{MapData, RingBuf};
 use sched_exporter_ebpf::{BIRTHS_BYTES, CGROUP_BIRTHS, CgroupBirth};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::kernel::error::LoadError;
+use crate::kernel::{attach::Maps, error::LoadError};
 
 /// Bytes that the kernel adds to each record.
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/bpf.h>, `BPF_RINGBUF_HDR_SZ`.
@@ -38,9 +35,8 @@ pub struct Birth {
 pub struct CgroupBirths(RingBuf<MapData>);
 
 impl CgroupBirths {
-    pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
-        let map = ebpf.take_map(CGROUP_BIRTHS).ok_or(LoadError::Incomplete(CGROUP_BIRTHS))?;
-        let ring = RingBuf::try_from(map);
+    pub(super) fn open(maps: &mut Maps) -> Result<Self, LoadError> {
+        let ring = RingBuf::try_from(maps.take(CGROUP_BIRTHS)?);
         ring.map(Self).map_err(|source| LoadError::RingBuffer { map: CGROUP_BIRTHS, source })
     }
 

@@ -5,13 +5,13 @@ use std::{
     io,
     os::fd::{AsFd as _, AsRawFd, RawFd},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    EbpfLoader,
     maps::{Map, MapData, MapError, RingBuf, Stack},
 };
 use sched_exporter_ebpf::{
@@ -20,7 +20,7 @@ use sched_exporter_ebpf::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::kernel::{error::LoadError, freeze::freeze, mapped::Mapped};
+use crate::kernel::{attach::Maps, error::LoadError, mapped::Mapped, state::State};
 
 /// How many times to copy what a slot's owner is while it is written.
 const META_ATTEMPTS: usize = 100;
@@ -47,6 +47,8 @@ struct Free {
     stack: Map,
     /// By slot, the serial number of the owner that gave it back last. Readers of rows count it as removed.
     given_back: Vec<u64>,
+    /// Remembers them for the next process.
+    state: Option<Arc<State>>,
 }
 
 /// Sets the sizes of the maps; without slots, they are as small as can be.
@@ -63,23 +65,20 @@ pub(super) fn set_sizes(loader: &mut EbpfLoader<'_>, slots: u32, cpus: u32) {
 }
 
 impl CgroupMaps {
-    /// Takes the maps from the loaded object, and makes all slots free.
+    /// Takes the maps. What an earlier process has given back is in `state`.
     pub(super) fn open(
-        ebpf: &mut Ebpf,
+        maps: &mut Maps,
         slots: u32,
         cpus: u32,
         has_removal_hook: bool,
+        state: Option<Arc<State>>,
     ) -> Result<Self, LoadError> {
-        let rows = frozen(ebpf, CGROUP_ROWS)?;
+        let rows = maps.array_or_hash(CGROUP_ROWS)?;
         let rows = map(rows, CGROUP_ROWS, slots as usize * cpus as usize)?;
-        let meta = map(frozen(ebpf, CGROUP_META)?, CGROUP_META, slots as usize)?;
-        frozen(ebpf, CGROUP_SLOTS)?;
-        let stack = ebpf.take_map(CGROUP_FREE).ok_or(LoadError::Incomplete(CGROUP_FREE))?;
-        let mut free = Free { stack, given_back: vec![0; slots as usize] };
-        // The last in is the first out.
-        for slot in (FIRST_SLOT..slots).rev() {
-            free.push(slot).map_err(LoadError::Slots)?;
-        }
+        let meta = map(maps.array_or_hash(CGROUP_META)?, CGROUP_META, slots as usize)?;
+        let given_back = vec![0; slots as usize];
+        let mut free = Free { stack: maps.take(CGROUP_FREE)?, given_back, state };
+        free.restore();
         let free = Mutex::new(free);
         let (used, refused) = (AtomicU32::new(0), AtomicU64::new(0));
         Ok(Self { rows, meta, slots, has_removal_hook, free, used, refused })
@@ -138,8 +137,7 @@ impl CgroupMaps {
                 continue;
             }
             if wanted.binary_search(&meta.serial).is_ok() {
-                free.push(slot)?;
-                free.given_back[slot as usize] = meta.serial;
+                free.give_back(slot, meta.serial)?;
             }
         }
         Ok(())
@@ -153,8 +151,30 @@ impl CgroupMaps {
 }
 
 impl Free {
-    fn push(&mut self, slot: u32) -> Result<(), MapError> {
-        Stack::try_from(&mut self.stack)?.push(slot, 0)
+    fn give_back(&mut self, slot: u32, serial: u64) -> Result<(), MapError> {
+        if let Some(state) = &self.state {
+            state.giving(slot as usize, serial);
+        }
+        push(&mut self.stack, slot)?;
+        self.given_back[slot as usize] = serial;
+        if let Some(state) = &self.state {
+            state.given();
+        }
+        Ok(())
+    }
+
+    /// Continues from what the last process gave back. If that ended just when it gave back a slot, the slot
+    /// may be on the stack or not. It must not be there twice, so it may stay unused.
+    fn restore(&mut self) {
+        let Some(state) = &self.state else { return };
+        let (given_back, giving) = state.given_back();
+        for (to, from) in self.given_back.iter_mut().zip(given_back) {
+            *to = from;
+        }
+        if let Some(slot) = giving {
+            tracing::info!(slot, "the last process ended while it gave back this slot");
+            state.given();
+        }
     }
 
     fn data(&self) -> Result<&MapData, MapError> {
@@ -190,9 +210,8 @@ pub struct SlotCounts {
 pub struct CgroupEvents(RingBuf<MapData>);
 
 impl CgroupEvents {
-    pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
-        let map = ebpf.take_map(CGROUP_EVENTS).ok_or(LoadError::Incomplete(CGROUP_EVENTS))?;
-        let ring = RingBuf::try_from(map);
+    pub(super) fn open(maps: &mut Maps) -> Result<Self, LoadError> {
+        let ring = RingBuf::try_from(maps.take(CGROUP_EVENTS)?);
         ring.map(Self).map_err(|source| LoadError::RingBuffer { map: CGROUP_EVENTS, source })
     }
 
@@ -233,15 +252,14 @@ impl AsRawFd for CgroupEvents {
     }
 }
 
-/// A map that from now on only the kernel program can write. A hash map can be frozen, too: the kernel
-/// checks it at each write by bpf(2).
-/// <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/syscall.c>, `map_get_sys_perms`.
-pub(super) fn frozen<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, LoadError> {
-    let Some(Map::Array(map) | Map::HashMap(map)) = ebpf.map(name) else {
-        return Err(LoadError::Incomplete(name));
-    };
-    freeze(map.fd().as_fd()).map_err(|source| LoadError::Freeze { map: name, source })?;
-    Ok(map)
+/// Makes all slots free.
+pub(super) fn free_all(stack: &mut Map, slots: u32) -> Result<(), LoadError> {
+    // The last in is the first out.
+    (FIRST_SLOT..slots).rev().try_for_each(|slot| push(stack, slot)).map_err(LoadError::Slots)
+}
+
+fn push(stack: &mut Map, slot: u32) -> Result<(), MapError> {
+    Stack::try_from(stack)?.push(slot, 0)
 }
 
 /// Maps a frozen map. Memory that is mapped for writing cannot be frozen, and a frozen map cannot be mapped

@@ -34,7 +34,7 @@ fn placeholder(instruction: [u8; 8]) -> Option<Global> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::scheduler::OBJECT;
+    use crate::kernel::attach::OBJECT;
 
     /// `mov r3, immediate`
     fn mov(immediate: i32) -> [u8; 8] {

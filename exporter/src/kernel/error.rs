@@ -1,11 +1,18 @@
 //! The errors of loading and reading the kernel program.
 
-use std::io;
+use std::{io, path::PathBuf};
 
-use aya::{maps::MapError, programs::ProgramError};
-use sched_exporter_ebpf::{CGROUP_FREE, Global, HOOK, MAP};
+use aya::{
+    maps::MapError,
+    pin::PinError as BpfPinError,
+    programs::{ProgramError, links::LinkError},
+};
+use sched_exporter_ebpf::{CGROUP_FREE, Global, HANDOVER, HOOK, MAP};
 
-use crate::cpu::list::CpuListError;
+use crate::{
+    cpu::list::CpuListError,
+    kernel::{pins::PinError, state::StateError},
+};
 
 /// The kernel program could not be loaded or attached.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +91,39 @@ pub enum LoadError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// The kernel does not describe a map.
+    #[error("asking about map `{map}`: bpf(BPF_OBJ_GET_INFO_BY_FD)")]
+    Info {
+        /// Its name.
+        map: &'static str,
+        /// The kernel's reason.
+        source: MapError,
+    },
+    /// The kernel does not describe a link.
+    #[error("asking about the link to hook `{hook}`: bpf(BPF_OBJ_GET_INFO_BY_FD)")]
+    LinkInfo {
+        /// The name of the hook.
+        hook: &'static str,
+        /// The kernel's reason.
+        source: LinkError,
+    },
+    /// A link cannot be pinned.
+    #[error("pinning `{}`", path.display())]
+    Pin {
+        /// The path of the pin.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: BpfPinError,
+    },
+    /// Two versions of the program cannot be told of each other.
+    #[error("writing map `{HANDOVER}`")]
+    Handover(#[source] MapError),
+    /// Pins cannot be used.
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    /// What is pinned cannot be noted.
+    #[error("saving what is pinned")]
+    State(#[source] StateError),
     /// The ring buffer of the program's log cannot be opened.
     #[error("opening the log of program `{HOOK}`")]
     Log(#[source] io::Error),
@@ -96,8 +136,11 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// Whether the kernel refused for lack of privileges.
+    /// Whether the kernel refused for lack of privileges, other than those of a pin.
     pub fn is_permission(&self) -> bool {
+        if matches!(self, Self::Pins(error) if !matches!(error, PinError::State(_))) {
+            return false;
+        }
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = cause {
             if let Some(io) = error.downcast_ref::<io::Error>() {
@@ -150,6 +193,15 @@ mod tests {
                         bpf(BPF_PROG_LOAD): permission denied";
         assert_eq!(chain(&error), expected);
         assert!(error.is_permission());
+        let create = |errno| MapError::CreateError {
+            name: "a".to_owned(),
+            io_error: io::Error::from_raw_os_error(errno),
+        };
+        let error = LoadError::Pins(PinError::State(create(libc::EPERM)));
+        assert!(error.is_permission());
+        let path = "/sys/fs/bpf/a".into();
+        let error = PinError::Io { action: "open", path, source: denied() };
+        assert!(!LoadError::Pins(error).is_permission());
         let error = LoadError::Clock(nix::Error::EINVAL);
         let expected = "clock_gettime(CLOCK_MONOTONIC): EINVAL: Invalid argument";
         assert_eq!(chain(&error), expected);

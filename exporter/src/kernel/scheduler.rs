@@ -1,38 +1,34 @@
 //! Loads, attaches, seeds and reads the kernel program.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use aya::{
-    Btf, Ebpf, EbpfLoader,
-    maps::MapError,
-    programs::{BtfTracePoint, tp_btf::BtfTracePointLink},
-};
+use aya::{maps::MapError, programs::links::FdLink};
 use nix::time::{ClockId, clock_gettime};
-use sched_exporter_ebpf::{CgroupRow, CpuRecord, FIRST_SLOT, Global, HOOK, LOG_LEVEL, MAP};
+use sched_exporter_ebpf::{CgroupRow, CpuRecord, FIRST_SLOT, Global, MAP};
 
 use crate::{
     accounting::{self, CGROUPS, Collector, Feature, Memory, Snapshot, Stores},
     cpu::list::{self, Online},
     kernel::{
+        attach::{Attached, Plan, Start},
         births::CgroupBirths,
         cgroups::{self, CgroupEvents, CgroupMaps, SlotCounts},
-        constants,
         layout::{Layout, STORES},
         mapped::Mapped,
+        pins::PinDirectory,
         program_log::ProgramLog,
         seed, slots,
-        verifier::refused,
+        state::State,
     },
 };
 
 pub use crate::kernel::error::{LoadError, ReadError};
-
-/// The kernel program, as `cargo xtask ebpf` builds it.
-pub(super) static OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/sched.bpf.o"));
 
 /// A snapshot describes an instant this long before its map read. While the kernel adjusts the clock,
 /// the kernel program can read a time this far behind user space's; without the margin, a counter could
@@ -62,17 +58,18 @@ const SNAPSHOT_ATTEMPTS: u32 = 10;
 /// How long start-up waits for CPUs that have not switched yet.
 const SEED_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Size of the log's ring buffer while the log is off; aya rounds it up to one page.
-const LOG_BUFFER_BYTES_OFF: u32 = 4_096;
-
-/// The attached kernel program. Dropping it detaches it.
+/// The attached kernel program. Dropping it detaches it, unless it is pinned.
 ///
 /// Of the kernel's objects it keeps open only the links, which can only be closed, and for cgroups the stack
 /// of free slots and the ring buffers of events and births. The maps of counts are frozen and mapped read-only.
 /// The descriptors of the programs, the other maps and the BTF are closed once it is attached.
 pub struct Scheduler {
-    /// Keep the programs attached, and the programs their maps.
-    _links: Vec<BtfTracePointLink>,
+    /// Keep the programs attached, and the programs their maps. Empty if they are pinned.
+    _links: Vec<FdLink>,
+    /// Keeps other processes from using the pins.
+    _pins: Option<PinDirectory>,
+    state: Option<Arc<State>>,
+    start: Start,
     /// The record of each CPU number.
     records: Mapped<CpuRecord>,
     /// `None` if cgroups are not accounted for.
@@ -90,46 +87,42 @@ pub struct Scheduler {
     online: Online,
     /// On `CLOCK_MONOTONIC`, in nanoseconds.
     attached_at: u64,
+    epoch_ns: u64,
     torn_reads: AtomicU64,
     features: Vec<Feature>,
 }
 
 impl Scheduler {
     /// Loads the program with `layout` and attaches it; `log` turns on the program's log. The maps for
-    /// cgroups take at most `cgroup_memory` bytes; if no cgroup fits, that feature is off. Accounting of a
+    /// cgroups take at most `cgroup_memory` bytes; if no cgroup fits, that feature is off. With `pins`, the
+    /// program outlives this process, and one that an earlier process has left there is used. Accounting of a
     /// CPU starts at its first switch, which [`Scheduler::seed`] causes. Leaves no thread running.
-    pub fn attach(mut layout: Layout, cgroup_memory: u64, log: bool) -> Result<Self, LoadError> {
+    pub fn attach(
+        mut layout: Layout,
+        cgroup_memory: u64,
+        log: bool,
+        pins: Option<PinDirectory>,
+    ) -> Result<Self, LoadError> {
         let possible = list::possible()?;
         let cpus = possible.last().map_or(0, |last| last + 1);
         let slots = choose_slots(&mut layout, cgroup_memory, cpus);
         let has_removal_hook = layout.no_removal_hook.is_none();
         let has_birth_hook = layout.no_birth_hook.is_none();
-        let mut ebpf = load(&layout, slots, cpus, log)?;
-        let records = cgroups::map(cgroups::frozen(&ebpf, MAP)?, MAP, cpus as usize)?;
+        let attached = Plan::new(&layout, cpus, slots, log)?.attach(pins.as_ref())?;
+        let Attached { mut maps, links, began_at, epoch_ns, log, state, start } = attached;
+        let records = cgroups::map(maps.array_or_hash(MAP)?, MAP, cpus as usize)?;
         let (mut cgroups, mut cgroup_events, mut cgroup_births) = (None, None, None);
-        // First those of cgroups: none that has a slot may be removed unseen.
-        let mut hooks = Vec::new();
         if slots > 0 {
-            cgroups = Some(CgroupMaps::open(&mut ebpf, slots, cpus, has_removal_hook)?);
-            cgroup_events = Some(CgroupEvents::open(&mut ebpf)?);
-            cgroup_births = has_birth_hook.then(|| CgroupBirths::open(&mut ebpf)).transpose()?;
-            hooks.clone_from(&layout.cgroup_hooks);
+            let state = state.clone();
+            cgroups = Some(CgroupMaps::open(&mut maps, slots, cpus, has_removal_hook, state)?);
+            cgroup_events = Some(CgroupEvents::open(&mut maps)?);
+            cgroup_births = has_birth_hook.then(|| CgroupBirths::open(&mut maps)).transpose()?;
         }
-        let log = log.then(|| ProgramLog::open(&mut ebpf)).transpose().map_err(LoadError::Log)?;
-        let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
-        for hook in [&HOOK].into_iter().chain(&hooks) {
-            load_program(&mut ebpf, hook, &btf)?;
-        }
-        drop(btf);
-        let mut links = Vec::new();
-        for hook in hooks {
-            links.push(attach_program(&mut ebpf, hook)?);
-        }
-        let attached_at = monotonic_ns().map_err(LoadError::Clock)?;
-        links.push(attach_program(&mut ebpf, HOOK)?);
-        drop(ebpf);
         Ok(Self {
             _links: links,
+            _pins: pins,
+            state,
+            start,
             records,
             cgroups,
             cgroup_events,
@@ -139,7 +132,8 @@ impl Scheduler {
             log,
             possible,
             online: Online::open()?,
-            attached_at,
+            attached_at: began_at,
+            epoch_ns,
             torn_reads: AtomicU64::new(0),
             features: layout.features,
         })
@@ -277,9 +271,25 @@ impl Scheduler {
         self.cgroups.as_ref().map_or(Ok(()), CgroupMaps::probe)
     }
 
-    /// When the program was attached, in nanoseconds of `CLOCK_MONOTONIC`.
+    /// When the counts began, in nanoseconds of `CLOCK_MONOTONIC`.
     pub fn attached_at(&self) -> u64 {
         self.attached_at
+    }
+
+    /// The zero of `CLOCK_MONOTONIC` when the counts began, in nanoseconds since the epoch. It stays what it is
+    /// while the wall clock is adjusted.
+    pub fn epoch_ns(&self) -> u64 {
+        self.epoch_ns
+    }
+
+    /// Where to save what user space counts, with pins.
+    pub fn state(&self) -> Option<&Arc<State>> {
+        self.state.as_ref()
+    }
+
+    /// How accounting has started.
+    pub fn start(&self) -> &Start {
+        &self.start
     }
 
     /// Takes the kernel program's log; `None` if it is off, or was taken before.
@@ -358,37 +368,6 @@ fn choose_slots(layout: &mut Layout, cgroup_memory: u64, cpus: u32) -> u32 {
         layout.turn_off(CGROUPS, Global::CountCgroups, &reason);
     }
     slots
-}
-
-fn load(layout: &Layout, slots: u32, cpus: u32, log: bool) -> Result<Ebpf, LoadError> {
-    let mut object = OBJECT.to_vec();
-    constants::set(&mut object, &layout.globals).map_err(LoadError::Constants)?;
-    let mut loader = EbpfLoader::new();
-    let log_level: u8 = if log { u8::MAX } else { 0 };
-    loader.map_max_entries(MAP, cpus);
-    cgroups::set_sizes(&mut loader, slots, cpus);
-    loader.override_global(LOG_LEVEL, &log_level, true);
-    if !log {
-        loader.map_max_entries("AYA_LOGS", LOG_BUFFER_BYTES_OFF);
-    }
-    loader.load(&object).map_err(LoadError::Object)
-}
-
-fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut BtfTracePoint, LoadError> {
-    let program = ebpf.program_mut(name).and_then(|program| program.try_into().ok());
-    program.ok_or(LoadError::Incomplete(name))
-}
-
-/// Loads the program of a hook, whose name it has.
-fn load_program(ebpf: &mut Ebpf, hook: &'static str, btf: &Btf) -> Result<(), LoadError> {
-    program(ebpf, hook)?.load(hook, btf).map_err(|error| refused(hook, error))
-}
-
-/// Attaches a program that is loaded.
-fn attach_program(ebpf: &mut Ebpf, hook: &'static str) -> Result<BtfTracePointLink, LoadError> {
-    let program = program(ebpf, hook)?;
-    let link = program.attach().and_then(|link| program.take_link(link));
-    link.map_err(|source| LoadError::Attach { hook, source })
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`.

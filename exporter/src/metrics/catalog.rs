@@ -90,6 +90,8 @@ pub struct State<'a> {
     pub log_messages_dropped: u64,
     /// The metrics of the process.
     pub process: &'a ProcessStats,
+    /// When the counters of the process began, in seconds since the epoch; `None` if all others began then, too.
+    pub process_began: Option<f64>,
     /// The cgroups; `None` if they are not accounted for.
     pub cgroups: Option<&'a Cgroups<'a>>,
 }
@@ -128,6 +130,15 @@ impl Family {
     pub fn is_on(&self, features: &[Feature]) -> bool {
         let of_source = self.is_of_cgroups().then_some(CGROUPS);
         self.feature.into_iter().chain(of_source).all(|name| is_on(features, name))
+    }
+
+    /// Whether its counters begin at zero with each process, although others may continue.
+    pub fn is_of_process(&self) -> bool {
+        match self.source {
+            Source::State(_) => self.name != CGROUP_SLOTS_REFUSED.name,
+            Source::Process(_) | Source::Registry => true,
+            _ => false,
+        }
     }
 
     /// Whether its samples are about cgroups.

@@ -87,6 +87,7 @@ pub fn render<'a>(
             }
             Source::State(samples) => {
                 encoder.family(family.metadata());
+                encoder.started(state.process_began.filter(|_| family.is_of_process()));
                 samples(state, &mut |pairs, number| {
                     let labels: Labels = pairs.iter().copied().collect();
                     encoder.sample(&labels, "", Value::Integer(number));
@@ -95,13 +96,14 @@ pub fn render<'a>(
             Source::Process(value) => {
                 if let Some(value) = value(state.process) {
                     encoder.family(family.metadata());
+                    encoder.started(state.process_began);
                     encoder.sample(&Labels::default(), "", value);
                 }
             }
             Source::Registry => {}
         }
     }
-    telemetry::write(&mut encoder, gathered);
+    telemetry::write(&mut encoder, gathered, state.process_began);
     encoder.finish()
 }
 
@@ -260,6 +262,7 @@ mod tests {
             log_messages,
             log_messages_dropped: 6,
             process: &process,
+            process_began: None,
             cgroups: None,
         };
         let encoder = Encoder::new(Format::OpenMetrics, 0, None);
@@ -392,6 +395,7 @@ process_threads 6
             log_messages: [("error", 0), ("warn", 0)],
             log_messages_dropped: 0,
             process: &process,
+            process_began: None,
             cgroups: Some(&cgroups),
         };
         let encoder = Encoder::new(Format::OpenMetrics, 0, Some(1.0));

@@ -2,14 +2,14 @@
 
 use std::{
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crate::{
     accounting::Snapshot,
     exposition::{Encoder, Format},
     generation::{Current, Generation},
-    kernel::scheduler::{ReadError, Scheduler, monotonic_ns},
+    kernel::scheduler::{ReadError, Scheduler},
     metrics::{
         catalog::{Cgroups, Source, State},
         process::{ProcessReader, ProcessStats},
@@ -32,8 +32,10 @@ pub struct Exporter {
     cgroups: Option<CgroupSource>,
     /// When the counters started, in seconds since the epoch; `None` to leave `_created` out.
     created: Option<f64>,
-    /// The zero of `CLOCK_MONOTONIC`, in seconds since the epoch. Read once, so that the starts of sets stay
-    /// what they are while the wall clock is adjusted.
+    /// When the counters of the process started, if others continue from before.
+    process_began: Option<f64>,
+    /// The zero of `CLOCK_MONOTONIC`, in seconds since the epoch. The same for as long as counts continue, so that
+    /// the starts of sets stay what they are while the wall clock is adjusted.
     epoch: f64,
 }
 
@@ -48,18 +50,30 @@ pub struct CgroupSource {
 }
 
 impl Exporter {
-    /// Combines the parts of a scrape. `created` adds `_created` samples.
+    /// Combines the parts of a scrape. `created_samples` adds `_created` samples.
     pub fn new(
         scheduler: Arc<Scheduler>,
         current: Current,
         telemetry: Telemetry,
         log_counts: LogCounts,
         cgroups: Option<CgroupSource>,
-        created: bool,
+        created_samples: bool,
     ) -> Self {
-        let created = created.then(|| wall_clock_of(scheduler.attached_at()));
-        let (process, epoch) = (ProcessReader::default(), wall_clock_of(0));
-        Self { scheduler, current, telemetry, log_counts, process, cgroups, created, epoch }
+        let seconds = |ns| Duration::from_nanos(ns).as_secs_f64();
+        let epoch = seconds(scheduler.epoch_ns());
+        let created = seconds(scheduler.epoch_ns().saturating_add(scheduler.attached_at()));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self {
+            process_began: scheduler.start().continues().then_some(now.as_secs_f64()),
+            scheduler,
+            current,
+            telemetry,
+            log_counts,
+            process: ProcessReader::default(),
+            cgroups,
+            created: Some(created).filter(|_| created_samples),
+            epoch,
+        }
     }
 
     /// Reads the kernel's maps once and renders the families in `selection` under one generation of the
@@ -104,6 +118,7 @@ impl Exporter {
             log_messages: self.log_counts.by_level(),
             log_messages_dropped: self.log_counts.dropped(),
             process: &process,
+            process_began: self.process_began,
             cgroups,
         };
         let capacity = capacity(snapshot.cpus.len(), cgroups, generation, selection);
@@ -124,12 +139,4 @@ impl Exporter {
         }
         stats
     }
-}
-
-/// Converts nanoseconds of `CLOCK_MONOTONIC` to seconds since the epoch, using the current offset between
-/// the two clocks.
-fn wall_clock_of(monotonic: u64) -> f64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let ago = monotonic_ns().unwrap_or(monotonic).saturating_sub(monotonic);
-    now.saturating_sub(std::time::Duration::from_nanos(ago)).as_secs_f64()
 }

@@ -280,10 +280,11 @@ fn gauge<P: Atomic + 'static>(
 }
 
 /// Writes gathered families.
-pub fn write<'a>(encoder: &mut Encoder<'a>, families: &'a [MetricFamily]) {
+pub fn write<'a>(encoder: &mut Encoder<'a>, families: &'a [MetricFamily], began: Option<f64>) {
     for family in families {
         let Some(kind) = kind_of(family) else { continue };
         encoder.family(family_of(family, kind));
+        encoder.started(began);
         for metric in family.get_metric() {
             let labels: Labels =
                 metric.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();

@@ -34,8 +34,10 @@ mod build;
 mod reloader;
 mod report;
 mod requests;
+mod saved;
 
 pub use build::LoadError;
 pub use reloader::Reloader;
 pub use report::{serving, warnings};
 pub use requests::ReloadHandle;
+pub use saved::ContinueError;

@@ -3,7 +3,10 @@
 use std::{mem, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 
 use super::{
     build::{BuildJob, BuildOutcome, Candidate, LoadError, generation, locate},
@@ -12,12 +15,13 @@ use super::{
         Cause, Outcome, Pending, QUEUE, ReloadHandle, Request, UNFINISHED_TIMEOUT, forward_signals,
         forward_ticks, next_batch, on_change,
     },
+    saved::{self, ContinueError},
 };
 use crate::{
     config::{Config, ConfigFile},
     cpu::{list, topology::Topology},
     expr::values::{Uses, Values},
-    generation::{Current, Inputs, ReloadOutcome},
+    generation::{Current, Generation, Inputs, ReloadOutcome},
     kernel::scheduler::{ReadError, Scheduler},
     metrics::telemetry::Telemetry,
     os::{
@@ -37,6 +41,9 @@ const BUILD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pause before a reload is tried again that failed, but not because of the file.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// How long a start that continues counts waits for the first answers of remote sources.
+const FIRST_ANSWERS: Duration = Duration::from_secs(3);
 
 /// Owns the current generation and replaces it.
 #[derive(Debug)]
@@ -117,6 +124,26 @@ impl Reloader {
         let inputs = Inputs { values, ..Inputs::clone(&self.inputs) };
         self.current.store(Arc::new(generation(&inputs, &self.path)?));
         self.inputs = Arc::new(inputs);
+        Ok(())
+    }
+
+    /// Continues the series of the last process if counts continue, and from now on saves them for the next one.
+    /// Waits a moment for remote sources, so that series keep the labels that they had. Call it before the first
+    /// scrape.
+    pub async fn continue_last(&mut self, scheduler: &Scheduler) -> Result<(), ContinueError> {
+        if scheduler.start().continues() {
+            match timeout(FIRST_ANSWERS, self.wait_for_sources()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(error = log::chain(&error), "starting without remote sources");
+                }
+                Err(_) => tracing::info!("starting before all remote sources have answered"),
+            }
+        }
+        let mut generation = Generation::clone(&self.current.load());
+        saved::continue_last(&mut generation, scheduler)?;
+        saved::save(&generation, scheduler.state());
+        self.current.store(Arc::new(generation));
         Ok(())
     }
 
@@ -257,8 +284,9 @@ impl Reloader {
             // No scrape can come between snapshot and swap: scrapes run on this thread.
             let snapshot = scheduler.snapshot()?;
             generation.continue_from(&current, &snapshot);
+            saved::save(&generation, scheduler.state());
             if let Some(tracked) = &self.tracked {
-                tracked.regroup(&snapshot, generation.labels.cgroups.as_ref(), &cgroup_labels);
+                tracked.regroup(&snapshot, &generation, &cgroup_labels);
             }
             if !is_new_file {
                 report::labels_changed(cause, generation.number);

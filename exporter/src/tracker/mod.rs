@@ -44,4 +44,4 @@ mod walk;
 
 pub use follow::{Outside, Report, Tracker};
 pub use naming::{CgroupLabels, Named, NamesBySerial, labels_of, violations_of};
-pub use tracked::Tracked;
+pub use tracked::{ContinueError, Tracked};

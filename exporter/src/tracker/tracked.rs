@@ -2,13 +2,22 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::naming::{CgroupLabels, Named, NamesBySerial, labels_of, violations_of};
 use crate::{
-    accounting::{Budget, CgroupReading, CgroupSets, QuotaReading, Snapshot},
+    accounting::{
+        Budget, CgroupReading, CgroupSets, QuotaReading, SavedSets, SavedShown, Snapshot,
+    },
     exposition::Labels,
+    generation::Generation,
+    kernel::{
+        scheduler::{ReadError, Scheduler},
+        state::{Section, State as SavedState, StateError},
+    },
     labels::CgroupLabeller,
+    os::log,
 };
 
 /// The cgroups of this machine and the sets that they belong to. Clones share them. All use is on the
@@ -37,13 +46,70 @@ struct State {
     sets: CgroupSets<Labels>,
     /// Shared with jobs that compute labels.
     names: Arc<NamesBySerial>,
+    /// Where to save the sets, if they outlive the process.
+    store: Option<Store>,
+}
+
+/// Where sets are saved.
+#[derive(Debug)]
+struct Store {
+    state: Arc<SavedState>,
+    /// SHA-256 of the configuration that their labels are from.
+    config: String,
+    /// Whether the last save failed.
+    is_failing: bool,
+}
+
+/// What is saved: the configuration that labels are from, and the sets.
+#[derive(Serialize, Deserialize)]
+struct Saved<L>(String, SavedSets<L>);
+
+/// The sets of the last process cannot be continued.
+#[derive(Debug, thiserror::Error)]
+pub enum ContinueError {
+    /// What it saved cannot be read.
+    #[error("reading the sets of cgroups that the last process had")]
+    State(#[from] StateError),
+    /// What it saved is not what this version saves.
+    #[error("the sets of cgroups that the last process had are not what this version saves")]
+    Unknown,
+    /// No snapshot can be taken.
+    #[error(transparent)]
+    Snapshot(#[from] ReadError),
 }
 
 impl Tracked {
     /// Starts without cgroups, at `now` on the clock of snapshots.
     pub fn new(now: u64, labeller: Option<&CgroupLabeller>) -> Self {
-        let sets = CgroupSets::new(now, budget(labeller));
-        let state = Mutex::new(State { sets, names: Arc::default() });
+        Self::with(CgroupSets::new(now, budget(labeller)), None)
+    }
+
+    /// Continues the sets of the last process if counts continue, and saves them for the next one if there are
+    /// pins.
+    pub fn start(scheduler: &Scheduler, generation: &Generation) -> Result<Self, ContinueError> {
+        let labeller = generation.labels.cgroups.as_ref();
+        let Some(state) = scheduler.state() else {
+            return Ok(Self::new(scheduler.attached_at(), labeller));
+        };
+        let mut sets = CgroupSets::new(scheduler.attached_at(), budget(labeller));
+        if scheduler.start().continues()
+            && let Some(Saved(config, saved)) = state.load(Section::Sets)?
+            && let shown = state.load::<SavedShown>(Section::Shown)?
+            && let Snapshot { taken_at, cgroups: Some(cgroups), .. } = scheduler.snapshot()?
+        {
+            let (budget, keeps_ended) = (budget(labeller), config == generation.sha256);
+            let restored =
+                CgroupSets::restore(saved, shown, taken_at, &cgroups, budget, keeps_ended);
+            sets = restored.ok_or(ContinueError::Unknown)?;
+        }
+        let (state, config) = (Arc::clone(state), generation.sha256.clone());
+        let mut store = Store { state, config, is_failing: false };
+        store.save(&sets);
+        Ok(Self::with(sets, Some(store)))
+    }
+
+    fn with(sets: CgroupSets<Labels>, store: Option<Store>) -> Self {
+        let state = Mutex::new(State { sets, names: Arc::default(), store });
         Self(Arc::new(Shared { state, scraped: Notify::new(), regrouped: Notify::new() }))
     }
 
@@ -54,9 +120,12 @@ impl Tracked {
         use_sets: impl FnOnce(&CgroupSets<Labels>) -> T,
     ) -> T {
         self.0.scraped.notify_one();
-        let sets = &mut self.lock().sets;
+        let State { sets, store, .. } = &mut *self.lock();
         if let Some(cgroups) = &snapshot.cgroups {
             sets.show(snapshot.taken_at, cgroups);
+            if let Some(store) = store {
+                store.save_shown(sets);
+            }
         }
         use_sets(sets)
     }
@@ -78,21 +147,21 @@ impl Tracked {
 
     /// Applies a new configuration. `labels` are those of the cgroups that were known when they were
     /// computed; the labels of others are computed here.
-    pub fn regroup(
-        &self,
-        snapshot: &Snapshot,
-        labeller: Option<&CgroupLabeller>,
-        labels: &CgroupLabels,
-    ) {
+    pub fn regroup(&self, snapshot: &Snapshot, generation: &Generation, labels: &CgroupLabels) {
         self.0.regrouped.notify_one();
+        let labeller = generation.labels.cgroups.as_ref();
         let Some(cgroups) = &snapshot.cgroups else { return };
-        let State { sets, names } = &mut *self.lock();
+        let State { sets, names, store } = &mut *self.lock();
         let is_late = |(serial, _): &(&u64, &Arc<Named>)| !labels.contains_key(serial);
         let late = names.iter().filter(is_late).map(|(serial, it)| (*serial, Arc::clone(it)));
         let late = labels_of(labeller, &late.collect(), &mut violations_of(labeller));
         sets.regroup(snapshot.taken_at, cgroups, budget(labeller), |serial| {
             labels.get(&serial).or_else(|| late.get(&serial)).cloned().flatten()
         });
+        if let Some(store) = store {
+            store.config.clone_from(&generation.sha256);
+            store.save(sets);
+        }
     }
 
     /// Updates the sets to the cgroups of a snapshot, and ranks the sets if it is time. Cgroups without a name for
@@ -103,11 +172,12 @@ impl Tracked {
         is_awaited: impl Fn(&CgroupReading) -> bool,
     ) -> Settled {
         let Some(cgroups) = &snapshot.cgroups else { return Settled::default() };
-        let State { sets, names } = &mut *self.lock();
+        let State { sets, names, store } = &mut *self.lock();
         let awaited = sets.unnamed(cgroups).filter(|it| is_awaited(it)).map(|it| it.serial);
         let awaited = awaited.collect();
         sets.settle(snapshot.taken_at, cgroups, awaited);
         sets.rank(snapshot.taken_at, cgroups);
+        save(sets, store);
         let exists = |serial: &u64| {
             let found = cgroups.cgroups.binary_search_by_key(serial, |reading| reading.serial);
             found.is_ok_and(|index| !cgroups.cgroups[index].is_removed)
@@ -128,9 +198,10 @@ impl Tracked {
         labels: CgroupLabels,
     ) -> Vec<CgroupReading> {
         let Some(cgroups) = &snapshot.cgroups else { return Vec::new() };
-        let State { sets, names } = &mut *self.lock();
+        let State { sets, names, store } = &mut *self.lock();
         Arc::make_mut(names).extend(named);
         sets.assign(snapshot.taken_at, cgroups, labels);
+        save(sets, store);
         sets.gone(cgroups).copied().collect()
     }
 
@@ -140,12 +211,16 @@ impl Tracked {
             return;
         };
         let nameless = serials.into_iter().map(|serial| (serial, None));
-        self.lock().sets.assign(snapshot.taken_at, cgroups, nameless);
+        let State { sets, store, .. } = &mut *self.lock();
+        sets.assign(snapshot.taken_at, cgroups, nameless);
+        save(sets, store);
     }
 
     /// Adds the counts of quotas.
     pub(super) fn read_quotas(&self, readings: impl IntoIterator<Item = QuotaReading>) {
-        self.lock().sets.read_quotas(readings);
+        let State { sets, store, .. } = &mut *self.lock();
+        sets.read_quotas(readings);
+        save(sets, store);
     }
 
     /// When to rank the sets, on the clock of snapshots.
@@ -156,6 +231,37 @@ impl Tracked {
     /// Locks the state. It stays valid even if a holder panicked.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store {
+    /// Saves the sets after an event: before anything shows them, and before their removed cgroups give back
+    /// their slots.
+    fn save(&mut self, sets: &CgroupSets<Labels>) {
+        let saved = Saved(self.config.clone(), sets.saved());
+        let result = self.state.save(Section::Sets, &saved);
+        if let Err(error) = &result
+            && !self.is_failing
+        {
+            let error = log::chain(error);
+            tracing::warn!(error, "the next start begins at zero: sets of cgroups cannot be saved");
+        }
+        self.is_failing = result.is_err();
+    }
+
+    /// Saves what a scrape shows of cgroups without a name, before it does.
+    fn save_shown(&self, sets: &CgroupSets<Labels>) {
+        let shown = sets.saved_shown();
+        if self.state.save(Section::Shown, &shown).is_err() {
+            // This has a dozen bytes.
+            let _ = self.state.save(Section::Shown, &shown.without_cgroups());
+        }
+    }
+}
+
+fn save(sets: &CgroupSets<Labels>, store: &mut Option<Store>) {
+    if let Some(store) = store {
+        store.save(sets);
     }
 }
 
@@ -175,10 +281,8 @@ mod tests {
     use crate::accounting::CgroupsSnapshot;
 
     fn tracked() -> Tracked {
-        let sets = CgroupSets::new(0, Budget { limit: 250, keep: Duration::from_mins(5) });
-        let state = Mutex::new(State { sets, names: Arc::default() });
-        let (scraped, regrouped) = (Notify::new(), Notify::new());
-        Tracked(Arc::new(Shared { state, scraped, regrouped }))
+        let budget = Budget { limit: 250, keep: Duration::from_mins(5) };
+        Tracked::with(CgroupSets::new(0, budget), None)
     }
 
     /// A cgroup that has run for 10 ns.

@@ -116,7 +116,8 @@ impl Figures {
     }
 }
 
-fn missed(exposition: &Exposition) -> u64 {
+/// The switches on [`CPU`] that the kernel did not report.
+pub(super) fn missed(exposition: &Exposition) -> u64 {
     let cpu = format!("cpu=\"{CPU}\"");
     exposition.sum("sched_exporter_missed_switches_total", &[&cpu])
 }

@@ -12,6 +12,7 @@ mod http;
 mod labels;
 mod log;
 mod notify;
+mod pins;
 mod privileges;
 mod reload;
 mod scrapes;

@@ -169,8 +169,8 @@ fn user_space_cannot_write_counts() {
         }
         checked += 1;
     }
-    // Records, rows, owners of slots, slots by cgroup, and constants.
-    assert_eq!(checked, 5);
+    // Records, rows, owners of slots, slots by cgroup, until when programs hand over, and constants.
+    assert_eq!(checked, 6);
     assert!(exporter.scrape().sum_ns("sched_cpu_seconds_total", &[]) > before);
 }
 

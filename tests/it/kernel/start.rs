@@ -416,7 +416,7 @@ fn the_verifiers_verdict_is_reported() {
     for (_, value) in layout.globals.iter_mut().filter(|(name, _)| *name == Global::TaskFlags) {
         *value = 1 << 20;
     }
-    let error = Scheduler::attach(layout, 0, false).err().unwrap();
+    let error = Scheduler::attach(layout, 0, false, None).err().unwrap();
     let said = error.to_string();
     assert!(matches!(error, LoadError::Rejected { .. }) && !error.is_permission(), "{said}");
     assert!(said.contains("the verifier rejects it: ") && said.contains("task_struct"), "{said}");

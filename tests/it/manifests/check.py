@@ -52,11 +52,12 @@ COMPONENTS = {
     "names-cri": {"names": {"cri": {"enabled": True}}},
     "names-crio": {"names": {"cri": {"enabled": True, "socket": "/run/crio/crio.sock"}}},
     "names-api": {"names": {"api": {"enabled": True}}},
+    "pins": {"pins": {"enabled": True}},
     "no-cgroups": {"cgroups": {"enabled": False}},
     "web-config": {"web": {"secret": "sched-exporter-web"}},
 }
 # Those that can be combined, with a configuration that has the keys of each.
-COMBINED = [name for name in COMPONENTS if name not in ("names-crio", "no-cgroups")]
+COMBINED = [name for name in COMPONENTS if name not in ("names-crio", "no-cgroups", "pins")]
 ALL_COMPONENTS = {key: value for name in COMBINED for key, value in COMPONENTS[name].items()} | {
     "names": {"cri": {"enabled": True}, "api": {"enabled": True}}
 }
@@ -76,6 +77,9 @@ CGROUPS = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/cpu"]
 CGROUPS_MOUNT = "/host/sys/fs/cgroup"
 # The directories of the runtimes' sockets, which are mounted at the same path.
 RUNTIMES = ["/run/containerd", "/run/crio", "/run/k3s/containerd"]
+# The directory of the node's BPF filesystem that outlives the pod, and where it is mounted: /sys is read-only.
+PINS = {"path": "/sys/fs/bpf/sched_exporter", "type": "DirectoryOrCreate"}
+PINS_MOUNT = "/run/sched_exporter/pins"
 
 # The rights that the exporter may have in a cluster, by the end of the role's name. Never nodes/proxy: with
 # `get` alone, kubelet runs commands in every pod.
@@ -153,6 +157,7 @@ VALUES = {
         },
         "config": {"cgroups": {"keep": "1h"}},
         "cgroups": {"hostPath": "/sys/fs/cgroup/cpu"},
+        "pins": {"enabled": True},
         "serviceAccount": {"name": "bpf", "annotations": {"example.org/a": "b"}},
         "resources": {"limits": {"cpu": 1, "memory": "128Mi"}},
         "priorityClassName": "high",
@@ -235,6 +240,8 @@ REFUSED = [
     ({"cgroups": {"enabled": "no"}}, "/cgroups/enabled"),
     ({"cgroups": {"hostPath": "sys/fs/cgroup"}}, "/cgroups/hostPath"),
     ({"cgroups": {"recursiveReadOnly": True}}, "/cgroups/recursiveReadOnly"),
+    ({"pins": {"enabled": "yes"}}, "/pins/enabled"),
+    ({"pins": {"hostPath": "/"}}, "/pins/hostPath"),
     ({"serviceAccount": {"create": "false"}}, "/serviceAccount/create"),
     ({"resources": {"limit": {"memory": "1Gi"}}}, "limit"),
     ({"priorityClassName": 1}, "/priorityClassName"),
@@ -493,6 +500,12 @@ def fits_together(rendering):
     mounts = [it["mountPath"] for it in more_mounts if it["name"] == "runtime"]
     assert mounts == [os.path.dirname(it) for it in sockets], f"{mounts} for {sockets}"
 
+    # The exporter pins what is to outlive it where a directory of the node is mounted.
+    pins = [it for it in container.get("args", []) if it.startswith("--ebpf.pin-path")]
+    mounts = [it["mountPath"] for it in more_mounts if it["name"] == "pins"]
+    assert pins == [f"--ebpf.pin-path={it}" for it in mounts], f"{pins} for {mounts}"
+    assert mounts in ([], [PINS_MOUNT]), mounts
+
     # The service account and its permissions.
     account, roles = one(rendering, "ServiceAccount"), named(rendering, "ClusterRole")
     name = pod["spec"]["serviceAccountName"]
@@ -522,6 +535,9 @@ def takes_no_more_than_it_needs(rendering):
         assert key not in spec, key
     for volume in spec["volumes"]:
         if host_path := volume.get("hostPath"):
+            if volume["name"] == "pins":
+                assert host_path == PINS, host_path
+                continue
             paths = {"cgroup": CGROUPS, "runtime": RUNTIMES}[volume["name"]]
             assert host_path["path"] in paths and host_path["type"] == "Directory", host_path
             (mount,) = [it for it in container["volumeMounts"] if it["name"] == volume["name"]]

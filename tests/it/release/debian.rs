@@ -40,7 +40,9 @@ fn the_package_contains_its_files() {
             "-rw-r--r-- etc/default/sched_exporter",
             &format!("-rw-r--r-- {CONFIG}"),
             "-rwxr-xr-x usr/bin/sched_exporter",
+            "-rw-r--r-- usr/lib/systemd/system/run-sched_exporter_bpf.mount",
             &format!("-rw-r--r-- {UNIT}"),
+            "-rw-r--r-- usr/lib/sysusers.d/sched_exporter.conf",
             &format!("-rw-r--r-- {documents}/CHANGELOG.md"),
             &format!("-rw-r--r-- {documents}/changelog.Debian.gz"),
             &format!("-rw-r--r-- {documents}/copyright"),
@@ -118,6 +120,8 @@ fn it_is_installed_upgraded_removed_and_purged() {
     let check = format!("--config.file={}", root.path(CONFIG).display());
     output(Command::new(root.path("usr/bin/sched_exporter")).args([&check, "--config.check"]));
     assert_eq!(fs::read_link(root.path(ENABLED)).unwrap(), Path::new("/").join(UNIT));
+    let users = fs::read_to_string(root.path("etc/passwd")).unwrap();
+    assert!(users.starts_with("sched_exporter:"), "{users}");
 
     let ours = "labels:\n  host: ours\n";
     fs::write(root.path(CONFIG), ours).unwrap();

@@ -297,6 +297,7 @@ fn render(generation: &Generation) -> String {
         log_messages,
         log_messages_dropped: 0,
         process: &process,
+        process_began: None,
         cgroups: None,
     };
     let encoder = Encoder::new(Format::OpenMetrics, 0, None);
